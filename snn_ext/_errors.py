@@ -1,0 +1,57 @@
+"""One sentence for every wrong argument: its name, what came, what is wanted."""
+
+from __future__ import annotations
+
+import math
+from numbers import Real
+from typing import Any, NoReturn
+
+
+def describe(value: Any) -> str:
+    """Say what a value is, briefly: a tensor by its dtype and shape, anything else by its repr."""
+    if hasattr(value, "shape") and hasattr(value, "dtype"):
+        return f"a {value.dtype} tensor of shape {list(value.shape)}"
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def bad_value(name: str, got: Any, want: str) -> NoReturn:
+    """Raise the ``ValueError`` that names the argument, what came and what is wanted."""
+    raise ValueError(f"{name}: got {describe(got)}, want {want}")
+
+
+def bad_type(name: str, got: Any, want: str) -> NoReturn:
+    """Raise the ``TypeError`` that names the argument, what came and what is wanted."""
+    raise TypeError(f"{name}: got {describe(got)} of type {type(got).__name__}, want {want}")
+
+
+def check_bool(name: str, value: Any) -> bool:
+    """Return ``value`` if it is a bool."""
+    if not isinstance(value, bool):
+        bad_type(name, value, "True or False")
+    return value
+
+
+def check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> Any:
+    """Return ``value`` if it is one of ``choices``."""
+    if value not in choices:
+        bad_value(name, value, "one of " + ", ".join(repr(c) for c in choices))
+    return value
+
+
+def check_real(name: str, value: Any, want: str, low: float = -math.inf, high: float = math.inf) -> float:
+    """Return ``value`` as a float if it is a finite number in ``[low, high]``."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        bad_type(name, value, want)
+    if not (math.isfinite(value) and low <= value <= high):
+        bad_value(name, value, want)
+    return float(value)
+
+
+def check_count(name: str, value: Any) -> int:
+    """Return ``value`` if it is an int of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        bad_type(name, value, "an int >= 1")
+    if value < 1:
+        bad_value(name, value, "an int >= 1")
+    return value

@@ -1,0 +1,370 @@
+"""ATIF-u, ATIF-nu and PCMP IF as nodes on the contract of SpikingJelly 2.0.
+
+The mathematics is in :func:`snn_ext.functional.soft_reset_if`; here is the state, and what the host expects of a node.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from spikingjelly.activation_based import neuron, surrogate
+from torch import Tensor
+
+from .._errors import bad_type, bad_value, check_bool, check_choice
+from .._soft_reset_neuron import (
+    NonUniformSoftResetNeuron,
+    SoftResetNeuron,
+    as_threshold,
+    as_v_init,
+    check_time_steps,
+    refuse_backend,
+)
+from ..functional import as_surrogate, state_dtype
+from ..functional.soft_reset import Reset
+
+__all__ = ["ATIFnuNode", "ATIFuNode", "PCMPIFNode"]
+
+SurrogateFunction = Callable[[Tensor], Tensor] | None
+States = tuple[Any, ...]
+
+
+class _SoftResetNode(SoftResetNeuron, neuron.BaseNode):
+    """State and host contract of the three nodes.
+
+    The first memory, ``v``, is a float until the first step: 0.0 stands for V(0) = v_init * threshold, any other
+    number for that potential. From then on it is a tensor, float32 for every input narrower than float64.
+    """
+
+    threshold_name = "v_threshold"
+
+    def _init_node(
+        self,
+        v_reset: float | None,
+        surrogate_function: SurrogateFunction,
+        detach_reset: bool,
+        step_mode: str,
+        store_v_seq: bool,
+    ) -> None:
+        if v_reset is not None and (isinstance(v_reset, bool) or v_reset != 0.0):
+            bad_value("v_reset", v_reset, "None (subtract the threshold) or 0.0 (reset to zero)")
+        as_surrogate(surrogate_function)
+        check_bool("detach_reset", detach_reset)
+        check_choice("step_mode", step_mode, ("s", "m"))
+        check_bool("store_v_seq", store_v_seq)
+        if surrogate_function is None:
+            surrogate_function = surrogate.Sigmoid()  # one of its own: the host's default instances are shared
+        neuron.BaseNode.__init__(
+            self, 1.0, None if v_reset is None else 0.0, surrogate_function, detach_reset, step_mode, store_v_seq
+        )
+
+    # -- the host's contract: pure transitions with explicit states -----------------------------------------------
+
+    def materialize_states(self, inputs: tuple[Tensor, ...], states: States, step_mode: str) -> States:
+        """Turn the memories into tensors for this input; a missing potential, or one of another shape, starts at V(0)."""
+        x_seq = _input(inputs[0], step_mode)
+        v, shape = states[0], x_seq.shape[1:]
+        if not isinstance(v, Tensor) or v.shape != shape:
+            return self._start(x_seq, v, states)
+        return (v.to(device=x_seq.device, dtype=state_dtype(x_seq.dtype)), *states[1:])
+
+    def single_step_functional_forward(self, inputs: tuple[Tensor, ...], states: States, **kwargs: object) -> tuple[tuple[Tensor, ...], States]:  # fmt: skip
+        """Advance one step: ``((x,), states) -> ((spike,), states)``; nothing is modified in place."""
+        (spike_seq,), states = self.multi_step_functional_forward((inputs[0].unsqueeze(0),), states)
+        return (spike_seq[0],), states
+
+    def multi_step_functional_forward(self, inputs: tuple[Tensor, ...], states: States, **kwargs: object) -> tuple[tuple[Tensor, ...], States]:  # fmt: skip
+        """Advance a sequence: ``((x_seq,), states) -> ((spike_seq,), states)``; nothing is modified in place."""
+        spike_seq, v = self._integrate(inputs[0], states[0], self._step_index(states))
+        return (spike_seq,), (v, *self._advance(states, inputs[0].shape[0]))
+
+    def multi_step_forward(self, x_seq: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """Run the node on ``[T, N, ...]``; with ``store_v_seq``, ``v_seq`` holds the potential after every step."""
+        if not self.store_v_seq:
+            return super().multi_step_forward(x_seq, *args, **kwargs)
+        states = self.materialize_states((x_seq, *args), tuple(self._memories.values()), "m")
+        v, t = states[0], self._step_index(states)
+        quantizer = self.quantizer(x_seq)
+        spikes, potentials = [], []
+        for i, x in enumerate(x_seq.split(1)):
+            spike, v = self._integrate(x, v, t + i, quantizer)
+            spikes.append(spike)
+            potentials.append(v)
+        for name, value in zip(self._memories, (v, *self._advance(states, len(x_seq))), strict=True):
+            self._memories[name] = value
+        self.v_seq = torch.stack(potentials)
+        return torch.cat(spikes)
+
+    def extra_repr(self) -> str:
+        text = f"{self._describe()}, v_reset={self.v_reset}, detach_reset={self.detach_reset}, step_mode={self.step_mode}"
+        return text + (", store_v_seq=True" if self.store_v_seq else "")
+
+    # -- what it is made of -----------------------------------------------------------------------------------------
+
+    def _integrate(self, x_seq: Tensor, v: Tensor, t: int, quantizer: Any = None) -> tuple[Tensor, Tensor]:
+        return self.integrate(x_seq, v, t, self.surrogate_function, self.detach_reset, self._reset_kind(), quantizer)
+
+    def _reset_kind(self) -> Reset:
+        return "subtract" if self.v_reset is None else "zero"
+
+    def _start(self, x_seq: Tensor, v: Any, states: States) -> States:
+        """Return the states of a fresh sequence; a float or a broadcastable tensor given as reset value is honoured."""
+        if isinstance(v, Tensor):  # of another shape: an earlier batch, or a reset value that is to be expanded
+            v = self._memories_rv["v"]
+        if isinstance(v, Tensor):
+            v = v.to(device=x_seq.device, dtype=state_dtype(x_seq.dtype)).expand(x_seq.shape[1:])
+        elif v == 0:
+            v = self.initial_potential(x_seq)
+        else:
+            v = torch.full((), v, device=x_seq.device, dtype=state_dtype(x_seq.dtype)).expand(x_seq.shape[1:])
+        return (v, *self._restart(states))
+
+    def _step_index(self, states: States) -> int:
+        return 0
+
+    def _advance(self, states: States, time_steps: int) -> States:
+        return states[1:]
+
+    def _restart(self, states: States) -> States:
+        return states[1:]
+
+
+class ATIFuNode(_SoftResetNode):
+    r"""ATIF-u: integrate-and-fire with one trainable threshold, a uniform quantiser.
+
+    .. math::
+        h_t = v_{t-1} + x_t, \quad s_t = 1[h_t \ge \theta], \quad v_t = h_t - \theta s_t, \quad v_0 = v_{init}\,\theta
+
+    After T steps of constant input it has fired :math:`\min(T, \max(0, \lfloor (xT + v_0) / \theta \rfloor))` times;
+    the decoded value is the firing rate times the threshold.
+
+    Parameters
+    ----------
+    v_threshold : float or Tensor
+        Initial threshold, one element; afterwards the trainable parameter ``v_threshold`` of shape ``[1]``. Keep it out
+        of weight decay.
+    v_reset : None or 0.0
+        ``None`` subtracts the threshold, 0.0 resets to zero.
+    surrogate_function : callable, optional
+        Any surrogate of SpikingJelly, of snnTorch or of :mod:`snn_ext.functional`; ``Sigmoid(alpha=4)`` by default.
+    detach_reset : bool
+        Let no gradient through the spike in the reset.
+    step_mode : {"s", "m"}
+        Input ``[N, ...]`` or ``[T, N, ...]``.
+    store_v_seq : bool
+        Keep the potential after every step in ``v_seq`` (float32).
+    v_init : float, Tensor or nn.Parameter
+        Potential before the first step in units of the threshold: one value, or one per channel (dim 1). 0.5 turns the
+        floor of the staircase into rounding. A parameter is trained.
+    scale_output : bool
+        Emit ``threshold`` in place of 1, so that the rate is the decoded value and the threshold learns its scale too.
+    fire_at_threshold : bool
+        ``True`` fires at ``h >= threshold`` (this host's habit), ``False`` at ``h > threshold``.
+    grad_scale : None, float or "lsq"
+        Factor on the threshold's gradient; "lsq" is ``1 / sqrt(neurons per sample * T)``, for step mode "m".
+    backend
+        Refused, with the name of what replaces it.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Naming the argument, what came and what is wanted.
+
+    Notes
+    -----
+    Source: Castagnetti et al. 2023, equations 2-7 and 9-12.
+
+    Examples
+    --------
+    >>> import torch
+    >>> node = ATIFuNode(1.0, step_mode="m")
+    >>> node(torch.full((4, 1), 0.5)).flatten()
+    tensor([0., 1., 0., 1.], grad_fn=<ViewBackward0>)
+    >>> node.v_threshold
+    Parameter containing:
+    tensor([1.], requires_grad=True)
+    """
+
+    def __init__(
+        self,
+        v_threshold: float | Tensor = 1.0,
+        v_reset: float | None = None,
+        surrogate_function: SurrogateFunction = None,
+        detach_reset: bool = False,
+        step_mode: str = "s",
+        store_v_seq: bool = False,
+        *,
+        v_init: float | Tensor = 0.0,
+        scale_output: bool = False,
+        fire_at_threshold: bool = True,
+        grad_scale: float | str | None = None,
+        backend: None = None,
+    ) -> None:
+        refuse_backend(backend)
+        threshold = as_threshold("v_threshold", v_threshold)
+        self._init_node(v_reset, surrogate_function, detach_reset, step_mode, store_v_seq)
+        self._init_soft_reset(v_init, scale_output, fire_at_threshold, grad_scale)
+        self._set_threshold(threshold, trainable=True)
+
+
+class PCMPIFNode(_SoftResetNode):
+    r"""PCMP IF: integrate-and-fire with a fixed threshold and a pre-charged membrane potential.
+
+    .. math::
+        h_t = v_{t-1} + x_t, \quad s_t = 1[h_t \ge \theta], \quad v_t = h_t - \theta s_t, \quad v_0 = V_{pc}\,\theta
+
+    Parameters
+    ----------
+    v_threshold : float or Tensor
+        The threshold, one element; a buffer of shape ``[1]``.
+    precharge : float, Tensor or nn.Parameter
+        Potential before the first step in units of the threshold, in [0, 1]: one value, or one per channel (dim 1).
+    v_reset, surrogate_function, detach_reset, step_mode, store_v_seq, scale_output, fire_at_threshold, backend
+        As in :class:`ATIFuNode`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Naming the argument, what came and what is wanted.
+
+    Notes
+    -----
+    Source: Hwang et al. 2021, section "pre-charged membrane potential" and equation 2.
+
+    Examples
+    --------
+    >>> import torch
+    >>> PCMPIFNode(1.0, precharge=0.5, step_mode="m")(torch.full((4, 1), 0.5)).flatten()
+    tensor([1., 0., 1., 0.])
+    """
+
+    def __init__(
+        self,
+        v_threshold: float | Tensor = 1.0,
+        v_reset: float | None = None,
+        surrogate_function: SurrogateFunction = None,
+        detach_reset: bool = False,
+        step_mode: str = "s",
+        store_v_seq: bool = False,
+        *,
+        precharge: float | Tensor = 0.5,
+        scale_output: bool = False,
+        fire_at_threshold: bool = True,
+        backend: None = None,
+    ) -> None:
+        refuse_backend(backend)
+        threshold = as_threshold("v_threshold", v_threshold)
+        as_v_init("precharge", precharge, 0.0, 1.0)
+        self._init_node(v_reset, surrogate_function, detach_reset, step_mode, store_v_seq)
+        self._init_soft_reset(precharge, scale_output, fire_at_threshold, None)
+        self._set_threshold(threshold, trainable=False)
+
+    @property
+    def precharge(self) -> Tensor:
+        """The pre-charge in units of the threshold, ``[1]`` or ``[C]``: another name for ``v_init``."""
+        return self.v_init
+
+
+class ATIFnuNode(NonUniformSoftResetNeuron, _SoftResetNode):
+    r"""ATIF-nu: integrate-and-fire with T trainable quantisation points, a non-uniform quantiser.
+
+    .. math::
+        h_t = v_{t-1} + x_t, \quad s_t = 1[h_t \ge V_t], \quad v_t = h_t - V_t s_t, \quad v_0 = v_{init}\,V_1
+
+    The thresholds :math:`V_1..V_T` follow from the points ``p`` by :func:`snn_ext.functional.nonuniform_thresholds`,
+    whose documentation says when the staircase has its edges exactly at the points. The decoded value is the firing
+    rate times ``p_1``.
+
+    The node counts its steps since the last reset in the memory ``t``: step by step, all at once and in chunks of time
+    give the same spikes. More than T steps raise.
+
+    Parameters
+    ----------
+    v_threshold : float or Tensor
+        The clip level p_1 of a uniform start, ``p_k = (T - k + 1) / T * v_threshold``; or all T points, non-increasing.
+        Afterwards the trainable parameter ``p`` of shape ``[T]``. Keep it out of weight decay.
+    v_reset : None
+        0.0 is refused: the thresholds are derived for a reset by subtraction.
+    T : int
+        Number of steps.
+    recursion : {"min", "paper", "cumulative"}
+        How thresholds follow from ``p``; "cumulative" never resets.
+    surrogate_function, detach_reset, step_mode, store_v_seq, v_init, fire_at_threshold, grad_scale, backend
+        As in :class:`ATIFuNode`.
+    scale_output : bool
+        Emit ``p_1`` in place of 1.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Naming the argument, what came and what is wanted; also in the forward pass after T steps without a reset.
+
+    Notes
+    -----
+    Source: Castagnetti et al. 2023, equations 14-19.
+
+    Examples
+    --------
+    >>> import torch
+    >>> node = ATIFnuNode(torch.tensor([1.0, 0.5, 0.25, 0.1]), T=4, step_mode="m")
+    >>> node(torch.tensor([0.05, 0.1, 0.25, 0.5, 1.0]).expand(4, -1)).sum(0)
+    tensor([0., 1., 2., 3., 4.], grad_fn=<SumBackward1>)
+    """
+
+    def __init__(
+        self,
+        v_threshold: float | Tensor = 1.0,
+        v_reset: None = None,
+        surrogate_function: SurrogateFunction = None,
+        detach_reset: bool = False,
+        step_mode: str = "s",
+        store_v_seq: bool = False,
+        *,
+        T: int,
+        recursion: str = "min",
+        v_init: float | Tensor = 0.0,
+        scale_output: bool = False,
+        fire_at_threshold: bool = True,
+        grad_scale: float | str | None = None,
+        backend: None = None,
+    ) -> None:
+        refuse_backend(backend)
+        check_time_steps(T, recursion)
+        if v_reset is not None:
+            bad_value("v_reset", v_reset, "None: the thresholds of ATIF-nu are derived for a reset by subtraction")
+        self._init_node(v_reset, surrogate_function, detach_reset, step_mode, store_v_seq)
+        del self.v_threshold  # the host's float; p takes its place
+        self.register_memory("t", 0)
+        self._init_soft_reset(v_init, scale_output, fire_at_threshold, grad_scale)
+        self._init_points(v_threshold, T, recursion, "v_threshold")
+
+    def _reset_kind(self) -> Reset:
+        return "none" if self.recursion == "cumulative" else "subtract"
+
+    def _step_index(self, states: States) -> int:
+        return int(states[1])
+
+    def _advance(self, states: States, time_steps: int) -> States:
+        return (states[1] + time_steps,)
+
+    def _restart(self, states: States) -> States:
+        return (0,)
+
+    def _fresh_copy(self) -> ATIFnuNode:
+        # A potential in a graph can not be deep-copied; the memo puts the start in its place.
+        twin = copy.deepcopy(self, {id(self._memories["v"]): 0.0, id(self.v_seq): None})
+        twin.reset()
+        return twin
+
+
+def _input(x: Any, step_mode: str) -> Tensor:
+    """Return the input as ``[T, N, ...]``."""
+    if not isinstance(x, Tensor):
+        bad_type("x", x, "a tensor")
+    if step_mode == "s":
+        return x.unsqueeze(0)
+    if x.ndim < 1 or x.shape[0] < 1:
+        bad_value("x_seq", x, "[T, N, ...] with at least one time step")
+    return x
