@@ -1,0 +1,86 @@
+"""Making the neurons known to the hosts: :func:`register` and :func:`unregister`."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+__all__ = ["register", "unregister"]
+
+_NODES = ("ATIFuNode", "ATIFnuNode", "PCMPIFNode")
+_NEURONS = ("ATIFu", "ATIFnu", "PCMPIF")
+
+
+def register() -> dict[str, list[str]]:
+    """Put the neurons beside the hosts' own.
+
+    Afterwards ``spikingjelly.activation_based.neuron.ATIFuNode`` and ``snntorch.ATIFu`` exist, and SpikingJelly's
+    ``NeuronConfig("snn_ext.spikingjelly.neuron.ATIFuNode", kwargs=...)`` resolves. A host that is not installed is
+    passed over. The classes keep their own module path, so pickles load without this call. Calling it again does
+    nothing; :func:`unregister` undoes it.
+
+    Returns
+    -------
+    dict
+        Host name to the names that stand there now.
+
+    Raises
+    ------
+    ImportError
+        If neither host is installed.
+    RuntimeError
+        If a host already has something else under one of the names; nothing is changed then.
+
+    Examples
+    --------
+    >>> import snn_ext
+    >>> snn_ext.register()["spikingjelly"]
+    ['ATIFuNode', 'ATIFnuNode', 'PCMPIFNode']
+    >>> snn_ext.unregister()
+    """
+    entries = list(_entries())
+    if not entries:
+        raise ImportError(
+            "snn_ext.register: found neither spikingjelly nor snntorch, want at least one; "
+            "pip install 'snn_ext[spikingjelly]' or 'snn_ext[snntorch]'"
+        )
+    for _, namespace, name, cls in entries:
+        if getattr(namespace, name, cls) is not cls:
+            raise RuntimeError(f"snn_ext.register: {namespace.__name__}.{name} is already {getattr(namespace, name)!r}")
+    registered: dict[str, list[str]] = {}
+    for host, namespace, name, cls in entries:
+        setattr(namespace, name, cls)
+        registered.setdefault(host, []).append(name)
+        if host == "spikingjelly":
+            _registry().register_neuron_class(cls)
+    return registered
+
+
+def unregister() -> None:
+    """Take away what :func:`register` has put into the hosts.
+
+    Examples
+    --------
+    >>> import snn_ext
+    >>> snn_ext.unregister()        # also when nothing is registered
+    """
+    for host, namespace, name, cls in _entries():
+        if getattr(namespace, name, None) is cls:
+            delattr(namespace, name)
+        if host == "spikingjelly":
+            # The host has no public way back.
+            getattr(_registry(), "_NEURON_REGISTRY", {}).pop(f"{cls.__module__}.{cls.__qualname__}", None)
+
+
+def _entries() -> Any:
+    if find_spec("spikingjelly") is not None:
+        host, ours = import_module("spikingjelly.activation_based.neuron"), import_module("snn_ext.spikingjelly")
+        yield from (("spikingjelly", host, name, getattr(ours, name)) for name in _NODES)
+    if find_spec("snntorch") is not None:
+        host, ours = import_module("snntorch"), import_module("snn_ext.snntorch")
+        yield from (("snntorch", host, name, getattr(ours, name)) for name in _NEURONS)
+
+
+def _registry() -> Any:
+    return import_module("spikingjelly.activation_based.distributed.vision.config")

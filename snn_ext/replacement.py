@@ -1,0 +1,222 @@
+"""Swapping the neurons of a net: :func:`replace_neurons`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ._errors import bad_type, bad_value, describe
+from ._soft_reset_neuron import NonUniformSoftResetNeuron, SoftResetNeuron
+from .functional import ATan, Sigmoid, as_surrogate, uniform_points
+
+__all__ = ["DROPPABLE", "replace_neurons"]
+
+DROPPABLE = ("leak", "recurrence", "hard reset", "initial potential", "dynamics")
+"""What a replacement may lose, each only when named in ``drop``."""
+
+
+def replace_neurons(net: nn.Module, factory: Callable[[nn.Module], nn.Module], *, drop: tuple[str, ...] = ()) -> int:
+    """Replace every neuron of a net, spiking or ``nn.ReLU``, in place.
+
+    Threshold, surrogate, ``detach_reset``, ``step_mode`` and ``store_v_seq`` (in snnTorch: threshold, ``spike_grad``,
+    ``init_hidden``, ``output``) are copied from the old neuron wherever the factory has left them at their defaults.
+    An instance that stands in several places is replaced by one instance.
+
+    Parameters
+    ----------
+    net : nn.Module
+        Holds ``nn.ReLU`` modules or neurons of SpikingJelly or snnTorch, at any depth.
+    factory : callable
+        ``factory(old) -> new``; returning ``old`` leaves that neuron alone.
+    drop : tuple of str
+        What may be lost on the way: "leak", "recurrence", "hard reset", "initial potential" (of the old neuron, where
+        the new one has none), "dynamics" (any other equation than integrate-and-fire). Nothing by default.
+
+    Returns
+    -------
+    int
+        Number of neurons replaced.
+
+    Raises
+    ------
+    ValueError
+        If nothing was replaced, or something would be lost that ``drop`` does not name. The net is unchanged then.
+    TypeError
+        If an argument is of the wrong kind, or the factory does not return a module.
+
+    Examples
+    --------
+    >>> from torch import nn
+    >>> from snn_ext import replace_neurons
+    >>> from snn_ext.spikingjelly import ATIFuNode
+    >>> net = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
+    >>> replace_neurons(net, lambda old: ATIFuNode(0.5, step_mode="m"))
+    1
+    """
+    if not isinstance(net, nn.Module):
+        bad_type("net", net, "an nn.Module")
+    if not callable(factory):
+        bad_type("factory", factory, "a callable: factory(old) -> new")
+    unknown = [name for name in drop if name not in DROPPABLE] if isinstance(drop, tuple | list) else [drop]
+    if unknown:
+        bad_value("drop", drop, f"a tuple of names out of {DROPPABLE}")
+    if is_neuron(net):
+        bad_value("net", type(net).__name__, "a net that holds neurons; a single neuron can not be replaced in place")
+    places = list(_places(net))
+    new = {old: factory(old) for _, _, old in places}  # factory once per instance; modules hash by identity
+    names = {old: name for _, name, old in reversed(places)}
+    for old, neuron in new.items():
+        _check(names[old], old, neuron, drop)
+    swapped = {old: neuron for old, neuron in new.items() if neuron is not old}
+    if not swapped:
+        raise ValueError(
+            "net: got no neuron to replace, want nn.ReLU modules or neurons of SpikingJelly or snnTorch "
+            f"(functional calls such as torch.relu can not be found; modules here: {_kinds(net)})"
+        )
+    settings = {old: _settings(old, neuron) for old, neuron in swapped.items()}
+    device = next((p.device for p in net.parameters()), None)
+    for old, neuron in swapped.items():
+        for name, value in settings[old].items():
+            _assign(neuron, name, value)
+        neuron.train(old.training)
+        neuron.to(device)
+    for parent, name, old in places:
+        parent._modules[name.rpartition(".")[2]] = new[old]
+    _invalidate_reset_cache(net)
+    return len(swapped)
+
+
+def is_neuron(module: nn.Module) -> bool:
+    """Whether a module is an ``nn.ReLU`` or a spiking neuron of either host, ours included."""
+    return isinstance(module, nn.ReLU) or _host(module) is not None
+
+
+def _host(module: nn.Module) -> str | None:
+    """Name the host whose neuron a module is, without importing a host that is not there."""
+    for base in type(module).__mro__:
+        if base.__module__.startswith("spikingjelly.activation_based.neuron"):
+            return "spikingjelly"
+        if base.__module__.startswith("snntorch._neurons"):
+            return "snntorch"
+    return None
+
+
+def _places(parent: nn.Module, prefix: str = "", seen: set[int] | None = None) -> Iterator[tuple[nn.Module, str, nn.Module]]:
+    seen = set() if seen is None else seen
+    for name, child in parent._modules.items():
+        if child is None:
+            continue
+        if is_neuron(child):
+            yield parent, prefix + name, child
+        elif id(child) not in seen:  # a shared block is walked once
+            seen.add(id(child))
+            yield from _places(child, f"{prefix}{name}.", seen)
+
+
+def _check(name: str, old: nn.Module, new: Any, drop: tuple[str, ...]) -> None:
+    if not isinstance(new, nn.Module):
+        bad_type(f"factory({name})", new, "an nn.Module")
+    if new is old:
+        return
+    lost = {what: remedy for what, remedy in _losses(old, new).items() if what not in drop}
+    if lost:
+        raise ValueError(
+            f"factory: got {type(new).__name__} for {name} ({type(old).__name__}), which loses its {' and '.join(lost)}, "
+            f"want {''.join(lost.values())}drop={tuple(lost)} to allow it"
+        )
+
+
+def _losses(old: nn.Module, new: nn.Module) -> dict[str, str]:
+    """Return what the new neuron does not have of the old one, each with the start of a remedy."""
+    if isinstance(old, nn.ReLU):
+        return {}
+    lost: dict[str, str] = {}
+    if type(old) is type(new):
+        return lost
+    kinds = {base.__name__ for base in type(old).__mro__}
+    if not isinstance(old, SoftResetNeuron):
+        if kinds & {"RLeaky", "RSynaptic", "SLSTM", "SConv2dLSTM"}:
+            lost["recurrence"] = ""
+        if kinds & {"Leaky", "RLeaky"}:
+            beta = old.beta.detach().flatten()  # type: ignore[union-attr,operator]
+            if isinstance(old.beta, nn.Parameter) or (beta != 1).any():
+                lost["leak"] = ""
+        elif any(hasattr(old, name) for name in ("tau", "decay_input", "beta", "alpha", "membrane_decay")):
+            lost["leak"] = ""
+        elif not kinds & {"IFNode", "SimpleIFNode", "HalfThresholdIFNode", "ActivationAwareIFNode"}:
+            lost["dynamics"] = ""
+    if _reset(old) != _reset(new):
+        zero = "v_reset=0.0" if _host(old) == "spikingjelly" else "reset_mechanism='zero'"
+        lost["hard reset"] = f"{zero} in the factory or " if _reset(old) == "zero" else "the same reset in the factory or "
+    if _initial(old) and not _initial(new):
+        lost["initial potential"] = "v_init in the factory or "
+    return lost
+
+
+def _reset(module: nn.Module) -> str:
+    if _host(module) == "snntorch":
+        return str(getattr(module, "reset_mechanism", "subtract"))
+    return "subtract" if getattr(module, "v_reset", None) is None else "zero"
+
+
+def _initial(module: nn.Module) -> bool:
+    if isinstance(module, SoftResetNeuron):
+        return bool((module.v_init != 0).any())
+    start = getattr(module, "_memories_rv", {}).get("v", 0.0)
+    return _reset(module) == "subtract" and (isinstance(start, Tensor) or start != 0)
+
+
+def _settings(old: nn.Module, new: nn.Module) -> dict[str, Any]:
+    """Collect what is to be copied: what the old neuron has and the new one has left at its default."""
+    settings: dict[str, Any] = {}
+    if _threshold(old) is not None and _threshold(new) == 1.0:
+        settings["threshold"] = _threshold(old)
+    defaults = {"detach_reset": False, "step_mode": "s", "store_v_seq": False, "init_hidden": False, "output": False}
+    for name, default in defaults.items():
+        if hasattr(old, name) and getattr(new, name, None) == default:
+            settings[name] = getattr(old, name)
+    for name, surrogate in (("surrogate_function", Sigmoid(4.0)), ("spike_grad", ATan(2.0))):
+        if hasattr(old, name) and hasattr(new, name) and as_surrogate(getattr(new, name)) == surrogate:
+            settings[name] = getattr(old, name)
+    return settings
+
+
+def _threshold(module: nn.Module) -> float | None:
+    if isinstance(module, NonUniformSoftResetNeuron):
+        uniform = uniform_points(module.p[0], module.T).to(module.p)
+        return float(module.p.detach()[0]) if torch.equal(module.p.detach(), uniform) else None
+    value = getattr(module, "v_threshold", getattr(module, "threshold", None))
+    if isinstance(value, Tensor) and value.numel() != 1:
+        raise ValueError(f"net: got a neuron with {describe(value)} as threshold, want one number per neuron layer")
+    return None if value is None else float(torch.as_tensor(value).detach())
+
+
+def _assign(module: nn.Module, name: str, value: Any) -> None:
+    if name != "threshold":
+        setattr(module, name, value)
+    elif isinstance(module, NonUniformSoftResetNeuron):
+        module.p.data.copy_(uniform_points(value, module.T))
+    elif isinstance(module, SoftResetNeuron):
+        module._raw_threshold().data.fill_(value)
+    elif isinstance(getattr(module, "threshold", None), Tensor):
+        module.threshold.data.fill_(value)  # type: ignore[union-attr,operator]
+    elif hasattr(module, "v_threshold"):
+        module.v_threshold = value
+
+
+def _invalidate_reset_cache(net: nn.Module) -> None:
+    if "spikingjelly" in sys.modules:
+        from spikingjelly.activation_based import functional
+
+        # reset_net remembers the resettable modules of whatever it was called with.
+        for module in net.modules():
+            functional.invalidate_reset_cache(module)
+
+
+def _kinds(net: nn.Module) -> str:
+    kinds = sorted({type(m).__name__ for m in net.modules() if not m._modules})
+    return ", ".join(kinds[:8]) + (", ..." if len(kinds) > 8 else "")

@@ -1,0 +1,6 @@
+"""The neurons for snnTorch: ``snn.Leaky`` subclasses, a reset and a detach for nested nets, a multi-step trainer."""
+
+from .neurons import PCMPIF, ATIFnu, ATIFu
+from .training import bptt, detach, reset
+
+__all__ = ["ATIFnu", "ATIFu", "PCMPIF", "bptt", "detach", "reset"]

@@ -1,0 +1,202 @@
+"""Reset, detach and backpropagation through time for whole nets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import snntorch as snn
+import torch
+from snntorch import functional as SF
+from torch import Tensor, nn
+
+from .._errors import bad_type, bad_value, check_bool, check_count
+from .neurons import _SoftResetLeaky
+
+__all__ = ["bptt", "detach", "reset"]
+
+
+def reset(net: nn.Module) -> None:
+    """Reset every neuron of a net, at any depth, ours and the host's; nothing outside the net.
+
+    ``snntorch.utils.reset`` sees neurons at the top level only, resets every net of the process, and never a deep copy.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from torch import nn
+    >>> from snn_ext.snntorch import ATIFu
+    >>> net = nn.Sequential(nn.Sequential(ATIFu(init_hidden=True)))
+    >>> first = net(torch.full((1,), 0.75)); reset(net); torch.equal(net(torch.full((1,), 0.75)), first)
+    True
+    """
+    for neuron in _neurons(net):
+        for name in ("reset_mem", "init_leaky", "init_synaptic", "init_alpha", "init_lapicque"):
+            if hasattr(neuron, name):
+                getattr(neuron, name)()
+                break
+
+
+def detach(net: nn.Module) -> None:
+    """Cut the state of every neuron of a net off the graph, at any depth, ours and the host's.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from torch import nn
+    >>> from snn_ext.snntorch import ATIFu
+    >>> net = nn.Sequential(ATIFu(init_hidden=True, output=True))
+    >>> _ = net(torch.ones(1, requires_grad=True)); detach(net); net[0].mem.requires_grad
+    False
+    """
+    for neuron in _neurons(net):
+        if isinstance(neuron, _SoftResetLeaky):
+            neuron.detach_mem()
+        else:
+            for name, buffer in neuron._buffers.items():
+                if buffer is not None and buffer.requires_grad:
+                    neuron._buffers[name] = buffer.detach()
+
+
+def bptt(
+    net: nn.Module,
+    dataloader: Iterable[tuple[Tensor, Tensor]],
+    optimizer: torch.optim.Optimizer,
+    criterion: Callable[[Tensor, Tensor], Tensor],
+    num_steps: int | bool = False,
+    time_var: bool = True,
+    time_first: bool = True,
+    regularization: Callable[[Tensor], Tensor] | bool = False,
+    device: str | torch.device = "cpu",
+) -> Tensor:
+    """Train one epoch by backpropagation through time over whole sequences; the signature is ``snntorch.backprop.BPTT``'s.
+
+    The net is called once for a batch: time is flattened into the batch, ``[T * N, ...]``, for everything but the
+    neurons, which see ``[T, N, ...]``. Spikes and loss equal those of the host's trainer, which calls the net T times,
+    with batch norm in eval mode or frozen; in training mode batch norm sees all steps of a batch at once here.
+
+    Parameters
+    ----------
+    net : nn.Module
+        Returns ``(spk, mem)``: its last neuron has ``output=True``. All its neurons are those of this package, with
+        ``init_hidden=True``. It takes the input of one step, as for the host's trainer.
+    dataloader : iterable
+        Yields ``(data, targets)``.
+    optimizer : torch.optim.Optimizer
+        Steps once a batch.
+    criterion : callable
+        ``criterion(spk_seq, targets)``, or on ``mem_seq`` for the membrane losses of ``snntorch.functional``; it gets
+        ``[T, N, K]``.
+    num_steps : int
+        Number of steps, with ``time_var=False``.
+    time_var : bool
+        Whether the data vary over time: ``[T, N, ...]``, or ``[N, T, ...]`` with ``time_first=False``. Otherwise
+        ``[N, ...]`` is presented at every step.
+    time_first : bool
+        Where the time is in data that vary.
+    regularization : callable, optional
+        Added to the loss: ``regularization(spk_seq)``.
+    device : str or torch.device
+        Net and data are moved there.
+
+    Returns
+    -------
+    Tensor
+        Mean loss over the batches, 0-dim, detached.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Naming the argument, what came and what is wanted; before the first step of the optimizer.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from snntorch import functional as SF
+    >>> from torch import nn
+    >>> from snn_ext.snntorch import ATIFu
+    >>> net = nn.Sequential(nn.Linear(4, 3), ATIFu(init_hidden=True, output=True))
+    >>> data = [(torch.rand(5, 4), torch.randint(3, (5,)))]
+    >>> loss = bptt(net, data, torch.optim.SGD(net.parameters(), 0.1), SF.ce_count_loss(), num_steps=8, time_var=False)
+    >>> bool(loss > 0)
+    True
+    """
+    _check_net(net)
+    for name, flag in (("time_var", time_var), ("time_first", time_first)):
+        check_bool(name, flag)
+    if time_var and num_steps:
+        bad_value("num_steps", num_steps, "False with time_var=True: the data say how many steps there are")
+    if not time_var:
+        check_count("num_steps", False if num_steps is False else num_steps)
+    if not callable(criterion):
+        bad_type("criterion", criterion, "a callable of (spikes [T, N, K], targets)")
+    on_membrane = isinstance(criterion, SF.mse_membrane_loss | SF.ce_max_membrane_loss)
+    net.to(device)
+    losses = []
+    for data, targets in dataloader:
+        data, targets = data.to(device), targets.to(device)
+        if not time_var:
+            data = data.expand(int(num_steps), *data.shape)
+        elif not time_first:
+            data = data.transpose(0, 1)
+        net.train()
+        reset(net)
+        spk, mem = _whole_sequence(net, data)
+        loss = criterion(mem if on_membrane else spk, targets)
+        if regularization:
+            loss = loss + regularization(spk)  # type: ignore[operator]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.detach())
+    if not losses:
+        bad_value("dataloader", "no batch", "at least one")
+    detach(net)
+    return torch.stack(losses).mean()
+
+
+def _whole_sequence(net: nn.Module, data: Tensor) -> tuple[Tensor, Tensor]:
+    time_steps = data.shape[0]
+    with _time_in_batch(net, time_steps):
+        out = net(data.flatten(0, 1))
+    if not (isinstance(out, tuple) and len(out) == 2):
+        bad_type("net", out, "a net that returns (spk, mem): give its last neuron output=True")
+    spk, mem = (part.unflatten(0, (time_steps, -1)) for part in out)
+    return spk, mem
+
+
+@contextmanager
+def _time_in_batch(net: nn.Module, time_steps: int) -> Iterator[None]:
+    """Let the neurons of a net take ``[T * N, ...]`` for ``[T, N, ...]``."""
+    neurons = [m for m in net.modules() if isinstance(m, _SoftResetLeaky)]
+    for neuron in neurons:
+        neuron._time_in_batch = time_steps
+    try:
+        yield
+    finally:
+        for neuron in neurons:
+            neuron._time_in_batch = None
+
+
+def _check_net(net: nn.Module) -> None:
+    if not isinstance(net, nn.Module):
+        bad_type("net", net, "an nn.Module")
+    if not any(isinstance(m, _SoftResetLeaky) for m in net.modules()):
+        bad_value("net", type(net).__name__, "a net with at least one neuron of snn_ext.snntorch")
+    for name, module in net.named_modules():
+        if isinstance(module, _SoftResetLeaky):
+            if not module.init_hidden:
+                bad_value(f"net ({name})", "init_hidden=False", "init_hidden=True: the trainer does not pass mem along")
+        elif type(module).__module__.startswith("snntorch._neurons"):
+            bad_value(
+                f"net ({name})",
+                type(module).__name__,
+                "neurons of snn_ext.snntorch, which take whole sequences; or train step by step with snntorch.backprop.BPTT",
+            )
+
+
+def _neurons(net: nn.Module) -> list[nn.Module]:
+    if not isinstance(net, nn.Module):
+        bad_type("net", net, "an nn.Module")
+    return [m for m in net.modules() if isinstance(m, snn.SpikingNeuron)]
