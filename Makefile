@@ -1,0 +1,26 @@
+# Each target does all its set-up: a virtual environment in .venv, made on the first call and after a changed requirement.
+PYTHON ?= python3
+VENV ?= .venv
+RUN := $(VENV)/bin/python
+
+.PHONY: quickstart test lint clean
+
+quickstart: $(VENV)/.installed
+	$(RUN) -m recipes.quickstart
+
+test: $(VENV)/.installed
+	$(RUN) -m pytest
+
+lint: $(VENV)/.installed
+	$(RUN) -m pip install -q -c constraints.txt ruff mypy
+	$(RUN) -m ruff check .
+	$(RUN) -m mypy
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("PYTHON: got %d.%d, want 3.11 or newer: make PYTHON=python3.12 ..." % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[test]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info
