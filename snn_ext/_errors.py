@@ -43,9 +43,10 @@ def check_real(name: str, value: Any, want: str, low: float = -math.inf, high: f
     """Return ``value`` as a float if it is a finite number in ``[low, high]``."""
     if isinstance(value, bool) or not isinstance(value, Real):
         bad_type(name, value, want)
-    if not (math.isfinite(value) and low <= value <= high):
+    number = float(value)
+    if not (math.isfinite(number) and low <= number <= high):
         bad_value(name, value, want)
-    return float(value)
+    return number
 
 
 def check_count(name: str, value: Any) -> int:

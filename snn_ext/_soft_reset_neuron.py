@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from ._errors import bad_value, check_bool, check_choice, check_count, check_real
-from .functional import nonuniform_thresholds, soft_reset_if, state_dtype, uniform_points
+from .functional import nonuniform_thresholds, state_dtype, uniform_points
 from .functional.quantization import Recursion
 from .functional.soft_reset import Reset
+from .ops import soft_reset_if
 
 MIN_THRESHOLD = 1e-6
 """Thresholds and quantisation points are clamped here in the forward pass; their gradient passes straight through."""
@@ -80,8 +81,15 @@ class SoftResetNeuron(nn.Module):
         return (v_init * self.quantizer(x_seq).thresholds[0]).expand(shape)
 
     def integrate(
-        self, x_seq: Tensor, v: Tensor, t: int, surrogate: Any, detach_reset: bool, reset: Reset, quantizer: Quantizer | None = None
-    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        self,
+        x_seq: Tensor,
+        v: Tensor,
+        t: int,
+        surrogate: Any,
+        detach_reset: bool,
+        reset: Reset,
+        quantizer: Quantizer | None = None,
+    ) -> tuple[Tensor, Tensor]:
         """Run the operator on ``[T, N, ...]`` from potential ``v`` at step index ``t``."""
         thresholds, clip_level = quantizer or self.quantizer(x_seq)
         return soft_reset_if(
@@ -110,24 +118,30 @@ class SoftResetNeuron(nn.Module):
 
     def _sequence_length(self, x_seq: Tensor) -> int:
         if self.step_mode == "s":
-            raise ValueError("grad_scale: got 'lsq' in step mode 's', want step_mode='m', where the number of steps is known")
+            raise ValueError(
+                "grad_scale: got 'lsq' in step mode 's', want step_mode='m', where the number of steps is known"
+            )
         return x_seq.shape[0]
 
     # -- checkpoints --------------------------------------------------------------------------------------------
 
     def _load_from_state_dict(
-        self, state_dict: dict[str, Any], prefix: str, local_metadata: dict[str, Any], strict: bool,
-        missing_keys: list[str], unexpected_keys: list[str], error_msgs: list[str],
-    ) -> None:  # fmt: skip
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
         """Load; a checkpoint of the host's own neuron, which has no threshold, keeps the one that is here."""
         foreign = local_metadata.get("version") != self._version and f"{prefix}v_init" not in state_dict
         key = prefix + self.threshold_name
         if key in state_dict and state_dict[key].ndim == 0:
             state_dict[key] = state_dict[key].reshape(1)
         missing: list[str] = []
-        super()._load_from_state_dict(
-            state_dict, prefix, local_metadata, strict, missing, unexpected_keys, error_msgs
-        )
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing, unexpected_keys, error_msgs)
         ours = {key, f"{prefix}v_init"} if foreign else set()
         missing_keys.extend(name for name in missing if name not in ours)
 
@@ -158,7 +172,7 @@ class NonUniformSoftResetNeuron(SoftResetNeuron):
         self._set_threshold(points, trainable=True)
 
     def quantization_points(self) -> Tensor:
-        """Return ``p`` as it is used: at least ``MIN_THRESHOLD`` and non-increasing, by a running maximum from the tail."""
+        """Return ``p`` as it is used: positive, and non-increasing by a running maximum from the tail."""
         return self._points(None)
 
     def at(self, T: int) -> Any:
@@ -205,8 +219,8 @@ class NonUniformSoftResetNeuron(SoftResetNeuron):
     def _thresholds_of_steps(self, thresholds: Tensor, t: int, time_steps: int) -> Tensor:
         if t + time_steps > self.T:
             raise ValueError(
-                f"x_seq: got step {t + time_steps} since the last reset, want at most T={self.T} steps, one per threshold; "
-                f"reset the net before each sample, or use .at(T) to get this neuron for more steps"
+                f"x_seq: got step {t + time_steps} since the last reset, want at most T={self.T}, one a threshold; "
+                f"reset the net before each sample, or use .at(T) for more steps"
             )
         return thresholds[t : t + time_steps]
 
@@ -247,7 +261,9 @@ def as_points(name: str, value: Tensor, T: int) -> Tensor:
 
 def as_v_init(name: str, value: Any, low: float = -torch.inf, high: float = torch.inf) -> Tensor:
     """Return an initial potential in units of the threshold as a ``[1]`` or ``[C]`` float32 tensor."""
-    want = "a finite number, or a vector with one per channel" + (f", in [{low:g}, {high:g}]" if high < torch.inf else "")
+    want = "a finite number, or a vector with one per channel" + (
+        f", in [{low:g}, {high:g}]" if high < torch.inf else ""
+    )
     if not isinstance(value, Tensor):
         return torch.tensor([check_real(name, value, want, low, high)], dtype=torch.float32)
     if not value.is_floating_point() or value.ndim > 1 or value.numel() < 1:
@@ -267,8 +283,8 @@ def refuse_backend(backend: Any) -> None:
     """Explain what took the place of the ``backend=`` of older SpikingJelly code."""
     if backend is not None:
         raise ValueError(
-            f"backend: got {backend!r}, want no such argument; SpikingJelly 2.0 has removed it, and snn_ext selects the "
-            f"implementation by itself: see snn_ext.ops.implementation, and snn_ext.ops.use_implementation to force one"
+            f"backend: got {backend!r}, want no such argument; SpikingJelly 2.0 has removed it, and snn_ext selects "
+            f"the implementation by itself: ask snn_ext.ops.implementation, force with use_implementation"
         )
 
 

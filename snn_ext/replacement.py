@@ -105,7 +105,9 @@ def _host(module: nn.Module) -> str | None:
     return None
 
 
-def _places(parent: nn.Module, prefix: str = "", seen: set[int] | None = None) -> Iterator[tuple[nn.Module, str, nn.Module]]:
+def _places(
+    parent: nn.Module, prefix: str = "", seen: set[int] | None = None
+) -> Iterator[tuple[nn.Module, str, nn.Module]]:
     seen = set() if seen is None else seen
     for name, child in parent._modules.items():
         if child is None:
@@ -125,8 +127,8 @@ def _check(name: str, old: nn.Module, new: Any, drop: tuple[str, ...]) -> None:
     lost = {what: remedy for what, remedy in _losses(old, new).items() if what not in drop}
     if lost:
         raise ValueError(
-            f"factory: got {type(new).__name__} for {name} ({type(old).__name__}), which loses its {' and '.join(lost)}, "
-            f"want {''.join(lost.values())}drop={tuple(lost)} to allow it"
+            f"factory: got {type(new).__name__} for {name} ({type(old).__name__}), which loses its "
+            f"{' and '.join(lost)}, want {''.join(lost.values())}drop={tuple(lost)} to allow it"
         )
 
 
@@ -142,7 +144,7 @@ def _losses(old: nn.Module, new: nn.Module) -> dict[str, str]:
         if kinds & {"RLeaky", "RSynaptic", "SLSTM", "SConv2dLSTM"}:
             lost["recurrence"] = ""
         if kinds & {"Leaky", "RLeaky"}:
-            beta = old.beta.detach().flatten()  # type: ignore[union-attr,operator]
+            beta = old.beta.detach().flatten()  # type: ignore[operator]
             if isinstance(old.beta, nn.Parameter) or (beta != 1).any():
                 lost["leak"] = ""
         elif any(hasattr(old, name) for name in ("tau", "decay_input", "beta", "alpha", "membrane_decay")):
@@ -151,7 +153,9 @@ def _losses(old: nn.Module, new: nn.Module) -> dict[str, str]:
             lost["dynamics"] = ""
     if _reset(old) != _reset(new):
         zero = "v_reset=0.0" if _host(old) == "spikingjelly" else "reset_mechanism='zero'"
-        lost["hard reset"] = f"{zero} in the factory or " if _reset(old) == "zero" else "the same reset in the factory or "
+        lost["hard reset"] = (
+            f"{zero} in the factory or " if _reset(old) == "zero" else "the same reset in the factory or "
+        )
     if _initial(old) and not _initial(new):
         lost["initial potential"] = "v_init in the factory or "
     return lost
@@ -203,7 +207,7 @@ def _assign(module: nn.Module, name: str, value: Any) -> None:
     elif isinstance(module, SoftResetNeuron):
         module._raw_threshold().data.fill_(value)
     elif isinstance(getattr(module, "threshold", None), Tensor):
-        module.threshold.data.fill_(value)  # type: ignore[union-attr,operator]
+        module.threshold.data.fill_(value)  # type: ignore[operator]
     elif hasattr(module, "v_threshold"):
         module.v_threshold = value
 

@@ -84,7 +84,9 @@ def check_neuron(
             ran.append(name)
     if failures:
         kind = type(factory()).__name__
-        raise AssertionError(f"{kind} fails {len(failures)} of {len(checks) - len(skip)} checks\n" + "\n".join(failures))
+        raise AssertionError(
+            f"{kind} fails {len(failures)} of {len(checks) - len(skip)} checks\n" + "\n".join(failures)
+        )
     return ran
 
 
@@ -274,7 +276,7 @@ def _reset_starts_afresh(suite: _Suite) -> None:
 def _reset_works_in_nested_copies(suite: _Suite) -> None:
     x_seq = suite.inputs()[1]
     net = copy.deepcopy(nn.Sequential(nn.Sequential(suite.new())))
-    inner = net[0][0]
+    inner = next(m for m in net.modules() if not isinstance(m, nn.Sequential))
     first = suite.sequence(inner, x_seq)
     if isinstance(suite, _SpikingJelly):
         suite.reset(net)
@@ -348,7 +350,9 @@ def _autocast_trains(suite: _Suite) -> None:
         loss = out.float().square().mean()
     loss.backward()
     for name, parameter in [*layer.named_parameters(), *neuron.named_parameters()]:
-        assert parameter.grad is not None and parameter.grad.isfinite().all(), f"{name}: no finite gradient under autocast"
+        assert parameter.grad is not None and parameter.grad.isfinite().all(), (
+            f"{name}: no finite gradient under autocast"
+        )
 
 
 def _inference_mode_leaves_no_trace(suite: _Suite) -> None:

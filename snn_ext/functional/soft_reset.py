@@ -27,7 +27,7 @@ def soft_reset_if(
     fire_at_threshold: bool = True,
     scale: Tensor | float | None = None,
 ) -> tuple[Tensor, Tensor]:
-    r"""Integrate-and-fire neurons over a sequence, with a threshold that may depend on the step and any initial potential.
+    r"""Integrate and fire over a sequence, with a threshold that may depend on the step and any initial potential.
 
     .. math::
         h_t &= v_{t-1} + x_t \\
@@ -156,7 +156,9 @@ def check_soft_reset_arguments(
         bad_type("scale", scale, "None, a number or a tensor of one element")
     for name, other in (("v", v), ("thresholds", thresholds), ("scale", scale)):
         if isinstance(other, Tensor) and other.device != x_seq.device:
-            raise ValueError(f"{name}: got {describe(other)} on {other.device}, want the device of x_seq, {x_seq.device}")
+            raise ValueError(
+                f"{name}: got {describe(other)} on {other.device}, want the device of x_seq, {x_seq.device}"
+            )
 
 
 def _broadcasts(shape: torch.Size, target: torch.Size) -> bool:

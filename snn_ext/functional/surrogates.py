@@ -167,7 +167,7 @@ _BY_NAME: dict[str, type[Surrogate]] = {
 def spike(
     h: Tensor, threshold: Tensor, surrogate: Surrogate | Callable[[Tensor], Tensor], fire_at_threshold: bool = True
 ) -> Tensor:
-    """Fire where the potential reaches the threshold: ``1[h >= threshold]`` with a surrogate gradient in ``h - threshold``.
+    """Fire where the potential reaches the threshold: ``1[h >= threshold]``, with a surrogate gradient.
 
     Parameters
     ----------
@@ -215,7 +215,7 @@ class _Spike(torch.autograd.Function):
 
 
 def as_surrogate(function: Any) -> Surrogate | Callable[[Tensor], Tensor]:
-    """Recognise a surrogate: ours, SpikingJelly's modules, snnTorch's functions; any other callable is returned as it is.
+    """Recognise a surrogate: ours, SpikingJelly's modules, snnTorch's functions; return any other callable as it is.
 
     ``None`` means ``Sigmoid(4.0)``, SpikingJelly's default.
 

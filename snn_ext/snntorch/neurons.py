@@ -1,6 +1,6 @@
 """ATIF-u, ATIF-nu and PCMP IF as neurons of snnTorch 1.0: subclasses of ``snn.Leaky`` with ``beta = 1``.
 
-The mathematics is in :func:`snn_ext.functional.soft_reset_if`; here is the state, and what the host expects of a neuron.
+The mathematics is in :func:`snn_ext.functional.soft_reset_if`; here is the state, and what the host expects.
 The host carries ``mem``, the potential before its own reset, and resets and detaches a neuron by replacing or detaching
 that tensor. These neurons carry the potential after reset, ``v``, beside it and notice both.
 """
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import snntorch as snn
 import torch
@@ -35,6 +35,12 @@ class _SoftResetLeaky(SoftResetNeuron, snn.Leaky):
     """State and host habits of the three neurons."""
 
     threshold_name = "threshold"
+    mem: Tensor
+    _own_mem: Tensor | None  # the mem of the last call; another one in its place means that the host has reset
+    _mem_seq: Tensor | None  # all mems of the last call in step mode "m", where they are passed along
+    _v: Tensor | None  # potential after reset
+    _t: int  # steps since the start of the sequence
+    _time_in_batch: int | None  # T while bptt feeds [T * N, ...]
 
     def _init_neuron(
         self,
@@ -63,7 +69,7 @@ class _SoftResetLeaky(SoftResetNeuron, snn.Leaky):
             output=output,
         )
         self.step_mode = step_mode
-        self._time_in_batch: int | None = None  # set by bptt for the duration of one call
+        self._time_in_batch = None
         self._forget()
 
     # -- forward -------------------------------------------------------------------------------------------------
@@ -126,7 +132,7 @@ class _SoftResetLeaky(SoftResetNeuron, snn.Leaky):
         return torch.cat(spikes), mems, v
 
     def _reset_kind(self) -> Reset:
-        return self.reset_mechanism  # type: ignore[no-any-return]
+        return cast(Reset, self.reset_mechanism)
 
     # -- state ---------------------------------------------------------------------------------------------------
 
@@ -151,9 +157,9 @@ class _SoftResetLeaky(SoftResetNeuron, snn.Leaky):
         self._v, self._t = v, t
 
     def _forget(self) -> None:
-        self._own_mem: Tensor | None = None
-        self._mem_seq: Tensor | None = None
-        self._v: Tensor | None = None
+        self._own_mem = None
+        self._mem_seq = None
+        self._v = None
         self._t = 0
 
     def reset_mem(self) -> Tensor:
@@ -193,7 +199,9 @@ class _SoftResetLeaky(SoftResetNeuron, snn.Leaky):
         for name, want in (("beta", 1.0), ("graded_spikes_factor", 1.0)):
             value = state_dict.get(prefix + name)
             if value is not None and bool((value != want).any()):
-                args[-1].append(f"{prefix}{name}: got {value.tolist()}, want {want:g}: these neurons have no leak and binary spikes")
+                args[-1].append(
+                    f"{prefix}{name}: got {value.tolist()}, want {want:g}: these neurons have no leak and binary spikes"
+                )
                 return
         super()._load_from_state_dict(state_dict, prefix, *args)
 
@@ -284,11 +292,22 @@ class ATIFu(_SoftResetLeaky):
         value = as_threshold("threshold", threshold)
         check_bool("learn_threshold", learn_threshold)
         self._init_neuron(
-            spike_grad, surrogate_disable, init_hidden, reset_mechanism, output, step_mode,
-            dict(beta=beta, inhibition=inhibition, learn_beta=learn_beta, state_quant=state_quant,
-                 graded_spikes_factor=graded_spikes_factor, learn_graded_spikes_factor=learn_graded_spikes_factor,
-                 reset_delay=reset_delay),
-        )  # fmt: skip
+            spike_grad,
+            surrogate_disable,
+            init_hidden,
+            reset_mechanism,
+            output,
+            step_mode,
+            dict(
+                beta=beta,
+                inhibition=inhibition,
+                learn_beta=learn_beta,
+                state_quant=state_quant,
+                graded_spikes_factor=graded_spikes_factor,
+                learn_graded_spikes_factor=learn_graded_spikes_factor,
+                reset_delay=reset_delay,
+            ),
+        )
         self._init_soft_reset(v_init, scale_output, fire_at_threshold, grad_scale)
         self._set_threshold(value, learn_threshold)
 
@@ -356,11 +375,22 @@ class PCMPIF(_SoftResetLeaky):
         as_v_init("precharge", precharge, 0.0, 1.0)
         check_bool("learn_threshold", learn_threshold)
         self._init_neuron(
-            spike_grad, surrogate_disable, init_hidden, reset_mechanism, output, step_mode,
-            dict(beta=beta, inhibition=inhibition, learn_beta=learn_beta, state_quant=state_quant,
-                 graded_spikes_factor=graded_spikes_factor, learn_graded_spikes_factor=learn_graded_spikes_factor,
-                 reset_delay=reset_delay),
-        )  # fmt: skip
+            spike_grad,
+            surrogate_disable,
+            init_hidden,
+            reset_mechanism,
+            output,
+            step_mode,
+            dict(
+                beta=beta,
+                inhibition=inhibition,
+                learn_beta=learn_beta,
+                state_quant=state_quant,
+                graded_spikes_factor=graded_spikes_factor,
+                learn_graded_spikes_factor=learn_graded_spikes_factor,
+                reset_delay=reset_delay,
+            ),
+        )
         self._init_soft_reset(precharge, scale_output, fire_at_threshold, grad_scale)
         self._set_threshold(value, learn_threshold)
 
@@ -441,11 +471,22 @@ class ATIFnu(NonUniformSoftResetNeuron, _SoftResetLeaky):
         if reset_mechanism != "subtract":
             bad_value("reset_mechanism", reset_mechanism, "'subtract': the thresholds of ATIF-nu are derived for it")
         self._init_neuron(
-            spike_grad, surrogate_disable, init_hidden, reset_mechanism, output, step_mode,
-            dict(beta=beta, inhibition=inhibition, learn_beta=learn_beta, state_quant=state_quant,
-                 graded_spikes_factor=graded_spikes_factor, learn_graded_spikes_factor=learn_graded_spikes_factor,
-                 reset_delay=reset_delay),
-        )  # fmt: skip
+            spike_grad,
+            surrogate_disable,
+            init_hidden,
+            reset_mechanism,
+            output,
+            step_mode,
+            dict(
+                beta=beta,
+                inhibition=inhibition,
+                learn_beta=learn_beta,
+                state_quant=state_quant,
+                graded_spikes_factor=graded_spikes_factor,
+                learn_graded_spikes_factor=learn_graded_spikes_factor,
+                reset_delay=reset_delay,
+            ),
+        )
         del self.threshold  # the host's buffer; p takes its place
         self._init_soft_reset(v_init, scale_output, fire_at_threshold, grad_scale)
         self._init_points(threshold, T, recursion, "threshold")
@@ -456,7 +497,7 @@ class ATIFnu(NonUniformSoftResetNeuron, _SoftResetLeaky):
 
 
 def _before_reset(spk: Tensor, v: Tensor, quantizer: Quantizer, t: int) -> Tensor:
-    """Return ``mem`` from the potential after reset; exact, but for one rounding where it was above twice the threshold."""
+    """Return ``mem`` from the potential after reset; exact, but for one rounding above twice the threshold."""
     thresholds = quantizer.thresholds
     threshold = thresholds[min(t, len(thresholds) - 1)]
     return torch.where(spk.detach() != 0, v + threshold, v)

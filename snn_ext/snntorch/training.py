@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import snntorch as snn
 import torch
@@ -70,7 +69,7 @@ def bptt(
     regularization: Callable[[Tensor], Tensor] | bool = False,
     device: str | torch.device = "cpu",
 ) -> Tensor:
-    """Train one epoch by backpropagation through time over whole sequences; the signature is ``snntorch.backprop.BPTT``'s.
+    """Train one epoch by backpropagation through time over whole sequences, as ``snntorch.backprop.BPTT`` step by step.
 
     The net is called once for a batch: time is flattened into the batch, ``[T * N, ...]``, for everything but the
     neurons, which see ``[T, N, ...]``. Spikes and loss equal those of the host's trainer, which calls the net T times,
@@ -192,7 +191,7 @@ def _check_net(net: nn.Module) -> None:
             bad_value(
                 f"net ({name})",
                 type(module).__name__,
-                "neurons of snn_ext.snntorch, which take whole sequences; or train step by step with snntorch.backprop.BPTT",
+                "neurons of snn_ext.snntorch, which take whole sequences; snntorch.backprop.BPTT trains step by step",
             )
 
 

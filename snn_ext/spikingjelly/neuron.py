@@ -39,6 +39,10 @@ class _SoftResetNode(SoftResetNeuron, neuron.BaseNode):
     """
 
     threshold_name = "v_threshold"
+    detach_reset: bool
+    _memories: dict[str, Any]
+    _memories_rv: dict[str, Any]
+    register_memory: Callable[..., None]
 
     def _init_node(
         self,
@@ -63,19 +67,23 @@ class _SoftResetNode(SoftResetNeuron, neuron.BaseNode):
     # -- the host's contract: pure transitions with explicit states -----------------------------------------------
 
     def materialize_states(self, inputs: tuple[Tensor, ...], states: States, step_mode: str) -> States:
-        """Turn the memories into tensors for this input; a missing potential, or one of another shape, starts at V(0)."""
+        """Turn the memories into tensors for this input; no potential, or one of another shape, starts at V(0)."""
         x_seq = _input(inputs[0], step_mode)
         v, shape = states[0], x_seq.shape[1:]
         if not isinstance(v, Tensor) or v.shape != shape:
             return self._start(x_seq, v, states)
         return (v.to(device=x_seq.device, dtype=state_dtype(x_seq.dtype)), *states[1:])
 
-    def single_step_functional_forward(self, inputs: tuple[Tensor, ...], states: States, **kwargs: object) -> tuple[tuple[Tensor, ...], States]:  # fmt: skip
+    def single_step_functional_forward(
+        self, inputs: tuple[Tensor, ...], states: States, **kwargs: object
+    ) -> tuple[tuple[Tensor, ...], States]:
         """Advance one step: ``((x,), states) -> ((spike,), states)``; nothing is modified in place."""
         (spike_seq,), states = self.multi_step_functional_forward((inputs[0].unsqueeze(0),), states)
         return (spike_seq[0],), states
 
-    def multi_step_functional_forward(self, inputs: tuple[Tensor, ...], states: States, **kwargs: object) -> tuple[tuple[Tensor, ...], States]:  # fmt: skip
+    def multi_step_functional_forward(
+        self, inputs: tuple[Tensor, ...], states: States, **kwargs: object
+    ) -> tuple[tuple[Tensor, ...], States]:
         """Advance a sequence: ``((x_seq,), states) -> ((spike_seq,), states)``; nothing is modified in place."""
         spike_seq, v = self._integrate(inputs[0], states[0], self._step_index(states))
         return (spike_seq,), (v, *self._advance(states, inputs[0].shape[0]))
@@ -98,7 +106,9 @@ class _SoftResetNode(SoftResetNeuron, neuron.BaseNode):
         return torch.cat(spikes)
 
     def extra_repr(self) -> str:
-        text = f"{self._describe()}, v_reset={self.v_reset}, detach_reset={self.detach_reset}, step_mode={self.step_mode}"
+        text = (
+            f"{self._describe()}, v_reset={self.v_reset}, detach_reset={self.detach_reset}, step_mode={self.step_mode}"
+        )
         return text + (", store_v_seq=True" if self.store_v_seq else "")
 
     # -- what it is made of -----------------------------------------------------------------------------------------
@@ -308,8 +318,8 @@ class ATIFnuNode(NonUniformSoftResetNeuron, _SoftResetNode):
     Examples
     --------
     >>> import torch
-    >>> node = ATIFnuNode(torch.tensor([1.0, 0.5, 0.25, 0.1]), T=4, step_mode="m")
-    >>> node(torch.tensor([0.05, 0.1, 0.25, 0.5, 1.0]).expand(4, -1)).sum(0)
+    >>> node = ATIFnuNode(torch.tensor([1.0, 0.5, 0.25, 0.125]), T=4, step_mode="m")
+    >>> node(torch.tensor([0.1, 0.125, 0.25, 0.5, 1.0]).expand(4, -1)).sum(0)
     tensor([0., 1., 2., 3., 4.], grad_fn=<SumBackward1>)
     """
 
@@ -335,7 +345,7 @@ class ATIFnuNode(NonUniformSoftResetNeuron, _SoftResetNode):
         if v_reset is not None:
             bad_value("v_reset", v_reset, "None: the thresholds of ATIF-nu are derived for a reset by subtraction")
         self._init_node(v_reset, surrogate_function, detach_reset, step_mode, store_v_seq)
-        del self.v_threshold  # the host's float; p takes its place
+        delattr(self, "v_threshold")  # the host's float; p takes its place
         self.register_memory("t", 0)
         self._init_soft_reset(v_init, scale_output, fire_at_threshold, grad_scale)
         self._init_points(v_threshold, T, recursion, "v_threshold")
@@ -355,7 +365,7 @@ class ATIFnuNode(NonUniformSoftResetNeuron, _SoftResetNode):
     def _fresh_copy(self) -> ATIFnuNode:
         # A potential in a graph can not be deep-copied; the memo puts the start in its place.
         twin = copy.deepcopy(self, {id(self._memories["v"]): 0.0, id(self.v_seq): None})
-        twin.reset()
+        neuron.BaseNode.reset(twin)
         return twin
 
 
