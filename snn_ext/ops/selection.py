@@ -84,9 +84,7 @@ def implementation(
 def use_implementation(name: str) -> Iterator[None]:
     """Force an implementation inside a ``with`` block; one that can not run raises when the operator is called.
 
-    """Force an implementation inside a ``with`` block; one that can not run raises when the operator is called.
-
-    imported.
+    The environment variable ``SNN_EXT_IMPLEMENTATION``, read when the package is imported, does it for a whole process.
 
     Parameters
     ----------
