@@ -78,6 +78,8 @@ class SoftResetNeuron(nn.Module):
             if len(shape) < 2 or shape[1] != len(v_init):
                 bad_value("v_init", v_init, f"one value, or one per channel (dim 1) of an input {list(shape)}")
             v_init = v_init.reshape(-1, *(1,) * (len(shape) - 2))
+        else:
+            v_init = v_init.reshape(())
         return (v_init * self.quantizer(x_seq).thresholds[0]).expand(shape)
 
     def integrate(
