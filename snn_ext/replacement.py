@@ -59,8 +59,8 @@ def replace_neurons(net: nn.Module, factory: Callable[[nn.Module], nn.Module], *
     """
     if not isinstance(net, nn.Module):
         bad_type("net", net, "an nn.Module")
-    if not callable(factory):
-        bad_type("factory", factory, "a callable: factory(old) -> new")
+    if not callable(factory) or isinstance(factory, nn.Module):
+        bad_type("factory", type(factory).__name__, "a callable: factory(old) -> new, such as lambda old: ATIFuNode()")
     unknown = [name for name in drop if name not in DROPPABLE] if isinstance(drop, tuple | list) else [drop]
     if unknown:
         bad_value("drop", drop, f"a tuple of names out of {DROPPABLE}")
