@@ -133,7 +133,9 @@ class Measurement:
 
 
 @torch.no_grad()
-def measure(net: nn.Module, loader: BatchLoader, neurons: Iterable[nn.Module] = (), *, limit: int = 20_000) -> Measurement:
+def measure(
+    net: nn.Module, loader: BatchLoader, neurons: Iterable[nn.Module] = (), *, limit: int = 20_000
+) -> Measurement:
     """Measure accuracy, and for each of the given spiking layers in step mode "m" its spikes and its SQNR.
 
     Parameters

@@ -49,22 +49,19 @@ def fashion_mnist_subset(path: Path = PATH) -> tuple[LabelledImages, LabelledIma
         If its checksum is not the expected one.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: not found, want the embedded data of the repository (git checkout, not a wheel)")
+        raise FileNotFoundError(f"{path}: not found, want the file that a git checkout holds there")
     content = path.read_bytes()
     digest = hashlib.sha256(content).hexdigest()
     if digest != SHA256:
         raise ValueError(
-            f"{path}: got sha256 {digest}, want {SHA256}; the file is damaged, restore it with "
-            f"'git checkout -- recipes/data/{PATH.name}' or pack it again with 'python -m recipes.data.pack_fashion_mnist'"
+            f"{path}: got sha256 {digest}, want {SHA256}; the file is damaged: restore it with "
+            f"'git checkout -- recipes/data/{PATH.name}'"
         )
     with np.load(io.BytesIO(content)) as arrays:
         classes = tuple(arrays["classes"].tolist())
-        train, test = (
-            LabelledImages(_as_images(arrays[f"{part}_images"]), torch.from_numpy(arrays[f"{part}_labels"]).long(), classes)
-            for part in ("train", "test")
-        )
+        tensors = {name: torch.from_numpy(arrays[name]) for name in arrays if name != "classes"}
+    train, test = (
+        LabelledImages(tensors[f"{part}_images"].unsqueeze(1) / 255.0, tensors[f"{part}_labels"].long(), classes)
+        for part in ("train", "test")
+    )
     return train, test
-
-
-def _as_images(pixels: np.ndarray) -> Tensor:
-    return torch.from_numpy(pixels).unsqueeze(1).float() / 255.0

@@ -43,8 +43,9 @@ def select_balanced(labels: np.ndarray, per_class: int) -> np.ndarray:
         Samples of each class.
     """
     chosen = [np.flatnonzero(labels == label)[:per_class] for label in np.unique(labels)]
-    if any(len(indices) < per_class for indices in chosen):
-        raise ValueError(f"per_class: got {per_class}, want at most {min(map(len, chosen))}, the size of the smallest class")
+    smallest = min(map(len, chosen))
+    if smallest < per_class:
+        raise ValueError(f"per_class: got {per_class}, want at most {smallest}, the size of the smallest class")
     return np.sort(np.concatenate(chosen))
 
 

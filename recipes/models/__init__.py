@@ -1,4 +1,4 @@
-"""Nets of the recipes, built so that one module runs as an analog net and, with its neurons replaced, as a spiking one."""
+"""Nets of the recipes: each runs as an analog net and, with its activations replaced, as a spiking one."""
 
 from .small_cnn import SmallCNN
 
