@@ -5,6 +5,7 @@ The classes here are mixins for ``nn.Module`` and know no host. A host's node ad
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple, cast
 
 import torch
@@ -165,6 +166,7 @@ class NonUniformSoftResetNeuron(SoftResetNeuron):
     p: nn.Parameter
     T: int
     recursion: Recursion
+    _fresh_copy: Callable[[], Any]  # a deep copy without state; the host's class knows what its state is
 
     def _init_points(self, threshold: Any, T: int, recursion: str, name: str) -> None:
         # A whole vector of points may be given in place of the clip level.
@@ -231,10 +233,6 @@ class NonUniformSoftResetNeuron(SoftResetNeuron):
 
     def _sequence_length(self, x_seq: Tensor) -> int:
         return self.T
-
-    def _fresh_copy(self) -> Any:
-        """Return a deep copy without state; the host knows what its state is."""
-        raise NotImplementedError
 
     def _describe(self) -> str:
         return f"T={self.T}, recursion={self.recursion!r}, " + super()._describe()

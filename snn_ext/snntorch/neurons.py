@@ -36,6 +36,7 @@ class _SoftResetLeaky(SoftResetNeuron, snn.Leaky):
 
     threshold_name = "threshold"
     mem: Tensor
+    reset_mechanism_val: Tensor
     _own_mem: Tensor | None  # the mem of the last call; another one in its place means that the host has reset
     _mem_seq: Tensor | None  # all mems of the last call in step mode "m", where they are passed along
     _v: Tensor | None  # potential after reset
@@ -198,6 +199,7 @@ class _SoftResetLeaky(SoftResetNeuron, snn.Leaky):
         # A state in a graph can not be deep-copied; the memo puts an empty one in its place.
         twin = copy.deepcopy(self, {id(self.mem): self.mem.new_zeros(0), id(self._v): None, id(self._mem_seq): None})
         twin.reset_mem()
+        snn.SpikingNeuron.instances.append(twin)  # as a constructor does, so that the host resets it
         return twin
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:

@@ -73,9 +73,7 @@ def spikes_of(net: nn.Module) -> Tensor:
 def test_trainers_of_the_host_learn(hidden: Any, trainer: Any, settings: dict[str, Any]) -> None:
     net = make_net(hidden)
     before = {k: v.clone() for k, v in net.state_dict().items()}
-    losses = train(
-        trainer, net, batches(), SF.ce_count_loss(), epochs=3, num_steps=STEPS, time_var=False, **settings
-    )
+    losses = train(trainer, net, batches(), SF.ce_count_loss(), epochs=3, num_steps=STEPS, time_var=False, **settings)
     assert torch.tensor(losses).isfinite().all()
     moved = {name for name, value in net.state_dict().items() if not torch.equal(value, before[name])}
     assert {"0.weight", "3.weight", "4.threshold"} <= moved
