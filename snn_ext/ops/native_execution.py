@@ -22,11 +22,10 @@ _RESETS = {"subtract": 0, "zero": 1, "none": 2}
 # Neuron-steps below which a second thread costs more than it brings.
 _MIN_WORK = 32768
 
-_pointer, _int, _long, _float = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64, ctypes.c_float
-_FORWARD = [_pointer] * 3 + [_int, _pointer, _pointer, _int] + [_pointer] * 2 + [_long] * 2 + [_int] * 4
-_BACKWARD = (
-    [_pointer] * 4 + [_int, _pointer, _int] + [_pointer] * 8 + [_long] * 2 + [_int] * 5 + [_float] * 2 + [_int]
-)
+# Signatures of the two functions, a letter for each argument: pointer, int, long, float.
+_TYPES: dict[str, Any] = {"p": ctypes.c_void_p, "i": ctypes.c_int, "l": ctypes.c_int64, "f": ctypes.c_float}
+_FORWARD = [_TYPES[letter] for letter in "pppi ppi pp ll iiii".replace(" ", "")]
+_BACKWARD = [_TYPES[letter] for letter in "ppppi pi pppp pppp ll iiiii ff i".replace(" ", "")]
 
 
 class NativeExecution:
@@ -142,7 +141,7 @@ class NativeExecution:
         except BuildError as error:
             self._failure = str(error)
             return
-        library.block_size.restype = _long
+        library.block_size.restype = ctypes.c_int64
         library.soft_reset_forward.argtypes, library.soft_reset_forward.restype = _FORWARD, None
         library.soft_reset_backward.argtypes, library.soft_reset_backward.restype = _BACKWARD, None
         self._library = library

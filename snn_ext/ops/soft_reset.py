@@ -218,7 +218,5 @@ library.impl("soft_reset_if", _forward, "CompositeExplicitAutograd")
 library.impl("soft_reset_if_backward", _backward, "CompositeExplicitAutograd")
 torch.library.register_fake("snn_ext::soft_reset_if", _fake_forward, lib=library)
 torch.library.register_fake("snn_ext::soft_reset_if_backward", _fake_backward, lib=library)
-torch.library.register_autograd(
-    "snn_ext::soft_reset_if", _differentiate, setup_context=_keep_for_backward, lib=library
-)
+torch.library.register_autograd("snn_ext::soft_reset_if", _differentiate, setup_context=_keep_for_backward, lib=library)
 torch.library.register_autograd("snn_ext::soft_reset_if_backward", _refuse_second_derivative, lib=library)

@@ -1,4 +1,4 @@
-"""The execution in pure torch: always there, on any device and for any floating dtype; chunked and in place on the CPU."""
+"""The execution in pure torch: always there, for any device and floating dtype; chunked and in place on the CPU."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from .execution import SEGMENT, Settings, checkpoint_count
 
 __all__ = ["TorchExecution"]
 
-# Elements that torch runs in one thread. Larger pieces would fork and join threads at every operation, which on a busy
-# machine costs far more than it brings; smaller ones stay in the cache.
-_CHUNK = 32768
+# Fewer elements than those for which torch forks threads (32768): a fork and join at every operation costs far more
+# on a busy machine than it brings on a quiet one. A few rows of a chunk also stay in the cache.
+_CHUNK = 32704
+_LOG2_E = 1.4426950408889634
 
 
 class TorchExecution:
@@ -137,11 +138,11 @@ def _reset(h: Tensor, s: Tensor, theta: Tensor, settings: Settings) -> None:
 
 def _surrogate(u: Tensor, settings: Settings) -> Tensor:
     """Replace u by the surrogate's derivative: :mod:`snn_ext.functional.surrogates`, in place."""
+    # exp2 and sigmoid in place of exp: torch forks threads for an exp of more than 2048 elements.
     alpha = settings.alpha
     match settings.surrogate:
-        case 0:
-            e = u.abs_().mul_(-alpha).exp_()
-            u = torch.div(e, (1.0 + e).square_(), out=e)
+        case 0:  # s (1 - s) = q - q^2 with q the smaller of s and 1 - s
+            u.abs_().mul_(-alpha).sigmoid_().addcmul_(u, u, value=-1.0)
             factor = alpha
         case 1:
             u.mul_(math.pi / 2 * alpha).square_().add_(1.0).reciprocal_()
@@ -150,7 +151,7 @@ def _surrogate(u: Tensor, settings: Settings) -> Tensor:
             u.abs_().mul_(-alpha).add_(1.0).clamp_min_(0.0)
             factor = alpha
         case 3:
-            u.abs_().mul_(-alpha).exp_()
+            u.abs_().mul_(-alpha * _LOG2_E).exp2_()
             factor = alpha / 2
         case 4:
             u.abs_().mul_(alpha).add_(1.0).square_().reciprocal_()
@@ -159,6 +160,6 @@ def _surrogate(u: Tensor, settings: Settings) -> Tensor:
             u.abs_().add_(1.0).square_().reciprocal_()
             factor = alpha
         case _:
-            u.mul_(alpha).square_().neg_().exp_()
+            u.square_().mul_(-alpha * alpha * _LOG2_E).exp2_()
             factor = alpha / math.sqrt(math.pi)
     return u.mul_(factor * settings.gain)
