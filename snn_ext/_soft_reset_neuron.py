@@ -44,15 +44,15 @@ class SoftResetNeuron(nn.Module):
         scale_output: bool,
         fire_at_threshold: bool,
         grad_scale: float | str | None,
-        v_init_name: str = "v_init",
     ) -> None:
         self.scale_output = check_bool("scale_output", scale_output)
         self.fire_at_threshold = check_bool("fire_at_threshold", fire_at_threshold)
         self.grad_scale = _check_grad_scale(grad_scale)
+        start = as_v_init("v_init", v_init)
         if isinstance(v_init, nn.Parameter):
-            self.register_parameter("v_init", v_init)
+            self.register_parameter("v_init", v_init if v_init.ndim == 1 else nn.Parameter(start))
         else:
-            self.register_buffer("v_init", as_v_init(v_init_name, v_init))
+            self.register_buffer("v_init", start)
 
     def _set_threshold(self, threshold: Tensor, trainable: bool) -> None:
         """Put the threshold where the host's constructor has left its own."""
@@ -78,6 +78,8 @@ class SoftResetNeuron(nn.Module):
             if len(shape) < 2 or shape[1] != len(v_init):
                 bad_value("v_init", v_init, f"one value, or one per channel (dim 1) of an input {list(shape)}")
             v_init = v_init.reshape(-1, *(1,) * (len(shape) - 2))
+        else:
+            v_init = v_init.reshape(())
         return (v_init * self.quantizer(x_seq).thresholds[0]).expand(shape)
 
     def integrate(
@@ -140,6 +142,9 @@ class SoftResetNeuron(nn.Module):
         key = prefix + self.threshold_name
         if key in state_dict and state_dict[key].ndim == 0:
             state_dict[key] = state_dict[key].reshape(1)
+        v_init = state_dict.get(f"{prefix}v_init")
+        if v_init is not None and not isinstance(self.v_init, nn.Parameter) and v_init.ndim == 1:
+            self.v_init = self.v_init.new_empty(v_init.shape)  # one value and one per channel load into each other
         missing: list[str] = []
         super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing, unexpected_keys, error_msgs)
         ours = {key, f"{prefix}v_init"} if foreign else set()

@@ -23,7 +23,7 @@ def record_inputs(
 ) -> dict[nn.Module, Tensor]:
     """Run a net over some batches and keep a sample of the inputs of each of its neurons.
 
-    The net runs in eval mode and without gradient; its training flag is restored. Use it before
+    The net runs in eval mode and without gradient; the training flag of every module is restored. Use it before
     :func:`snn_ext.replace_neurons`, with :func:`snn_ext.functional.best_threshold`.
 
     Parameters
@@ -67,9 +67,10 @@ def record_inputs(
     def keep(module: nn.Module, inputs: tuple[Any, ...]) -> None:
         x = inputs[0].detach().flatten()
         stride = -(-x.numel() // limit)
-        records[module].append(x[::stride].float().cpu())
+        # A copy: an in-place ReLU is about to write to the input, and a view would keep all of it in memory.
+        records[module].append(x[::stride].to("cpu", torch.float32, copy=True))
 
-    training = net.training
+    modes = {m: m.training for m in net.modules()}
     hooks = [m.register_forward_pre_hook(keep) for m in found]
     try:
         net.eval()
@@ -77,7 +78,8 @@ def record_inputs(
             for batch in batches:
                 net(batch[0] if isinstance(batch, tuple | list) else batch)
     finally:
-        net.train(training)
+        for m, training in modes.items():
+            m.training = training
         for hook in hooks:
             hook.remove()
     silent = [name for name, m in net.named_modules() if m in records and not records[m]]

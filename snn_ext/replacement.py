@@ -59,8 +59,8 @@ def replace_neurons(net: nn.Module, factory: Callable[[nn.Module], nn.Module], *
     """
     if not isinstance(net, nn.Module):
         bad_type("net", net, "an nn.Module")
-    if not callable(factory):
-        bad_type("factory", factory, "a callable: factory(old) -> new")
+    if not callable(factory) or isinstance(factory, nn.Module):
+        bad_type("factory", type(factory).__name__, "a callable: factory(old) -> new, such as lambda old: ATIFuNode()")
     unknown = [name for name in drop if name not in DROPPABLE] if isinstance(drop, tuple | list) else [drop]
     if unknown:
         bad_value("drop", drop, f"a tuple of names out of {DROPPABLE}")
@@ -137,10 +137,12 @@ def _losses(old: nn.Module, new: nn.Module) -> dict[str, str]:
     if isinstance(old, nn.ReLU):
         return {}
     lost: dict[str, str] = {}
-    if type(old) is type(new):
-        return lost
     kinds = {base.__name__ for base in type(old).__mro__}
-    if not isinstance(old, SoftResetNeuron):
+    if isinstance(old, NonUniformSoftResetNeuron):
+        # Points other than the uniform ones are not copied: they belong to one number of steps.
+        if _threshold(old) is None and not (isinstance(new, NonUniformSoftResetNeuron) and _threshold(new) is None):
+            lost["dynamics"] = "its points in the factory (as of old.at(T)) or "
+    elif not isinstance(old, SoftResetNeuron) and type(old) is not type(new):
         if kinds & {"RLeaky", "RSynaptic", "SLSTM", "SConv2dLSTM"}:
             lost["recurrence"] = ""
         if kinds & {"Leaky", "RLeaky"}:
@@ -164,7 +166,8 @@ def _losses(old: nn.Module, new: nn.Module) -> dict[str, str]:
 def _reset(module: nn.Module) -> str:
     if _host(module) == "snntorch":
         return str(getattr(module, "reset_mechanism", "subtract"))
-    return "subtract" if getattr(module, "v_reset", None) is None else "zero"
+    v_reset = getattr(module, "v_reset", None)
+    return "subtract" if v_reset is None else "zero" if v_reset == 0 else f"to {v_reset}"
 
 
 def _initial(module: nn.Module) -> bool:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import matplotlib
 import pytest
 import torch
+
+matplotlib.use("Agg")
+# Small tensors: one thread is faster than waking another, and a busy neighbour can not slow it down.
+torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)

@@ -68,6 +68,9 @@ def staircase(
     check_bool("fire_at_threshold", fire_at_threshold)
     if not isinstance(x, Tensor) or not x.is_floating_point():
         bad_type("x", x, "a floating tensor")
+    _check_scale("threshold", threshold)
+    if not isinstance(v, Tensor):
+        check_real("v", v, "a tensor or a finite number")
     level = (x * time_steps + v) / threshold
     count = torch.floor(level) if fire_at_threshold else torch.ceil(level) - 1.0
     return count.clamp(0, time_steps)
@@ -98,6 +101,8 @@ def nonuniform_staircase(x: Tensor, p: Tensor) -> Tensor:
     >>> nonuniform_staircase(torch.tensor([0.1, 0.5, 3.0]), torch.tensor([2.0, 1.0, 0.5]))
     tensor([0., 1., 3.])
     """
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        bad_type("x", x, "a floating tensor")
     _check_points(p)
     return (x.unsqueeze(-1) >= p).sum(-1).to(x.dtype)
 
@@ -131,7 +136,11 @@ def decode(count: Tensor, scale: Tensor | float, time_steps: int) -> Tensor:
     >>> decode(torch.tensor([0.0, 2.0, 4.0]), 0.5, 4)
     tensor([0.0000, 0.2500, 0.5000])
     """
-    return count / check_count("time_steps", time_steps) * scale
+    check_count("time_steps", time_steps)
+    if not isinstance(count, Tensor):
+        bad_type("count", count, "a tensor")
+    _check_scale("scale", scale)
+    return count / time_steps * scale
 
 
 def nonuniform_thresholds(p: Tensor, recursion: Recursion = "min") -> Tensor:
@@ -148,8 +157,9 @@ def nonuniform_thresholds(p: Tensor, recursion: Recursion = "min") -> Tensor:
     **Where the staircase is exact** (the count is that of :func:`nonuniform_staircase`, by brute force for
     T = 2..8). ``"cumulative"``: for every non-increasing p. ``"min"``: for uniform p at any T (it then returns one
     and the same threshold T times); at T = 2 if and only if ``p_1 >= 1.5 p_2``; at T = 3 and 4 for convex steps
-    (``p_k - p_{k+1}`` non-increasing in k) with ``p_1 >= p_T (T + 1) / 2``, which no T can do without; at T = 5 for
-    quantiles of a Gaussian. At T = 6, 7, 8 such quantiles miscount 1.7, 3.3, 5.1 % of the inputs by one spike.
+    (``p_k - p_{k+1}`` non-increasing in k, the last one being ``p_T`` itself); at T = 5 for the quantiles
+    ``(k - 1/2) / T`` of a half Gaussian. At T = 6, 7, 8 such quantiles miscount 1 to 5 % of the inputs by one spike.
+    At no T can it do without ``p_1 >= p_T (T + 1) / 2``.
     ``"paper"``: for those quantiles at T = 2 and 4; it miscounts for uniform p at T >= 4 and can give thresholds <= 0.
 
     Parameters
@@ -229,6 +239,9 @@ def uniform_points(threshold: float | Tensor, time_steps: int) -> Tensor:
     tensor([1.0000, 0.7500, 0.5000, 0.2500])
     """
     check_count("time_steps", time_steps)
+    _check_scale("threshold", threshold)
+    if isinstance(threshold, Tensor) and threshold.numel() != 1:
+        bad_value("threshold", threshold, "one element")
     threshold = torch.as_tensor(threshold).detach().double().reshape(())
     levels = torch.arange(time_steps, 0, -1, dtype=torch.float64, device=threshold.device)
     return (levels / time_steps * threshold).float()
@@ -265,6 +278,8 @@ def sqnr(x: Tensor, x_hat: Tensor) -> Tensor:
     """
     if not isinstance(x, Tensor) or not isinstance(x_hat, Tensor):
         bad_type("x, x_hat", (type(x).__name__, type(x_hat).__name__), "two tensors")
+    if not (x.is_floating_point() and x_hat.is_floating_point()):
+        bad_type("x, x_hat", (x.dtype, x_hat.dtype), "floating dtypes")
     if x.shape != x_hat.shape or x.numel() == 0:
         bad_value("x, x_hat", (list(x.shape), list(x_hat.shape)), "one and the same shape, not empty")
     signal, noise = x.double(), x.double() - x_hat.double()
@@ -381,6 +396,12 @@ def _argmin_on_grid(noise, sample: Tensor) -> float:  # type: ignore[no-untyped-
         centre = grid[best]
         grid = torch.linspace(float(low), float(top), 60, dtype=torch.float64, device=sample.device)
     return float(min((centre, *grid), key=lambda g: float(noise(g))))
+
+
+def _check_scale(name: str, value: Tensor | float) -> None:
+    """Check a threshold or scale; the values of a tensor are not looked at, which would wait for the device."""
+    if not isinstance(value, Tensor) and check_real(name, value, "a tensor or a finite number > 0") <= 0:
+        bad_value(name, value, "a tensor or a finite number > 0")
 
 
 def _check_points(p: Tensor) -> None:

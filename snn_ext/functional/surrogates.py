@@ -194,9 +194,7 @@ def spike(
     if isinstance(surrogate, Surrogate):
         return _Spike.apply(h, threshold, surrogate, fire_at_threshold)
     fired = (h >= threshold if fire_at_threshold else h > threshold).to(h.dtype)
-    estimate = surrogate(h - threshold).to(h.dtype)
-    # x - x.detach() is an exact zero that carries the callable's gradient.
-    return fired + (estimate - estimate.detach())
+    return _GradientOf.apply(fired, surrogate(h - threshold).to(h.dtype))
 
 
 class _Spike(torch.autograd.Function):
@@ -212,6 +210,18 @@ class _Spike(torch.autograd.Function):
         grad_u = grad * ctx.surrogate.derivative(h - threshold)
         grad_threshold = -grad_u.sum_to_size(threshold.shape) if ctx.needs_input_grad[1] else None
         return grad_u, grad_threshold, None, None
+
+
+class _GradientOf(torch.autograd.Function):
+    """The first argument, with the gradient of the second, whose values may be anything, NaN included."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, estimate: Tensor) -> Tensor:
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor]:
+        return None, grad
 
 
 def as_surrogate(function: Any) -> Surrogate | Callable[[Tensor], Tensor]:

@@ -87,12 +87,17 @@ class _SoftResetLeaky(SoftResetNeuron, snn.Leaky):
             raise TypeError("`mem` should not be passed as an argument while `init_hidden=True`")
         x_seq = self._as_sequence(input_)
         v, t = self._state(x_seq, mem)
-        if self.init_hidden and not self.output:
+        reset, spikes_only = self._reset_kind(), self.init_hidden and not self.output
+        if spikes_only and reset != "zero":  # a reset to zero leaves nothing to find mem from
             spk, v = self._integrate(x_seq, v, t)
-            self._remember(_before_reset(spk[-1], v, self.quantizer(x_seq), t + len(x_seq) - 1), v, t + len(x_seq))
+            last = t + len(x_seq) - 1
+            mem = v if reset == "none" else _before_reset(spk[-1], v, self.quantizer(x_seq), last)
+            self._remember(mem, v, last + 1)
             return self._as_input(spk)
         spk, mem_seq, v = self._integrate_with_mem(x_seq, v, t)
         self._remember(mem_seq[-1], v, t + len(x_seq))
+        if spikes_only:
+            return self._as_input(spk)
         if self.step_mode == "s" and self._time_in_batch is None:
             return spk[0], self.mem  # this very tensor: the next call knows it by it
         stacked = torch.stack(mem_seq)
@@ -203,6 +208,13 @@ class _SoftResetLeaky(SoftResetNeuron, snn.Leaky):
                     f"{prefix}{name}: got {value.tolist()}, want {want:g}: these neurons have no leak and binary spikes"
                 )
                 return
+        value = state_dict.get(f"{prefix}reset_mechanism_val")
+        if value is not None and int(value) != int(self.reset_mechanism_val):
+            args[-1].append(
+                f"{prefix}reset_mechanism_val: got {int(value)}, want {int(self.reset_mechanism_val)}: the "
+                f"reset_mechanism of this neuron is {self.reset_mechanism!r}, and a checkpoint does not change it"
+            )
+            return
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def extra_repr(self) -> str:

@@ -187,7 +187,10 @@ def _check_net(net: nn.Module) -> None:
         if isinstance(module, _SoftResetLeaky):
             if not module.init_hidden:
                 bad_value(f"net ({name})", "init_hidden=False", "init_hidden=True: the trainer does not pass mem along")
-        elif type(module).__module__.startswith("snntorch._neurons"):
+        elif isinstance(module, snn.SpikingNeuron) or any(
+            base.__name__ == "MemoryModule" and base.__module__.startswith("spikingjelly.")
+            for base in type(module).__mro__
+        ):
             bad_value(
                 f"net ({name})",
                 type(module).__name__,

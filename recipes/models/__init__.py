@@ -1,0 +1,5 @@
+"""Nets of the recipes: each runs as an analog net and, with its activations replaced, as a spiking one."""
+
+from .small_cnn import SmallCNN
+
+__all__ = ["SmallCNN"]

@@ -1,0 +1,64 @@
+"""The package as a whole: light to import, typed, documented by examples that run."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import pkgutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import snn_ext
+
+MODULES = [m.name for m in pkgutil.walk_packages(snn_ext.__path__, "snn_ext.")]
+
+
+def run(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+
+
+def test_importing_needs_torch_alone() -> None:
+    blocked = "('spikingjelly', 'snntorch', 'torchvision', 'torchaudio', 'matplotlib', 'cupy', 'tqdm', 'numpy.testing')"
+    run(
+        "import sys\n"
+        "class Block:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        f"        if name.split('.')[0] in {blocked}: raise ModuleNotFoundError(name)\n"
+        "sys.meta_path.insert(0, Block())\n"
+        "import torch, snn_ext, snn_ext.functional, snn_ext.ops, snn_ext.testing\n"
+        "x = torch.ones(4, 2)\n"
+        "assert snn_ext.functional.soft_reset_if(x, 0.0, torch.ones(1))[0].sum() == 8\n"
+    )
+
+
+def test_importing_imports_no_host_and_no_heavy_package() -> None:
+    loaded = run("import snn_ext, sys; print(sorted({m.split('.')[0] for m in sys.modules}))")
+    for name in ("spikingjelly", "snntorch", "torchvision", "torchaudio", "matplotlib", "cupy"):
+        assert f"'{name}'" not in loaded
+
+
+def test_hosts_are_imported_without_torchaudio() -> None:
+    # Its newest release does not import beside the newest torch.
+    loaded = run("import snn_ext.spikingjelly, snn_ext.snntorch, sys; print([m for m in sys.modules])")
+    assert "'torchaudio'" not in loaded and "'spikingjelly.datasets'" not in loaded
+
+
+def test_types_are_declared() -> None:
+    assert (Path(snn_ext.__file__).parent / "py.typed").exists()
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_examples_in_docstrings_run(name: str) -> None:
+    module = importlib.import_module(name)
+    assert doctest.testmod(module).failed == 0
+
+
+def test_public_names_are_there() -> None:
+    from snn_ext import functional, ops, snntorch, spikingjelly, testing
+
+    for module in (snn_ext, functional, ops, snntorch, spikingjelly, testing):
+        for name in module.__all__:
+            assert getattr(module, name).__doc__ or isinstance(getattr(module, name), str | tuple), f"{module}.{name}"

@@ -1,0 +1,60 @@
+"""The neurons stand beside the hosts' own, and can be taken away again."""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+
+import pytest
+import snntorch
+from spikingjelly.activation_based import neuron
+from spikingjelly.activation_based.distributed.vision import config
+
+import snn_ext
+from snn_ext.snntorch import ATIFu
+from snn_ext.spikingjelly import ATIFnuNode, ATIFuNode, PCMPIFNode
+
+
+@pytest.fixture(autouse=True)
+def clean() -> None:
+    yield
+    snn_ext.unregister()
+
+
+def test_registering_twice_is_registering_once() -> None:
+    assert snn_ext.register() == snn_ext.register() == {
+        "spikingjelly": ["ATIFuNode", "ATIFnuNode", "PCMPIFNode"],
+        "snntorch": ["ATIFu", "ATIFnu", "PCMPIF"],
+    }  # fmt: skip
+    assert neuron.ATIFuNode is ATIFuNode and neuron.PCMPIFNode is PCMPIFNode and snntorch.ATIFu is ATIFu
+
+
+def test_unregistering_leaves_the_hosts_as_they_were() -> None:
+    before = set(vars(neuron)), set(vars(snntorch)), dict(config._NEURON_REGISTRY)
+    snn_ext.register()
+    snn_ext.unregister()
+    snn_ext.unregister()
+    assert (set(vars(neuron)), set(vars(snntorch)), dict(config._NEURON_REGISTRY)) == before
+
+
+def test_the_hosts_neuron_config_resolves() -> None:
+    snn_ext.register()
+    path = "snn_ext.spikingjelly.neuron.ATIFnuNode"
+    cls, kwargs = config._resolve_neuron_config(config.NeuronConfig(path, kwargs={"T": 4, "v_threshold": 0.5}))
+    assert cls is ATIFnuNode and cls(**kwargs).p.tolist() == [0.5, 0.375, 0.25, 0.125]
+
+
+def test_a_name_that_is_taken_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(snntorch, "ATIFu", int, raising=False)
+    with pytest.raises(RuntimeError, match=r"snntorch\.ATIFu is already <class 'int'>"):
+        snn_ext.register()
+    assert not hasattr(neuron, "ATIFuNode")
+
+
+def test_pickles_load_in_a_process_that_has_not_registered(tmp_path: object) -> None:
+    snn_ext.register()
+    data = pickle.dumps(neuron.ATIFuNode(0.5))
+    code = f"import pickle; n = pickle.loads({data!r}); assert type(n).__name__ == 'ATIFuNode'; print(n.v_threshold.item())"
+    out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert out.strip() == "0.5"

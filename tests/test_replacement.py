@@ -1,0 +1,160 @@
+"""Swapping neurons: all of them, with their settings, or nothing at all."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import snntorch as snn
+import torch
+from spikingjelly.activation_based import functional, neuron, surrogate
+from spikingjelly.activation_based.model import spiking_vgg
+from torch import nn
+
+from snn_ext import replace_neurons
+from snn_ext.snntorch import ATIFu
+from snn_ext.spikingjelly import ATIFnuNode, ATIFuNode, PCMPIFNode
+
+
+def test_settings_are_copied_where_the_factory_left_the_default() -> None:
+    old = neuron.IFNode(0.5, None, surrogate.ATan(3.0), True, "m", True)
+    net = nn.Sequential(old)
+    assert replace_neurons(net, lambda _: ATIFuNode()) == 1
+    new = net[0]
+    assert new.v_threshold.tolist() == [0.5] and new.surrogate_function is old.surrogate_function
+    assert (new.detach_reset, new.step_mode, new.store_v_seq) == (True, "m", True)
+
+
+def test_what_the_factory_says_wins() -> None:
+    net = nn.Sequential(neuron.IFNode(0.5, None, surrogate.ATan(3.0)))
+    replace_neurons(net, lambda _: ATIFuNode(2.0, surrogate_function=surrogate.Erf()))
+    assert net[0].v_threshold.item() == 2.0 and isinstance(net[0].surrogate_function, surrogate.Erf)
+
+
+def test_a_threshold_becomes_a_uniform_quantiser() -> None:
+    net = nn.Sequential(neuron.IFNode(0.5, None))
+    replace_neurons(net, lambda _: ATIFnuNode(T=4))
+    assert net[0].p.tolist() == [0.5, 0.375, 0.25, 0.125]
+    replace_neurons(net, lambda _: ATIFuNode())  # and back
+    assert net[0].v_threshold.item() == 0.5
+
+
+def test_shared_instances_stay_shared() -> None:
+    relu = nn.ReLU()
+    net = nn.Sequential(nn.Sequential(relu, relu), relu, nn.ReLU())
+    assert replace_neurons(net, lambda _: ATIFuNode()) == 2
+    assert net[0][0] is net[0][1] is net[1] is not net[2]
+
+
+def test_a_shared_block_is_replaced_everywhere() -> None:
+    block = nn.Sequential(nn.ReLU())
+    net = nn.ModuleDict({"a": block, "b": block})
+    assert replace_neurons(net, lambda _: ATIFuNode()) == 1
+    assert isinstance(net["a"][0], ATIFuNode) and net["b"][0] is net["a"][0]
+
+
+def test_a_replaced_neuron_is_reset_though_the_host_caches_the_list() -> None:
+    net = nn.Sequential(nn.ReLU())
+    functional.reset_net(net)  # the host now remembers that there is nothing to reset
+    replace_neurons(net, lambda _: ATIFuNode())
+    first = net(torch.full((2,), 0.75))
+    functional.reset_net(net)
+    assert torch.equal(net(torch.full((2,), 0.75)), first)
+
+
+def test_a_builder_of_the_host_is_converted_whole() -> None:
+    net = spiking_vgg.spiking_vgg11_bn(
+        spiking_neuron=neuron.IFNode, num_classes=10, v_reset=None, surrogate_function=surrogate.ATan(), step_mode="m"
+    )
+    count = sum(isinstance(m, neuron.IFNode) for m in net.modules())
+    assert replace_neurons(net, lambda _: ATIFuNode()) == count > 8
+    assert not any(isinstance(m, neuron.IFNode) for m in net.modules())
+
+
+def test_returning_the_old_neuron_leaves_it_alone() -> None:
+    net = nn.Sequential(nn.ReLU(), nn.ReLU())
+    first = net[0]
+    assert replace_neurons(net, lambda old: old if old is first else ATIFuNode()) == 1
+    assert net[0] is first
+
+
+def test_training_flag_and_device_follow_the_net() -> None:
+    net = nn.Sequential(nn.Linear(2, 2, device="meta"), nn.ReLU()).eval()
+    replace_neurons(net, lambda _: ATIFuNode())
+    assert not net[1].training and net[1].v_threshold.device.type == "meta"
+
+
+def test_snntorch_settings_are_copied() -> None:
+    net = nn.Sequential(snn.Leaky(beta=1.0, threshold=0.5, init_hidden=True, output=True))
+    replace_neurons(net, lambda _: ATIFu())
+    assert net[0].threshold.tolist() == [0.5] and net[0].init_hidden and net[0].output
+
+
+LOSSES = {
+    "leak": (neuron.LIFNode(v_reset=None), lambda _: ATIFuNode()),
+    "hard reset": (neuron.IFNode(), lambda _: ATIFuNode()),
+    "initial potential": (neuron.HalfThresholdIFNode(), lambda _: ATIFuNode()),
+    "dynamics": (neuron.PSN(4), lambda _: ATIFuNode(step_mode="m")),
+    "recurrence": (snn.RLeaky(beta=1.0, linear_features=3), lambda _: ATIFu()),
+}
+
+
+@pytest.mark.parametrize("what", LOSSES)
+def test_nothing_is_lost_without_being_told(what: str) -> None:
+    old, factory = LOSSES[what]
+    net = nn.Sequential(nn.Linear(3, 3), copy.deepcopy(old))
+    kept = net[1]
+    with pytest.raises(ValueError, match=what) as caught:
+        replace_neurons(net, factory)
+    assert "drop=" in str(caught.value) and net[1] is kept
+    assert replace_neurons(net, factory, drop=(what,)) == 1
+
+
+def test_a_leaky_with_a_leak_is_refused_and_one_without_is_not() -> None:
+    with pytest.raises(ValueError, match="leak"):
+        replace_neurons(nn.Sequential(snn.Leaky(beta=0.9)), lambda _: ATIFu())
+    assert replace_neurons(nn.Sequential(snn.Leaky(beta=1.0)), lambda _: ATIFu()) == 1
+
+
+def test_a_hard_reset_that_is_kept_is_no_loss() -> None:
+    assert replace_neurons(nn.Sequential(neuron.IFNode()), lambda _: ATIFuNode(v_reset=0.0)) == 1
+    with pytest.raises(ValueError, match="hard reset"):  # to another potential than zero
+        replace_neurons(nn.Sequential(neuron.IFNode(v_reset=-0.5)), lambda _: ATIFuNode(v_reset=0.0))
+    assert replace_neurons(nn.Sequential(neuron.HalfThresholdIFNode()), lambda _: PCMPIFNode()) == 1
+
+
+def test_points_that_would_be_lost_are_refused() -> None:
+    net = nn.Sequential(ATIFnuNode(torch.tensor([1.0, 0.3, 0.2, 0.1]), T=4))
+    with pytest.raises(ValueError, match=r"dynamics.*old\.at\(T\)"):
+        replace_neurons(net, lambda _: ATIFuNode())
+    assert replace_neurons(net, lambda old: old.at(8)) == 1
+
+
+def test_a_failure_half_way_changes_nothing() -> None:
+    net = nn.Sequential(nn.ReLU(), neuron.IFNode(v_reset=None), nn.ReLU())
+    before = list(net)
+
+    def factory(old: nn.Module) -> object:
+        return ATIFuNode() if old is not before[2] else "ATIFuNode"
+
+    with pytest.raises(TypeError, match=r"factory\(2\): got 'ATIFuNode'"):
+        replace_neurons(net, factory)
+    assert list(net) == before
+
+
+@pytest.mark.parametrize(
+    ("net", "factory", "options", "message"),
+    [
+        (nn.Sequential(nn.Linear(2, 2)), lambda _: ATIFuNode(), {}, "net: got no neuron to replace"),
+        (nn.Sequential(nn.ReLU()), lambda old: old, {}, "net: got no neuron to replace"),
+        (nn.ReLU(), lambda _: ATIFuNode(), {}, "net: got 'ReLU'"),
+        ("net", lambda _: ATIFuNode(), {}, "net: got 'net'"),
+        (nn.Sequential(nn.ReLU()), ATIFuNode(), {}, "factory: got 'ATIFuNode'"),
+        (nn.Sequential(nn.ReLU()), lambda _: ATIFuNode(), {"drop": ("speed",)}, "drop: got ('speed',)"),
+        (nn.Sequential(nn.ReLU()), lambda _: ATIFuNode(), {"drop": "leak"}, "drop: got 'leak'"),
+    ],
+)
+def test_wrong_arguments_are_named(net: object, factory: object, options: dict[str, object], message: str) -> None:
+    with pytest.raises((TypeError, ValueError)) as caught:
+        replace_neurons(net, factory, **options)
+    assert message in str(caught.value) and "want" in str(caught.value)
