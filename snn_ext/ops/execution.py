@@ -1,4 +1,4 @@
-"""What an execution of ``soft_reset_if`` is: two functions that fill flat arrays, and the conditions to run."""
+"""What an execution of ``soft_reset_if`` is: two functions that fill arrays, and the conditions to run."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class Settings(NamedTuple):
 class Execution(Protocol):
     """One way to run the operator.
 
-    Arrays are flat and dense: ``[T, N]`` for a sequence, ``[N]`` for a potential, with the neurons in the order of
-    memory. ``v`` may have one element, which then stands for all. Potentials, thresholds ``[1]`` or ``[T]`` and
-    ``scale`` of one element are float64 for float64 input, else float32.
+    All sequences ``[T, N, ...]`` are dense and of one layout, with time outermost, and so are the potentials
+    ``[N, ...]``: in memory they are ``[T][N]`` and ``[N]``. ``v`` may also be one element, expanded to its shape.
+    Potentials, thresholds ``[1]`` or ``[T]`` and ``scale`` of one element are float64 for float64 input, else float32.
     """
 
     name: str

@@ -1,11 +1,11 @@
-"""From tensors in any dense layout with time outermost to the flat arrays of an execution."""
+"""From tensors in any dense layout with time outermost to arrays that are ``[T][N]`` and ``[N]`` in memory."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-__all__ = ["dense", "empty_step", "flat_like", "flat_or_one", "flat_seq", "flat_step"]
+__all__ = ["as_step_of", "dense", "empty_step", "flat", "in_order_of", "is_one"]
 
 
 def dense(x_seq: Tensor) -> Tensor:
@@ -28,31 +28,18 @@ def dense(x_seq: Tensor) -> Tensor:
     return x_seq if x_seq.shape[0] == 1 or x_seq.stride(0) == expected else x_seq.contiguous()
 
 
-def flat_seq(x_seq: Tensor) -> Tensor:
-    """Return a dense sequence as ``[T, N]``, the neurons in the order of memory."""
-    size = x_seq.numel() // x_seq.shape[0]
-    return x_seq.as_strided((x_seq.shape[0], size), (size, 1))
+def in_order_of(x_seq: Tensor, other: Tensor) -> Tensor:
+    """Return a tensor of the shape of a dense sequence with its elements in the same order of memory."""
+    if _same_strides(other, x_seq.stride(), x_seq.shape):
+        return other
+    return torch.empty_strided(x_seq.shape, x_seq.stride(), dtype=other.dtype, device=other.device).copy_(other)
 
 
-def flat_like(other: Tensor, x_seq: Tensor) -> Tensor:
-    """Return a tensor of the shape of a dense sequence as ``[T, N]``, its neurons in the order of that sequence."""
-    if not _same_order(other.stride(), x_seq):
-        other = torch.empty_strided(x_seq.shape, x_seq.stride(), dtype=other.dtype, device=other.device).copy_(other)
-    return flat_seq(other)
-
-
-def flat_step(v: Tensor, x_seq: Tensor) -> Tensor:
-    """Return a tensor of the shape of one step as ``[N]``, its neurons in the order of a dense sequence."""
-    if not _same_order((0, *v.stride()), x_seq[:1]):
-        v = empty_step(x_seq, v.dtype).copy_(v)
-    return v.as_strided((v.numel(),), (1,))
-
-
-def flat_or_one(v: Tensor, x_seq: Tensor) -> Tensor:
-    """Do as :func:`flat_step`, but return one element that is expanded to the shape of a step as ``[1]``."""
-    if all(stride == 0 or size == 1 for stride, size in zip(v.stride(), v.shape, strict=True)):
-        return v.as_strided((1,), (1,))
-    return flat_step(v, x_seq)
+def as_step_of(x_seq: Tensor, v: Tensor) -> Tensor:
+    """Return a tensor of the shape of one step of a dense sequence with its elements in the same order of memory."""
+    if _same_strides(v, x_seq.stride()[1:], x_seq.shape[1:]):
+        return v
+    return empty_step(x_seq, v.dtype).copy_(v)
 
 
 def empty_step(x_seq: Tensor, dtype: torch.dtype) -> Tensor:
@@ -60,5 +47,22 @@ def empty_step(x_seq: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.empty_strided(x_seq.shape[1:], x_seq.stride()[1:], dtype=dtype, device=x_seq.device)
 
 
-def _same_order(strides: tuple[int, ...], x_seq: Tensor) -> bool:
-    return all(a == b or n == 1 for a, b, n in zip(strides, x_seq.stride(), x_seq.shape, strict=True))
+def is_one(v: Tensor) -> bool:
+    """Whether a tensor is one element, expanded or not.
+
+    Examples
+    --------
+    >>> is_one(torch.ones(1, 1).expand(2, 3)), is_one(torch.ones(3).expand(2, 3))
+    (True, False)
+    """
+    return not any(v.stride()) or v.numel() == 1
+
+
+def flat(array: Tensor, *shape: int) -> Tensor:
+    """Return the memory of a dense tensor as ``shape``, contiguous."""
+    return array.as_strided(shape, (*shape[1:], 1))
+
+
+def _same_strides(tensor: Tensor, strides: tuple[int, ...], shape: tuple[int, ...]) -> bool:
+    found = tensor.stride()
+    return found == strides or all(a == b or n == 1 for a, b, n in zip(found, strides, shape, strict=True))

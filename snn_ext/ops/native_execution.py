@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .build import BuildError, load_library
 from .execution import Settings, checkpoint_count
+from .layout import is_one
 from .torch_execution import TorchExecution
 
 __all__ = ["NativeExecution", "kernel_sources"]
@@ -60,19 +61,19 @@ class NativeExecution:
         checkpoints: Tensor | None,
     ) -> None:
         """Integrate and fire."""
-        time_steps, size = x_seq.shape
+        time_steps = x_seq.shape[0]
         self._library.soft_reset_forward(
             x_seq.data_ptr(),
             spike_seq.data_ptr(),
             v.data_ptr(),
-            len(v) > 1,
+            not is_one(v),
             v_end.data_ptr(),
             thresholds.data_ptr(),
-            len(thresholds) > 1,
+            thresholds.shape[0] > 1,
             _address(scale),
             _address(checkpoints),
             time_steps,
-            size,
+            x_seq.numel() // time_steps,
             _DTYPES[x_seq.dtype],
             _RESETS[settings.reset],
             settings.fire_at_threshold,
@@ -96,7 +97,8 @@ class NativeExecution:
         grad_scale: Tensor | None,
     ) -> None:
         """Recompute the potential from the input and walk back."""
-        time_steps, size = x_seq.shape
+        time_steps = x_seq.shape[0]
+        size = x_seq.numel() // time_steps
         blocks = -(-size // self._library.block_size())
         theta_sums = None if grad_thresholds is None else x_seq.new_zeros(blocks, len(thresholds), dtype=torch.float64)
         scale_sums = None if grad_scale is None else x_seq.new_zeros(blocks, dtype=torch.float64)
@@ -105,9 +107,9 @@ class NativeExecution:
             _address(grad_v_end),
             x_seq.data_ptr(),
             v.data_ptr(),
-            len(v) > 1,
+            not is_one(v),
             thresholds.data_ptr(),
-            len(thresholds) > 1,
+            thresholds.shape[0] > 1,
             _address(scale),
             _address(checkpoints),
             _address(grad_x_seq),
@@ -187,7 +189,7 @@ def _agrees_with_torch(native: NativeExecution) -> bool:
     time_steps, size = 18, 37
     grid = torch.arange(time_steps * size, dtype=torch.float32).reshape(time_steps, size)
     x_seq, g = grid.mul(0.7).remainder(5.0).sub(2.0), grid.mul(0.3).remainder(1.0)
-    v, thresholds = torch.tensor([0.25]), torch.linspace(0.5, 1.5, time_steps)
+    v, thresholds = torch.tensor(0.25).expand(size), torch.linspace(0.5, 1.5, time_steps)
     settings = Settings(0, 4.0, 1.0, False, "subtract", True)
     found: list[list[Tensor]] = []
     for execution in (native, TorchExecution()):

@@ -12,7 +12,7 @@ from .. import functional
 from ..functional.soft_reset import Reset, check_soft_reset_arguments, state_dtype
 from ..functional.surrogates import Sigmoid, Surrogate, as_surrogate
 from .execution import Settings, checkpoint_count
-from .layout import dense, empty_step, flat_like, flat_or_one, flat_seq, flat_step
+from .layout import as_step_of, dense, empty_step, in_order_of, is_one
 from .selection import implementation, select
 
 __all__ = ["soft_reset_if"]
@@ -99,13 +99,13 @@ def _forward(
     spike_seq, v_end, checkpoints = _empty_outputs(x_seq, v, settings[-1])
     if x_seq.numel():
         select("soft_reset_if", x_seq.device, x_seq.dtype).forward(
-            flat_seq(x_seq),
-            flat_or_one(v, x_seq),
+            x_seq,
+            v if is_one(v) else as_step_of(x_seq, v),
             thresholds.contiguous(),
             scale,
             Settings(*settings[:-1]),
-            spike_seq=flat_seq(spike_seq),
-            v_end=flat_step(v_end, x_seq),
+            spike_seq=spike_seq,
+            v_end=v_end,
             checkpoints=checkpoints if len(checkpoints) else None,
         )
     return spike_seq, v_end, checkpoints
@@ -138,16 +138,16 @@ def _backward(
         gradient if wanted else None for gradient, wanted in zip(gradients, settings[-1], strict=True)
     )
     select("soft_reset_if", x_seq.device, x_seq.dtype).backward(
-        None if grad_spike_seq is None else flat_like(grad_spike_seq, x_seq),
-        None if grad_v_end is None else flat_step(grad_v_end, x_seq),
-        flat_seq(x_seq),
-        flat_or_one(v, x_seq),
+        None if grad_spike_seq is None else in_order_of(x_seq, grad_spike_seq),
+        None if grad_v_end is None else as_step_of(x_seq, grad_v_end),
+        x_seq,
+        v if is_one(v) else as_step_of(x_seq, v),
         thresholds.contiguous(),
         scale,
         checkpoints if len(checkpoints) else None,
         Settings(*settings[:-1]),
-        grad_x_seq=None if grad_x_seq is None else flat_seq(grad_x_seq),
-        grad_v=None if grad_v is None else flat_step(grad_v, x_seq),
+        grad_x_seq=grad_x_seq,
+        grad_v=grad_v,
         grad_thresholds=grad_thresholds,
         grad_scale=grad_scale,
     )

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .execution import SEGMENT, Settings, checkpoint_count
+from .layout import flat, is_one
 
 __all__ = ["TorchExecution"]
 
@@ -40,9 +41,11 @@ class TorchExecution:
         checkpoints: Tensor | None,
     ) -> None:
         """Integrate and fire."""
-        v_end.copy_(v.expand_as(v_end))
+        time_steps, size = len(x_seq), v_end.numel()
+        x_seq, spike_seq = flat(x_seq, time_steps, size), flat(spike_seq, time_steps, size)
+        v_end = flat(v_end.copy_(v), size)
         in_place = scale is None and spike_seq.dtype == v_end.dtype
-        thetas = thresholds.expand(len(x_seq)).unbind()
+        thetas = thresholds.expand(time_steps).unbind()
         for chunk in _chunks(v_end):
             h = v_end[chunk]
             buffer = None if in_place else torch.empty_like(h)
@@ -74,18 +77,23 @@ class TorchExecution:
         grad_scale: Tensor | None,
     ) -> None:
         """Recompute one segment after the other, the last first, and walk back through it."""
-        v = v.expand_as(x_seq[0])
-        thetas = thresholds.expand(len(x_seq)).unbind()
-        theta_sums = v.new_zeros(len(x_seq), dtype=torch.float64)
+        time_steps, size = len(x_seq), v.numel()
+        v = flat(v, 1).expand(size) if is_one(v) else flat(v, size)
+        x_seq = flat(x_seq, time_steps, size)
+        grad_spike_seq = None if grad_spike_seq is None else flat(grad_spike_seq, time_steps, size)
+        grad_v_end = None if grad_v_end is None else flat(grad_v_end, size)
+        grad_x_seq = None if grad_x_seq is None else flat(grad_x_seq, time_steps, size)
+        grad_v = None if grad_v is None else flat(grad_v, size)
+        thetas = thresholds.expand(time_steps).unbind()
+        theta_sums = v.new_zeros(time_steps, dtype=torch.float64)
         scale_sum = v.new_zeros((), dtype=torch.float64)
         for chunk in _chunks(v):
-            size = len(v[chunk])
-            h_rows = v.new_empty(min(len(x_seq), SEGMENT), size)
-            s, d, g, c = v.new_empty(4, size)
+            h_rows = v.new_empty(min(time_steps, SEGMENT), len(v[chunk]))
+            s, d, g, c = v.new_empty(4, len(v[chunk]))
             c.zero_() if grad_v_end is None else c.copy_(grad_v_end[chunk])
-            for segment in range(checkpoint_count(len(x_seq)), -1, -1):
+            for segment in range(checkpoint_count(time_steps), -1, -1):
                 start = v if segment == 0 or checkpoints is None else checkpoints[segment - 1]
-                steps = range(segment * SEGMENT, min((segment + 1) * SEGMENT, len(x_seq)))
+                steps = range(segment * SEGMENT, min((segment + 1) * SEGMENT, time_steps))
                 d.copy_(start[chunk])
                 for t in steps:
                     h = torch.add(d, x_seq[t, chunk], out=h_rows[t % SEGMENT])
