@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import torch
 
-from .._errors import check_choice
+from .._errors import check_choice, describe
+from ..functional.surrogates import Surrogate, as_surrogate
+from .execution import Execution
+from .native_execution import NativeExecution
+from .torch_execution import TorchExecution
 
-__all__ = ["Implementation", "implementation", "use_implementation"]
+__all__ = ["Implementation", "implementation", "select", "use_implementation"]
 
 NAMES = ("cuda-cupy", "cuda-nvrtc", "cpu-native", "torch")
+"""All implementations, the preferred first."""
+
 VARIABLE = "SNN_EXT_IMPLEMENTATION"
+
+EXECUTIONS: Mapping[str, Mapping[str, Execution]] = MappingProxyType(
+    {"soft_reset_if": {e.name: e for e in (NativeExecution(), TorchExecution())}}
+)
+"""By operator and name; the names that are missing are not part of this version."""
 
 _forced: str | None = os.environ.get(VARIABLE) or None
 
@@ -38,6 +51,8 @@ def implementation(
 ) -> Implementation:
     """Return which implementation runs an operator for a device (and dtype, number of steps, surrogate).
 
+    The first question about the CPU compiles the native library, if the cache holds none.
+
     Parameters
     ----------
     op : {"soft_reset_if"}
@@ -45,11 +60,11 @@ def implementation(
     device : torch.device or str
         Where the input is.
     dtype : torch.dtype, optional
-        Dtype of the input; any by default.
+        Dtype of the input; float32 by default.
     T : int, optional
         Number of steps; any by default.
     surrogate : optional
-        Surrogate of the spike; any by default.
+        Surrogate of the spike; one that is known by default.
 
     Returns
     -------
@@ -65,19 +80,17 @@ def implementation(
 
     Examples
     --------
-    >>> implementation("soft_reset_if", "cpu").name
+    >>> implementation("soft_reset_if", "cpu", torch.float64).name
     'torch'
+    >>> implementation("soft_reset_if", "cpu", torch.float64).unavailable["cpu-native"]
+    'it has no kernel for torch.float64'
     """
-    check_choice("op", op, ("soft_reset_if",))
-    torch.device(device)
-    unavailable = {name: "this version has the torch implementation only" for name in NAMES if name != "torch"}
-    if _forced is not None:
-        check_choice(VARIABLE, _forced, NAMES)
-        if _forced in unavailable:
-            raise RuntimeError(
-                f"{op}: the implementation {_forced!r} is forced and can not run: {unavailable[_forced]}"
-            )
-    return Implementation("torch", unavailable)
+    check_choice("op", op, tuple(EXECUTIONS))
+    surrogate = as_surrogate(surrogate)
+    if not isinstance(surrogate, Surrogate):
+        reason = f"the surrogate {describe(surrogate)} is not one of the known curves; the definition runs it"
+        return _choose(op, {name: reason for name in NAMES if name != "torch"})
+    return _choose(op, _reasons(op, torch.device(device), dtype or torch.float32))
 
 
 @contextmanager
@@ -103,3 +116,32 @@ def use_implementation(name: str) -> Iterator[None]:
         yield
     finally:
         _forced = before
+
+
+def select(op: str, device: torch.device, dtype: torch.dtype) -> Execution:
+    """Return what runs an operator: :func:`implementation` for the operator itself."""
+    return _select(op, device, dtype, _forced)
+
+
+@functools.lru_cache
+def _select(op: str, device: torch.device, dtype: torch.dtype, forced: str | None) -> Execution:
+    return EXECUTIONS[op][_choose(op, _reasons(op, device, dtype)).name]
+
+
+def _reasons(op: str, device: torch.device, dtype: torch.dtype) -> dict[str, str]:
+    reasons = {}
+    for name in NAMES:
+        execution = EXECUTIONS[op].get(name)
+        reason = "it is not part of this version" if execution is None else execution.why_not(device, dtype)
+        if reason is not None:
+            reasons[name] = reason
+    return reasons
+
+
+def _choose(op: str, unavailable: dict[str, str]) -> Implementation:
+    if _forced is None:
+        return Implementation(next(name for name in NAMES if name not in unavailable), unavailable)
+    check_choice(VARIABLE, _forced, NAMES)
+    if _forced in unavailable:
+        raise RuntimeError(f"{op}: the implementation {_forced!r} is forced and can not run: {unavailable[_forced]}")
+    return Implementation(_forced, unavailable)

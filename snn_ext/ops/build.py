@@ -1,0 +1,154 @@
+"""Compile C sources once a machine: find a compiler, build a shared library, keep it in a cache folder, load it."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+__all__ = ["BuildError", "cache_folder", "load_library"]
+
+# The flags keep IEEE arithmetic as it is written: no contraction into FMA, and nothing of -ffast-math.
+_FLAGS = ("-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden")
+_LIBRARY = ("-shared", "-fPIC", "-x", "c")
+# Tried in this order: a compiler may know neither the machine's own name nor OpenMP.
+_OPTIONAL_FLAGS = (("-march=native", "-fopenmp"), ("-march=native",), ("-fopenmp",), ())
+_DIGEST_BYTES = hashlib.sha256().digest_size
+
+
+class BuildError(RuntimeError):
+    """Why there is no library, in one line."""
+
+
+def load_library(sources: dict[str, str]) -> ctypes.CDLL:
+    """Load the shared library made from C sources; compile it if the cache has none.
+
+    Any number of processes may do so at the same time: each compiles in a folder of its own, and a finished library
+    appears in the cache in one step. One that is damaged is made anew. A cache that can not be written is not used.
+
+    Parameters
+    ----------
+    sources : dict of str to str
+        Text by file name; the first is compiled, the others may be included by it.
+
+    Raises
+    ------
+    BuildError
+        If there is no compiler or it fails, with its first line.
+
+    Examples
+    --------
+    >>> answer = '__attribute__((visibility("default"))) int answer(void) { return 42; }'
+    >>> load_library({"answer.c": answer}).answer()
+    42
+    """
+    compiler = find_compiler()
+    name = f"{Path(next(iter(sources))).stem}-{_key(sources, compiler)}.so"
+    cached = cache_folder() / name
+    if _is_whole(cached):
+        try:
+            return ctypes.CDLL(str(cached))
+        except OSError:
+            pass  # whole, but for another system: a shared home folder
+    folder = _writable_folder(cached.parent)
+    with tempfile.TemporaryDirectory(prefix=".build-", dir=folder) as build:
+        library = _compile(sources, compiler, Path(build))
+        if folder is not None:
+            library = _publish(library, cached)
+        try:
+            return ctypes.CDLL(str(library))  # what is mapped stays usable when the file is gone
+        except OSError as error:
+            raise BuildError(f"the compiled library does not load: {error}") from error
+
+
+def cache_folder() -> Path:
+    """Return where libraries are kept: ``SNN_EXT_CACHE``, or ``snn_ext`` in the user's cache folder.
+
+    Examples
+    --------
+    >>> cache_folder().is_absolute()
+    True
+    """
+    chosen = os.environ.get("SNN_EXT_CACHE")
+    if chosen:
+        return Path(chosen).expanduser().absolute()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser().absolute() / "snn_ext"
+
+
+def find_compiler() -> list[str]:
+    """Return the command of the C compiler: ``CC``, or the first of cc, gcc and clang that is installed."""
+    chosen = os.environ.get("CC")
+    for command in [shlex.split(chosen)] if chosen else [["cc"], ["gcc"], ["clang"]]:
+        if shutil.which(command[0]):
+            return command
+    raise BuildError(f"no C compiler: looked for {chosen or 'cc, gcc, clang'}")
+
+
+def _key(sources: dict[str, str], compiler: list[str]) -> str:
+    """Hash of everything that the library depends on."""
+    version = subprocess.run([*compiler, "--version"], capture_output=True, text=True, check=False).stdout
+    parts = [*sources, *sources.values(), *compiler, version, *_FLAGS, *_LIBRARY, repr(_OPTIONAL_FLAGS)]
+    return hashlib.sha256("\0".join([*parts, _processor()]).encode()).hexdigest()[:16]
+
+
+def _processor() -> str:
+    """Tell apart machines between which -march=native differs."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            first = file.read().split("\n\n")[0].splitlines()
+        features = [line for line in first if line.split(":")[0].strip() in ("model name", "flags", "Features")]
+    except OSError:
+        features = [platform.processor()]
+    return "\n".join([platform.system(), platform.machine(), *features])
+
+
+def _compile(sources: dict[str, str], compiler: list[str], folder: Path) -> Path:
+    for name, text in sources.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    library, errors = folder / "library.so", []
+    for optional in _OPTIONAL_FLAGS:
+        command = [*compiler, *_FLAGS, *optional, *_LIBRARY, next(iter(sources)), "-o", library.name]
+        try:
+            done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise BuildError(f"{shlex.join(compiler)} did not run: {error}") from error
+        if done.returncode == 0 and library.exists():
+            return library
+        lines = (done.stderr or done.stdout).splitlines()
+        errors.append(next((line for line in lines if "error" in line), lines[0] if lines else "no message"))
+    # With the fewest flags it is the source, or the compiler itself, that is to blame.
+    raise BuildError(f"{shlex.join(compiler)} failed: {errors[-1].strip()}")
+
+
+def _writable_folder(folder: Path) -> Path | None:
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError:
+        return None
+
+
+def _publish(library: Path, cached: Path) -> Path:
+    """Append the digest of the content, by which a damaged file is told, and rename into place."""
+    content = library.read_bytes()
+    library.write_bytes(content + hashlib.sha256(content).digest())
+    try:
+        os.replace(library, cached)
+    except OSError:
+        return library
+    return cached
+
+
+def _is_whole(cached: Path) -> bool:
+    try:
+        content = cached.read_bytes()
+    except OSError:
+        return False
+    return hashlib.sha256(content[:-_DIGEST_BYTES]).digest() == content[-_DIGEST_BYTES:]

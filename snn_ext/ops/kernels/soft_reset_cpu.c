@@ -1,0 +1,272 @@
+/* soft_reset_if over [T][N] arrays on the CPU; plain C, called through ctypes.
+
+   Neurons are cut into blocks of BLOCK; a block goes through all time steps while its state stays in the L1 cache, and
+   the inner loops over its neurons are left to the compiler's vectoriser. Blocks are handed out to the threads of one
+   OpenMP region a call. Each block adds its terms of a parameter's gradient into places of its own, and these are
+   added in the order of the blocks, so that the result does not depend on the number of threads. */
+
+#include <stdint.h>
+#include <string.h>
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
+
+#define STEP_FUNCTION static inline __attribute__((always_inline))
+#define EXPORT __attribute__((visibility("default")))
+
+enum { BLOCK = 1024, SEGMENT = 16 };
+enum { FLOAT32, FLOAT16, BFLOAT16 };
+
+typedef int64_t index_t;
+
+/* -- numbers ---------------------------------------------------------------------------------------------------- */
+
+STEP_FUNCTION uint32_t bits_of(float f) { uint32_t u; memcpy(&u, &f, sizeof u); return u; }
+STEP_FUNCTION float float_of(uint32_t u) { float f; memcpy(&f, &u, sizeof f); return f; }
+
+/* exp(x) for x <= 0 to 2 ulp: 2^n times a polynomial (Cephes) on |r| <= ln(2) / 2; 0 where it would be subnormal. */
+STEP_FUNCTION float exp_of_negative(float x) {
+    const float round = 12582912.0f; /* 1.5 * 2^23: adding it leaves the rounded integer in the low bits */
+    const float clamped = x < -87.0f ? -87.0f : x;
+    const float shifted = clamped * 1.44269504f + round, n = shifted - round;
+    const float r = clamped - n * 0.693359375f + n * 2.12194440e-4f;
+    float p = 1.9875691500e-4f;
+    p = p * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * (r * r) + r + 1.0f;
+    p = p * float_of((bits_of(shifted) - bits_of(round) + 127u) << 23);
+    return x < -87.0f ? 0.0f : p;
+}
+
+STEP_FUNCTION float from_bfloat16(uint16_t b) { return float_of((uint32_t)b << 16); }
+
+STEP_FUNCTION uint16_t to_bfloat16(float f) { /* to nearest, ties to even */
+    const uint32_t u = bits_of(f);
+    return f != f ? 0x7fc0 : (uint16_t)((u + 0x7fffu + ((u >> 16) & 1u)) >> 16);
+}
+
+/* float16 by integer arithmetic, which every compiler vectorises; exact, subnormals, infinities and NaN included. */
+STEP_FUNCTION float from_float16(uint16_t half) {
+    const uint32_t sign = (uint32_t)(half & 0x8000u) << 16, magnitude = half & 0x7fffu;
+    const uint32_t normal = (magnitude << 13) + (112u << 23);
+    const uint32_t subnormal = bits_of(float_of((magnitude << 13) + (113u << 23)) - float_of(113u << 23));
+    const uint32_t u = magnitude < 0x0400u ? subnormal : magnitude < 0x7c00u ? normal : normal + (112u << 23);
+    return float_of(sign | u);
+}
+
+STEP_FUNCTION uint16_t to_float16(float f) { /* to nearest, ties to even */
+    const uint32_t u = bits_of(f), sign = u >> 16 & 0x8000u, magnitude = u & 0x7fffffffu;
+    const uint32_t normal = (magnitude - (112u << 23) + 0xfffu + (magnitude >> 13 & 1u)) >> 13;
+    const uint32_t subnormal = bits_of(float_of(magnitude) + 0.5f) - bits_of(0.5f); /* an ulp of 0.5 is 2^-24 */
+    const uint32_t special = magnitude > 0x7f800000u ? 0x7e00u : 0x7c00u;
+    return (uint16_t)(sign | (magnitude >= 0x47800000u ? special : magnitude < 0x38800000u ? subnormal : normal));
+}
+
+#include "soft_reset_step.h"
+
+/* -- rows of a block: m neurons at one time step, read as float32 and written in the dtype of the input ------------ */
+
+static const float *load_row(const void *array, int dtype, index_t at, int m, float *buffer) {
+    const uint16_t *half = (const uint16_t *)array + at;
+    if (dtype == FLOAT32) return (const float *)array + at;
+    if (dtype == FLOAT16) for (int i = 0; i < m; i++) buffer[i] = from_float16(half[i]);
+    else for (int i = 0; i < m; i++) buffer[i] = from_bfloat16(half[i]);
+    return buffer;
+}
+
+static void store_row(void *array, int dtype, index_t at, int m, const float *row) {
+    uint16_t *half = (uint16_t *)array + at;
+    if (dtype == FLOAT32) memcpy((float *)array + at, row, m * sizeof *row);
+    else if (dtype == FLOAT16) for (int i = 0; i < m; i++) half[i] = to_float16(row[i]);
+    else for (int i = 0; i < m; i++) half[i] = to_bfloat16(row[i]);
+}
+
+static void start_row(const float *v, int v_stride, index_t at, int m, float *row) {
+    if (v_stride) memcpy(row, v + at, m * sizeof *row);
+    else for (int i = 0; i < m; i++) row[i] = v[0];
+}
+
+/* Call f with the kind of reset and the tie rule as constants: each combination gets a branch-free loop. */
+#define SPECIALISE(f, kind, at, ...)                                                                                  \
+    switch ((kind) * 2 + (at)) {                                                                                      \
+        case RESET_SUBTRACT * 2: f(RESET_SUBTRACT, 0, __VA_ARGS__); break;                                            \
+        case RESET_SUBTRACT * 2 + 1: f(RESET_SUBTRACT, 1, __VA_ARGS__); break;                                        \
+        case RESET_ZERO * 2: f(RESET_ZERO, 0, __VA_ARGS__); break;                                                    \
+        case RESET_ZERO * 2 + 1: f(RESET_ZERO, 1, __VA_ARGS__); break;                                                \
+        case RESET_NONE * 2: f(RESET_NONE, 0, __VA_ARGS__); break;                                                    \
+        default: f(RESET_NONE, 1, __VA_ARGS__); break;                                                                \
+    }
+
+/* -- forward ------------------------------------------------------------------------------------------------------ */
+
+STEP_FUNCTION void advance(int kind, int at, int m, const float *restrict x, float *restrict v, float theta,
+                           float *restrict spikes, float on, float off) {
+    for (int i = 0; i < m; i++) {
+        const float h = charge(v[i], x[i]), s = fires(h, theta, at);
+        spikes[i] = s != 0.0f ? on : off;
+        v[i] = reset(h, s, theta, kind);
+    }
+}
+
+static void forward_block(index_t b, int m, const void *x, void *spikes, const float *v_start, int v_stride,
+                          float *v_end, const float *theta, int theta_stride, const float *scale, float *checkpoints,
+                          index_t T, index_t N, int dtype, int kind, int at) {
+    float buffer[BLOCK], out[BLOCK], *v = v_end + b;
+    const float on = scale ? scale[0] : 1.0f, off = 0.0f * on;
+    start_row(v_start, v_stride, b, m, v);
+    for (index_t t = 0; t < T; t++) {
+        const float *row = load_row(x, dtype, t * N + b, m, buffer), th = theta[t * theta_stride];
+        float *target = dtype == FLOAT32 ? (float *)spikes + t * N + b : out;
+        if (checkpoints && t && t % SEGMENT == 0) memcpy(checkpoints + (t / SEGMENT - 1) * N + b, v, m * sizeof *v);
+        SPECIALISE(advance, kind, at, m, row, v, th, target, on, off)
+        if (dtype != FLOAT32) store_row(spikes, dtype, t * N + b, m, out);
+    }
+}
+
+/* -- backward ----------------------------------------------------------------------------------------------------- */
+
+STEP_FUNCTION void recompute(int kind, int at, int m, const float *restrict x, float *restrict v, float theta,
+                             float *restrict h_row) {
+    for (int i = 0; i < m; i++) {
+        const float h = charge(v[i], x[i]);
+        h_row[i] = h;
+        v[i] = reset(h, fires(h, theta, at), theta, kind);
+    }
+}
+
+#define SURROGATE_CASE(curve)                                                                                         \
+    case curve: for (int i = 0; i < m; i++) d[i] = gain * surrogate(h[i] - theta, curve, alpha); break;
+
+static void surrogate_row(int curve, float alpha, float gain, int m, const float *restrict h, float theta,
+                          float *restrict d) {
+    switch (curve) {
+        SURROGATE_CASE(SIGMOID)
+        SURROGATE_CASE(ATAN)
+        SURROGATE_CASE(PIECEWISE_QUADRATIC)
+        SURROGATE_CASE(PIECEWISE_EXP)
+        SURROGATE_CASE(SOFT_SIGN)
+        SURROGATE_CASE(SUPER_SPIKE)
+        SURROGATE_CASE(ERF)
+    }
+}
+
+/* c: gradient of the potential, after the step on entry, before it on return. h is overwritten by s * g and d by the
+   terms of the threshold's gradient: what is still to be summed. */
+STEP_FUNCTION void retreat(int kind, int at, int m, int detach_reset, float *restrict h, float *restrict d,
+                           const float *restrict g, float scale, float theta, float *restrict c,
+                           float *restrict grad_x) {
+    for (int i = 0; i < m; i++) {
+        const float s = fires(h[i], theta, at);
+        float term;
+        const float e = step_backward(h[i], s, c[i], g[i] * scale, d[i], theta, kind, detach_reset, &term);
+        grad_x[i] = c[i] = e;
+        h[i] = s * g[i];
+        d[i] = term;
+    }
+}
+
+/* In float32 over one row of a block, in sixteen strands whatever the width of the machine's vectors. */
+static double sum_row(const float *row, int m) {
+    float strand[16] = {0};
+    double sum = 0.0;
+    int i = 0;
+    for (; i + 16 <= m; i += 16)
+        for (int k = 0; k < 16; k++) strand[k] += row[i + k];
+    for (int k = 0; k < 16; k++) sum += strand[k];
+    for (; i < m; i++) sum += row[i];
+    return sum;
+}
+
+static void backward_block(index_t b, int m, const void *grad_spikes, const float *grad_v_end, const void *x,
+                           const float *v_start, int v_stride, const float *theta, int theta_stride,
+                           const float *scale, const float *checkpoints, void *grad_x, float *grad_v_start,
+                           double *theta_sums, double *scale_sum, index_t T, index_t N, int dtype, int kind, int at,
+                           int detach_reset, int curve, float alpha, float gain) {
+    float h[SEGMENT][BLOCK], c[BLOCK], v[BLOCK], d[BLOCK], buffer[BLOCK], out[BLOCK];
+    if (grad_v_end) memcpy(c, grad_v_end + b, m * sizeof *c);
+    else memset(c, 0, sizeof c);
+    for (index_t segment = (T - 1) / SEGMENT; segment >= 0; segment--) {
+        const index_t first = segment * SEGMENT, last = first + SEGMENT < T ? first + SEGMENT : T;
+        if (segment) memcpy(v, checkpoints + (segment - 1) * N + b, m * sizeof *v);
+        else start_row(v_start, v_stride, b, m, v);
+        for (index_t t = first; t < last; t++) {
+            const float *row = load_row(x, dtype, t * N + b, m, buffer);
+            SPECIALISE(recompute, kind, at, m, row, v, theta[t * theta_stride], h[t - first])
+        }
+        for (index_t t = last - 1; t >= first; t--) {
+            const float th = theta[t * theta_stride], *g = buffer;
+            float *h_row = h[t - first], *target = dtype == FLOAT32 && grad_x ? (float *)grad_x + t * N + b : out;
+            if (grad_spikes) g = load_row(grad_spikes, dtype, t * N + b, m, buffer);
+            else memset(buffer, 0, sizeof buffer);
+            surrogate_row(curve, alpha, gain, m, h_row, th, d);
+            if (detach_reset) SPECIALISE(retreat, kind, at, m, 1, h_row, d, g, scale ? scale[0] : 1.0f, th, c, target)
+            else SPECIALISE(retreat, kind, at, m, 0, h_row, d, g, scale ? scale[0] : 1.0f, th, c, target)
+            if (dtype != FLOAT32 && grad_x) store_row(grad_x, dtype, t * N + b, m, out);
+            if (theta_sums) theta_sums[t * theta_stride] += sum_row(d, m);
+            if (scale_sum) *scale_sum += sum_row(h_row, m);
+        }
+    }
+    if (grad_v_start) memcpy(grad_v_start + b, c, m * sizeof *c);
+}
+
+/* -- what ctypes calls --------------------------------------------------------------------------------------------- */
+
+/* A fresh large array costs a page fault for every 4 KB; with huge pages for every 2 MB. Advice only. */
+static void advise_huge_pages(void *array, index_t bytes) {
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+    const uintptr_t huge = (uintptr_t)1 << 21, start = ((uintptr_t)array + huge - 1) & ~(huge - 1);
+    const uintptr_t end = ((uintptr_t)array + (uintptr_t)bytes) & ~(huge - 1);
+    if (array && end > start) madvise((void *)start, end - start, MADV_HUGEPAGE);
+#else
+    (void)array, (void)bytes;
+#endif
+}
+
+EXPORT index_t block_size(void) { return BLOCK; }
+
+EXPORT void soft_reset_forward(const void *x, void *spikes, const float *v_start, int v_stride, float *v_end,
+                               const float *theta, int theta_stride, const float *scale, float *checkpoints,
+                               index_t T, index_t N, int dtype, int kind, int at, int threads) {
+    const index_t blocks = (N + BLOCK - 1) / BLOCK;
+    advise_huge_pages(spikes, T * N * (dtype == FLOAT32 ? 4 : 2));
+#pragma omp parallel for num_threads(threads) schedule(dynamic, 4) if (threads > 1)
+    for (index_t k = 0; k < blocks; k++) {
+        const index_t b = k * BLOCK;
+        forward_block(b, (int)(N - b < BLOCK ? N - b : BLOCK), x, spikes, v_start, v_stride, v_end, theta,
+                      theta_stride, scale, checkpoints, T, N, dtype, kind, at);
+    }
+}
+
+/* Add the blocks' sums of a parameter's gradient in their order. */
+static void add_blocks(const double *sums, index_t blocks, index_t width, float *gradient) {
+    for (index_t w = 0; w < width; w++) {
+        double sum = 0.0;
+        for (index_t k = 0; k < blocks; k++) sum += sums[k * width + w];
+        gradient[w] = (float)sum;
+    }
+}
+
+/* A gradient that is not wanted is NULL. Room for the blocks' sums comes from the caller, zeroed: theta_sums
+   [blocks][1 or T] and scale_sums [blocks], NULL like their gradients. */
+EXPORT void soft_reset_backward(const void *grad_spikes, const float *grad_v_end, const void *x,
+                                const float *v_start, int v_stride, const float *theta, int theta_stride,
+                                const float *scale, const float *checkpoints, void *grad_x, float *grad_v_start,
+                                float *grad_theta, float *grad_scale, double *theta_sums, double *scale_sums,
+                                index_t T, index_t N, int dtype, int kind, int at, int detach_reset, int curve,
+                                float alpha, float gain, int threads) {
+    const index_t blocks = (N + BLOCK - 1) / BLOCK, width = theta_stride ? T : 1;
+    advise_huge_pages(grad_x, T * N * (dtype == FLOAT32 ? 4 : 2));
+#pragma omp parallel for num_threads(threads) schedule(dynamic, 4) if (threads > 1)
+    for (index_t k = 0; k < blocks; k++) {
+        const index_t b = k * BLOCK;
+        backward_block(b, (int)(N - b < BLOCK ? N - b : BLOCK), grad_spikes, grad_v_end, x, v_start, v_stride, theta,
+                       theta_stride, scale, checkpoints, grad_x, grad_v_start,
+                       theta_sums ? theta_sums + k * width : 0, scale_sums ? scale_sums + k : 0, T, N, dtype, kind,
+                       at, detach_reset, curve, alpha, gain);
+    }
+    if (grad_theta) add_blocks(theta_sums, blocks, width, grad_theta);
+    if (grad_scale) add_blocks(scale_sums, blocks, 1, grad_scale);
+}

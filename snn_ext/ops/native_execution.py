@@ -1,0 +1,213 @@
+"""The native execution on the CPU: plain C, compiled by the system's compiler at the first use, called by ctypes."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+from importlib import resources
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .build import BuildError, load_library
+from .execution import Settings, checkpoint_count
+from .layout import is_one
+from .torch_execution import TorchExecution
+
+__all__ = ["NativeExecution", "kernel_sources"]
+
+_DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
+_RESETS = {"subtract": 0, "zero": 1, "none": 2}
+# Neuron-steps below which a second thread costs more than it brings.
+_MIN_WORK = 32768
+
+# Signatures of the two functions, a letter for each argument: pointer, int, long, float.
+_TYPES: dict[str, Any] = {"p": ctypes.c_void_p, "i": ctypes.c_int, "l": ctypes.c_int64, "f": ctypes.c_float}
+_FORWARD = [_TYPES[letter] for letter in "pppi ppi pp ll iiii".replace(" ", "")]
+_BACKWARD = [_TYPES[letter] for letter in "ppppi pi pppp pppp ll iiiii ff i".replace(" ", "")]
+
+
+class NativeExecution:
+    """``soft_reset_cpu.c``; the library is built, loaded and tested once, when it is first asked for."""
+
+    name = "cpu-native"
+
+    def __init__(self, sources: dict[str, str] | None = None) -> None:
+        self._sources = sources
+        self._lock = threading.Lock()
+        self._library: Any = None
+        self._failure: str | None = None
+
+    def why_not(self, device: torch.device, dtype: torch.dtype) -> str | None:
+        """Return why it can not run: another device or dtype, no compiler, a failed build or self-test."""
+        if device.type != "cpu":
+            return f"it runs on the CPU, not on {device.type}"
+        if dtype not in _DTYPES:
+            return f"it has no kernel for {dtype}"
+        return self._load()
+
+    def forward(
+        self,
+        x_seq: Tensor,
+        v: Tensor,
+        thresholds: Tensor,
+        scale: Tensor | None,
+        settings: Settings,
+        *,
+        spike_seq: Tensor,
+        v_end: Tensor,
+        checkpoints: Tensor | None,
+    ) -> None:
+        """Integrate and fire."""
+        time_steps = x_seq.shape[0]
+        self._library.soft_reset_forward(
+            x_seq.data_ptr(),
+            spike_seq.data_ptr(),
+            v.data_ptr(),
+            not is_one(v),
+            v_end.data_ptr(),
+            thresholds.data_ptr(),
+            thresholds.shape[0] > 1,
+            _address(scale),
+            _address(checkpoints),
+            time_steps,
+            x_seq.numel() // time_steps,
+            _DTYPES[x_seq.dtype],
+            _RESETS[settings.reset],
+            settings.fire_at_threshold,
+            _threads(x_seq),
+        )
+
+    def backward(
+        self,
+        grad_spike_seq: Tensor | None,
+        grad_v_end: Tensor | None,
+        x_seq: Tensor,
+        v: Tensor,
+        thresholds: Tensor,
+        scale: Tensor | None,
+        checkpoints: Tensor | None,
+        settings: Settings,
+        *,
+        grad_x_seq: Tensor | None,
+        grad_v: Tensor | None,
+        grad_thresholds: Tensor | None,
+        grad_scale: Tensor | None,
+    ) -> None:
+        """Recompute the potential from the input and walk back."""
+        time_steps = x_seq.shape[0]
+        size = x_seq.numel() // time_steps
+        blocks = -(-size // self._library.block_size())
+        theta_sums = None if grad_thresholds is None else x_seq.new_zeros(blocks, len(thresholds), dtype=torch.float64)
+        scale_sums = None if grad_scale is None else x_seq.new_zeros(blocks, dtype=torch.float64)
+        self._library.soft_reset_backward(
+            _address(grad_spike_seq),
+            _address(grad_v_end),
+            x_seq.data_ptr(),
+            v.data_ptr(),
+            not is_one(v),
+            thresholds.data_ptr(),
+            thresholds.shape[0] > 1,
+            _address(scale),
+            _address(checkpoints),
+            _address(grad_x_seq),
+            _address(grad_v),
+            _address(grad_thresholds),
+            _address(grad_scale),
+            _address(theta_sums),
+            _address(scale_sums),
+            time_steps,
+            size,
+            _DTYPES[x_seq.dtype],
+            _RESETS[settings.reset],
+            settings.fire_at_threshold,
+            settings.detach_reset,
+            settings.surrogate,
+            settings.alpha,
+            settings.gain,
+            _threads(x_seq),
+        )
+
+    def _load(self) -> str | None:
+        if self._library is None and self._failure is None:
+            with self._lock:
+                if self._library is None and self._failure is None:
+                    self._build()
+        return self._failure
+
+    def _build(self) -> None:
+        try:
+            library = load_library(self._sources or kernel_sources())
+        except BuildError as error:
+            self._failure = str(error)
+            return
+        library.block_size.restype = ctypes.c_int64
+        library.soft_reset_forward.argtypes, library.soft_reset_forward.restype = _FORWARD, None
+        library.soft_reset_backward.argtypes, library.soft_reset_backward.restype = _BACKWARD, None
+        self._library = library
+        if not _agrees_with_torch(self):
+            self._library, self._failure = None, "the compiled library fails its self-test: it disagrees with torch"
+
+
+def kernel_sources() -> dict[str, str]:
+    """Return the C sources by file name, the one to compile first.
+
+    Examples
+    --------
+    >>> list(kernel_sources())
+    ['soft_reset_cpu.c', 'soft_reset_step.h']
+    """
+    folder = resources.files(__package__) / "kernels"
+    return {name: (folder / name).read_text(encoding="utf-8") for name in ("soft_reset_cpu.c", "soft_reset_step.h")}
+
+
+# Threads of an OpenMP pool do not survive a fork, and a child that waits for them waits for ever.
+_forked = False
+
+
+def _note_fork() -> None:
+    global _forked
+    _forked = True
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_note_fork)
+
+
+def _threads(x_seq: Tensor) -> int:
+    return 1 if _forked or x_seq.numel() < _MIN_WORK else torch.get_num_threads()
+
+
+def _address(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
+
+
+def _agrees_with_torch(native: NativeExecution) -> bool:
+    """Compare one small case, forward and backward: a compiler may be broken in more ways than refusing to compile."""
+    time_steps, size = 18, 37
+    grid = torch.arange(time_steps * size, dtype=torch.float32).reshape(time_steps, size)
+    x_seq, g = grid.mul(0.7).remainder(5.0).sub(2.0), grid.mul(0.3).remainder(1.0)
+    v, thresholds = torch.tensor(0.25).expand(size), torch.linspace(0.5, 1.5, time_steps)
+    settings = Settings(0, 4.0, 1.0, False, "subtract", True)
+    found: list[list[Tensor]] = []
+    for execution in (native, TorchExecution()):
+        spike_seq, grad_x_seq = torch.empty_like(x_seq), torch.empty_like(x_seq)
+        v_end, grad_thresholds = torch.empty(size), torch.empty(time_steps)
+        checkpoints = torch.empty(checkpoint_count(time_steps), size)
+        execution.forward(
+            x_seq, v, thresholds, None, settings, spike_seq=spike_seq, v_end=v_end, checkpoints=checkpoints
+        )
+        execution.backward(
+            *(g, v_end, x_seq, v, thresholds, None, checkpoints, settings),
+            grad_x_seq=grad_x_seq,
+            grad_v=None,
+            grad_thresholds=grad_thresholds,
+            grad_scale=None,
+        )
+        found.append([spike_seq, v_end, checkpoints, grad_x_seq, grad_thresholds])
+    (*exact, grad_x, grad_t), (*want, want_x, want_t) = found
+    return all(map(torch.equal, exact, want)) and all(
+        torch.allclose(a, b, rtol=1e-4, atol=1e-4) for a, b in ((grad_x, want_x), (grad_t, want_t))
+    )

@@ -1,0 +1,173 @@
+"""The execution in pure torch: always there, for any device and floating dtype; chunked and in place on the CPU."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from .execution import SEGMENT, Settings, checkpoint_count
+from .layout import flat, is_one
+
+__all__ = ["TorchExecution"]
+
+# Fewer elements than those for which torch forks threads (32768): a fork and join at every operation costs far more
+# on a busy machine than it brings on a quiet one. A few rows of a chunk also stay in the cache.
+_CHUNK = 32704
+_LOG2_E = 1.4426950408889634
+
+
+class TorchExecution:
+    """A few in-place torch operations a step, on one chunk of neurons after the other."""
+
+    name = "torch"
+
+    def why_not(self, device: torch.device, dtype: torch.dtype) -> str | None:
+        """Return None: it always runs."""
+        return None
+
+    def forward(
+        self,
+        x_seq: Tensor,
+        v: Tensor,
+        thresholds: Tensor,
+        scale: Tensor | None,
+        settings: Settings,
+        *,
+        spike_seq: Tensor,
+        v_end: Tensor,
+        checkpoints: Tensor | None,
+    ) -> None:
+        """Integrate and fire."""
+        time_steps, size = len(x_seq), v_end.numel()
+        x_seq, spike_seq = flat(x_seq, time_steps, size), flat(spike_seq, time_steps, size)
+        v_end = flat(v_end.copy_(v), size)
+        in_place = scale is None and spike_seq.dtype == v_end.dtype
+        thetas = thresholds.expand(time_steps).unbind()
+        for chunk in _chunks(v_end):
+            h = v_end[chunk]
+            buffer = None if in_place else torch.empty_like(h)
+            for t, theta in enumerate(thetas):
+                if checkpoints is not None and t and t % SEGMENT == 0:
+                    checkpoints[t // SEGMENT - 1, chunk] = h
+                out = spike_seq[t, chunk]
+                s = out if buffer is None else buffer
+                h.add_(x_seq[t, chunk])
+                _fire(h, theta, settings, s)
+                _reset(h, s, theta, settings)
+                if buffer is not None:
+                    out.copy_(s if scale is None else s.mul_(scale))
+
+    def backward(
+        self,
+        grad_spike_seq: Tensor | None,
+        grad_v_end: Tensor | None,
+        x_seq: Tensor,
+        v: Tensor,
+        thresholds: Tensor,
+        scale: Tensor | None,
+        checkpoints: Tensor | None,
+        settings: Settings,
+        *,
+        grad_x_seq: Tensor | None,
+        grad_v: Tensor | None,
+        grad_thresholds: Tensor | None,
+        grad_scale: Tensor | None,
+    ) -> None:
+        """Recompute one segment after the other, the last first, and walk back through it."""
+        time_steps, size = len(x_seq), v.numel()
+        v = flat(v, 1).expand(size) if is_one(v) else flat(v, size)
+        x_seq = flat(x_seq, time_steps, size)
+        grad_spike_seq = None if grad_spike_seq is None else flat(grad_spike_seq, time_steps, size)
+        grad_v_end = None if grad_v_end is None else flat(grad_v_end, size)
+        grad_x_seq = None if grad_x_seq is None else flat(grad_x_seq, time_steps, size)
+        grad_v = None if grad_v is None else flat(grad_v, size)
+        thetas = thresholds.expand(time_steps).unbind()
+        theta_sums = v.new_zeros(time_steps, dtype=torch.float64)
+        scale_sum = v.new_zeros((), dtype=torch.float64)
+        for chunk in _chunks(v):
+            h_rows = v.new_empty(min(time_steps, SEGMENT), len(v[chunk]))
+            s, d, g, c = v.new_empty(4, len(v[chunk]))
+            c.zero_() if grad_v_end is None else c.copy_(grad_v_end[chunk])
+            for segment in range(checkpoint_count(time_steps), -1, -1):
+                start = v if segment == 0 or checkpoints is None else checkpoints[segment - 1]
+                steps = range(segment * SEGMENT, min((segment + 1) * SEGMENT, time_steps))
+                d.copy_(start[chunk])
+                for t in steps:
+                    h = torch.add(d, x_seq[t, chunk], out=h_rows[t % SEGMENT])
+                    _fire(h, thetas[t], settings, s)
+                    _reset(d.copy_(h), s, thetas[t], settings)
+                for t in reversed(steps):
+                    h, theta = h_rows[t % SEGMENT], thetas[t]
+                    _fire(h, theta, settings, s)
+                    g.zero_() if grad_spike_seq is None else g.copy_(grad_spike_seq[t, chunk])
+                    if scale is not None:
+                        scale_sum += torch.mul(s, g, out=d).sum()
+                        g.mul_(scale)
+                    if not settings.detach_reset and settings.reset != "none":
+                        g.addcmul_(c, theta if settings.reset == "subtract" else h, value=-1.0)
+                    g_u = _surrogate(torch.sub(h, theta, out=d), settings).mul_(g)
+                    if settings.reset == "zero":
+                        torch.mul(c, s.neg_().add_(1.0), out=c)
+                        theta_sums[t] -= g_u.sum()
+                    elif settings.reset == "subtract":
+                        theta_sums[t] -= s.mul_(c).add_(g_u).sum()
+                    else:
+                        theta_sums[t] -= g_u.sum()
+                    c.add_(g_u)
+                    if grad_x_seq is not None:
+                        grad_x_seq[t, chunk] = c
+            if grad_v is not None:
+                grad_v[chunk] = c
+        if grad_thresholds is not None:
+            grad_thresholds.copy_(theta_sums if len(thresholds) == len(theta_sums) else theta_sums.sum())
+        if grad_scale is not None:
+            grad_scale.fill_(scale_sum)
+
+
+def _chunks(v: Tensor) -> Iterator[slice]:
+    """Cut the neurons; other devices than the CPU get them in one piece."""
+    size = _CHUNK if v.device.type == "cpu" else max(len(v), 1)
+    return (slice(a, a + size) for a in range(0, len(v), size))
+
+
+def _fire(h: Tensor, theta: Tensor, settings: Settings, out: Tensor) -> None:
+    (torch.ge if settings.fire_at_threshold else torch.gt)(h, theta, out=out)
+
+
+def _reset(h: Tensor, s: Tensor, theta: Tensor, settings: Settings) -> None:
+    if settings.reset == "subtract":
+        h.addcmul_(s, theta, value=-1.0)  # exact with or without FMA: s is 0 or 1
+    elif settings.reset == "zero":
+        h.masked_fill_(s != 0, 0.0)
+
+
+def _surrogate(u: Tensor, settings: Settings) -> Tensor:
+    """Replace u by the surrogate's derivative: :mod:`snn_ext.functional.surrogates`, in place."""
+    # exp2 and sigmoid in place of exp: torch forks threads for an exp of more than 2048 elements.
+    alpha = settings.alpha
+    match settings.surrogate:
+        case 0:  # s (1 - s) = q - q^2 with q the smaller of s and 1 - s
+            u.abs_().mul_(-alpha).sigmoid_().addcmul_(u, u, value=-1.0)
+            factor = alpha
+        case 1:
+            u.mul_(math.pi / 2 * alpha).square_().add_(1.0).reciprocal_()
+            factor = alpha / 2
+        case 2:
+            u.abs_().mul_(-alpha).add_(1.0).clamp_min_(0.0)
+            factor = alpha
+        case 3:
+            u.abs_().mul_(-alpha * _LOG2_E).exp2_()
+            factor = alpha / 2
+        case 4:
+            u.abs_().mul_(alpha).add_(1.0).square_().reciprocal_()
+            factor = alpha / 2
+        case 5:
+            u.abs_().add_(1.0).square_().reciprocal_()
+            factor = alpha
+        case _:
+            u.square_().mul_(-alpha * alpha * _LOG2_E).exp2_()
+            factor = alpha / math.sqrt(math.pi)
+    return u.mul_(factor * settings.gain)

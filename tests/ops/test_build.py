@@ -1,0 +1,126 @@
+"""Building and caching of the native library, by processes that race and in folders that are in the way."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from snn_ext.ops import build
+from snn_ext.ops.build import BuildError, cache_folder, load_library
+
+pytestmark = pytest.mark.skipif(not any(map(shutil.which, ("cc", "gcc", "clang"))), reason="no C compiler")
+
+ANSWER = {"answer.c": '#include "n.h"\n__attribute__((visibility("default"))) int answer(void) { return N; }\n'}
+
+
+def sources(number: int) -> dict[str, str]:
+    return {**ANSWER, "n.h": f"#define N {number}\n"}
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("SNN_EXT_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def no_compiling(*arguments: object) -> None:
+    raise AssertionError("compiled again")
+
+
+def test_what_is_cached_is_not_compiled_again(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load_library(sources(41)).answer() == 41
+    assert [path.suffix for path in cache.iterdir()] == [".so"]
+    monkeypatch.setattr(build, "_compile", no_compiling)
+    assert load_library(sources(41)).answer() == 41
+    with pytest.raises(AssertionError, match="compiled again"):
+        load_library(sources(42))
+
+
+def test_flags_and_processor_are_part_of_the_key(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    load_library(sources(1))
+    monkeypatch.setattr(build, "_processor", lambda: "another")
+    load_library(sources(1))
+    monkeypatch.setattr(build, "_FLAGS", ("-O1", *build._FLAGS[1:]))
+    load_library(sources(1))
+    assert len(list(cache.iterdir())) == 3
+
+
+@pytest.mark.parametrize("damage", ["half", "empty", "flipped", "text"])
+def test_a_damaged_library_is_made_anew(cache: Path, damage: str) -> None:
+    load_library(sources(7))
+    (library,) = cache.iterdir()
+    content = bytearray(library.read_bytes())
+    content[len(content) // 3] ^= 255
+    damaged = {"half": content[: len(content) // 2], "empty": b"", "flipped": content, "text": b"no library"}[damage]
+    library.unlink()  # this process has it mapped
+    library.write_bytes(damaged)
+    assert load_library(sources(7)).answer() == 7
+    assert build._is_whole(library)
+
+
+def test_processes_that_build_at_once(cache: Path) -> None:
+    code = f"from snn_ext.ops.build import load_library; print(load_library({sources(13)!r}).answer())"
+    environment = {**os.environ, "PYTHONPATH": str(Path(build.__file__).parents[2])}
+    running = [
+        subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
+    assert [process.communicate()[0].strip() for process in running] == ["13"] * 3
+    assert [path.suffix for path in cache.iterdir()] == [".so"]
+
+
+def test_a_cache_that_can_not_be_made_is_done_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("SNN_EXT_CACHE", str(tmp_path / "file" / "cache"))
+    assert load_library(sources(3)).answer() == 3
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere")
+def test_a_read_only_cache_is_done_without(cache: Path) -> None:
+    cache.mkdir(mode=0o500)
+    assert load_library(sources(4)).answer() == 4
+    assert not list(cache.iterdir())
+
+
+def test_a_cache_that_fails_to_write_is_done_without(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read_only(*arguments: object, **settings: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(build.tempfile, "TemporaryFile", read_only)
+    assert load_library(sources(5)).answer() == 5
+    monkeypatch.undo()
+    monkeypatch.setenv("SNN_EXT_CACHE", str(cache))
+    monkeypatch.setattr(build.os, "replace", read_only)
+    assert load_library(sources(6)).answer() == 6
+
+
+def test_no_compiler_and_failing_compilers(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(BuildError, match=r"failed: .*error"):
+        load_library({"broken.c": "int answer(void) { return }"})
+    monkeypatch.setenv("CC", "/no/such/compiler -x")
+    with pytest.raises(BuildError, match="no C compiler: looked for /no/such/compiler -x"):
+        load_library(sources(8))
+    monkeypatch.setenv("CC", "false")
+    with pytest.raises(BuildError, match="false failed: no message"):
+        load_library(sources(8))
+
+
+def test_a_compiler_without_openmp_or_native_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiler = tmp_path / "plain-cc"
+    refuse = 'case "$*" in *-fopenmp*|*-march*) echo "error: unknown flag" >&2; exit 1;; esac'
+    compiler.write_text(f'#!/bin/sh\n{refuse}\nexec cc "$@"\n')
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CC", str(compiler))
+    assert load_library(sources(9)).answer() == 9
+
+
+def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert cache_folder() == tmp_path / "cache"
+    monkeypatch.delenv("SNN_EXT_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache_folder() == tmp_path / "snn_ext"

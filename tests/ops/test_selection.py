@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from snn_ext import ops
+from snn_ext.ops import implementation, selection, use_implementation
+
+
+def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    root = str(Path(ops.__file__).parents[2])
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": root, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_reasons_are_given_for_what_can_not_run() -> None:
+    chosen = implementation("soft_reset_if", "cpu", torch.float64, T=4)
+    assert chosen.name == "torch"
+    assert set(chosen.unavailable) == {"cuda-cupy", "cuda-nvrtc", "cpu-native"}
+    assert "float64" in chosen.unavailable["cpu-native"]
+    assert "cuda" in implementation("soft_reset_if", "cuda").unavailable["cpu-native"]
+
+
+def test_forcing_is_nested_and_undone() -> None:
+    default = implementation("soft_reset_if", "cpu").name
+    with use_implementation("torch"):
+        assert implementation("soft_reset_if", "cpu").name == "torch"
+        with pytest.raises(ValueError, match="cpu-natvie"), use_implementation("cpu-natvie"):
+            pass
+        assert implementation("soft_reset_if", "cpu").name == "torch"
+    assert implementation("soft_reset_if", "cpu").name == default
+
+
+def test_what_is_forced_and_can_not_run_raises() -> None:
+    with use_implementation("cuda-cupy"):
+        with pytest.raises(RuntimeError, match="'cuda-cupy' is forced and can not run"):
+            implementation("soft_reset_if", "cpu")
+        with pytest.raises(RuntimeError, match="'cuda-cupy' is forced and can not run"):
+            ops.soft_reset_if(torch.rand(4, 2), 0.0, torch.ones(1))
+    with use_implementation("cpu-native"), pytest.raises(RuntimeError, match="no kernel for torch.float64"):
+        ops.soft_reset_if(torch.rand(4, 2).double(), 0.0, torch.ones(1))
+
+
+def test_the_operator_runs_what_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran = []
+    for execution in selection.EXECUTIONS["soft_reset_if"].values():
+
+        def forward(*arguments, _name=execution.name, _forward=execution.forward, **outputs):
+            ran.append(_name)
+            return _forward(*arguments, **outputs)
+
+        monkeypatch.setattr(execution, "forward", forward)
+    want = []
+    for name in (None, "torch", None):
+        for dtype in (torch.float32, torch.float64):
+            x_seq = torch.rand(4, 2, dtype=dtype)
+            if name is None:
+                ops.soft_reset_if(x_seq, 0.0, torch.ones(1))
+                want.append(implementation("soft_reset_if", "cpu", dtype).name)
+            else:
+                with use_implementation(name):
+                    ops.soft_reset_if(x_seq, 0.0, torch.ones(1))
+                want.append(name)
+    assert ran == want
+
+
+def test_the_environment_forces() -> None:
+    ask = "from snn_ext.ops import implementation; print(implementation('soft_reset_if', 'cpu').name)"
+    assert run_python(ask, SNN_EXT_IMPLEMENTATION="torch").stdout.strip() == "torch"
+    assert "SNN_EXT_IMPLEMENTATION: got 'triton'" in run_python(ask, SNN_EXT_IMPLEMENTATION="triton").stderr
+
+
+def test_no_compiler_is_a_recorded_reason(tmp_path: Path) -> None:
+    code = (
+        "import torch; from snn_ext import ops\n"
+        "print(ops.implementation('soft_reset_if', 'cpu'))\n"
+        "print(ops.soft_reset_if(torch.full((4, 1), 0.5), 0.0, torch.ones(1))[0].flatten().tolist())"
+    )
+    done = run_python(code, CC="no-such-compiler", SNN_EXT_CACHE=str(tmp_path))
+    assert "name='torch'" in done.stdout, done.stderr
+    assert "no C compiler: looked for no-such-compiler" in done.stdout
+    assert "[0.0, 1.0, 0.0, 1.0]" in done.stdout
+    done = run_python(code, CC="no-such-compiler", SNN_EXT_CACHE=str(tmp_path), SNN_EXT_IMPLEMENTATION="cpu-native")
+    assert "is forced and can not run: no C compiler" in done.stderr
+
+
+def test_unknown_operators_and_names_are_refused() -> None:
+    with pytest.raises(ValueError, match="op: got 'lif'"):
+        implementation("lif", "cpu")
