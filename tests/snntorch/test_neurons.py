@@ -229,8 +229,11 @@ def test_mem_of_another_origin_starts_a_fresh_sequence() -> None:
     x = torch.full((3,), 0.5)
     _, first = neuron(x)
     _, _ = neuron(x, first)
-    for foreign in (torch.zeros(3), first, torch.ones(3)):
-        _, mem = neuron(x, foreign)
+    _, mem = neuron(x, torch.zeros(3))
+    assert torch.equal(mem, x)
+    for foreign in (first, torch.ones(3), mem.clone()):
+        with pytest.warns(UserWarning, match="mem: got a potential .* want that one"):  # never silently
+            _, mem = neuron(x, foreign)
         assert torch.equal(mem, x)
 
 
