@@ -229,3 +229,13 @@ def test_deep_copied_net_trains_like_the_original() -> None:
     assert train(bptt, net, batches(), SF.ce_count_loss(), **settings) == train(
         bptt, twin, batches(), SF.ce_count_loss(), **settings
     )
+
+
+def test_lsq_gradient_scale_knows_the_number_of_steps_inside_bptt() -> None:
+    thresholds = []
+    for grad_scale in (None, "lsq"):
+        torch.manual_seed(0)
+        net = make_net(grad_scale=grad_scale)
+        train(bptt, net, batches(1), SF.ce_rate_loss(), num_steps=STEPS, time_var=False)
+        thresholds.append(float(net[2].threshold.detach()) - 0.5)
+    assert thresholds[1] == pytest.approx(thresholds[0] / (8 * STEPS) ** 0.5, rel=1e-3)
