@@ -26,7 +26,7 @@ def add_neuron_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--v-init", type=float, help="V(0) in thresholds, for atif-u, atif-nu (default 0), pcmp (0.5)")
     group.add_argument("--v-threshold", type=float, default=1.0, help="at the start; for atif-nu the clip level p_1")
     group.add_argument("--recursion", choices=("min", "paper", "cumulative"), default="min", help="of atif-nu")
-    group.add_argument("--output", choices=("scaled", "binary"), default="scaled", help="a spike is its threshold, or 1")
+    group.add_argument("--output", choices=("scaled", "binary"), default="scaled", help="a spike is a threshold, or 1")
     group.add_argument("--alpha", type=float, default=4.0, help="slope of the sigmoid surrogate")
     group.add_argument("--detach-reset", action="store_true", help="no gradient through the spike in the reset")
     group.add_argument("--grad-scale", choices=("none", "lsq"), default="none", help="of the thresholds' gradient")

@@ -245,7 +245,8 @@ def channel_statistics(images: Tensor) -> tuple[Tensor, Tensor]:
     levels = torch.arange(256, dtype=torch.float64) / 255.0
     share = histogram.double() / histogram.sum(1, keepdim=True)
     mean = share @ levels
-    return mean.float(), (share @ levels.square() - mean.square()).sqrt().float()
+    dtype = torch.get_default_dtype()
+    return mean.to(dtype), (share @ levels.square() - mean.square()).sqrt().to(dtype)
 
 
 def _crop(images: Tensor, border: int, dy: Tensor, dx: Tensor) -> Tensor:
