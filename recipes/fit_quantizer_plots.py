@@ -144,7 +144,7 @@ def nonuniform_training(result: dict[str, Any], sigma: float, time_steps: int) -
     fixed = result["optima"][f"{FIXED}, T = {time_steps}"][0]
     left.axhline(fixed, color=GREY, ls="--", lw=1.4, label=f"{FIXED} ({fixed:.1f} dB)")
     left.set(ylabel="SQNR (dB)", ylim=(0, 17), title=f"T = {time_steps}, Gaussian input; dotted: the optimum")
-    left.legend(frameon=False, loc="center right")
+    left.legend(frameon=False, loc="lower right", bbox_to_anchor=(1, 0.06))
     fit, (_, best) = result["fits"]["ATIF-nu"], result["optima"]["ATIF-nu"]
     edges = np.array(fit.edges).T[::-1] / sigma
     points = np.array(fit.thresholds).T / sigma
@@ -156,7 +156,7 @@ def nonuniform_training(result: dict[str, Any], sigma: float, time_steps: int) -
         right.axhline(optimum / sigma, color=colour, lw=1, ls=":")
     right.set(
         ylabel=r"input / $\sigma$", ylim=(0, 10.5),
-        title="ATIF-nu: edges of its steps (dashed: its points p, which\nare the edges only where its recursion is exact)",
+        title="ATIF-nu: edges of its steps (dashed: its points p,\nthe edges only where its recursion is exact)",
     )  # fmt: skip
     right.legend(frameon=False)
     _iterations(left, right)

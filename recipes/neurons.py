@@ -13,7 +13,10 @@ from snn_ext import record_inputs, replace_neurons
 from snn_ext.functional import best_points, best_threshold
 from snn_ext.spikingjelly import ATIFnuNode, ATIFuNode, PCMPIFNode
 
-__all__ = ["NEURONS", "add_neuron_arguments", "check_neuron_arguments", "make_spiking", "spikingjelly_neuron"]
+__all__ = [
+    "NEURONS", "add_neuron_arguments", "calibrated_threshold", "check_neuron_arguments", "initial_potential",
+    "make_spiking", "replace_activations", "spikingjelly_neuron",
+]  # fmt: skip
 
 NEURONS = ("relu", "if", "atif-u", "atif-nu", "pcmp")
 
@@ -45,27 +48,14 @@ def check_neuron_arguments(parser: argparse.ArgumentParser, args: argparse.Names
 
 
 def spikingjelly_neuron(args: argparse.Namespace, inputs: Tensor | None = None) -> nn.Module:
-    """Make one spiking neuron for SpikingJelly.
-
-    Parameters
-    ----------
-    args : argparse.Namespace
-        The options of :func:`add_neuron_arguments`.
-    inputs : Tensor, optional
-        What the neuron's layer has received in a trained net: the threshold is calibrated on it, but for "if", whose
-        threshold is ``v_threshold`` in any case.
-    """
-    v_init = _v_init(args)
+    """Make one spiking neuron for SpikingJelly, calibrated on the inputs of its layer if they are given."""
+    threshold, v_init = calibrated_threshold(args, inputs), initial_potential(args)
     common: dict[str, Any] = {
         "surrogate_function": surrogate.Sigmoid(alpha=args.alpha), "detach_reset": args.detach_reset, "step_mode": "m",
     }  # fmt: skip
     if args.neuron == "if":
-        return neuron.IFNode(args.v_threshold, v_reset=None, **common)
+        return neuron.IFNode(threshold, v_reset=None, **common)
     common["scale_output"] = args.output == "scaled"
-    threshold: Any = args.v_threshold
-    if inputs is not None:
-        calibrate = best_points if args.neuron == "atif-nu" and v_init == 0 else best_threshold
-        threshold = calibrate(inputs, args.time_steps, **({} if calibrate is best_points else {"v_init": v_init}))
     if args.neuron == "pcmp":
         return PCMPIFNode(threshold, precharge=v_init, **common)
     common["grad_scale"] = None if args.grad_scale == "none" else args.grad_scale
@@ -74,24 +64,19 @@ def spikingjelly_neuron(args: argparse.Namespace, inputs: Tensor | None = None) 
     return ATIFnuNode(threshold, T=args.time_steps, recursion=args.recursion, v_init=v_init, **common)
 
 
-def make_spiking(
-    net: nn.Module,
-    args: argparse.Namespace,
-    calibration: Any = None,
-    factory: Callable[[argparse.Namespace, Tensor | None], nn.Module] = spikingjelly_neuron,
+def replace_activations(
+    net: nn.Module, factory: Callable[[Tensor | None], nn.Module], calibration: Any = None
 ) -> list[nn.Module]:
     """Replace the activations of an analog net in place.
 
     Parameters
     ----------
     net : nn.Module
-        With ``nn.ReLU`` modules, and with ``time_steps``.
-    args : argparse.Namespace
-        The options of :func:`add_neuron_arguments`.
-    calibration : iterable, optional
-        Batches for the trained net, from which thresholds are calibrated.
+        With ``nn.ReLU`` modules.
     factory : callable
-        ``factory(args, inputs)`` makes one neuron.
+        ``factory(inputs)`` makes one neuron; inputs are those of the activation, or ``None`` without calibration.
+    calibration : iterable, optional
+        Batches for the trained net.
 
     Returns
     -------
@@ -102,16 +87,33 @@ def make_spiking(
     neurons: list[nn.Module] = []
 
     def make(relu: nn.Module) -> nn.Module:
-        neurons.append(factory(args, inputs.get(relu)))
+        neurons.append(factory(inputs.get(relu)))
         return neurons[-1]
 
     replace_neurons(net, make)
+    return neurons
+
+
+def make_spiking(net: nn.Module, args: argparse.Namespace, calibration: Any = None) -> list[nn.Module]:
+    """Turn an analog net into a multi-step net of SpikingJelly, in place, and return its neurons in order."""
+    neurons = replace_activations(net, lambda inputs: spikingjelly_neuron(args, inputs), calibration)
     functional.set_step_mode(net, "m")
     net.time_steps = args.time_steps
     return neurons
 
 
-def _v_init(args: argparse.Namespace) -> float:
+def calibrated_threshold(args: argparse.Namespace, inputs: Tensor | None) -> Any:
+    """Return the threshold, or the points of ATIF-nu, that fit recorded inputs best; without any ``v_threshold``."""
+    v_init = initial_potential(args)
+    if inputs is None or args.neuron == "if":  # the fixed threshold of the baseline is part of what it is
+        return args.v_threshold
+    if args.neuron == "atif-nu" and v_init == 0:
+        return best_points(inputs, args.time_steps)
+    return best_threshold(inputs, args.time_steps, v_init=v_init)
+
+
+def initial_potential(args: argparse.Namespace) -> float:
+    """Return V(0) in thresholds."""
     if args.v_init is not None:
         return float(args.v_init)
     return 0.5 if args.neuron == "pcmp" else 0.0

@@ -46,12 +46,12 @@ class RunFolder:
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise ValueError(f"got {path}, in which another run is under way, want another folder") from None
+            raise ValueError(f"--out: got {path}, in which another run is under way, want another folder") from None
         there = self._read("settings.json")
         if there is None and any(path.glob("*.pt")):
-            raise ValueError(f"got {path}, which holds files of something else, want an empty or a new folder")
+            raise ValueError(f"--out: got {path}, which holds files of something else, want a new folder")
         if there is not None and not resume:
-            raise ValueError(f"got {path}, which holds a run, want another folder, or --resume to continue that run")
+            raise ValueError(f"--out: got {path}, which holds a run, want another folder, or --resume to continue it")
         if there is not None:
             _compare(path, there, settings, may_grow)
         for leftover in path.glob(".*.*"):  # of files that were being written
@@ -118,6 +118,6 @@ def _compare(path: Path, there: dict[str, Any], settings: dict[str, Any], may_gr
         old, new = there.get(name), settings.get(name)
         if old != new and not (name in may_grow and old < new):
             raise ValueError(
-                f"got {path}, which holds a run with {name}={old!r}, and now {name}={new!r}, want the same settings "
-                f"to continue it, or another folder"
+                f"--out: got {path}, which holds a run with {name}={old!r}, and now {name}={new!r}, want the same "
+                f"settings to continue it, or another folder"
             )

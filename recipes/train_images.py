@@ -17,13 +17,14 @@ import torch
 from torch import nn
 
 from .data.images import DATA_SETS, Batches
+from .models.classifier import Classifier
 from .models.resnet import resnet18
 from .models.vgg import vgg16
 from .neurons import add_neuron_arguments, check_neuron_arguments, make_spiking
 from .trainer import Trainer
 from .training import measure
 
-__all__ = ["ImageTrainer", "main", "parse_arguments"]
+__all__ = ["ImageTrainer", "argument_parser", "main", "parse_arguments", "run"]
 
 MODELS = {"vgg16": vgg16, "resnet18": resnet18}
 
@@ -49,14 +50,18 @@ class ImageTrainer(Trainer):
     neurons: list[nn.Module]
 
     def load_model(self, args: argparse.Namespace, num_classes: int) -> nn.Module:
-        net = MODELS[args.model](num_classes, self.data.channels, width=args.width, norm=args.norm)
-        calibration = None
-        if args.start is not None:
-            net.load_state_dict(_trained_relu_net(args))
-            net.to(self.device)
-            calibration = [images for images, _ in _first(self.calibration_loader, args.calibration_images)]
+        net, calibration = self.analog_net(args, num_classes)
         self.neurons = [] if args.neuron == "relu" else make_spiking(net, args, calibration)
         return net
+
+    def analog_net(self, args: argparse.Namespace, num_classes: int) -> tuple[Classifier, list[torch.Tensor] | None]:
+        """Build the ReLU net; with ``--from`` it is the trained one, and images come along to calibrate thresholds."""
+        net = MODELS[args.model](num_classes, self.data.channels, width=args.width, norm=args.norm)
+        if args.start is None:
+            return net, None
+        net.load_state_dict(_trained_relu_net(args))
+        batches = zip(self.calibration_loader, range(-(-args.calibration_images // 100)), strict=False)
+        return net.to(self.device), [images for (images, _), _ in batches]
 
     def threshold_modules(self) -> list[nn.Module]:
         return self.neurons
@@ -92,10 +97,6 @@ def _trained_relu_net(args: argparse.Namespace) -> dict[str, torch.Tensor]:
         if there[name] != want:
             raise ValueError(f"--from: got {args.start} with {name}={there[name]!r}, want {want!r}")
     return checkpoint["model"]
-
-
-def _first(loader: Batches, images: int) -> Any:
-    return (batch for batch, _ in zip(loader, range(-(-images // loader.batch_size)), strict=False))
 
 
 def argument_parser() -> argparse.ArgumentParser:
@@ -146,9 +147,11 @@ def argument_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+def parse_arguments(
+    argv: Sequence[str] | None = None, parser: argparse.ArgumentParser | None = None
+) -> argparse.Namespace:
     """Parse and check the command line; what is wrong is named before anything starts."""
-    parser = argument_parser()
+    parser = parser or argument_parser()
     preset = parser.parse_known_args(argv)[0].preset
     parser.set_defaults(**PRESETS[preset])
     args = parser.parse_args(argv)
@@ -163,17 +166,21 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
-    """Train, and print and return the result."""
-    args = parse_arguments(argv)
-    trainer = ImageTrainer()
+def run(trainer: Trainer, args: argparse.Namespace) -> dict[str, Any]:
+    """Train, and print and return the result; an error that the user can mend ends the program by its message."""
     try:
         result = trainer.main(args)
     except (ValueError, FileNotFoundError, FloatingPointError) as error:
-        raise SystemExit(f"recipes.train_images: {error}") from error
+        raise SystemExit(str(error)) from error
     if trainer.rank == 0:
-        print(f"{result['data']}: {100 * result['accuracy']:.2f} %")
+        spikes = "" if args.neuron == "relu" else f", {result['spikes_per_neuron']:.3f} spikes per neuron"
+        print(f"{args.out}: {100 * result['accuracy']:.2f} %{spikes}; {result['data']}")
     return result
+
+
+def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
+    """Parse the command line and run."""
+    return run(ImageTrainer(), parse_arguments(argv))
 
 
 if __name__ == "__main__":

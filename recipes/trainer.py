@@ -65,6 +65,10 @@ class Trainer(train_classify.Trainer):
         """Return the modules whose parameters are thresholds: they get no weight decay."""
         return []
 
+    def reset(self, model: nn.Module) -> None:
+        """Put the neurons of a net into the state before the first step."""
+        functional.reset_net(model)
+
     def measure(self, args: argparse.Namespace) -> dict[str, Any]:
         """Return what else is to stand in the result of a finished run; called in the first process."""
         return {}
@@ -150,7 +154,8 @@ class Trainer(train_classify.Trainer):
                 thresholds = [p.flatten().tolist() for m in self.threshold_modules() for p in m.parameters()]
                 folder.log(**record, thresholds=thresholds, seconds=time.perf_counter() - began)
                 for name in names:
-                    writer.add_scalar(name, record[name], epoch)
+                    if record[name] is not None:
+                        writer.add_scalar(name, record[name], epoch)
                 for i, threshold in enumerate(thresholds):
                     writer.add_scalar(f"threshold/{i:02d}", threshold[0], epoch)
                 progress = {"epochs": epoch + 1, "best_accuracy": best, "last": record, "settings": folder.settings}
@@ -189,7 +194,7 @@ class Trainer(train_classify.Trainer):
                 nn.utils.clip_grad_norm_(model.parameters(), args.clip_grad_norm)
             scaler.step(optimizer)
             scaler.update()
-            functional.reset_net(model)
+            self.reset(model)
             totals.add(loss, output, targets)
             self.bar.update()
             if args.log_every and step % args.log_every == 0:
@@ -206,12 +211,13 @@ class Trainer(train_classify.Trainer):
     @torch.no_grad()
     def evaluate(self, args, model, criterion, data_loader, device, log_suffix=""):  # noqa: D102
         model.eval()
+        self.reset(model)
         totals = _Totals(device)
         for images, targets in data_loader:
             with self._autocast(args, device):
                 output = self.process_model_output(args, model(self.preprocess_test_sample(args, images)))
                 loss = criterion(output, targets)
-            functional.reset_net(model)
+            self.reset(model)
             totals.add(loss, output, targets)
         return totals.result(self.processes)
 
