@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from .data.images import DATA_SETS, Batches
+from .benchmark_step import benchmark_step, report
+from .data.images import DATA_SETS, Batches, channel_statistics, load_images
 from .models.classifier import Classifier
 from .models.resnet import resnet18
 from .models.vgg import vgg16
@@ -70,7 +72,8 @@ class ImageTrainer(Trainer):
         """Accuracy, activity and SQNR of the last epoch's net, over the whole test set.
 
         ``theta`` is equation 20 of Castagnetti et al. 2023: the share of neurons and steps with a spike, of each layer,
-        then the mean over the layers; ``spikes_per_neuron`` is pooled over all neurons of the net.
+        then the mean over the layers; ``spikes_per_neuron`` is pooled over all neurons of the net. The SQNR is ``None``
+        of a layer without any error (a neuron at an identity shortcut may repeat its spikes) or without any signal.
         """
         loader = Batches(self.data.test, 100, *self.statistics, device=self.device)
         measured = measure(self.model, loader, self.neurons, limit=2_000)
@@ -81,7 +84,7 @@ class ImageTrainer(Trainer):
                 "theta": sum(activity) / len(activity),
                 "spikes_per_neuron": measured.spikes_per_neuron,
                 "layers": [
-                    {"neurons": m.neurons, "theta": theta, "sqnr_db": m.sqnr_db}
+                    {"neurons": m.neurons, "theta": theta, "sqnr_db": m.sqnr_db if isfinite(m.sqnr_db) else None}
                     for m, theta in zip(measured.layers, activity, strict=True)
                 ],
             }
@@ -112,6 +115,7 @@ def argument_parser() -> argparse.ArgumentParser:
     run.add_argument("--seed", type=int, default=0)
     run.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     run.add_argument("--amp", action=argparse.BooleanOptionalAction, help="mixed precision: float16, on a CPU bfloat16")
+    run.add_argument("--benchmark-step", action="store_true", help="only time a step, against the host's IF neuron")
     run.add_argument("--log-every", type=int, default=50, metavar="STEPS", help="log the loss of a step; 0 for never")
     data = parser.add_argument_group("data")
     data.add_argument("--data", choices=DATA_SETS, default="fashion-mnist-subset")
@@ -166,6 +170,21 @@ def parse_arguments(
     return args
 
 
+def time_step(args: argparse.Namespace) -> dict[str, Any]:
+    """Time a training step of the net with the host's IF neuron, then with the chosen one, on one batch."""
+    data = load_images(args.data, args.data_dir)
+    mean, std = channel_statistics(data.train[0])
+    images, labels = next(iter(Batches(data.train, args.batch_size, mean, std, device=args.device)))
+    nets = {}
+    for name in dict.fromkeys(("if", args.neuron)):
+        chosen = argparse.Namespace(**{**vars(args), "neuron": name})
+        nets[name] = MODELS[args.model](len(data.classes), data.channels, width=args.width, norm=args.norm)
+        if name != "relu":
+            make_spiking(nets[name], chosen)
+        nets[name].to(args.device)
+    return report(benchmark_step(nets, images, labels), args)
+
+
 def run(trainer: Trainer, args: argparse.Namespace) -> dict[str, Any]:
     """Train, and print and return the result; an error that the user can mend ends the program by its message."""
     try:
@@ -180,7 +199,8 @@ def run(trainer: Trainer, args: argparse.Namespace) -> dict[str, Any]:
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Parse the command line and run."""
-    return run(ImageTrainer(), parse_arguments(argv))
+    args = parse_arguments(argv)
+    return time_step(args) if args.benchmark_step else run(ImageTrainer(), args)
 
 
 if __name__ == "__main__":

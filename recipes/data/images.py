@@ -258,7 +258,9 @@ def _crop(images: Tensor, border: int, dy: Tensor, dx: Tensor) -> Tensor:
     y = dy[:, None] + torch.arange(height, device=images.device)
     x = dx[:, None] + torch.arange(width, device=images.device)
     sample = torch.arange(n, device=images.device)[:, None, None]
-    return padded.permute(0, 2, 3, 1)[sample, y[:, :, None], x[:, None, :]].permute(0, 3, 1, 2)
+    windows = padded.permute(0, 2, 3, 1)[sample, y[:, :, None], x[:, None, :]].permute(0, 3, 1, 2)
+    # Not channels-last, which with 4 channels makes torch 2.14.1 corrupt memory; contiguous() is not enough for grey.
+    return windows.clone(memory_format=torch.contiguous_format)
 
 
 def _sample(part: Part, size: int | None) -> Part:

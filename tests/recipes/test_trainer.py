@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import torch
 
 pytest.importorskip("spikingjelly")
 pytest.importorskip("torchvision")
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 from recipes.data.images import Batches  # noqa: E402
 from recipes.run_folder import RunFolder  # noqa: E402
@@ -81,15 +81,6 @@ class DoubleTrainer(ImageTrainer):
 
 DoubleTrainer().main(parse_arguments(sys.argv[1:]))
 """
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """The nets are tiny; threads that wait for each other on a busy machine make them a hundred times slower."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def environment() -> dict[str, str]:
