@@ -119,7 +119,7 @@ def steps(result: dict[str, Any], x: Tensor, sigma: float, time_steps: int) -> F
         axes.set_zorder(background.get_zorder() + 1)
         axes.patch.set_visible(False)
         axes.plot((0, 3), (0, 3), color="black", ls="--", lw=1)
-        axes.stairs(levels, (0, *edges, 3), baseline=None, color=COLOURS[name], lw=2)
+        axes.stairs(levels, (0, *np.nan_to_num(edges, nan=3), 3), baseline=None, color=COLOURS[name], lw=2)
         axes.plot(edges, np.zeros_like(edges), "^", color=COLOURS[name], clip_on=False, ms=7)
         axes.set(title=f"{name}: {fit.sqnr_db[-1]:.1f} dB", xlabel=r"input / $\sigma$", xlim=(0, 3))
         axes.set_ylim(0, 3)

@@ -43,6 +43,11 @@ def check_neuron_arguments(parser: argparse.ArgumentParser, args: argparse.Names
         parser.error(f"argument --v-init: got {args.v_init} with --neuron {args.neuron}, want atif-u, atif-nu or pcmp")
     if args.grad_scale == "lsq" and not args.neuron.startswith("atif"):
         parser.error(f"argument --grad-scale: got lsq with --neuron {args.neuron}, want a trainable threshold")
+    if args.neuron == "if" and args.output == "scaled" and args.v_threshold != 1:
+        parser.error(
+            f"argument --v-threshold: got {args.v_threshold} with --neuron if, whose spikes are 1, want 1, "
+            f"--output binary, or --neuron pcmp --v-init 0"
+        )
     if args.output == "binary" and args.neuron == "relu":
         parser.error("argument --output: got binary with --neuron relu, want a spiking neuron")
 

@@ -128,7 +128,7 @@ def markdown(table: Sequence[Cell]) -> str:
             if data in PAPER_DATA:
                 line += [PAPER_ACCURACY.get((model, row), "-"), PAPER_THETA.get((model, row), "-")]
             lines.append(line)
-        header = ["net", "neuron", "seeds", "accuracy (%)", "T", "theta", "spikes per neuron", "SQNR (dB), median over layers"]
+        header = ["net", "neuron", "seeds", "accuracy (%)", "T", "theta", "spikes per neuron", "SQNR (dB)"]
         header += ["paper: accuracy", "paper: theta"] if data in PAPER_DATA else []
         parts.append(f"## {title}\n\n{tabulate(lines, header, tablefmt='github', disable_numparse=True)}\n")
         if by_layer:

@@ -40,7 +40,7 @@ def snntorch_neuron(args: argparse.Namespace, inputs: Tensor | None = None) -> n
     threshold, v_init = calibrated_threshold(args, inputs), initial_potential(args)
     common: dict[str, Any] = {
         "spike_grad": Sigmoid(args.alpha), "init_hidden": True, "fire_at_threshold": True,
-        "scale_output": args.output == "scaled",
+        "scale_output": args.output == "scaled" and args.neuron != "if",
     }  # fmt: skip
     if args.neuron in ("if", "pcmp"):
         return PCMPIF(threshold, precharge=v_init, **common)

@@ -20,7 +20,7 @@ OPTIONS = [
 
 
 def test_second_call_runs_only_what_is_not_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    command = [*OPTIONS, "--out", str(tmp_path), "--rows", "ReLU", "ATIF-u"]
+    command = [*OPTIONS, "--out", str(tmp_path), "--rows", "ReLU", "ATIF-u", "--jobs", "2"]
     main(command)
     unfinished = tmp_path / "cells" / "fashion-mnist-subset-vgg16-atif-u-0"
     before = json.loads((unfinished / "result.json").read_text())

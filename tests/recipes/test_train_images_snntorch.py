@@ -24,7 +24,7 @@ TINY = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("options", [["atif-u"], ["atif-nu"], ["if"], ["pcmp"], ["atif-u", "--output", "binary"]])
+@pytest.mark.parametrize("options", [["atif-u"], ["atif-nu"], ["if", "--output", "binary"], ["pcmp"]])
 def test_spikes_of_both_hosts_are_equal(options: list[str]) -> None:
     args = train_images.parse_arguments(["--out", "x", *TINY, "--neuron", *options])
     twin = vgg16(10, 1, width=0.0625)

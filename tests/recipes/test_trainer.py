@@ -23,8 +23,8 @@ from recipes.train_images import main  # noqa: E402
 ROOT = Path(__file__).parents[2]
 TINY = [
     "--model", "vgg16", "--width", "0.0625", "--time-steps", "2", "--neuron", "atif-nu", "--train-images", "50",
-    "--test-images", "33", "--batch-size", "16", "--epochs", "3", "--crop", "2", "--mixup-alpha", "1", "--device", "cpu",
-    "--log-every", "1",
+    "--test-images", "33", "--batch-size", "16", "--epochs", "3", "--crop", "2", "--mixup-alpha", "1", "--log-every", "1",
+    "--device", "cpu",
 ]  # fmt: skip
 
 # The process kills itself with SIGKILL, which nothing can catch, at one moment of its second epoch.
@@ -150,6 +150,14 @@ def test_resuming_a_finished_run_returns_its_result_without_training(undisturbed
     before = outcome(undisturbed)
     assert main([*TINY, "--out", str(undisturbed), "--resume"]) == before[0]
     assert_same(outcome(undisturbed), before)
+
+
+def test_a_run_can_grow_where_the_schedule_does_not_depend_on_its_length(tmp_path: Path) -> None:
+    options = [*TINY, "--lr-scheduler", "step"]
+    main([*options, "--epochs", "2", "--out", str(tmp_path / "whole")])
+    main([*options, "--epochs", "1", "--out", str(tmp_path / "grown")])
+    main([*options, "--epochs", "2", "--out", str(tmp_path / "grown"), "--resume"])
+    assert_same(outcome(tmp_path / "grown"), outcome(tmp_path / "whole"))
 
 
 def test_two_runs_at_once_in_one_folder_are_refused(tmp_path: Path) -> None:
