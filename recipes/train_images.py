@@ -21,7 +21,7 @@ from .benchmark_step import benchmark_step, report
 from .data.images import DATA_SETS, Batches, channel_statistics, load_images
 from .models.classifier import Classifier
 from .models.resnet import resnet18
-from .models.vgg import vgg16
+from .models.vgg import POOLING, vgg16
 from .neurons import add_neuron_arguments, check_neuron_arguments, make_spiking
 from .trainer import Trainer
 from .training import measure
@@ -42,7 +42,7 @@ SHORT: dict[str, Any] = {
 }  # fmt: skip
 PRESETS = {"short": SHORT, "paper": PAPER}
 
-SAME_NET = ("data", "model", "width", "norm")
+SAME_NET = ("data", "model", "width", "norm", "pool")
 """What a net has to have in common with the one it starts from."""
 
 
@@ -58,7 +58,7 @@ class ImageTrainer(Trainer):
 
     def analog_net(self, args: argparse.Namespace, num_classes: int) -> tuple[Classifier, list[torch.Tensor] | None]:
         """Build the ReLU net; with ``--from`` it is the trained one, and images come along to calibrate thresholds."""
-        net = MODELS[args.model](num_classes, self.data.channels, width=args.width, norm=args.norm)
+        net = build_net(args, num_classes, self.data.channels)
         if args.start is None:
             return net, None
         net.load_state_dict(_trained_relu_net(args))
@@ -89,6 +89,12 @@ class ImageTrainer(Trainer):
                 ],
             }
         return result
+
+
+def build_net(args: argparse.Namespace, classes: int, channels: int) -> Classifier:
+    """Build the analog net that the options describe."""
+    pool = {"pool": args.pool} if args.model == "vgg16" else {}
+    return MODELS[args.model](classes, channels, width=args.width, norm=args.norm, **pool)
 
 
 def _trained_relu_net(args: argparse.Namespace) -> dict[str, torch.Tensor]:
@@ -126,6 +132,7 @@ def argument_parser() -> argparse.ArgumentParser:
     net.add_argument("--model", choices=MODELS, default="vgg16")
     net.add_argument("--width", type=float, default=1.0, help="factor on all widths; 0.125 for a CPU")
     net.add_argument("--norm", action=argparse.BooleanOptionalAction, default=True, help="batch norm")
+    net.add_argument("--pool", choices=POOLING, default="max", help="of vgg16; avg is better with --from")
     net.add_argument("--from", dest="start", type=Path, metavar="CHECKPOINT", help="start from this trained ReLU net")
     net.add_argument("--calibration-images", type=int, default=1000, help="for the thresholds, with --from")
     add_neuron_arguments(parser)
@@ -178,7 +185,7 @@ def time_step(args: argparse.Namespace) -> dict[str, Any]:
     nets = {}
     for name in dict.fromkeys(("if", args.neuron)):
         chosen = argparse.Namespace(**{**vars(args), "neuron": name})
-        nets[name] = MODELS[args.model](len(data.classes), data.channels, width=args.width, norm=args.norm)
+        nets[name] = build_net(args, len(data.classes), data.channels)
         if name != "relu":
             make_spiking(nets[name], chosen)
         nets[name].to(args.device)
