@@ -23,8 +23,8 @@ from recipes.train_images import main  # noqa: E402
 ROOT = Path(__file__).parents[2]
 TINY = [
     "--model", "vgg16", "--width", "0.0625", "--time-steps", "2", "--neuron", "atif-nu", "--train-images", "50",
-    "--test-images", "33", "--batch-size", "16", "--epochs", "3", "--crop", "2", "--mixup-alpha", "1", "--log-every", "1",
-    "--device", "cpu",
+    "--test-images", "33", "--batch-size", "16", "--epochs", "3", "--crop", "2", "--mixup-alpha", "1",
+    "--log-every", "1", "--device", "cpu",
 ]  # fmt: skip
 
 # The process kills itself with SIGKILL, which nothing can catch, at one moment of its second epoch.
