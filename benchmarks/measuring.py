@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -43,7 +44,9 @@ class Ratio:
 
 
 def measure(contenders: dict[str, Callable[[], object]], rounds: int, repeat: int = 1) -> dict[str, Timing]:
-    """Time every contender once a round, after two rounds to warm up.
+    """Time every contender once a round, after two rounds to warm up, in another order each time.
+
+    Who comes after one that has freed much memory pays for it.
 
     Parameters
     ----------
@@ -60,8 +63,10 @@ def measure(contenders: dict[str, Callable[[], object]], rounds: int, repeat: in
     3
     """
     times: dict[str, list[float]] = {name: [] for name in contenders}
+    shuffled = random.Random(0)
     for turn in range(rounds + 2):
-        for name, function in contenders.items():
+        for name in shuffled.sample(list(contenders), len(contenders)):
+            function = contenders[name]
             start = time.perf_counter()
             for _ in range(repeat):
                 function()

@@ -77,16 +77,16 @@ class TorchExecution:
         grad_scale: Tensor | None,
     ) -> None:
         """Recompute one segment after the other, the last first, and walk back through it."""
-        time_steps, size = len(x_seq), v.numel()
+        time_steps, size = len(x_seq), x_seq.numel() // len(x_seq)
+        one_v = v.dim() == 0
         v = flat(v, 1).expand(size) if is_one(v) else flat(v, size)
         x_seq = flat(x_seq, time_steps, size)
         grad_spike_seq = None if grad_spike_seq is None else flat(grad_spike_seq, time_steps, size)
         grad_v_end = None if grad_v_end is None else flat(grad_v_end, size)
         grad_x_seq = None if grad_x_seq is None else flat(grad_x_seq, time_steps, size)
-        grad_v = None if grad_v is None else flat(grad_v, size)
         thetas = thresholds.expand(time_steps).unbind()
         theta_sums = v.new_zeros(time_steps, dtype=torch.float64)
-        scale_sum = v.new_zeros((), dtype=torch.float64)
+        scale_sum, v_sum = v.new_zeros(2, dtype=torch.float64)
         chunk_sums = v.new_empty(time_steps)
         for chunk in _chunks(v):
             x = x_seq[:, chunk].unbind()
@@ -123,12 +123,16 @@ class TorchExecution:
                     if grad_x is not None:
                         grad_x[t].copy_(c)
             theta_sums -= chunk_sums
-            if grad_v is not None:
-                grad_v[chunk] = c
+            if one_v:
+                v_sum += c.sum()
+            elif grad_v is not None:
+                flat(grad_v, size)[chunk] = c
         if grad_thresholds is not None:
             grad_thresholds.copy_(theta_sums if len(thresholds) == len(theta_sums) else theta_sums.sum())
         if grad_scale is not None:
             grad_scale.fill_(scale_sum)
+        if one_v and grad_v is not None:
+            grad_v.fill_(v_sum)
 
 
 def _chunks(v: Tensor) -> Iterator[slice]:

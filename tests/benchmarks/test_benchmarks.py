@@ -20,7 +20,7 @@ from benchmarks.measuring import Timing, kept_bytes, measure, ratio
 def test_contenders_take_turns() -> None:
     turns: list[str] = []
     timings = measure({"a": lambda: turns.append("a"), "b": lambda: turns.append("b")}, rounds=3)
-    assert "".join(turns) == "ab" * 5
+    assert all(set(turns[i : i + 2]) == {"a", "b"} for i in range(0, 10, 2)) and len(turns) == 10
     assert len(timings["a"].seconds) == 3
 
 
@@ -37,7 +37,7 @@ def test_kept_bytes_counts_a_storage_once() -> None:
 
 
 def test_contenders_give_the_same_spikes_on_a_grid() -> None:
-    x_seq = torch.randint(-10, 21, (6, 50)) / 16 + 1 / 32  # no ties: the hosts break them differently
+    x_seq = torch.randint(-10, 21, (6, 50)) / 16 + 1 / 256  # no ties: the hosts break them differently
     want = hosts()[BASELINE].infer(x_seq)
     for name, contender in {**hosts(), **ours()}.items():
         assert torch.equal(contender.infer(x_seq), want), name
