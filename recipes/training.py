@@ -107,7 +107,7 @@ class LayerMeasurement:
     sqnr_db : float
         Signal to quantisation noise ratio of the layer in its place in the net, in dB: signal is the neuron's input,
         averaged over time, where that is >= 0 (so it is the ReLU of it); noise is the difference to the decoded
-        value, the neuron's scaled output averaged over time. Over an evenly spaced sample of inputs.
+        value, firing rate times threshold (p_1 for ATIF-nu). Over an evenly spaced sample of inputs.
     inputs : Tensor
         That sample of inputs, flat, negative ones included.
     """
@@ -145,7 +145,7 @@ def measure(
     loader : DataLoader
         Yields images and labels.
     neurons : iterable of nn.Module
-        Its spiking layers, with ``scale_output=True``; none for an analog net.
+        Its spiking layers; none for an analog net.
     limit : int
         Inputs kept of a layer and batch for its SQNR.
 
@@ -186,7 +186,7 @@ class _Probe:
         self.neurons = spike_seq[0, 0].numel()
         stride = -(-spike_seq[0].numel() // self.limit)
         self.inputs.append(arguments[0].flatten(1)[:, ::stride].mean(0))
-        self.decoded.append(spike_seq.flatten(1)[:, ::stride].mean(0))
+        self.decoded.append(spike_seq.flatten(1)[:, ::stride].mean(0) * _scale(neuron, arguments[0]))
 
     def result(self, samples: int) -> LayerMeasurement:
         inputs, decoded = torch.cat(self.inputs), torch.cat(self.decoded)
@@ -194,3 +194,10 @@ class _Probe:
         return LayerMeasurement(
             self.neurons, self.spikes / (samples * self.neurons), float(sqnr(inputs[signal], decoded[signal])), inputs
         )
+
+
+def _scale(neuron: nn.Module, x_seq: Tensor) -> Tensor | float:
+    """Return the factor from a neuron's mean output to its decoded value."""
+    if getattr(neuron, "scale_output", False):
+        return 1.0
+    return neuron.quantizer(x_seq).clip_level if hasattr(neuron, "quantizer") else neuron.v_threshold

@@ -5,6 +5,7 @@ The classes here are mixins for ``nn.Module`` and know no host. A host's node ad
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple, cast
 
 import torch
@@ -45,10 +46,8 @@ class SoftResetNeuron(nn.Module):
         fire_at_threshold: bool,
         grad_scale: float | str | None,
     ) -> None:
-        self.scale_output = check_bool("scale_output", scale_output)
-        self.fire_at_threshold = check_bool("fire_at_threshold", fire_at_threshold)
-        self.grad_scale = _check_grad_scale(grad_scale)
-        start = as_v_init("v_init", v_init)
+        start = check_options(v_init, scale_output, fire_at_threshold, grad_scale)
+        self.scale_output, self.fire_at_threshold, self.grad_scale = scale_output, fire_at_threshold, grad_scale
         if isinstance(v_init, nn.Parameter):
             self.register_parameter("v_init", v_init if v_init.ndim == 1 else nn.Parameter(start))
         else:
@@ -119,7 +118,7 @@ class SoftResetNeuron(nn.Module):
         return float((max(neurons, 1) * self._sequence_length(x_seq)) ** -0.5)
 
     def _sequence_length(self, x_seq: Tensor) -> int:
-        if self.step_mode == "s":
+        if self.step_mode == "s" and x_seq.shape[0] == 1:
             raise ValueError(
                 "grad_scale: got 'lsq' in step mode 's', want step_mode='m', where the number of steps is known"
             )
@@ -165,13 +164,9 @@ class NonUniformSoftResetNeuron(SoftResetNeuron):
     p: nn.Parameter
     T: int
     recursion: Recursion
+    _fresh_copy: Callable[[], Any]  # a deep copy without state; the host's class knows what its state is
 
-    def _init_points(self, threshold: Any, T: int, recursion: str, name: str) -> None:
-        # A whole vector of points may be given in place of the clip level.
-        if isinstance(threshold, Tensor) and threshold.numel() > 1:
-            points = as_points(name, threshold, T)
-        else:
-            points = uniform_points(as_threshold(name, threshold), T)
+    def _init_points(self, points: Tensor, T: int, recursion: str) -> None:
         self.T = T
         self.recursion = cast(Recursion, recursion)
         self._set_threshold(points, trainable=True)
@@ -232,10 +227,6 @@ class NonUniformSoftResetNeuron(SoftResetNeuron):
     def _sequence_length(self, x_seq: Tensor) -> int:
         return self.T
 
-    def _fresh_copy(self) -> Any:
-        """Return a deep copy without state; the host knows what its state is."""
-        raise NotImplementedError
-
     def _describe(self) -> str:
         return f"T={self.T}, recursion={self.recursion!r}, " + super()._describe()
 
@@ -254,8 +245,10 @@ def as_threshold(name: str, value: Any) -> Tensor:
     return torch.tensor([value], dtype=torch.float32)
 
 
-def as_points(name: str, value: Tensor, T: int) -> Tensor:
-    """Return quantisation points as a ``[T]`` float32 tensor; they have to be non-increasing and positive."""
+def as_points(name: str, value: Any, T: int) -> Tensor:
+    """Return quantisation points as a ``[T]`` float32 tensor, from all or from the clip level of uniform ones."""
+    if not isinstance(value, Tensor) or value.numel() == 1:
+        return uniform_points(as_threshold(name, value), T)
     points = value.detach().float().clone()
     if points.shape != (T,):
         bad_value(name, value, f"one element, or the quantisation points [T] = [{T}]")
@@ -278,6 +271,14 @@ def as_v_init(name: str, value: Any, low: float = -torch.inf, high: float = torc
     return value.detach().float().clone().reshape(-1)
 
 
+def check_options(v_init: Any, scale_output: Any, fire_at_threshold: Any, grad_scale: Any) -> Tensor:
+    """Check what all three neurons have in both hosts; return the initial potential as a tensor."""
+    check_bool("scale_output", scale_output)
+    check_bool("fire_at_threshold", fire_at_threshold)
+    _check_grad_scale(grad_scale)
+    return as_v_init("v_init", v_init)
+
+
 def check_time_steps(T: Any, recursion: Any) -> None:
     """Check the two arguments that only ATIF-nu has."""
     check_count("T", T)
@@ -293,15 +294,12 @@ def refuse_backend(backend: Any) -> None:
         )
 
 
-def _check_grad_scale(value: Any) -> float | str | None:
+def _check_grad_scale(value: Any) -> None:
     want = "None, 'lsq' or a number > 0"
     if value is None or value == "lsq":
-        return cast("str | None", value)
-    if isinstance(value, str):
+        return
+    if isinstance(value, str) or check_real("grad_scale", value, want) <= 0:
         bad_value("grad_scale", value, want)
-    if check_real("grad_scale", value, want) <= 0:
-        bad_value("grad_scale", value, want)
-    return float(value)
 
 
 # -- exact tensor helpers -----------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ._errors import bad_type, bad_value, check_count
-from .replacement import is_neuron
+from .replacement import is_neuron, reset_neurons
 
 __all__ = ["record_inputs"]
 
@@ -23,8 +23,10 @@ def record_inputs(
 ) -> dict[nn.Module, Tensor]:
     """Run a net over some batches and keep a sample of the inputs of each of its neurons.
 
-    The net runs in eval mode and without gradient; the training flag of every module is restored. Use it before
-    :func:`snn_ext.replace_neurons`, with :func:`snn_ext.functional.best_threshold`.
+    The net runs in eval mode and without gradient, reset before every batch and at the end; the training flag of every
+    module is restored. Use it before :func:`snn_ext.replace_neurons`, with
+    :func:`snn_ext.functional.best_threshold`. The keys are modules: to copy a net with its records, copy both at once,
+    ``copy.deepcopy((net, records))``.
 
     Parameters
     ----------
@@ -76,8 +78,10 @@ def record_inputs(
         net.eval()
         with torch.no_grad():
             for batch in batches:
+                reset_neurons(net)
                 net(batch[0] if isinstance(batch, tuple | list) else batch)
     finally:
+        reset_neurons(net)
         for m, training in modes.items():
             m.training = training
         for hook in hooks:

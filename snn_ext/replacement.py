@@ -23,7 +23,8 @@ def replace_neurons(net: nn.Module, factory: Callable[[nn.Module], nn.Module], *
     """Replace every neuron of a net, spiking or ``nn.ReLU``, in place.
 
     Threshold, surrogate, ``detach_reset``, ``step_mode`` and ``store_v_seq`` (in snnTorch: threshold, ``spike_grad``,
-    ``init_hidden``, ``output``) are copied from the old neuron wherever the factory has left them at their defaults.
+    ``init_hidden``, ``output``), the tie rule, ``scale_output`` and ``grad_scale`` are copied from the old neuron
+    wherever the factory has left them at their defaults; a default that it gives explicitly can not be told apart.
     An instance that stands in several places is replaced by one instance.
 
     Parameters
@@ -93,6 +94,19 @@ def replace_neurons(net: nn.Module, factory: Callable[[nn.Module], nn.Module], *
 def is_neuron(module: nn.Module) -> bool:
     """Whether a module is an ``nn.ReLU`` or a spiking neuron of either host, ours included."""
     return isinstance(module, nn.ReLU) or _host(module) is not None
+
+
+def reset_neurons(net: nn.Module) -> None:
+    """Reset every spiking neuron of a net, of either host."""
+    hosts = {_host(module) for module in net.modules()}
+    if "spikingjelly" in hosts:
+        from spikingjelly.activation_based import functional
+
+        functional.reset_net(net)
+    if "snntorch" in hosts:
+        from .snntorch import reset
+
+        reset(net)
 
 
 def _host(module: nn.Module) -> str | None:
@@ -183,9 +197,15 @@ def _settings(old: nn.Module, new: nn.Module) -> dict[str, Any]:
     if _threshold(old) is not None and _threshold(new) == 1.0:
         settings["threshold"] = _threshold(old)
     defaults = {"detach_reset": False, "step_mode": "s", "store_v_seq": False, "init_hidden": False, "output": False}
+    defaults |= {"scale_output": False, "grad_scale": None}
     for name, default in defaults.items():
-        if hasattr(old, name) and getattr(new, name, None) == default:
+        if hasattr(old, name) and hasattr(new, name) and getattr(new, name) == default:
             settings[name] = getattr(old, name)
+    if isinstance(new, SoftResetNeuron) and not isinstance(old, nn.ReLU):
+        habit = _host(new) == "spikingjelly"  # its neurons fire at the threshold, snnTorch's above it
+        rule = getattr(old, "fire_at_threshold", _host(old) == "spikingjelly")
+        if new.fire_at_threshold == habit != rule:
+            settings["fire_at_threshold"] = rule
     for name, surrogate in (("surrogate_function", Sigmoid(4.0)), ("spike_grad", ATan(2.0))):
         if hasattr(old, name) and hasattr(new, name) and as_surrogate(getattr(new, name)) == surrogate:
             settings[name] = getattr(old, name)

@@ -55,7 +55,7 @@ def awkward_inputs(time_steps: int, shape: tuple[int, ...], threshold: float = 1
 INPUTS = ("random", "grid", "ulp")
 
 
-# -- the neuron, naively ------------------------------------------------------------------------------------------------
+# -- the neuron, naively ----------------------------------------------------------------------------------------------
 
 
 def simulate(x_seq: Tensor, v: Any, thresholds: Any, *, reset: str = "subtract", tie: bool = True) -> tuple[Any, Any]:
@@ -123,7 +123,7 @@ def assert_close_to_peak(got: Tensor, want: Any, peak: float | None = None, tole
     assert error.max() <= tolerance * peak, f"error {error.max():.3g}, {error.max() / peak:.3g} of the peak {peak:.3g}"
 
 
-# -- staircases -----------------------------------------------------------------------------------------------------
+# -- staircases -------------------------------------------------------------------------------------------------------
 
 
 def constant(x: Tensor, time_steps: int) -> Tensor:
@@ -146,7 +146,7 @@ def half_gaussian(size: int = 400_000) -> Tensor:
     return torch.from_numpy(norm.ppf(0.5 + 0.5 * (np.arange(size) + 0.5) / size))
 
 
-# -- nets -----------------------------------------------------------------------------------------------------------
+# -- nets -------------------------------------------------------------------------------------------------------------
 
 
 class FrozenNorm(nn.BatchNorm1d):

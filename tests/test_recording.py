@@ -7,6 +7,8 @@ import torch
 from torch import nn
 
 from snn_ext import record_inputs
+from snn_ext.snntorch import ATIFu
+from snn_ext.spikingjelly import ATIFnuNode
 
 
 def make_net() -> nn.Sequential:
@@ -49,6 +51,14 @@ def test_the_sample_is_limited_and_spread_over_the_input() -> None:
     net = nn.Sequential(nn.ReLU())
     (record,) = record_inputs(net, [torch.arange(1000.0)], limit=100).values()
     assert len(record) == 100 and record[0] == 0 and record[-1] >= 990
+
+
+def test_spiking_nets_start_every_batch_afresh_and_are_left_reset() -> None:
+    net = nn.Sequential(nn.Linear(4, 3), ATIFnuNode(0.5, T=1), nn.Linear(3, 3), ATIFu(0.5, init_hidden=True))
+    x = torch.rand(5, 4)
+    records = record_inputs(net, [x, x])
+    assert torch.equal(*records[net[3]].chunk(2))
+    assert net[1].t == 0 and net[1].v == 0.0 and not net[3].mem.any()
 
 
 @pytest.mark.parametrize(

@@ -84,6 +84,13 @@ def test_training_flag_and_device_follow_the_net() -> None:
     assert not net[1].training and net[1].v_threshold.device.type == "meta"
 
 
+def test_our_own_settings_and_the_tie_rule_are_copied_across_hosts() -> None:
+    net = nn.Sequential(ATIFuNode(0.5, scale_output=True, grad_scale=0.1), neuron.IFNode(v_reset=None))
+    replace_neurons(net, lambda _: ATIFu())
+    assert net[0].scale_output and net[0].grad_scale == 0.1
+    assert net[0].fire_at_threshold and net[1].fire_at_threshold, "SpikingJelly fires at the threshold"
+
+
 def test_snntorch_settings_are_copied() -> None:
     net = nn.Sequential(snn.Leaky(beta=1.0, threshold=0.5, init_hidden=True, output=True))
     replace_neurons(net, lambda _: ATIFu())

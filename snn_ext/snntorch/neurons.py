@@ -8,6 +8,7 @@ that tensor. These neurons carry the potential after reset, ``v``, beside it and
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -20,8 +21,10 @@ from .._soft_reset_neuron import (
     NonUniformSoftResetNeuron,
     Quantizer,
     SoftResetNeuron,
+    as_points,
     as_threshold,
     as_v_init,
+    check_options,
     check_time_steps,
     refuse_backend,
 )
@@ -36,6 +39,7 @@ class _SoftResetLeaky(SoftResetNeuron, snn.Leaky):
 
     threshold_name = "threshold"
     mem: Tensor
+    reset_mechanism_val: Tensor
     _own_mem: Tensor | None  # the mem of the last call; another one in its place means that the host has reset
     _mem_seq: Tensor | None  # all mems of the last call in step mode "m", where they are passed along
     _v: Tensor | None  # potential after reset
@@ -144,7 +148,14 @@ class _SoftResetLeaky(SoftResetNeuron, snn.Leaky):
     def _state(self, x_seq: Tensor, mem: Tensor | None) -> tuple[Tensor, int]:
         """Return (v, t): carried over, unless the host has reset, another ``mem`` came or the shape has changed."""
         v = self._v
-        if v is None or v.shape != x_seq.shape[1:] or self.mem is not self._own_mem or not self._is_last(mem):
+        own = self.mem is self._own_mem and self._is_last(mem)
+        if v is None or v.shape != x_seq.shape[1:] or not own:
+            if mem is not None and not torch.compiler.is_compiling() and bool((mem != 0).any()):
+                warnings.warn(
+                    "mem: got a potential that this neuron did not return from its last call, want that one (not a "
+                    "copy, nor another neuron's) or zeros; a fresh sequence starts",
+                    stacklevel=4,
+                )
             return self.initial_potential(x_seq), 0
         if not (self.mem if mem is None else mem).requires_grad:
             v = v.detach()
@@ -198,6 +209,7 @@ class _SoftResetLeaky(SoftResetNeuron, snn.Leaky):
         # A state in a graph can not be deep-copied; the memo puts an empty one in its place.
         twin = copy.deepcopy(self, {id(self.mem): self.mem.new_zeros(0), id(self._v): None, id(self._mem_seq): None})
         twin.reset_mem()
+        snn.SpikingNeuron.instances.append(twin)  # as a constructor does, so that the host resets it
         return twin
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
@@ -302,6 +314,7 @@ class ATIFu(_SoftResetLeaky):
     ) -> None:
         refuse_backend(backend)
         value = as_threshold("threshold", threshold)
+        check_options(v_init, scale_output, fire_at_threshold, grad_scale)  # before the host lists this neuron
         check_bool("learn_threshold", learn_threshold)
         self._init_neuron(
             spike_grad,
@@ -385,6 +398,7 @@ class PCMPIF(_SoftResetLeaky):
         refuse_backend(backend)
         value = as_threshold("threshold", threshold)
         as_v_init("precharge", precharge, 0.0, 1.0)
+        check_options(precharge, scale_output, fire_at_threshold, grad_scale)
         check_bool("learn_threshold", learn_threshold)
         self._init_neuron(
             spike_grad,
@@ -479,6 +493,8 @@ class ATIFnu(NonUniformSoftResetNeuron, _SoftResetLeaky):
     ) -> None:
         refuse_backend(backend)
         check_time_steps(T, recursion)
+        points = as_points("threshold", threshold, T)
+        check_options(v_init, scale_output, fire_at_threshold, grad_scale)
         check_bool("learn_threshold", learn_threshold)
         if reset_mechanism != "subtract":
             bad_value("reset_mechanism", reset_mechanism, "'subtract': the thresholds of ATIF-nu are derived for it")
@@ -501,7 +517,7 @@ class ATIFnu(NonUniformSoftResetNeuron, _SoftResetLeaky):
         )
         del self.threshold  # the host's buffer; p takes its place
         self._init_soft_reset(v_init, scale_output, fire_at_threshold, grad_scale)
-        self._init_points(threshold, T, recursion, "threshold")
+        self._init_points(points, T, recursion)
         self.p.requires_grad_(learn_threshold)
 
     def _reset_kind(self) -> Reset:

@@ -126,6 +126,8 @@ def bptt(
         check_bool(name, flag)
     if time_var and num_steps:
         bad_value("num_steps", num_steps, "False with time_var=True: the data say how many steps there are")
+    if not time_var and not time_first:
+        bad_value("time_first", time_first, "True with time_var=False: the data have no time")
     if not time_var:
         check_count("num_steps", False if num_steps is False else num_steps)
     if not callable(criterion):

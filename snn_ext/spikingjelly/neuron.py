@@ -17,6 +17,7 @@ from .._errors import bad_type, bad_value, check_bool, check_choice
 from .._soft_reset_neuron import (
     NonUniformSoftResetNeuron,
     SoftResetNeuron,
+    as_points,
     as_threshold,
     as_v_init,
     check_time_steps,
@@ -344,13 +345,14 @@ class ATIFnuNode(NonUniformSoftResetNeuron, _SoftResetNode):
     ) -> None:
         refuse_backend(backend)
         check_time_steps(T, recursion)
+        points = as_points("v_threshold", v_threshold, T)
         if v_reset is not None:
             bad_value("v_reset", v_reset, "None: the thresholds of ATIF-nu are derived for a reset by subtraction")
         self._init_node(v_reset, surrogate_function, detach_reset, step_mode, store_v_seq)
         delattr(self, "v_threshold")  # the host's float; p takes its place
         self.register_memory("t", 0)
         self._init_soft_reset(v_init, scale_output, fire_at_threshold, grad_scale)
-        self._init_points(v_threshold, T, recursion, "v_threshold")
+        self._init_points(points, T, recursion)
 
     def _reset_kind(self) -> Reset:
         return "none" if self.recursion == "cumulative" else "subtract"

@@ -32,7 +32,7 @@ each_kind_of_thresholds = pytest.mark.parametrize(
 )
 
 
-# -- spikes and potential -----------------------------------------------------------------------------------------------
+# -- spikes and potential ---------------------------------------------------------------------------------------------
 
 
 @each_input
@@ -58,9 +58,7 @@ def test_chunks_of_time_equal_the_whole(kind: str, reset: Any, tie: bool) -> Non
     v: Any = 0.25
     spikes = []
     for start, stop in ((0, 1), (1, 4), (4, 6)):
-        spike, v = soft_reset_if(
-            x_seq[start:stop], v, thresholds[start:stop], reset=reset, fire_at_threshold=tie
-        )
+        spike, v = soft_reset_if(x_seq[start:stop], v, thresholds[start:stop], reset=reset, fire_at_threshold=tie)
         spikes.append(spike)
     assert torch.equal(torch.cat(spikes), want[0])
     assert torch.equal(v, want[1])
@@ -92,7 +90,7 @@ def test_a_million_neuron_steps_without_one_mismatch(tie: bool) -> None:
         assert torch.equal(got[1], want[1]), kind
 
 
-# -- shapes, layouts, dtypes ----------------------------------------------------------------------------------------
+# -- shapes, layouts, dtypes ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("shape", [(1,), (4,), (4, 0, 3), (1, 2, 3), (3, 2, 1, 4, 5)])
@@ -166,7 +164,7 @@ def test_arguments_are_not_written_to(name: str) -> None:
     assert torch.equal(arguments[name], before)
 
 
-# -- values that are no numbers -------------------------------------------------------------------------------------
+# -- values that are no numbers ---------------------------------------------------------------------------------------
 
 
 @each_reset
@@ -208,13 +206,13 @@ def test_one_bad_neuron_does_not_spread(reset: Any) -> None:
         assert torch.equal(got[0][:, others], want[0][:, others]) and torch.equal(got[1][others], want[1][others])
 
 
-# -- gradients ------------------------------------------------------------------------------------------------------
+# -- gradients --------------------------------------------------------------------------------------------------------
 
 
 def agreeing_samples(
     thresholds: Tensor, v: float, reset: Any, tie: bool, time_steps: int = 6, size: int = 400
 ) -> Tensor:
-    """Random and grid input ``[T, N]``, float32, without the neurons whose spikes differ between float32 and float64."""
+    """Return awkward input ``[T, N]`` without the neurons whose spikes differ between float32 and float64."""
     inputs = awkward_inputs(time_steps, (size,), float(thresholds[0]))
     x_seq = torch.cat([inputs[kind] for kind in INPUTS], 1)
     single, _ = soft_reset_if(x_seq, v, thresholds, reset=reset, fire_at_threshold=tie)
@@ -229,9 +227,7 @@ def agreeing_samples(
 @each_tie
 @pytest.mark.parametrize("detach", [False, True], ids=["through", "detached"])
 @pytest.mark.parametrize("count", [1, 6], ids=["[1]", "[T]"])
-def test_gradients_are_those_of_float64(
-    cls: type[Surrogate], reset: Any, tie: bool, detach: bool, count: int
-) -> None:
+def test_gradients_are_those_of_float64(cls: type[Surrogate], reset: Any, tie: bool, detach: bool, count: int) -> None:
     thresholds = torch.tensor([0.9, 1.1, 0.7, 1.3, 0.5, 0.8][:count])
     x_seq = agreeing_samples(thresholds, 0.3125, reset, tie)
     x = x_seq.clone().requires_grad_()

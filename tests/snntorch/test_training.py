@@ -73,9 +73,7 @@ def spikes_of(net: nn.Module) -> Tensor:
 def test_trainers_of_the_host_learn(hidden: Any, trainer: Any, settings: dict[str, Any]) -> None:
     net = make_net(hidden)
     before = {k: v.clone() for k, v in net.state_dict().items()}
-    losses = train(
-        trainer, net, batches(), SF.ce_count_loss(), epochs=3, num_steps=STEPS, time_var=False, **settings
-    )
+    losses = train(trainer, net, batches(), SF.ce_count_loss(), epochs=3, num_steps=STEPS, time_var=False, **settings)
     assert torch.tensor(losses).isfinite().all()
     moved = {name for name, value in net.state_dict().items() if not torch.equal(value, before[name])}
     assert {"0.weight", "3.weight", "4.threshold"} <= moved
@@ -231,3 +229,13 @@ def test_deep_copied_net_trains_like_the_original() -> None:
     assert train(bptt, net, batches(), SF.ce_count_loss(), **settings) == train(
         bptt, twin, batches(), SF.ce_count_loss(), **settings
     )
+
+
+def test_lsq_gradient_scale_knows_the_number_of_steps_inside_bptt() -> None:
+    thresholds = []
+    for grad_scale in (None, "lsq"):
+        torch.manual_seed(0)
+        net = make_net(grad_scale=grad_scale)
+        train(bptt, net, batches(1), SF.ce_rate_loss(), num_steps=STEPS, time_var=False)
+        thresholds.append(float(net[2].threshold.detach()) - 0.5)
+    assert thresholds[1] == pytest.approx(thresholds[0] / (8 * STEPS) ** 0.5, rel=1e-3)

@@ -1,0 +1,217 @@
+"""Train VGG-16 or ResNet-18 with trainable thresholds on images, in one process or several.
+
+``python -m recipes.train_images --data cifar10 --model resnet18 --neuron atif-nu --preset paper --out runs/nu``
+
+The same command goes under ``torchrun --nproc-per-node N -m recipes.train_images ...``, and with ``--resume`` it
+continues an interrupted run exactly. ``--batch-size`` counts the images of a step over all processes.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from .benchmark_step import benchmark_step, report
+from .data.images import DATA_SETS, Batches, channel_statistics, load_images
+from .models.classifier import Classifier
+from .models.resnet import resnet18
+from .models.vgg import POOLING, vgg16
+from .neurons import add_neuron_arguments, check_neuron_arguments, make_spiking
+from .trainer import Trainer
+from .training import measure
+
+__all__ = ["ImageTrainer", "argument_parser", "main", "parse_arguments", "run"]
+
+MODELS = {"vgg16": vgg16, "resnet18": resnet18}
+
+# Castagnetti et al. 2023 state: SGD of rate 0.08, times 0.9 every 30 epochs, 900 epochs, crop, flip, mixup of alpha 1.
+# Momentum, weight decay and batch size are not stated; these are those of the authors' later configurations.
+PAPER: dict[str, Any] = {
+    "epochs": 900, "opt": "sgd", "lr": 0.08, "momentum": 0.9, "weight_decay": 0.0, "batch_size": 64,
+    "lr_scheduler": "step", "lr_step_size": 30, "lr_gamma": 0.9, "crop": 4, "flip": True, "mixup_alpha": 1.0,
+}  # fmt: skip
+SHORT: dict[str, Any] = {
+    "epochs": 10, "opt": "adamw", "lr": 2e-3, "momentum": 0.9, "weight_decay": 1e-2, "batch_size": 64,
+    "lr_scheduler": "cosa", "lr_step_size": 30, "lr_gamma": 0.1, "crop": 2, "flip": True, "mixup_alpha": 0.0,
+}  # fmt: skip
+PRESETS = {"short": SHORT, "paper": PAPER}
+
+SAME_NET = ("data", "model", "width", "norm", "pool")
+"""What a net has to have in common with the one it starts from."""
+
+
+class ImageTrainer(Trainer):
+    """Builds the net that the options ask for and measures it at the end."""
+
+    neurons: list[nn.Module]
+
+    def load_model(self, args: argparse.Namespace, num_classes: int) -> nn.Module:
+        net, calibration = self.analog_net(args, num_classes)
+        self.neurons = [] if args.neuron == "relu" else make_spiking(net, args, calibration)
+        return net
+
+    def analog_net(self, args: argparse.Namespace, num_classes: int) -> tuple[Classifier, list[torch.Tensor] | None]:
+        """Build the ReLU net; with ``--from`` it is the trained one, and images come along to calibrate thresholds."""
+        net = build_net(args, num_classes, self.data.channels)
+        if args.start is None:
+            return net, None
+        net.load_state_dict(_trained_relu_net(args))
+        batches = zip(self.calibration_loader, range(-(-args.calibration_images // 100)), strict=False)
+        return net.to(self.device), [images for (images, _), _ in batches]
+
+    def threshold_modules(self) -> list[nn.Module]:
+        return self.neurons
+
+    def measure(self, args: argparse.Namespace) -> dict[str, Any]:
+        """Accuracy, activity and SQNR of the last epoch's net, over the whole test set.
+
+        ``theta`` is equation 20 of Castagnetti et al. 2023: the share of neurons and steps with a spike, of each layer,
+        then the mean over the layers; ``spikes_per_neuron`` is pooled over all neurons of the net. The SQNR is ``None``
+        of a layer without any error (a neuron at an identity shortcut may repeat its spikes) or without any signal.
+        """
+        loader = Batches(self.data.test, 100, *self.statistics, device=self.device)
+        measured = measure(self.model, loader, self.neurons, limit=2_000)
+        result: dict[str, Any] = {"accuracy": measured.accuracy, "time_steps": args.time_steps}
+        if self.neurons:
+            activity = [m.spikes_per_neuron / args.time_steps for m in measured.layers]
+            result |= {
+                "theta": sum(activity) / len(activity),
+                "spikes_per_neuron": measured.spikes_per_neuron,
+                "layers": [
+                    {"neurons": m.neurons, "theta": theta, "sqnr_db": m.sqnr_db if isfinite(m.sqnr_db) else None}
+                    for m, theta in zip(measured.layers, activity, strict=True)
+                ],
+            }
+        return result
+
+
+def build_net(args: argparse.Namespace, classes: int, channels: int) -> Classifier:
+    """Build the analog net that the options describe."""
+    pool = {"pool": args.pool} if args.model == "vgg16" else {}
+    return MODELS[args.model](classes, channels, width=args.width, norm=args.norm, **pool)
+
+
+def _trained_relu_net(args: argparse.Namespace) -> dict[str, torch.Tensor]:
+    checkpoint = torch.load(args.start, map_location="cpu", weights_only=True)
+    if not isinstance(checkpoint, dict) or "settings" not in checkpoint:
+        raise ValueError(f"--from: got {args.start}, want a checkpoint of recipes.train_images")
+    there = checkpoint["settings"]
+    for name, want in {"neuron": "relu", **{name: getattr(args, name) for name in SAME_NET}}.items():
+        if there[name] != want:
+            raise ValueError(f"--from: got {args.start} with {name}={there[name]!r}, want {want!r}")
+    return checkpoint["model"]
+
+
+def argument_parser() -> argparse.ArgumentParser:
+    """Return the parser; where the host's trainer has an option, it has the same name here."""
+    parser = argparse.ArgumentParser(
+        prog="python -m recipes.train_images", description=__doc__.split("\n\n")[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False,
+    )  # fmt: skip
+    run = parser.add_argument_group("run")
+    run.add_argument("--out", type=Path, required=True, help="folder of this run")
+    run.add_argument("--resume", action="store_true", help="continue the run in --out, if there is one")
+    run.add_argument("--preset", choices=PRESETS, default="short", help="defaults of the options of the training")
+    run.add_argument("--seed", type=int, default=0)
+    run.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    run.add_argument("--amp", action=argparse.BooleanOptionalAction, help="mixed precision: float16, on a CPU bfloat16")
+    run.add_argument("--benchmark-step", action="store_true", help="only time a step, against the host's IF neuron")
+    run.add_argument("--log-every", type=int, default=50, metavar="STEPS", help="log the loss of a step; 0 for never")
+    data = parser.add_argument_group("data")
+    data.add_argument("--data", choices=DATA_SETS, default="fashion-mnist-subset")
+    data.add_argument("--data-dir", type=Path, help="default: SNN_EXT_DATA, or snn_ext in the user's cache folder")
+    data.add_argument("--train-images", type=int, help="train on a sample")
+    data.add_argument("--test-images", type=int, help="test on a sample")
+    net = parser.add_argument_group("net")
+    net.add_argument("--model", choices=MODELS, default="vgg16")
+    net.add_argument("--width", type=float, default=1.0, help="factor on all widths; 0.125 for a CPU")
+    net.add_argument("--norm", action=argparse.BooleanOptionalAction, default=True, help="batch norm")
+    net.add_argument("--pool", choices=POOLING, default="max", help="of vgg16; avg is better with --from")
+    net.add_argument("--from", dest="start", type=Path, metavar="CHECKPOINT", help="start from this trained ReLU net")
+    net.add_argument("--calibration-images", type=int, default=1000, help="for the thresholds, with --from")
+    add_neuron_arguments(parser)
+    training = parser.add_argument_group("training (defaults: the preset)")
+    training.add_argument("--epochs", type=int)
+    training.add_argument("--batch-size", "-b", type=int, help="images in a step, over all processes")
+    training.add_argument("--opt", choices=("sgd", "adamw", "rmsprop"))
+    training.add_argument("--lr", type=float)
+    training.add_argument("--threshold-lr", type=float, help="of the thresholds (default: --lr)")
+    training.add_argument("--momentum", type=float)
+    training.add_argument("--wd", "--weight-decay", dest="weight_decay", type=float, help="not of the thresholds")
+    training.add_argument("--lr-scheduler", choices=("cosa", "step", "exp"))
+    training.add_argument("--lr-step-size", type=int)
+    training.add_argument("--lr-gamma", type=float)
+    training.add_argument("--lr-warmup-epochs", type=int, default=0)
+    training.add_argument("--lr-warmup-method", choices=("linear", "constant"), default="linear")
+    training.add_argument("--lr-warmup-decay", type=float, default=0.01)
+    training.add_argument("--clip-grad-norm", type=float)
+    training.add_argument("--label-smoothing", type=float, default=0.0)
+    training.add_argument("--crop", type=int, metavar="PIXELS", help="random crop from a border of this width")
+    training.add_argument("--flip", action=argparse.BooleanOptionalAction)
+    training.add_argument("--mixup-alpha", type=float, help="0 for none")
+    return parser
+
+
+def parse_arguments(
+    argv: Sequence[str] | None = None, parser: argparse.ArgumentParser | None = None
+) -> argparse.Namespace:
+    """Parse and check the command line; what is wrong is named before anything starts."""
+    parser = parser or argument_parser()
+    preset = parser.parse_known_args(argv)[0].preset
+    parser.set_defaults(**PRESETS[preset])
+    args = parser.parse_args(argv)
+    check_neuron_arguments(parser, args)
+    if args.amp is None:
+        args.amp = torch.device(args.device).type == "cuda"
+    for name, low in (("epochs", 1), ("batch_size", 1), ("train_images", 1), ("test_images", 1), ("seed", 0)):
+        if getattr(args, name) is not None and getattr(args, name) < low:
+            parser.error(f"argument --{name.replace('_', '-')}: got {getattr(args, name)}, want an int >= {low}")
+    if args.start is not None and not args.start.is_file():
+        parser.error(f"argument --from: got {args.start}, want a checkpoint that exists")
+    return args
+
+
+def time_step(args: argparse.Namespace) -> dict[str, Any]:
+    """Time a training step of the net with the host's IF neuron, then with the chosen one, on one batch."""
+    data = load_images(args.data, args.data_dir)
+    mean, std = channel_statistics(data.train[0])
+    images, labels = next(iter(Batches(data.train, args.batch_size, mean, std, device=args.device)))
+    nets = {}
+    for name in dict.fromkeys(("if", args.neuron)):
+        chosen = argparse.Namespace(**{**vars(args), "neuron": name})
+        nets[name] = build_net(args, len(data.classes), data.channels)
+        if name != "relu":
+            make_spiking(nets[name], chosen)
+        nets[name].to(args.device)
+    return report(benchmark_step(nets, images, labels), args)
+
+
+def run(trainer: Trainer, args: argparse.Namespace) -> dict[str, Any]:
+    """Train, and print and return the result; an error that the user can mend ends the program by its message."""
+    try:
+        result = trainer.main(args)
+    except (ValueError, FileNotFoundError, FloatingPointError) as error:
+        raise SystemExit(str(error)) from error
+    if trainer.rank == 0:
+        spikes = "" if args.neuron == "relu" else f", {result['spikes_per_neuron']:.3f} spikes per neuron"
+        print(f"{args.out}: {100 * result['accuracy']:.2f} %{spikes}; {result['data']}")
+    return result
+
+
+def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
+    """Parse the command line and run."""
+    args = parse_arguments(argv)
+    return time_step(args) if args.benchmark_step else run(ImageTrainer(), args)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except KeyboardInterrupt:
+        raise SystemExit("interrupted; --resume continues") from None

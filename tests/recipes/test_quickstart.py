@@ -1,0 +1,241 @@
+"""The quickstart on a few images, and the net, the training and the measurements it is made of."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+
+import pytest
+import torch
+from spikingjelly.activation_based import functional
+from torch import nn
+from torch.utils.data import DataLoader
+
+from recipes import quickstart as script
+from recipes.data import LabelledImages, fashion_mnist_subset
+from recipes.files import replacing
+from recipes.models import SmallCNN
+from recipes.report import as_json, markdown
+from recipes.training import measure, parameter_groups, train
+from snn_ext import replace_neurons
+from snn_ext.spikingjelly import ATIFnuNode, ATIFuNode, PCMPIFNode
+
+FILES = {"accuracy_against_spikes.png", "staircases.png", "threshold_history.png", "results.json"}
+VARIANTS = ["ReLU", "IF, threshold 1", "ATIF-u", "ATIF-nu", "ATIF-u, pre-charged"]
+
+
+@pytest.fixture(scope="module")
+def few_images():
+    def first(subset, count):
+        images, labels = subset.tensors
+        return LabelledImages(images[:count].clone(), labels[:count].clone(), subset.classes)
+
+    train_set, test_set = fashion_mnist_subset()
+    return first(train_set, 128), first(test_set, 50)
+
+
+@pytest.fixture(autouse=True)
+def settings_of_torch():
+    """Restore what a run sets; and use one thread, as several wait for each other on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture
+def tiny(monkeypatch, few_images):
+    monkeypatch.setattr(script, "fashion_mnist_subset", lambda: few_images)
+    return ["--epochs", "1", "--fine-tune-epochs", "1"]
+
+
+def results(folder):
+    return json.loads((folder / "results.json").read_text())
+
+
+# -- end to end ---------------------------------------------------------------------------------------------------
+
+
+def test_a_run_writes_all_its_files_and_prints_every_variant(tiny, tmp_path, capsys):
+    script.main([*tiny, "--out", str(tmp_path / "new" / "folder")])
+    assert {path.name for path in (tmp_path / "new" / "folder").iterdir()} == FILES
+    for path in (tmp_path / "new" / "folder").glob("*.png"):
+        assert path.read_bytes().startswith(b"\x89PNG")
+    printed = capsys.readouterr().out
+    assert "Fashion-MNIST subset (10,000 + 2,000 images)" in printed
+    assert all(f"| {name} " in printed for name in VARIANTS)
+
+    written = results(tmp_path / "new" / "folder")
+    assert written["setting"]["data"] == "Fashion-MNIST subset (10,000 + 2,000 images)"
+    assert written["setting"]["machine"]["cpus"] >= 1 and written["setting"]["versions"]["torch"] == torch.__version__
+    rows = written["runs"][0]["rows"]
+    assert [row["name"] for row in rows] == VARIANTS
+    for row in rows[1:]:
+        assert len(row["after"]["layers"]) == 3 and len(row["threshold_history"]) == 3  # before, and two batches
+        assert 0.0 < row["after"]["spikes_per_neuron"] < 4.0
+        assert all(math.isfinite(layer["sqnr_db"]) for layer in row["after"]["layers"])
+    fixed, *trained = rows[1:]
+    assert fixed["thresholds"] == [[1.0]] * 3
+    assert all(row["thresholds"] != row["threshold_history"][0] for row in trained)
+
+
+def test_the_same_seed_gives_the_same_rows_and_another_seed_others(few_images):
+    def rows(seed):
+        options = {"time_steps": 2, "epochs": 1, "fine_tune_epochs": 1}
+        return [as_json(row) for row in script.quickstart(*few_images, seed=seed, **options)]
+
+    assert rows(0) == rows(0)
+    assert rows(0) != rows(1)
+
+
+@pytest.mark.parametrize("time_steps", [1, 6])
+def test_other_numbers_of_time_steps_run(few_images, time_steps):
+    rows = script.quickstart(*few_images, seed=0, time_steps=time_steps, epochs=1, fine_tune_epochs=1)
+    assert [row.name for row in rows] == VARIANTS
+    assert [len(p) for p in rows[3].thresholds] == [time_steps] * 3
+
+
+def test_several_seeds_become_one_page_with_mean_and_spread(tiny, tmp_path):
+    page = tmp_path / "docs" / "page.md"
+    script.main([*tiny, "--seeds", "0", "1", "--out", str(tmp_path), "--markdown", str(page)])
+    text = page.read_text()
+    runs = results(tmp_path)["runs"]
+    assert [run["seed"] for run in runs] == [0, 1]
+    low, high = sorted(100 * run["rows"][0]["after"]["accuracy"] for run in runs)
+    assert f"{(low + high) / 2:.2f} ({low:.2f}..{high:.2f})" in text
+    assert all(f"| {name} " in text for name in VARIANTS)
+    assert str(tmp_path) not in text
+
+
+def test_an_interrupted_run_leaves_the_old_results_and_no_fragments(tiny, tmp_path, monkeypatch):
+    (tmp_path / "results.json").write_text("old")
+
+    def interrupt(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(script, "measure", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        script.main([*tiny, "--out", str(tmp_path)])
+    assert [path.name for path in tmp_path.iterdir()] == ["results.json"]
+    assert (tmp_path / "results.json").read_text() == "old"
+
+
+def test_a_write_that_fails_half_way_keeps_the_old_file(tmp_path):
+    target = tmp_path / "file.txt"
+    target.write_text("old")
+    with pytest.raises(KeyboardInterrupt), replacing(target) as temporary:
+        temporary.write_text("half")
+        raise KeyboardInterrupt
+    assert target.read_text() == "old" and list(tmp_path.iterdir()) == [target]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--time-steps", "0"], "--time-steps: got '0', want an int >= 1"),
+        (["--epochs", "many"], "--epochs: got 'many', want an int >= 1"),
+        (["--fine-tune-epochs", "-1"], "--fine-tune-epochs"),
+        (["--seed", "1.5"], "--seed/--seeds: got '1.5', want an int >= 0"),
+        (["--seeds", "1", "1"], "--seeds: got [1, 1], want different ones"),
+        (["--out", "{file}"], "--out: can not make the folder"),
+        (["--out", "{folder}", "--markdown", "{folder}"], "--markdown: got the folder"),
+    ],
+)
+def test_a_bad_argument_is_named_before_any_training(arguments, message, tmp_path, capsys):
+    file = tmp_path / "file"
+    file.touch()
+    with pytest.raises(SystemExit) as exit_:
+        script.main([argument.format(file=file, folder=tmp_path) for argument in arguments])
+    assert exit_.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+# -- the net --------------------------------------------------------------------------------------------------------
+
+
+def settled_net() -> SmallCNN:
+    """A net whose batch norm has seen images, in eval mode."""
+    torch.manual_seed(0)
+    net = SmallCNN()
+    for _ in range(20):
+        net(torch.rand(16, 1, 28, 28))
+    return net.eval()
+
+
+def test_a_spiking_net_with_fine_thresholds_and_many_steps_agrees_with_the_analog_net():
+    net, images = settled_net(), torch.rand(4, 1, 28, 28)
+    error = {}
+    with torch.no_grad():
+        analog = net(images)
+        for time_steps in (16, 256):
+            snn = copy.deepcopy(net)
+            replace_neurons(snn, lambda relu: ATIFuNode(8.0, v_init=0.5, scale_output=True))
+            functional.set_step_mode(snn, "m")
+            snn.time_steps = time_steps
+            error[time_steps] = float((snn(images) - analog).abs().max() / analog.abs().max())
+    assert error[256] < 0.03 and error[256] < error[16] / 4
+
+
+def test_the_stem_runs_once_whatever_the_number_of_steps():
+    net, shapes = settled_net(), []
+    replace_neurons(net, lambda relu: PCMPIFNode(1.0, precharge=0.0, scale_output=True))
+    functional.set_step_mode(net, "m")
+    net.time_steps = 5
+    net.stem.register_forward_hook(lambda module, inputs, output: shapes.append(output.shape))
+    assert net(torch.rand(2, 1, 28, 28)).shape == (2, 10)
+    assert shapes == [(2, 8, 28, 28)]
+
+
+# -- training and measuring -----------------------------------------------------------------------------------------
+
+
+def test_thresholds_get_their_own_rate_and_no_weight_decay_and_no_parameter_is_lost():
+    net = SmallCNN()
+    neurons = []
+    replace_neurons(net, lambda relu: neurons.append(ATIFnuNode(1.0, T=4)) or neurons[-1])
+    weights, thresholds = parameter_groups(net, neurons, lr=1.0, threshold_lr=0.5, weight_decay=0.1)
+    assert [p.shape for p in thresholds["params"]] == [(4,)] * 3
+    assert thresholds["weight_decay"] == 0.0 and thresholds["lr"] == 0.5
+    assert len(weights["params"]) + 3 == len(list(net.parameters()))
+
+
+def test_spikes_are_counted_per_neuron_and_sample_and_sqnr_leaves_negative_inputs_out():
+    # Four steps of constant currents 0.5, 2 and -1 at threshold 1: 2, 4 and 0 spikes, decoded 0.5, 1 and 0.
+    net = nn.Sequential(ATIFuNode(1.0, step_mode="m", scale_output=True))
+    currents = torch.tensor([[0.5, 2.0, -1.0]]).expand(6, 3)
+
+    class Constant(nn.Module):
+        def forward(self, x):
+            return net(x.expand(4, *x.shape)).mean(0)
+
+    loader = DataLoader(LabelledImages(currents, torch.ones(6, dtype=torch.int64), ()), 4)
+    result = measure(Constant(), loader, [net[0]])
+    assert result.accuracy == 1.0
+    assert result.spikes_per_neuron == pytest.approx(2.0) and result.layers[0].neurons == 3
+    assert result.layers[0].sqnr_db == pytest.approx(10 * math.log10((0.25 + 4.0) / 1.0), abs=1e-4)
+    assert not net[0]._forward_hooks
+
+
+def test_no_state_leaks_from_batch_to_batch(few_images):
+    torch.manual_seed(0)
+    net = SmallCNN()
+    replace_neurons(net, lambda relu: ATIFnuNode(1.0, T=2, scale_output=True))  # raises on a third step
+    functional.set_step_mode(net, "m")
+    net.time_steps = 2
+    train(net, DataLoader(few_images[0], 32), torch.optim.SGD(net.parameters(), 1e-3), 1, name="leak")
+    first, second = (measure(net, DataLoader(few_images[1], batch)).accuracy for batch in (50, 10))
+    assert first == second
+    for module in net.modules():
+        if isinstance(module, ATIFnuNode):
+            assert module.v == 0.0 and module.t == 0
+
+
+def test_a_page_of_one_seed_needs_no_spread(few_images):
+    rows = script.quickstart(*few_images, seed=0, time_steps=2, epochs=1, fine_tune_epochs=1)
+    setting = {"data": "D", "seeds": [0], "time_steps": 2, "epochs": 1, "fine_tune_epochs": 1, "seconds": 1.0}
+    text = markdown(
+        [rows], setting | {"machine": {"cpus": 2, "architecture": "a"}, "versions": {"torch": "t", "spikingjelly": "s"}}
+    )
+    assert ".." not in text.split("- swapped")[0]

@@ -1,0 +1,61 @@
+"""The table keeps what is finished, and says which data its figures belong to."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("spikingjelly")
+pytest.importorskip("torchvision")
+
+from recipes import table_images  # noqa: E402
+from recipes.table_images import Cell, main, markdown  # noqa: E402
+
+OPTIONS = [
+    "--width", "0.0625", "--train-images", "32", "--test-images", "20", "--batch-size", "16", "--epochs", "1",
+    "--time-steps", "2", "--models", "vgg16", "--device", "cpu",
+]  # fmt: skip
+
+
+def test_second_call_runs_only_what_is_not_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = [*OPTIONS, "--out", str(tmp_path), "--rows", "ReLU", "ATIF-u", "--jobs", "2"]
+    main(command)
+    unfinished = tmp_path / "cells" / "fashion-mnist-subset-vgg16-atif-u-0"
+    before = json.loads((unfinished / "result.json").read_text())
+    (unfinished / "result.json").unlink()
+    runs: list[str] = []
+    run = Cell.run
+    monkeypatch.setattr(Cell, "run", lambda cell, threads: runs.append(cell.row) or run(cell, threads))
+    main(command)
+    assert runs == ["ATIF-u"]
+    assert json.loads((unfinished / "result.json").read_text()) == before
+    text = (tmp_path / "table.md").read_text()
+    assert "sample of 32 + 20 images" in text and "CIFAR-10 (" not in text
+    assert "| vgg16 | ATIF-u   | 1 of 1" in text
+
+
+def test_wrong_option_of_a_run_is_named_before_any_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for options, message in (
+        (["--no-such-option", "1"], "--no-such-option"),
+        (["--rows", "LIF"], "argument --rows: got ['LIF']"),
+        (["--fine-tune-epochs", "1", "--rows", "ATIF-u"], "argument --fine-tune-epochs"),
+    ):
+        with pytest.raises(SystemExit):
+            main(["--out", str(tmp_path), *options])
+        assert message in capsys.readouterr().err
+
+
+def test_figures_of_the_paper_stand_only_beside_cifar10(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    layers = [{"neurons": 1, "theta": 0.1, "sqnr_db": None}, {"neurons": 1, "theta": 0.1, "sqnr_db": 9.0}]
+    result = {"accuracy": 0.9, "theta": 0.1, "spikes_per_neuron": 0.4, "time_steps": 4, "layers": layers}
+
+    def table(data: str, name: str) -> str:
+        monkeypatch.setattr(Cell, "result", {**result, "data": name})
+        return markdown([Cell(data, model, "ATIF-u", 0, tmp_path, ()) for model in table_images.MODELS])
+
+    with_paper = table("cifar10-jpeg", "CIFAR-10 (JPEG copy)")
+    assert "## CIFAR-10 (JPEG copy)" in with_paper and "93.84 *" in with_paper and "0.111" in with_paper
+    assert "- 9.0" in with_paper
+    assert "93.84" not in table("cifar100", "CIFAR-100")

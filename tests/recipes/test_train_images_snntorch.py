@@ -1,0 +1,63 @@
+"""The same net in both hosts: the same spikes, and the same training where the hosts mean the same."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("snntorch")
+pytest.importorskip("torchvision")
+
+from recipes import train_images, train_images_snntorch  # noqa: E402
+from recipes.models.vgg import vgg16  # noqa: E402
+from recipes.neurons import make_spiking, replace_activations  # noqa: E402
+from recipes.train_images_snntorch import assert_same_spikes, snntorch_neuron  # noqa: E402
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+TINY = [
+    "--width", "0.0625", "--time-steps", "3", "--train-images", "64", "--test-images", "30", "--batch-size", "16",
+    "--epochs", "2", "--device", "cpu", "--v-threshold", "0.5",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("options", [["atif-u"], ["atif-nu"], ["if", "--output", "binary"], ["pcmp"]])
+def test_spikes_of_both_hosts_are_equal(options: list[str]) -> None:
+    args = train_images.parse_arguments(["--out", "x", *TINY, "--neuron", *options])
+    twin = vgg16(10, 1, width=0.0625)
+    net = vgg16(10, 1, width=0.0625)
+    net.load_state_dict(twin.state_dict())
+    make_spiking(twin, args)
+    replace_activations(net, lambda inputs: snntorch_neuron(args, inputs))
+    assert assert_same_spikes(net, twin, torch.randn(4, 1, 28, 28), 3) > 1000
+
+
+def test_a_different_spike_is_found() -> None:
+    args = train_images.parse_arguments(["--out", "x", *TINY])
+    net, twin = vgg16(10, 1, width=0.0625), vgg16(10, 1, width=0.0625)
+    make_spiking(twin, args)
+    replace_activations(net, lambda inputs: snntorch_neuron(args, inputs))
+    with pytest.raises(AssertionError, match=r"body\.0: snnTorch and SpikingJelly differ in \d+ spikes"):
+        assert_same_spikes(net, twin, torch.randn(4, 1, 28, 28), 3)
+
+
+def test_trainers_of_both_hosts_reach_the_same_net(tmp_path: Path) -> None:
+    """Without batch norm, which sees other batches in each of them, and with snnTorch's detached reset in both."""
+    options = [*TINY, "--no-norm", "--neuron", "atif-nu", "--opt", "sgd", "--lr", "0.01"]
+    train_images.main([*options, "--detach-reset", "--out", str(tmp_path / "spikingjelly")])
+    for trainer in ("snn_ext", "host"):
+        train_images_snntorch.main([*options, "--trainer", trainer, "--out", str(tmp_path / trainer)])
+    results = [json.loads((tmp_path / n / "result.json").read_text()) for n in ("spikingjelly", "snn_ext", "host")]
+    for result in results[1:]:
+        assert result["train_loss"] == pytest.approx(results[0]["train_loss"], rel=1e-4)
+        assert result["theta"] == pytest.approx(results[0]["theta"], rel=1e-2)
+
+
+@pytest.mark.parametrize("option", [["--amp"], ["--clip-grad-norm", "1"], ["--neuron", "relu"]])
+def test_what_the_host_does_not_have_is_named(option: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        train_images_snntorch.main(["--out", "x", *option])
+    assert f"argument {option[0]}: got" in capsys.readouterr().err
