@@ -70,7 +70,7 @@ class SoftResetNeuron(nn.Module):
         return Quantizer(threshold, threshold)
 
     def initial_potential(self, x_seq: Tensor) -> Tensor:
-        """Return V(0) = v_init * thresholds[0], expanded to the shape of one step ``[N, ...]`` of ``[T, N, ...]``."""
+        """Return V(0) = v_init * thresholds[0]: one value, or one per channel for one step ``[N, ...]``."""
         shape = x_seq.shape[1:]
         v_init = self.v_init.to(device=x_seq.device, dtype=state_dtype(x_seq.dtype))
         if len(v_init) > 1:
@@ -79,7 +79,7 @@ class SoftResetNeuron(nn.Module):
             v_init = v_init.reshape(-1, *(1,) * (len(shape) - 2))
         else:
             v_init = v_init.reshape(())
-        return (v_init * self.quantizer(x_seq).thresholds[0]).expand(shape)
+        return v_init * self.quantizer(x_seq).thresholds[0]
 
     def integrate(
         self,

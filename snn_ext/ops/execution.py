@@ -30,7 +30,8 @@ class Execution(Protocol):
     """One way to run the operator.
 
     All sequences ``[T, N, ...]`` are dense and of one layout, with time outermost, and so are the potentials
-    ``[N, ...]``: in memory they are ``[T][N]`` and ``[N]``. ``v`` may also be one element, expanded to its shape.
+    ``[N, ...]``: in memory they are ``[T][N]`` and ``[N]``. ``v`` may also be one element: expanded to its shape, or
+    without a dimension, and then its gradient is one element too.
     Potentials, thresholds ``[1]`` or ``[T]`` and ``scale`` of one element are float64 for float64 input, else float32.
     """
 

@@ -26,7 +26,7 @@ _MIN_WORK = 32768
 # Signatures of the two functions, a letter for each argument: pointer, int, long, float.
 _TYPES: dict[str, Any] = {"p": ctypes.c_void_p, "i": ctypes.c_int, "l": ctypes.c_int64, "f": ctypes.c_float}
 _FORWARD = [_TYPES[letter] for letter in "pppi ppi pp ll iiii".replace(" ", "")]
-_BACKWARD = [_TYPES[letter] for letter in "ppppi pi pppp pppp ll iiiii ff i".replace(" ", "")]
+_BACKWARD = [_TYPES[letter] for letter in "ppppi pi pppp i ppp ll iiiii ff i".replace(" ", "")]
 
 
 class NativeExecution:
@@ -100,8 +100,7 @@ class NativeExecution:
         time_steps = x_seq.shape[0]
         size = x_seq.numel() // time_steps
         blocks = -(-size // self._library.block_size())
-        theta_sums = None if grad_thresholds is None else x_seq.new_zeros(blocks, len(thresholds), dtype=torch.float64)
-        scale_sums = None if grad_scale is None else x_seq.new_zeros(blocks, dtype=torch.float64)
+        sums = torch.zeros(blocks, thresholds.shape[0] + 2, dtype=torch.float64)
         self._library.soft_reset_backward(
             _address(grad_spike_seq),
             _address(grad_v_end),
@@ -114,10 +113,10 @@ class NativeExecution:
             _address(checkpoints),
             _address(grad_x_seq),
             _address(grad_v),
+            v.dim() == 0,
             _address(grad_thresholds),
             _address(grad_scale),
-            _address(theta_sums),
-            _address(scale_sums),
+            sums.data_ptr(),
             time_steps,
             size,
             _DTYPES[x_seq.dtype],

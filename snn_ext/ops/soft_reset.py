@@ -58,7 +58,8 @@ def soft_reset_if(
             scale=scale,
         )
     dtype = state_dtype(x_seq.dtype)
-    v = _as_state(v, x_seq, dtype).expand(x_seq.shape[1:])
+    v = _as_state(v, x_seq, dtype)
+    v = v.reshape(()) if v.numel() == 1 else v.expand(x_seq.shape[1:])
     thresholds = thresholds.to(dtype)
     if scale is not None:
         scale = _as_state(scale, x_seq, dtype).reshape(())
@@ -116,7 +117,7 @@ def _empty_outputs(x_seq: Tensor, v: Tensor, keep_checkpoints: bool) -> tuple[Te
     return (
         torch.empty_strided(x_seq.shape, x_seq.stride(), dtype=x_seq.dtype, device=x_seq.device),
         empty_step(x_seq, v.dtype),
-        torch.empty((count, v.numel() if count else 0), dtype=v.dtype, device=x_seq.device),
+        torch.empty((count, x_seq[0].numel() if count else 0), dtype=v.dtype, device=x_seq.device),
     )
 
 
@@ -160,7 +161,7 @@ def _empty_gradients(
     """Return room for the four gradients; an operator has to return tensors, so one not wanted has no element."""
     gradients = [
         torch.empty_strided(x_seq.shape, x_seq.stride(), dtype=x_seq.dtype, device=x_seq.device),
-        empty_step(x_seq, v.dtype),
+        empty_step(x_seq, v.dtype) if v.dim() else torch.empty_like(v),
         torch.empty(thresholds.shape, dtype=v.dtype, device=v.device),
         torch.empty((), dtype=v.dtype, device=v.device),
     ]

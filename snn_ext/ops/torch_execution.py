@@ -13,9 +13,10 @@ from .layout import flat, is_one
 
 __all__ = ["TorchExecution"]
 
-# Fewer elements than those for which torch forks threads (32768): a fork and join at every operation costs far more
-# on a busy machine than it brings on a quiet one. A few rows of a chunk also stay in the cache.
-_CHUNK = 32704
+# Neurons at a time. Up to _CHUNK torch runs an operation in one thread (it forks from 32768 on): a fork and join at
+# every operation costs far more on a busy machine than it brings on a quiet one. Tensors that are big enough get chunks
+# that are worth the threads.
+_CHUNK, _BIG_CHUNK, _BIG = 32704, 262144, 1 << 20
 _LOG2_E = 1.4426950408889634
 
 
@@ -49,14 +50,13 @@ class TorchExecution:
         for chunk in _chunks(v_end):
             h = v_end[chunk]
             buffer = None if in_place else torch.empty_like(h)
-            for t, theta in enumerate(thetas):
+            rows = zip(thetas, x_seq[:, chunk].unbind(), spike_seq[:, chunk].unbind(), strict=True)
+            for t, (theta, x, out) in enumerate(rows):
                 if checkpoints is not None and t and t % SEGMENT == 0:
                     checkpoints[t // SEGMENT - 1, chunk] = h
-                out = spike_seq[t, chunk]
                 s = out if buffer is None else buffer
-                h.add_(x_seq[t, chunk])
-                _fire(h, theta, settings, s)
-                _reset(h, s, theta, settings)
+                _fire(h.add_(x), theta, settings, s)
+                _reset(h, s, theta, settings, h)
                 if buffer is not None:
                     out.copy_(s if scale is None else s.mul_(scale))
 
@@ -77,59 +77,69 @@ class TorchExecution:
         grad_scale: Tensor | None,
     ) -> None:
         """Recompute one segment after the other, the last first, and walk back through it."""
-        time_steps, size = len(x_seq), v.numel()
+        time_steps, size = len(x_seq), x_seq.numel() // len(x_seq)
+        one_v = v.dim() == 0
         v = flat(v, 1).expand(size) if is_one(v) else flat(v, size)
         x_seq = flat(x_seq, time_steps, size)
         grad_spike_seq = None if grad_spike_seq is None else flat(grad_spike_seq, time_steps, size)
         grad_v_end = None if grad_v_end is None else flat(grad_v_end, size)
         grad_x_seq = None if grad_x_seq is None else flat(grad_x_seq, time_steps, size)
-        grad_v = None if grad_v is None else flat(grad_v, size)
         thetas = thresholds.expand(time_steps).unbind()
         theta_sums = v.new_zeros(time_steps, dtype=torch.float64)
-        scale_sum = v.new_zeros((), dtype=torch.float64)
+        scale_sum, v_sum = v.new_zeros(2, dtype=torch.float64)
+        chunk_sums = v.new_empty(time_steps)
         for chunk in _chunks(v):
-            h_rows = v.new_empty(min(time_steps, SEGMENT), len(v[chunk]))
-            s, d, g, c = v.new_empty(4, len(v[chunk]))
+            x = x_seq[:, chunk].unbind()
+            grad_x = None if grad_x_seq is None else grad_x_seq[:, chunk].unbind()
+            grad_spikes = None if grad_spike_seq is None else grad_spike_seq[:, chunk].unbind()
+            h_rows = v.new_empty(min(time_steps, SEGMENT), len(x[0])).unbind()
+            s, d, g, c = v.new_empty(4, len(x[0])).unbind()
             c.zero_() if grad_v_end is None else c.copy_(grad_v_end[chunk])
             for segment in range(checkpoint_count(time_steps), -1, -1):
                 start = v if segment == 0 or checkpoints is None else checkpoints[segment - 1]
                 steps = range(segment * SEGMENT, min((segment + 1) * SEGMENT, time_steps))
                 d.copy_(start[chunk])
                 for t in steps:
-                    h = torch.add(d, x_seq[t, chunk], out=h_rows[t % SEGMENT])
+                    h = torch.add(d, x[t], out=h_rows[t % SEGMENT])
                     _fire(h, thetas[t], settings, s)
-                    _reset(d.copy_(h), s, thetas[t], settings)
+                    _reset(h, s, thetas[t], settings, d)
                 for t in reversed(steps):
                     h, theta = h_rows[t % SEGMENT], thetas[t]
                     _fire(h, theta, settings, s)
-                    g.zero_() if grad_spike_seq is None else g.copy_(grad_spike_seq[t, chunk])
+                    g.zero_() if grad_spikes is None else g.copy_(grad_spikes[t])
                     if scale is not None:
                         scale_sum += torch.mul(s, g, out=d).sum()
                         g.mul_(scale)
                     if not settings.detach_reset and settings.reset != "none":
                         g.addcmul_(c, theta if settings.reset == "subtract" else h, value=-1.0)
                     g_u = _surrogate(torch.sub(h, theta, out=d), settings).mul_(g)
-                    if settings.reset == "zero":
-                        torch.mul(c, s.neg_().add_(1.0), out=c)
-                        theta_sums[t] -= g_u.sum()
-                    elif settings.reset == "subtract":
-                        theta_sums[t] -= s.mul_(c).add_(g_u).sum()
+                    if settings.reset == "subtract":
+                        torch.sum(s.mul_(c).add_(g_u), 0, out=chunk_sums[t])
                     else:
-                        theta_sums[t] -= g_u.sum()
+                        torch.sum(g_u, 0, out=chunk_sums[t])
+                    if settings.reset == "zero":
+                        c.mul_(s.neg_().add_(1.0))
                     c.add_(g_u)
-                    if grad_x_seq is not None:
-                        grad_x_seq[t, chunk] = c
-            if grad_v is not None:
-                grad_v[chunk] = c
+                    if grad_x is not None:
+                        grad_x[t].copy_(c)
+            theta_sums -= chunk_sums
+            if one_v:
+                v_sum += c.sum()
+            elif grad_v is not None:
+                flat(grad_v, size)[chunk] = c
         if grad_thresholds is not None:
             grad_thresholds.copy_(theta_sums if len(thresholds) == len(theta_sums) else theta_sums.sum())
         if grad_scale is not None:
             grad_scale.fill_(scale_sum)
+        if one_v and grad_v is not None:
+            grad_v.fill_(v_sum)
 
 
 def _chunks(v: Tensor) -> Iterator[slice]:
     """Cut the neurons; other devices than the CPU get them in one piece."""
-    size = _CHUNK if v.device.type == "cpu" else max(len(v), 1)
+    size = len(v)
+    if v.device.type == "cpu":
+        size = _BIG_CHUNK if len(v) >= _BIG else _CHUNK
     return (slice(a, a + size) for a in range(0, len(v), size))
 
 
@@ -137,11 +147,14 @@ def _fire(h: Tensor, theta: Tensor, settings: Settings, out: Tensor) -> None:
     (torch.ge if settings.fire_at_threshold else torch.gt)(h, theta, out=out)
 
 
-def _reset(h: Tensor, s: Tensor, theta: Tensor, settings: Settings) -> None:
+def _reset(h: Tensor, s: Tensor, theta: Tensor, settings: Settings, out: Tensor) -> None:
     if settings.reset == "subtract":
-        h.addcmul_(s, theta, value=-1.0)  # exact with or without FMA: s is 0 or 1
-    elif settings.reset == "zero":
-        h.masked_fill_(s != 0, 0.0)
+        torch.addcmul(h, s, theta, value=-1.0, out=out)  # exact with or without FMA: s is 0 or 1
+        return
+    if out is not h:
+        out.copy_(h)
+    if settings.reset == "zero":
+        out.masked_fill_(s != 0, 0.0)
 
 
 def _surrogate(u: Tensor, settings: Settings) -> Tensor:

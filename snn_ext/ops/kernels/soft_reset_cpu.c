@@ -183,8 +183,8 @@ static double sum_row(const float *row, int m) {
 static void backward_block(index_t b, int m, const void *grad_spikes, const float *grad_v_end, const void *x,
                            const float *v_start, int v_stride, const float *theta, int theta_stride,
                            const float *scale, const float *checkpoints, void *grad_x, float *grad_v_start,
-                           double *theta_sums, double *scale_sum, index_t T, index_t N, int dtype, int kind, int at,
-                           int detach_reset, int curve, float alpha, float gain) {
+                           double *theta_sums, double *scale_sum, double *v_sum, index_t T, index_t N, int dtype,
+                           int kind, int at, int detach_reset, int curve, float alpha, float gain) {
     float h[SEGMENT][BLOCK], c[BLOCK], v[BLOCK], d[BLOCK], buffer[BLOCK], out[BLOCK];
     if (grad_v_end) memcpy(c, grad_v_end + b, m * sizeof *c);
     else memset(c, 0, sizeof c);
@@ -209,7 +209,8 @@ static void backward_block(index_t b, int m, const void *grad_spikes, const floa
             if (scale_sum) *scale_sum += sum_row(h_row, m);
         }
     }
-    if (grad_v_start) memcpy(grad_v_start + b, c, m * sizeof *c);
+    if (v_sum) *v_sum = sum_row(c, m);
+    else if (grad_v_start) memcpy(grad_v_start + b, c, m * sizeof *c);
 }
 
 /* -- what ctypes calls --------------------------------------------------------------------------------------------- */
@@ -240,33 +241,33 @@ EXPORT void soft_reset_forward(const void *x, void *spikes, const float *v_start
     }
 }
 
-/* Add the blocks' sums of a parameter's gradient in their order. */
-static void add_blocks(const double *sums, index_t blocks, index_t width, float *gradient) {
-    for (index_t w = 0; w < width; w++) {
-        double sum = 0.0;
-        for (index_t k = 0; k < blocks; k++) sum += sums[k * width + w];
-        gradient[w] = (float)sum;
-    }
+/* Add one column of the blocks' sums in their order. */
+static float add_blocks(const double *sums, index_t blocks, index_t width, index_t column) {
+    double sum = 0.0;
+    for (index_t k = 0; k < blocks; k++) sum += sums[k * width + column];
+    return (float)sum;
 }
 
-/* A gradient that is not wanted is NULL. Room for the blocks' sums comes from the caller, zeroed: theta_sums
-   [blocks][1 or T] and scale_sums [blocks], NULL like their gradients. */
+/* A gradient that is not wanted is NULL. That of the potential is [N], or with one_v a single element, a sum.
+   Room for the blocks' sums comes from the caller, zeroed: [blocks][thetas, scale, v]. */
 EXPORT void soft_reset_backward(const void *grad_spikes, const float *grad_v_end, const void *x,
                                 const float *v_start, int v_stride, const float *theta, int theta_stride,
                                 const float *scale, const float *checkpoints, void *grad_x, float *grad_v_start,
-                                float *grad_theta, float *grad_scale, double *theta_sums, double *scale_sums,
-                                index_t T, index_t N, int dtype, int kind, int at, int detach_reset, int curve,
-                                float alpha, float gain, int threads) {
-    const index_t blocks = (N + BLOCK - 1) / BLOCK, width = theta_stride ? T : 1;
+                                int one_v, float *grad_theta, float *grad_scale, double *sums, index_t T, index_t N,
+                                int dtype, int kind, int at, int detach_reset, int curve, float alpha, float gain,
+                                int threads) {
+    const index_t blocks = (N + BLOCK - 1) / BLOCK, thetas = theta_stride ? T : 1, width = thetas + 2;
     advise_huge_pages(grad_x, T * N * (dtype == FLOAT32 ? 4 : 2));
 #pragma omp parallel for num_threads(threads) schedule(dynamic, 4) if (threads > 1)
     for (index_t k = 0; k < blocks; k++) {
         const index_t b = k * BLOCK;
         backward_block(b, (int)(N - b < BLOCK ? N - b : BLOCK), grad_spikes, grad_v_end, x, v_start, v_stride, theta,
                        theta_stride, scale, checkpoints, grad_x, grad_v_start,
-                       theta_sums ? theta_sums + k * width : 0, scale_sums ? scale_sums + k : 0, T, N, dtype, kind,
-                       at, detach_reset, curve, alpha, gain);
+                       grad_theta ? sums + k * width : 0, grad_scale ? sums + k * width + thetas : 0,
+                       grad_v_start && one_v ? sums + k * width + thetas + 1 : 0, T, N, dtype, kind, at, detach_reset,
+                       curve, alpha, gain);
     }
-    if (grad_theta) add_blocks(theta_sums, blocks, width, grad_theta);
-    if (grad_scale) add_blocks(scale_sums, blocks, 1, grad_scale);
+    for (index_t t = 0; grad_theta && t < thetas; t++) grad_theta[t] = add_blocks(sums, blocks, width, t);
+    if (grad_scale) *grad_scale = add_blocks(sums, blocks, width, thetas);
+    if (grad_v_start && one_v) *grad_v_start = add_blocks(sums, blocks, width, thetas + 1);
 }

@@ -1,0 +1,1 @@
+"""Benchmarks of the operators against what the hosts offer: ``python -m benchmarks --help``."""

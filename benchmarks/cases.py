@@ -1,0 +1,273 @@
+"""The registry of cases: ``CASES`` maps a name to a function of the settings that returns rows."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from spikingjelly.activation_based import functional, neuron
+from spikingjelly.activation_based.model import spiking_resnet
+from torch import Tensor, nn
+
+from snn_ext.spikingjelly import ATIFuNode
+
+from .contenders import BASELINE, Contender, available, compiled_loop, hosts, ours
+from .measuring import Ratio, Timing, kept_bytes, measure, ratio
+
+__all__ = ["CASES", "QUICK", "Row", "Settings"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How long to measure."""
+
+    rounds: int = 15
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Row:
+    """One contender in one case."""
+
+    case: str
+    contender: str
+    value: float
+    unit: str
+    speedup: Ratio | None = None
+    """How many times faster than SpikingJelly's IFNode."""
+    floor: Ratio | None = None
+    """How many times as long as a copy of the input into memory that is there."""
+    demand: str = ""
+    met: bool | None = None
+
+
+Case = Callable[[Settings], list[Row]]
+CASES: dict[str, Case] = {}
+QUICK: set[str] = set()
+"""Names of the cases that ``--quick`` runs."""
+
+COPY = "memcpy floor"
+SHAPES = ((4, 32, 64, 32, 32), (4, 32, 512, 4, 4), (32, 4, 64, 32, 32), (255, 1, 32, 32, 32))
+
+
+def register(name: str, function: Case, quick: bool = False) -> None:
+    """Add a case."""
+    CASES[name] = function
+    if quick:
+        QUICK.add(name)
+
+
+# -- one neuron layer ----------------------------------------------------------------------------------------------
+
+
+def inference(shape: tuple[int, ...], demands: dict[str, float], floor: float) -> Case:
+    """Forward pass without gradients: demanded speed-ups by contender, and times the floor for the native one."""
+
+    def run(settings: Settings) -> list[Row]:
+        x_seq = _input(shape, settings)
+        target = torch.empty_like(x_seq)
+        contenders = {**hosts(), **ours()}
+        calls: dict[str, Callable[[], Any]] = {COPY: lambda: target.copy_(x_seq)}
+        calls |= {name: _bind(contender.infer, x_seq) for name, contender in contenders.items()}
+        timings = measure(calls, settings.rounds)
+        return _rows(_name("inference", shape), timings, demands, floor)
+
+    return run
+
+
+def training(shape: tuple[int, ...], demands: dict[str, float]) -> Case:
+    """Forward and backward pass, with the gradient of the threshold where there is one."""
+
+    def run(settings: Settings) -> list[Row]:
+        x_seq = _input(shape, settings).requires_grad_()
+        gradient, target = torch.randn(shape), torch.empty(shape)
+        calls: dict[str, Callable[[], Any]] = {COPY: lambda: target.copy_(x_seq.detach())}
+        calls |= {name: _bind(c.train, x_seq, gradient) for name, c in {**hosts(), **ours()}.items()}
+        timings = measure(calls, max(settings.rounds // 2, 2))
+        return _rows(_name("training", shape), timings, demands, None)
+
+    return run
+
+
+def against_compile(shape: tuple[int, ...], demand: float | None) -> Case:
+    """Inference against the plain loop under torch.compile: its wait at the first call, and its speed when warm."""
+
+    def run(settings: Settings) -> list[Row]:
+        case, x_seq = _name("compile", shape), _input(shape, settings)
+        best = f"operator, {available()[0]}"
+        contenders = {"torch.compile": compiled_loop(), best: ours()[best]}
+        rows = []
+        for name, contender in contenders.items():
+            start = time.perf_counter()
+            contender.infer(x_seq)
+            rows.append(Row(case, f"{name}, first call", time.perf_counter() - start, "s"))
+        timings = measure({name: _bind(c.infer, x_seq) for name, c in contenders.items()}, settings.rounds)
+        faster = ratio(timings["torch.compile"], timings[best])
+        met = None if demand is None else faster.median >= demand
+        rows.append(Row(case, "torch.compile, warm", 1e3 * timings["torch.compile"].median, "ms"))
+        wanted = "" if demand is None else f">= {demand:g}x torch.compile"
+        rows.append(
+            Row(case, f"{best}: {faster}x torch.compile", 1e3 * timings[best].median, "ms", None, None, wanted, met)
+        )
+        return rows
+
+    return run
+
+
+def kept(settings: Settings) -> list[Row]:
+    """Bytes kept for the backward pass per neuron and step."""
+    rows = []
+    for shape, dtype in (
+        ((4, 8, 64, 8, 8), torch.float32),
+        ((4, 8, 64, 8, 8), torch.bfloat16),
+        ((64, 8, 64, 4, 4), torch.float32),
+    ):
+        x_seq = _input(shape, settings).to(dtype).requires_grad_()
+        for name, contender in {**hosts(), **ours()}.items():
+            if dtype == torch.bfloat16 and "Leaky" in name:
+                continue  # it computes in float32
+            try:
+                with contender.forced():
+                    found = kept_bytes(_bind(contender.forward, x_seq)) / x_seq.numel()
+            except (RuntimeError, ValueError) as error:
+                print(f"{name} for {dtype}: {error}", file=sys.stderr)
+                continue
+            limit = x_seq.element_size() + (4 / 16 if shape[0] > 16 else 0)
+            mine = contender.implementation is not None
+            case = f"kept for backward, T = {shape[0]}, {str(dtype).removeprefix('torch.')}"
+            demand, met = (f"<= {limit:g}", found <= limit + 0.01) if mine else ("", None)
+            rows.append(Row(case, name, found, "bytes", demand=demand, met=met))
+    return rows
+
+
+def overhead(settings: Settings) -> list[Row]:
+    """Time of one call on a tensor that is too small to matter."""
+    x_seq, gradient = torch.rand(4, 2, 8, requires_grad=True), torch.ones(4, 2, 8)
+    rows = []
+    contenders = {**hosts(), **ours()}
+    for case, calls in (
+        ("overhead, inference", {name: _bind(c.infer, x_seq) for name, c in contenders.items()}),
+        ("overhead, training", {name: _bind(c.train, x_seq, gradient) for name, c in contenders.items()}),
+    ):
+        timings = measure(calls, 4 * settings.rounds, repeat=20)
+        for name, timing in timings.items():
+            rows.append(Row(case, name, 1e6 * timing.best, "us", ratio(timings[BASELINE], timing)))
+    return rows
+
+
+def busy_neighbour(settings: Settings) -> list[Row]:
+    """How much longer inference and training take while another process keeps one core busy."""
+    shape = (4, 32, 64, 16, 16)
+    x_seq = _input(shape, settings).requires_grad_()
+    gradient = torch.randn(shape)
+    contenders = {BASELINE: hosts()[BASELINE], **ours()}
+    rows = []
+    for kind, calls in (
+        ("inference", {name: _bind(c.infer, x_seq) for name, c in contenders.items()}),
+        ("training", {name: _bind(c.train, x_seq, gradient) for name, c in contenders.items()}),
+    ):
+        quiet = measure(calls, settings.rounds)
+        with _one_busy_core():
+            busy = measure(calls, settings.rounds)
+        for name in calls:
+            slower = busy[name].median / quiet[name].median
+            rows.append(Row(f"busy neighbour, {kind}", name, slower, "x slower", ratio(busy[BASELINE], busy[name])))
+    return rows
+
+
+# -- a whole net -----------------------------------------------------------------------------------------------------
+
+
+def resnet18(settings: Settings) -> list[Row]:
+    """One training step of a spiking ResNet-18 at T = 4 on images of 32 x 32, batch of 4."""
+    torch.manual_seed(settings.seed)
+    images, labels = torch.randn(4, 4, 3, 32, 32), torch.randint(10, (4,))
+    calls: dict[str, Callable[[], Any]] = {}
+    for name, node, implementation in (
+        (BASELINE, neuron.IFNode, None),
+        *((f"ATIFuNode, {name}", ATIFuNode, name) for name in available()),
+    ):
+        net = _resnet18(node)
+        optimizer = torch.optim.SGD(net.parameters(), 1e-3, momentum=0.9)
+        contender = Contender(net, implementation)
+
+        def step(net: nn.Module = net, optimizer: Any = optimizer, contender: Contender = contender) -> None:
+            functional.reset_net(net)
+            optimizer.zero_grad()
+            with contender.forced():
+                nn.functional.cross_entropy(contender.forward(images).mean(0), labels).backward()
+            optimizer.step()
+
+        calls[name] = step
+    timings = measure(calls, max(settings.rounds // 2, 2))
+    return _rows("ResNet-18 training step, T = 4", timings, {f"ATIFuNode, {available()[0]}": 1.2}, None)
+
+
+def _resnet18(node: type[nn.Module]) -> nn.Module:
+    net = spiking_resnet.spiking_resnet18(spiking_neuron=node, num_classes=10, v_reset=None)
+    # The stem for small images: the host's own halves them twice before the first block.
+    net.conv1 = type(net.conv1)(3, 64, 3, padding=1, bias=False)
+    net.maxpool = nn.Identity()
+    functional.set_step_mode(net, "m")
+    return net
+
+
+# -- helpers ---------------------------------------------------------------------------------------------------------
+
+
+def _input(shape: tuple[int, ...], settings: Settings) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(settings.seed))
+
+
+def _bind(function: Callable[..., Any], *arguments: Any) -> Callable[[], Any]:
+    return lambda: function(*arguments)
+
+
+def _name(kind: str, shape: tuple[int, ...]) -> str:
+    return f"{kind} [{','.join(map(str, shape))}]"
+
+
+def _rows(case: str, timings: dict[str, Timing], demands: dict[str, float], floor: float | None) -> list[Row]:
+    rows = []
+    for name, timing in timings.items():
+        speedup = ratio(timings[BASELINE], timing)
+        times_floor = ratio(timing, timings[COPY]) if COPY in timings else None
+        demand, met = "", None
+        if name in demands:
+            demand, met = f">= {demands[name]:g}x", speedup.median >= demands[name]
+            if floor is not None and "native" in name and times_floor is not None:
+                demand, met = f"{demand}, <= {floor:g} floor", met and times_floor.median <= floor
+        rows.append(Row(case, name, 1e3 * timing.median, "ms", speedup, times_floor, demand, met))
+    return rows
+
+
+@contextmanager
+def _one_busy_core() -> Iterator[None]:
+    neighbour = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        yield
+    finally:
+        neighbour.kill()
+        neighbour.wait()
+
+
+for _shape, _forward, _training in zip(
+    SHAPES,
+    ({"operator, cpu-native": 6.0, "operator, torch": 3.0}, {}, {}, {"operator, cpu-native": 6.0}),
+    ({"operator, cpu-native": 2.0, "operator, torch": 1.5}, {"operator, cpu-native": 2.0}, {}, {}),
+    strict=True,
+):
+    register(_name("inference", _shape), inference(_shape, _forward, 2.5), quick=_shape == SHAPES[1])
+    register(_name("training", _shape), training(_shape, _training), quick=_shape == SHAPES[1])
+for _shape, _demand in (((4, 32, 64, 32, 32), 0.8), ((32, 4, 64, 32, 32), 3.0), ((255, 1, 32, 32, 32), 3.0)):
+    register(_name("compile", _shape), against_compile(_shape, _demand))
+register("kept", kept, quick=True)
+register("overhead", overhead, quick=True)
+register("busy", busy_neighbour)
+register("resnet18", resnet18)
