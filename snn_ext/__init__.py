@@ -1,4 +1,4 @@
-"""Trainable-threshold, pre-charged and adaptive spiking neurons for SpikingJelly and snnTorch.
+"""Trainable-threshold and pre-charged spiking neurons for SpikingJelly and snnTorch.
 
 Importing this package needs torch alone; ``snn_ext.spikingjelly`` and ``snn_ext.snntorch`` import their host.
 """

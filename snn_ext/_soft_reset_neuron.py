@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from ._errors import bad_value, check_bool, check_choice, check_count, check_real
-from .functional import nonuniform_thresholds, state_dtype, uniform_points
-from .functional.quantization import Recursion
+from .functional import state_dtype, uniform_points
+from .functional.quantization import Recursion, thresholds_of_points
 from .functional.soft_reset import Reset
 from .ops import soft_reset_if
 
@@ -49,7 +49,9 @@ class SoftResetNeuron(nn.Module):
         start = check_options(v_init, scale_output, fire_at_threshold, grad_scale)
         self.scale_output, self.fire_at_threshold, self.grad_scale = scale_output, fire_at_threshold, grad_scale
         if isinstance(v_init, nn.Parameter):
-            self.register_parameter("v_init", v_init if v_init.ndim == 1 else nn.Parameter(start))
+            if v_init.ndim != 1:
+                bad_value("v_init", v_init, "a parameter of shape [1] or [C]: other shapes can not be sharded")
+            self.register_parameter("v_init", v_init)
         else:
             self.register_buffer("v_init", start)
 
@@ -205,7 +207,7 @@ class NonUniformSoftResetNeuron(SoftResetNeuron):
 
     def quantizer(self, x_seq: Tensor) -> Quantizer:
         points = self._points(self._gradient_factor(x_seq))
-        return Quantizer(_positive(nonuniform_thresholds(points, self.recursion)), points[:1])
+        return Quantizer(_positive(thresholds_of_points(points, self.recursion)), points[:1])
 
     def _points(self, gradient_factor: float | None) -> Tensor:
         raw = _positive(_scale_gradient(_wide(self.p), gradient_factor))
@@ -247,6 +249,8 @@ def as_threshold(name: str, value: Any) -> Tensor:
 
 def as_points(name: str, value: Any, T: int) -> Tensor:
     """Return quantisation points as a ``[T]`` float32 tensor, from all or from the clip level of uniform ones."""
+    if isinstance(value, list | tuple) and len(value) > 1:
+        value = torch.tensor(value, dtype=torch.float32)
     if not isinstance(value, Tensor) or value.numel() == 1:
         return uniform_points(as_threshold(name, value), T)
     points = value.detach().float().clone()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from ._errors import bad_type, bad_value, describe
 from ._soft_reset_neuron import NonUniformSoftResetNeuron, SoftResetNeuron
@@ -25,7 +26,9 @@ def replace_neurons(net: nn.Module, factory: Callable[[nn.Module], nn.Module], *
     Threshold, surrogate, ``detach_reset``, ``step_mode`` and ``store_v_seq`` (in snnTorch: threshold, ``spike_grad``,
     ``init_hidden``, ``output``), the tie rule, ``scale_output`` and ``grad_scale`` are copied from the old neuron
     wherever the factory has left them at their defaults; a default that it gives explicitly can not be told apart.
-    An instance that stands in several places is replaced by one instance.
+    An instance that stands in several places is replaced by one instance. A ``nn.ReLU`` that one forward pass calls
+    several times, as in torchvision's residual blocks, becomes one neuron whose calls share one state, which is hardly
+    ever meant: a warning names it, where the net can be traced.
 
     Parameters
     ----------
@@ -60,8 +63,12 @@ def replace_neurons(net: nn.Module, factory: Callable[[nn.Module], nn.Module], *
     """
     if not isinstance(net, nn.Module):
         bad_type("net", net, "an nn.Module")
-    if not callable(factory) or isinstance(factory, nn.Module):
-        bad_type("factory", type(factory).__name__, "a callable: factory(old) -> new, such as lambda old: ATIFuNode()")
+    if not callable(factory) or isinstance(factory, nn.Module | type):
+        bad_type(
+            "factory",
+            getattr(factory, "__name__", type(factory).__name__),
+            "a callable: factory(old) -> new, such as lambda old: ATIFuNode()",
+        )
     unknown = [name for name in drop if name not in DROPPABLE] if isinstance(drop, tuple | list) else [drop]
     if unknown:
         bad_value("drop", drop, f"a tuple of names out of {DROPPABLE}")
@@ -78,6 +85,7 @@ def replace_neurons(net: nn.Module, factory: Callable[[nn.Module], nn.Module], *
             "net: got no neuron to replace, want nn.ReLU modules or neurons of SpikingJelly or snnTorch "
             f"(functional calls such as torch.relu can not be found; modules here: {_kinds(net)})"
         )
+    _warn_of_reused_relus(net, set(swapped))
     settings = {old: _settings(old, neuron) for old, neuron in swapped.items()}
     device = next((p.device for p in net.parameters()), None)
     for old, neuron in swapped.items():
@@ -146,6 +154,28 @@ def _check(name: str, old: nn.Module, new: Any, drop: tuple[str, ...]) -> None:
         )
 
 
+class _LeafTracer(fx.Tracer):
+    """Traces through containers only."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return is_neuron(m) or not m._modules
+
+
+def _warn_of_reused_relus(net: nn.Module, replaced: set[nn.Module]) -> None:
+    try:
+        graph = _LeafTracer().trace(net)
+    except Exception:  # control flow on values: such a net can not be traced, and nothing can be said
+        return
+    calls = [net.get_submodule(str(node.target)) for node in graph.nodes if node.op == "call_module"]
+    for name, module in net.named_modules():
+        if isinstance(module, nn.ReLU) and module in replaced and calls.count(module) > 1:
+            warnings.warn(
+                f"net: got {name} (ReLU), called {calls.count(module)} times in one forward pass, want a module of its "
+                "own for each call; as one spiking neuron its calls share one membrane potential",
+                stacklevel=3,
+            )
+
+
 def _losses(old: nn.Module, new: nn.Module) -> dict[str, str]:
     """Return what the new neuron does not have of the old one, each with the start of a remedy."""
     if isinstance(old, nn.ReLU):
@@ -206,6 +236,8 @@ def _settings(old: nn.Module, new: nn.Module) -> dict[str, Any]:
         rule = getattr(old, "fire_at_threshold", _host(old) == "spikingjelly")
         if new.fire_at_threshold == habit != rule:
             settings["fire_at_threshold"] = rule
+    if isinstance(old, nn.ReLU) and getattr(new, "init_hidden", True) is False:
+        settings["init_hidden"] = True  # what takes the place of a ReLU has to return one tensor
     for name, surrogate in (("surrogate_function", Sigmoid(4.0)), ("spike_grad", ATan(2.0))):
         if hasattr(old, name) and hasattr(new, name) and as_surrogate(getattr(new, name)) == surrogate:
             settings[name] = getattr(old, name)

@@ -65,8 +65,10 @@ def check_neuron(
         bad_value("time_steps", time_steps, "an int >= 4")
     if len(shape) < 1 or shape[0] < 2:
         bad_value("shape", shape, "one step of input [N, ...] with N >= 2")
-    if not isinstance(factory(), nn.Module):
-        bad_value("factory", factory, "a callable that returns an nn.Module")
+    if isinstance(factory, nn.Module) or not callable(factory) or not isinstance(factory(), nn.Module):
+        bad_value("factory", type(factory).__name__, "a callable without arguments that returns a fresh nn.Module")
+    if not isinstance(skip, tuple):
+        bad_value("skip", skip, "a tuple of names")
     checks = {f.__name__.lstrip("_"): f for f in _COMMON + (_SPIKINGJELLY if host == "spikingjelly" else _SNNTORCH)}
     unknown = set(skip) - set(checks)
     if unknown:
@@ -228,6 +230,31 @@ def _chunks_of_time_equal_the_whole(suite: _Suite) -> None:
         got = torch.cat([suite.sequence(chunked, part) for part in (x_seq[:1], x_seq[1:3], x_seq[3:])])
         _assert_equal("spikes", got, want)
         _assert_equal("state", suite.state(chunked), suite.state(whole))
+
+
+def _some_fire_and_some_do_not(suite: _Suite) -> None:
+    for x_seq in suite.inputs():
+        fired = suite.sequence(suite.new(), x_seq) != 0
+        assert fired.any(), "no neuron fires"
+        assert not fired.all(), "every neuron fires at every step"
+    silent = suite.sequence(suite.new(), torch.full_like(suite.inputs()[0], -3.0))
+    assert not silent.any(), "neurons fire on negative input"
+
+
+def _spikes_have_one_value(suite: _Suite) -> None:
+    for x_seq in suite.inputs():
+        values = suite.sequence(suite.new(), x_seq).unique()
+        assert len(values) <= 2, f"got {len(values)} values, want 0 and one other"
+
+
+def _samples_are_independent(suite: _Suite) -> None:
+    for x_seq in suite.inputs():
+        together = suite.sequence(suite.new(), x_seq)
+        _assert_equal("spikes of a part of the batch", suite.sequence(suite.new(), x_seq[:, 1:]), together[:, 1:])
+        spoiled = x_seq.clone()
+        spoiled[:, 0] = torch.nan
+        out = suite.sequence(suite.new(), spoiled)
+        _assert_equal("spikes beside a sample of NaN", out[:, 1:], together[:, 1:])
 
 
 def _gradients_of_steps_equal_those_of_the_sequence(suite: _Suite) -> None:
@@ -416,6 +443,9 @@ def _compiles_without_graph_breaks(suite: _Suite) -> None:
 _COMMON = (
     _single_steps_equal_the_sequence,
     _chunks_of_time_equal_the_whole,
+    _some_fire_and_some_do_not,
+    _spikes_have_one_value,
+    _samples_are_independent,
     _gradients_of_steps_equal_those_of_the_sequence,
     _every_parameter_gets_a_gradient,
     _input_is_not_modified,

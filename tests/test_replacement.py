@@ -10,6 +10,7 @@ import torch
 from spikingjelly.activation_based import functional, neuron, surrogate
 from spikingjelly.activation_based.model import spiking_vgg
 from torch import nn
+from torchvision.models import resnet
 
 from snn_ext import replace_neurons
 from snn_ext.snntorch import ATIFu
@@ -51,6 +52,18 @@ def test_a_shared_block_is_replaced_everywhere() -> None:
     net = nn.ModuleDict({"a": block, "b": block})
     assert replace_neurons(net, lambda _: ATIFuNode()) == 1
     assert isinstance(net["a"][0], ATIFuNode) and net["b"][0] is net["a"][0]
+
+
+def test_a_relu_that_is_called_twice_is_named() -> None:
+    block = resnet.BasicBlock(4, 4)
+    with pytest.warns(UserWarning, match=r"relu \(ReLU\), called 2 times in one forward pass"):
+        replace_neurons(block, lambda _: ATIFuNode())
+
+
+def test_what_takes_the_place_of_a_relu_returns_one_tensor() -> None:
+    net = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 2))
+    replace_neurons(net, lambda _: ATIFu())
+    assert net(torch.rand(4, 2)).shape == (4, 2)
 
 
 def test_a_replaced_neuron_is_reset_though_the_host_caches_the_list() -> None:
@@ -157,6 +170,7 @@ def test_a_failure_half_way_changes_nothing() -> None:
         (nn.ReLU(), lambda _: ATIFuNode(), {}, "net: got 'ReLU'"),
         ("net", lambda _: ATIFuNode(), {}, "net: got 'net'"),
         (nn.Sequential(nn.ReLU()), ATIFuNode(), {}, "factory: got 'ATIFuNode'"),
+        (nn.Sequential(nn.ReLU()), ATIFuNode, {}, "factory: got 'ATIFuNode'"),
         (nn.Sequential(nn.ReLU()), lambda _: ATIFuNode(), {"drop": ("speed",)}, "drop: got ('speed',)"),
         (nn.Sequential(nn.ReLU()), lambda _: ATIFuNode(), {"drop": "leak"}, "drop: got 'leak'"),
     ],

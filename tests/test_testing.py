@@ -49,12 +49,12 @@ NEURONS = {
 
 @pytest.mark.parametrize("name", NODES | HOST_NODES)
 def test_spikingjelly_nodes_conform(name: str) -> None:
-    assert len(check_neuron((NODES | HOST_NODES)[name], "spikingjelly")) == 23
+    assert len(check_neuron((NODES | HOST_NODES)[name], "spikingjelly")) == 26
 
 
 @pytest.mark.parametrize("name", NEURONS)
 def test_snntorch_neurons_conform(name: str) -> None:
-    assert len(check_neuron(NEURONS[name], "snntorch")) == 23
+    assert len(check_neuron(NEURONS[name], "snntorch")) == 26
 
 
 def test_the_hosts_leaky_conforms_but_for_what_it_is_known_not_to_do() -> None:
@@ -134,9 +134,31 @@ class Deaf(ATIFuNode):
         return type(super().quantizer(x_seq))(*(part.detach() for part in super().quantizer(x_seq)))
 
 
+class Silent(PCMPIFNode):
+    def multi_step_functional_forward(self, inputs: Any, states: Any, **kwargs: Any) -> Any:
+        (spikes,), states = super().multi_step_functional_forward(inputs, states)
+        return (0.0 * spikes,), states
+
+
+class Graded(PCMPIFNode):
+    def multi_step_functional_forward(self, inputs: Any, states: Any, **kwargs: Any) -> Any:
+        (spikes,), states = super().multi_step_functional_forward(inputs, states)
+        return (spikes * inputs[0],), states
+
+
+class Leaks(ATIFuNode):
+    """Its batch shares one input."""
+
+    def multi_step_functional_forward(self, inputs: Any, states: Any, **kwargs: Any) -> Any:
+        return super().multi_step_functional_forward((inputs[0] + inputs[0].mean(1, keepdim=True),), states)
+
+
 @pytest.mark.parametrize(
     ("planted", "check"),
     [
+        (Silent, "some_fire_and_some_do_not"),
+        (Graded, "spikes_have_one_value"),
+        (Leaks, "samples_are_independent"),
         (InPlace, "functional_forward_is_pure"),
         (HalfState, "state_is_wider_than_half"),
         (Forgetful, "chunks_of_time_equal_the_whole"),
@@ -159,6 +181,8 @@ def test_planted_bugs_are_caught(planted: type, check: str) -> None:
         ((NODES["PCMP"],), {"shape": (1,)}, "shape: got (1,)"),
         ((NODES["PCMP"],), {"skip": ("speed",)}, "skip: got ['speed']"),
         ((lambda: 3,), {}, "factory: got"),
+        ((ATIFuNode(),), {}, "factory: got 'ATIFuNode'"),
+        ((NODES["PCMP"],), {"skip": "double_is_kept"}, "skip: got 'double_is_kept'"),
     ],
 )
 def test_wrong_arguments_are_named(arguments: tuple[Any, ...], options: dict[str, Any], message: str) -> None:

@@ -160,6 +160,9 @@ def nonuniform_thresholds(p: Tensor, recursion: Recursion = "min") -> Tensor:
     (``p_k - p_{k+1}`` non-increasing in k, the last one being ``p_T`` itself); at T = 5 for the quantiles
     ``(k - 1/2) / T`` of a half Gaussian. At T = 6, 7, 8 such quantiles miscount 1 to 5 % of the inputs by one spike.
     At no T can it do without ``p_1 >= p_T (T + 1) / 2``.
+    **Nearly equal points break it down**: p = (1, 0.9, 0.8, 0.7) spends the threshold of the first steps on the later
+    ones, and an input of 0.3 fires twice instead of never; equal points give a threshold of 0. Use "cumulative" where
+    points may meet.
     ``"paper"``: for those quantiles at T = 2 and 4; it miscounts for uniform p at T >= 4 and can give thresholds <= 0.
 
     Parameters
@@ -177,7 +180,7 @@ def nonuniform_thresholds(p: Tensor, recursion: Recursion = "min") -> Tensor:
     Raises
     ------
     TypeError, ValueError
-        If ``p`` is not a non-empty floating vector or the recursion is unknown.
+        If ``p`` is not a non-empty floating vector, not positive or increases somewhere, or the recursion is unknown.
 
     Notes
     -----
@@ -194,6 +197,13 @@ def nonuniform_thresholds(p: Tensor, recursion: Recursion = "min") -> Tensor:
     """
     _check_points(p)
     check_choice("recursion", recursion, ("min", "paper", "cumulative"))
+    if not (p.detach() > 0).all() or (p.detach().diff() > 0).any():
+        bad_value("p", p.tolist(), "non-increasing quantisation points > 0")
+    return thresholds_of_points(p, recursion)
+
+
+def thresholds_of_points(p: Tensor, recursion: Recursion) -> Tensor:
+    """Do what :func:`nonuniform_thresholds` does, without looking at the values, which would wait for the device."""
     time_steps = len(p)
     steps = torch.arange(1, time_steps + 1, dtype=p.dtype, device=p.device)
     if recursion == "cumulative":

@@ -257,6 +257,10 @@ def as_surrogate(function: Any) -> Surrogate | Callable[[Tensor], Tensor]:
         return function
     if not callable(function):
         bad_type("surrogate", function, "a Surrogate, a surrogate object of SpikingJelly or snnTorch, or a callable")
+    if isinstance(function, type) or (
+        getattr(function, "__module__", None) == "snntorch.surrogate" and "<locals>" not in function.__qualname__
+    ):
+        bad_type("surrogate", function, "a surrogate object: call the class or factory first, as in sigmoid(slope=25)")
     if getattr(function, "spiking", True) is False:
         bad_value("surrogate", function, "a surrogate with spiking=True; with False its output is not a spike")
     return _from_spikingjelly(function) or _from_snntorch(function) or function

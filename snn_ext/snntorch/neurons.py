@@ -43,6 +43,7 @@ class _SoftResetLeaky(SoftResetNeuron, snn.Leaky):
     _own_mem: Tensor | None  # the mem of the last call; another one in its place means that the host has reset
     _mem_seq: Tensor | None  # all mems of the last call in step mode "m", where they are passed along
     _v: Tensor | None  # potential after reset
+    _mem_version: int  # of that mem: a change in place would be lost
     _t: int  # steps since the start of the sequence
     _time_in_batch: int | None  # T while bptt feeds [T * N, ...]
 
@@ -89,6 +90,8 @@ class _SoftResetLeaky(SoftResetNeuron, snn.Leaky):
             bad_type("input_", input_, "a tensor")
         if mem is not None and self.init_hidden:
             raise TypeError("`mem` should not be passed as an argument while `init_hidden=True`")
+        if mem is not None and not isinstance(mem, Tensor):
+            bad_type("mem", mem, "a tensor, as returned by the last call")
         x_seq = self._as_sequence(input_)
         v, t = self._state(x_seq, mem)
         reset, spikes_only = self._reset_kind(), self.init_hidden and not self.output
@@ -148,6 +151,11 @@ class _SoftResetLeaky(SoftResetNeuron, snn.Leaky):
     def _state(self, x_seq: Tensor, mem: Tensor | None) -> tuple[Tensor, int]:
         """Return (v, t): carried over, unless the host has reset, another ``mem`` came or the shape has changed."""
         v = self._v
+        if v is not None and self._own_mem is not None and self._version_of(self._own_mem) != self._mem_version:
+            raise ValueError(
+                "mem: got it modified in place, want it unchanged: this neuron carries its own potential; "
+                "reset the neuron, or pass zeros to start afresh"
+            )
         own = self.mem is self._own_mem and self._is_last(mem)
         if v is None or v.shape != x_seq.shape[1:] or not own:
             if mem is not None and not torch.compiler.is_compiling() and bool((mem != 0).any()):
@@ -170,13 +178,20 @@ class _SoftResetLeaky(SoftResetNeuron, snn.Leaky):
 
     def _remember(self, mem: Tensor, v: Tensor, t: int) -> None:
         self.mem = self._own_mem = mem
+        self._mem_version = self._version_of(mem)
         self._v, self._t = v, t
+
+    @staticmethod
+    def _version_of(mem: Tensor) -> int:
+        """How often a tensor was modified in place; unknown to the compiler and of inference tensors."""
+        return 0 if torch.compiler.is_compiling() or mem.is_inference() else mem._version
 
     def _forget(self) -> None:
         self._own_mem = None
         self._mem_seq = None
         self._v = None
         self._t = 0
+        self._mem_version = 0
 
     def reset_mem(self) -> Tensor:
         """Start a fresh sequence; returns the host's zero ``mem``, which may be passed to the first step."""
@@ -190,11 +205,13 @@ class _SoftResetLeaky(SoftResetNeuron, snn.Leaky):
             own = self.mem is self._own_mem
             self._v, self.mem = self._v.detach(), self.mem.detach()
             self._own_mem, self._mem_seq = (self.mem if own else None), None
+            self._mem_version = self._version_of(self.mem)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         own = self.mem is self._own_mem
         super()._apply(fn, recurse)  # replaces the buffer mem
         self._own_mem = self.mem if own else None
+        self._mem_version = self._version_of(self.mem)
         self._v = None if self._v is None else fn(self._v)
         return self
 
@@ -204,6 +221,10 @@ class _SoftResetLeaky(SoftResetNeuron, snn.Leaky):
         if self.mem is not self._own_mem:
             state.update(_own_mem=None, _mem_seq=None, _v=None, _t=0)
         return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._mem_version = self._version_of(self.mem)  # copies count afresh
 
     def _fresh_copy(self) -> Any:
         # A state in a graph can not be deep-copied; the memo puts an empty one in its place.

@@ -133,6 +133,9 @@ def bptt(
     if not callable(criterion):
         bad_type("criterion", criterion, "a callable of (spikes [T, N, K], targets)")
     on_membrane = isinstance(criterion, SF.mse_membrane_loss | SF.ce_max_membrane_loss)
+    for name in ("zero_grad", "step"):
+        if not callable(getattr(optimizer, name, None)):
+            bad_type("optimizer", optimizer, "a torch.optim.Optimizer")
     net.to(device)
     losses = []
     for data, targets in dataloader:
@@ -162,6 +165,7 @@ def _whole_sequence(net: nn.Module, data: Tensor) -> tuple[Tensor, Tensor]:
     with _time_in_batch(net, time_steps):
         out = net(data.flatten(0, 1))
     if not (isinstance(out, tuple) and len(out) == 2):
+        reset(net)
         bad_type("net", out, "a net that returns (spk, mem): give its last neuron output=True")
     spk, mem = (part.unflatten(0, (time_steps, -1)) for part in out)
     return spk, mem

@@ -53,7 +53,7 @@ class _SoftResetNode(SoftResetNeuron, neuron.BaseNode):
         step_mode: str,
         store_v_seq: bool,
     ) -> None:
-        if v_reset is not None and (isinstance(v_reset, bool) or v_reset != 0.0):
+        if not (v_reset is None or type(v_reset) in (int, float) and v_reset == 0):
             bad_value("v_reset", v_reset, "None (subtract the threshold) or 0.0 (reset to zero)")
         as_surrogate(surrogate_function)
         check_bool("detach_reset", detach_reset)
@@ -287,7 +287,8 @@ class ATIFnuNode(NonUniformSoftResetNeuron, _SoftResetNode):
         h_t = v_{t-1} + x_t, \quad s_t = 1[h_t \ge V_t], \quad v_t = h_t - V_t s_t, \quad v_0 = v_{init}\,V_1
 
     The thresholds :math:`V_1..V_T` follow from the points ``p`` by :func:`snn_ext.functional.nonuniform_thresholds`,
-    whose documentation says when the staircase has its edges exactly at the points. The decoded value is the firing
+    whose documentation says when the staircase has its edges exactly at the points, and that it breaks down where
+    points are nearly equal (recursion "cumulative" does not). The decoded value is the firing
     rate times ``p_1``.
 
     The node counts its steps since the last reset in the memory ``t``: step by step, all at once and in chunks of time

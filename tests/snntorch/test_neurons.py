@@ -484,3 +484,20 @@ def test_probe_records_outputs_and_mem() -> None:
 def test_empty_batch_and_scalar_steps_run(make: Any) -> None:
     assert make(init_hidden=True, step_mode="m")(torch.zeros(4, 0, 3)).shape == (4, 0, 3)
     assert make(init_hidden=True)(torch.tensor(0.5)).shape == ()
+
+
+def test_mem_modified_in_place_is_refused_rather_than_ignored() -> None:
+    neuron = ATIFu(0.75)
+    _, mem = neuron(torch.full((3,), 0.5))
+    with torch.no_grad():
+        mem[0] = 0.0
+    with pytest.raises(ValueError, match="mem: got it modified in place, want it unchanged"):
+        neuron(torch.full((3,), 0.5), mem)
+    reset(nn.Sequential(neuron))
+    neuron(torch.full((3,), 0.5))
+
+
+@pytest.mark.parametrize("spike_grad", [surrogate.atan, surrogate.fast_sigmoid, Sigmoid])
+def test_surrogate_factory_that_was_not_called_is_refused(spike_grad: Any) -> None:
+    with pytest.raises(TypeError, match="surrogate: got .* call the class or factory first"):
+        ATIFu(spike_grad=spike_grad)
