@@ -149,14 +149,14 @@ def exact_cases() -> Iterator[Case]:
             reset, at, dtype = next(turns)
             yield make_case(kind, time_steps, size, dtype, reset=reset, fire_at_threshold=at)
     for reset, at, kind in itertools.product(RESETS, (True, False), KINDS):
-        yield make_case(kind, 4, 1100, reset=reset, fire_at_threshold=at)
+        yield make_case(kind, 4, 2100, reset=reset, fire_at_threshold=at)
 
 
 def gradient_cases() -> Iterator[Case]:
     """Every surrogate with every reset, then lengths around a checkpoint and sizes around a block."""
     for surrogate, reset, detach in itertools.product(SURROGATES, RESETS, (False, True)):
         yield make_case("random", 4, 23, surrogate=surrogate, reset=reset, detach_reset=detach)
-    for time_steps, size in ((1, 1), (2, 500), (15, 7), (16, 7), (17, 7), (33, 64), (48, 7), (4, 1100)):
+    for time_steps, size in ((1, 1), (2, 500), (15, 7), (16, 7), (17, 7), (33, 64), (48, 7), (4, 2100)):
         yield make_case("random", time_steps, size)
         yield make_case("eighths", time_steps, size, fire_at_threshold=False)
     for dtype, time_steps in itertools.product((torch.float16, torch.bfloat16), (4, 17)):

@@ -190,8 +190,8 @@ def test_the_same_bits_for_any_number_of_threads(execution: str) -> None:
     try:
         for count in (1, 2, 3):
             torch.set_num_threads(count)
-            leaves = [x_seq.clone().requires_grad_(), THETA.clone().requires_grad_(), torch.ones(1, requires_grad=True)]
-            spike_seq, _ = ops.soft_reset_if(leaves[0], 0.0, leaves[1], scale=leaves[2])
+            leaves = [t.clone().requires_grad_() for t in (x_seq, torch.tensor(0.5), THETA, THETA)]
+            spike_seq, _ = ops.soft_reset_if(*leaves[:3], scale=leaves[3])
             found.append(torch.autograd.grad(spike_seq, leaves, weight))
     finally:
         torch.set_num_threads(threads)

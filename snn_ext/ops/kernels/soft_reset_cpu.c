@@ -14,7 +14,7 @@
 #define STEP_FUNCTION static inline __attribute__((always_inline))
 #define EXPORT __attribute__((visibility("default")))
 
-enum { BLOCK = 1024, SEGMENT = 16 };
+enum { BLOCK = 2048, SEGMENT = 16 };
 enum { FLOAT32, FLOAT16, BFLOAT16 };
 
 typedef int64_t index_t;
