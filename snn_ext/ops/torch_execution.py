@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -13,10 +12,9 @@ from .layout import flat, is_one
 
 __all__ = ["TorchExecution"]
 
-# Neurons at a time. Up to _CHUNK torch runs an operation in one thread (it forks from 32768 on): a fork and join at
-# every operation costs far more on a busy machine than it brings on a quiet one. Tensors that are big enough get chunks
-# that are worth the threads.
-_CHUNK, _BIG_CHUNK, _BIG = 32704, 262144, 1 << 20
+# Neurons at a time: fewer than those for which torch forks threads (32768). Beside a busy neighbour a fork and join at
+# every operation made training with chunks of 262144 five times slower than the host's own loop.
+_CHUNK = 32704
 _LOG2_E = 1.4426950408889634
 
 
@@ -47,7 +45,9 @@ class TorchExecution:
         v_end = flat(v_end.copy_(v), size)
         in_place = scale is None and spike_seq.dtype == v_end.dtype
         thetas = thresholds.expand(time_steps).unbind()
-        for chunk in _chunks(v_end):
+        step = _chunk_size(v_end)
+        for start in range(0, size, step):
+            chunk = slice(start, start + step)
             h = v_end[chunk]
             buffer = None if in_place else torch.empty_like(h)
             rows = zip(thetas, x_seq[:, chunk].unbind(), spike_seq[:, chunk].unbind(), strict=True)
@@ -88,17 +88,19 @@ class TorchExecution:
         theta_sums = v.new_zeros(time_steps, dtype=torch.float64)
         scale_sum, v_sum = v.new_zeros(2, dtype=torch.float64)
         chunk_sums = v.new_empty(time_steps)
-        for chunk in _chunks(v):
+        step = _chunk_size(v)
+        buffers = v.new_empty(min(time_steps, SEGMENT) + 4, step)  # once: fresh memory costs page faults
+        for start in range(0, size, step):
+            chunk = slice(start, start + step)
             x = x_seq[:, chunk].unbind()
             grad_x = None if grad_x_seq is None else grad_x_seq[:, chunk].unbind()
             grad_spikes = None if grad_spike_seq is None else grad_spike_seq[:, chunk].unbind()
-            h_rows = v.new_empty(min(time_steps, SEGMENT), len(x[0])).unbind()
-            s, d, g, c = v.new_empty(4, len(x[0])).unbind()
+            s, d, g, c, *h_rows = buffers[:, : len(x[0])].unbind()
             c.zero_() if grad_v_end is None else c.copy_(grad_v_end[chunk])
             for segment in range(checkpoint_count(time_steps), -1, -1):
-                start = v if segment == 0 or checkpoints is None else checkpoints[segment - 1]
+                entry = v if segment == 0 or checkpoints is None else checkpoints[segment - 1]
                 steps = range(segment * SEGMENT, min((segment + 1) * SEGMENT, time_steps))
-                d.copy_(start[chunk])
+                d.copy_(entry[chunk])
                 for t in steps:
                     h = torch.add(d, x[t], out=h_rows[t % SEGMENT])
                     _fire(h, thetas[t], settings, s)
@@ -135,12 +137,9 @@ class TorchExecution:
             grad_v.fill_(v_sum)
 
 
-def _chunks(v: Tensor) -> Iterator[slice]:
-    """Cut the neurons; other devices than the CPU get them in one piece."""
-    size = len(v)
-    if v.device.type == "cpu":
-        size = _BIG_CHUNK if len(v) >= _BIG else _CHUNK
-    return (slice(a, a + size) for a in range(0, len(v), size))
+def _chunk_size(v: Tensor) -> int:
+    """Return the number of neurons at a time; other devices than the CPU get them in one piece."""
+    return min(len(v), _CHUNK) if v.device.type == "cpu" else len(v)
 
 
 def _fire(h: Tensor, theta: Tensor, settings: Settings, out: Tensor) -> None:
