@@ -278,11 +278,14 @@ def test_v_init_as_parameter_is_trained_and_reaches_the_threshold() -> None:
     assert start.grad is not None and (start.grad != 0).all() and node.v_threshold.grad != 0
 
 
-def test_scalar_parameter_as_v_init_becomes_a_vector_of_one() -> None:
-    node = ATIFuNode(v_init=nn.Parameter(torch.tensor(0.5)), step_mode="m")
-    assert [name for name, _ in node.named_parameters()] == ["v_init", "v_threshold"] and node.v_init.shape == (1,)
+def test_scalar_parameter_as_v_init_is_refused_and_a_vector_of_one_is_the_one_that_trains() -> None:
+    with pytest.raises(ValueError, match=r"v_init: got .* want a parameter of shape \[1\] or \[C\]"):
+        ATIFuNode(v_init=nn.Parameter(torch.tensor(0.5)))
+    start = nn.Parameter(torch.tensor([0.5]))
+    node = ATIFuNode(v_init=start, step_mode="m")
+    assert node.v_init is start
     node(torch.rand(4, 20)).sum().backward()
-    assert node.v_init.grad != 0
+    assert start.grad != 0
 
 
 def test_gradient_of_a_precharge_reaches_the_threshold() -> None:
