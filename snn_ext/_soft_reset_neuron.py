@@ -49,8 +49,6 @@ class SoftResetNeuron(nn.Module):
         start = check_options(v_init, scale_output, fire_at_threshold, grad_scale)
         self.scale_output, self.fire_at_threshold, self.grad_scale = scale_output, fire_at_threshold, grad_scale
         if isinstance(v_init, nn.Parameter):
-            if v_init.ndim != 1:
-                bad_value("v_init", v_init, "a parameter of shape [1] or [C]: other shapes can not be sharded")
             self.register_parameter("v_init", v_init)
         else:
             self.register_buffer("v_init", start)
@@ -280,6 +278,8 @@ def check_options(v_init: Any, scale_output: Any, fire_at_threshold: Any, grad_s
     check_bool("scale_output", scale_output)
     check_bool("fire_at_threshold", fire_at_threshold)
     _check_grad_scale(grad_scale)
+    if isinstance(v_init, nn.Parameter) and v_init.ndim != 1:
+        bad_value("v_init", v_init, "a parameter of shape [1] or [C]: other shapes can not be sharded")
     return as_v_init("v_init", v_init)
 
 

@@ -138,7 +138,7 @@ def check_soft_reset_arguments(
     if isinstance(v, Tensor):
         if not v.is_floating_point():
             bad_type("v", v, "a floating dtype")
-        if not _broadcasts(v.shape, x_seq.shape[1:]):
+        if not broadcasts(v.shape, x_seq.shape[1:]):
             bad_value("v", v, f"a shape that broadcasts to one step of x_seq, {list(x_seq.shape[1:])}")
     elif isinstance(v, bool) or not isinstance(v, int | float):
         bad_type("v", v, "a tensor or a number")
@@ -161,7 +161,8 @@ def check_soft_reset_arguments(
             )
 
 
-def _broadcasts(shape: torch.Size, target: torch.Size) -> bool:
+def broadcasts(shape: torch.Size, target: torch.Size) -> bool:
+    """Whether a tensor of ``shape`` can be expanded to ``target``."""
     if len(shape) > len(target):
         return False
     return all(a in (1, b) for a, b in zip(reversed(shape), reversed(target), strict=False))

@@ -96,9 +96,10 @@ class _SoftResetLeaky(SoftResetNeuron, snn.Leaky):
         v, t = self._state(x_seq, mem)
         reset, spikes_only = self._reset_kind(), self.init_hidden and not self.output
         if spikes_only and reset != "zero":  # a reset to zero leaves nothing to find mem from
-            spk, v = self._integrate(x_seq, v, t)
+            quantizer = self.quantizer(x_seq)
+            spk, v = self._integrate(x_seq, v, t, quantizer)
             last = t + len(x_seq) - 1
-            mem = v if reset == "none" else _before_reset(spk[-1], v, self.quantizer(x_seq), last)
+            mem = v if reset == "none" else _before_reset(spk[-1], v, quantizer, last)
             self._remember(mem, v, last + 1)
             return self._as_input(spk)
         spk, mem_seq, v = self._integrate_with_mem(x_seq, v, t)
@@ -126,7 +127,7 @@ class _SoftResetLeaky(SoftResetNeuron, snn.Leaky):
             return seq.flatten(0, 1)
         return seq[0] if self.step_mode == "s" else seq
 
-    def _integrate(self, x_seq: Tensor, v: Tensor, t: int, quantizer: Quantizer | None = None) -> tuple[Tensor, Tensor]:
+    def _integrate(self, x_seq: Tensor, v: Tensor, t: int, quantizer: Quantizer) -> tuple[Tensor, Tensor]:
         # The spike in the reset is detached, as everywhere in this host.
         return self.integrate(x_seq, v, t, self.spike_grad, True, self._reset_kind(), quantizer)
 

@@ -24,7 +24,7 @@ from .._soft_reset_neuron import (
     refuse_backend,
 )
 from ..functional import as_surrogate, state_dtype
-from ..functional.soft_reset import Reset, _broadcasts
+from ..functional.soft_reset import Reset, broadcasts
 
 __all__ = ["ATIFnuNode", "ATIFuNode", "PCMPIFNode"]
 
@@ -125,7 +125,7 @@ class _SoftResetNode(SoftResetNeuron, neuron.BaseNode):
         if isinstance(v, Tensor):  # of another shape: an earlier batch, or a reset value that is to be expanded
             v = self._memories_rv["v"]
         if isinstance(v, Tensor):
-            if not _broadcasts(v.shape, x_seq.shape[1:]):
+            if not broadcasts(v.shape, x_seq.shape[1:]):
                 bad_value("reset value of v", v, f"a shape that broadcasts to one step, {list(x_seq.shape[1:])}")
             v = v.to(device=x_seq.device, dtype=state_dtype(x_seq.dtype)).expand(x_seq.shape[1:])
         elif v == 0:
