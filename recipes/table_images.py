@@ -185,7 +185,7 @@ def main(argv: Sequence[str] | None = None) -> list[Cell]:
     args, options = parse_arguments(argv)
     table = cells(args, options)
     todo = [] if args.report_only else [cell for cell in table if cell.result is None]
-    threads = max(1, (os.cpu_count() or 1) // args.jobs)
+    threads = max(1, _cores() // args.jobs)
     failed: list[Cell] = []
     with tqdm(total=len(table), initial=len(table) - len(todo), unit="cell", dynamic_ncols=True) as bar:
         for first in (True, False):  # the nets to start from, then the others
@@ -200,6 +200,11 @@ def main(argv: Sequence[str] | None = None) -> list[Cell]:
     if failed:
         raise SystemExit("failed: " + ", ".join(str(cell.folder / "output.txt") for cell in failed))
     return table
+
+
+def _cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _write(out: Path, table: Sequence[Cell]) -> None:

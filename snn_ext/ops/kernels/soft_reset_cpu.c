@@ -14,7 +14,7 @@
 #define STEP_FUNCTION static inline __attribute__((always_inline))
 #define EXPORT __attribute__((visibility("default")))
 
-enum { BLOCK = 2048, SEGMENT = 16 };
+enum { BLOCK = 4096, SEGMENT = 16 };
 enum { FLOAT32, FLOAT16, BFLOAT16 };
 
 typedef int64_t index_t;
@@ -79,8 +79,7 @@ static const float *load_row(const void *array, int dtype, index_t at, int m, fl
 
 static void store_row(void *array, int dtype, index_t at, int m, const float *row) {
     uint16_t *half = (uint16_t *)array + at;
-    if (dtype == FLOAT32) memcpy((float *)array + at, row, m * sizeof *row);
-    else if (dtype == FLOAT16) for (int i = 0; i < m; i++) half[i] = to_float16(row[i]);
+    if (dtype == FLOAT16) for (int i = 0; i < m; i++) half[i] = to_float16(row[i]);
     else for (int i = 0; i < m; i++) half[i] = to_bfloat16(row[i]);
 }
 
@@ -215,15 +214,22 @@ static void backward_block(index_t b, int m, const void *grad_spikes, const floa
 
 /* -- what ctypes calls --------------------------------------------------------------------------------------------- */
 
-/* A fresh large array costs a page fault for every 4 KB; with huge pages for every 2 MB. Advice only. */
-static void advise_huge_pages(void *array, index_t bytes) {
-#if defined(__linux__) && defined(MADV_HUGEPAGE)
+/* A fresh large array costs a page fault for every 4 KB when it is first written. With huge pages it is one for every
+   2 MB, and all threads take a share of them here, in place of one after the other in the midst of the work. */
+static void make_present(void *array, index_t bytes, int threads) {
+#if defined(__linux__) && defined(MADV_HUGEPAGE) && defined(MADV_POPULATE_WRITE)
     const uintptr_t huge = (uintptr_t)1 << 21, start = ((uintptr_t)array + huge - 1) & ~(huge - 1);
-    const uintptr_t end = ((uintptr_t)array + (uintptr_t)bytes) & ~(huge - 1);
-    if (array && end > start) madvise((void *)start, end - start, MADV_HUGEPAGE);
-#else
-    (void)array, (void)bytes;
+    const index_t pages = ((index_t)((uintptr_t)array + (uintptr_t)bytes) - (index_t)start) >> 21;
+    unsigned char there = 1;
+    if (!array || pages < 2) return;
+    for (index_t k = 0; k < pages && there; k++)
+        if (mincore((void *)(start + (uintptr_t)k * huge), 1, &there)) return;
+    if (there) return; /* memory that is used again */
+    madvise((void *)start, (size_t)pages << 21, MADV_HUGEPAGE); /* advice, as below: if refused, nothing changes */
+#pragma omp parallel for num_threads(threads) schedule(dynamic) if (threads > 1)
+    for (index_t k = 0; k < pages; k++) madvise((void *)(start + (uintptr_t)k * huge), huge, MADV_POPULATE_WRITE);
 #endif
+    (void)array, (void)bytes, (void)threads;
 }
 
 EXPORT index_t block_size(void) { return BLOCK; }
@@ -232,8 +238,9 @@ EXPORT void soft_reset_forward(const void *x, void *spikes, const float *v_start
                                const float *theta, int theta_stride, const float *scale, float *checkpoints,
                                index_t T, index_t N, int dtype, int kind, int at, int threads) {
     const index_t blocks = (N + BLOCK - 1) / BLOCK;
-    advise_huge_pages(spikes, T * N * (dtype == FLOAT32 ? 4 : 2));
-#pragma omp parallel for num_threads(threads) schedule(dynamic, 4) if (threads > 1)
+    make_present(spikes, T * N * (dtype == FLOAT32 ? 4 : 2), threads);
+    make_present(v_end, N * 4, threads);
+#pragma omp parallel for num_threads(threads) schedule(dynamic, 2) if (threads > 1)
     for (index_t k = 0; k < blocks; k++) {
         const index_t b = k * BLOCK;
         forward_block(b, (int)(N - b < BLOCK ? N - b : BLOCK), x, spikes, v_start, v_stride, v_end, theta,
@@ -257,8 +264,8 @@ EXPORT void soft_reset_backward(const void *grad_spikes, const float *grad_v_end
                                 int dtype, int kind, int at, int detach_reset, int curve, float alpha, float gain,
                                 int threads) {
     const index_t blocks = (N + BLOCK - 1) / BLOCK, thetas = theta_stride ? T : 1, width = thetas + 2;
-    advise_huge_pages(grad_x, T * N * (dtype == FLOAT32 ? 4 : 2));
-#pragma omp parallel for num_threads(threads) schedule(dynamic, 4) if (threads > 1)
+    make_present(grad_x, T * N * (dtype == FLOAT32 ? 4 : 2), threads);
+#pragma omp parallel for num_threads(threads) schedule(dynamic, 2) if (threads > 1)
     for (index_t k = 0; k < blocks; k++) {
         const index_t b = k * BLOCK;
         backward_block(b, (int)(N - b < BLOCK ? N - b : BLOCK), grad_spikes, grad_v_end, x, v_start, v_stride, theta,
