@@ -315,6 +315,8 @@ def _wide(x: Tensor) -> Tensor:
 
 def _positive(x: Tensor) -> Tensor:
     """Clamp at ``MIN_THRESHOLD``; the added term is an exact zero that carries the gradient straight through."""
+    if not torch.is_grad_enabled():
+        return x.clamp_min(MIN_THRESHOLD)
     return x.detach().clamp_min(MIN_THRESHOLD) + (x - x.detach())
 
 

@@ -12,9 +12,9 @@ from .layout import flat, is_one
 
 __all__ = ["TorchExecution"]
 
-# Neurons at a time: fewer than those for which torch forks threads (32768). Beside a busy neighbour a fork and join at
-# every operation made training with chunks of 262144 five times slower than the host's own loop.
-_CHUNK = 32704
+# Neurons at a time: fewer than those for which torch forks threads (32768), as beside a busy neighbour every fork and
+# join may wait for it. Where there are very many, large chunks make forks rare, and two threads are worth them.
+_CHUNK, _LARGE_CHUNK = 32704, 262144
 _LOG2_E = 1.4426950408889634
 
 
@@ -108,12 +108,14 @@ class TorchExecution:
                 for t in reversed(steps):
                     h, theta = h_rows[t % SEGMENT], thetas[t]
                     _fire(h, theta, settings, s)
-                    g.zero_() if grad_spikes is None else g.copy_(grad_spikes[t])
+                    incoming = g.zero_() if grad_spikes is None else grad_spikes[t]
                     if scale is not None:
-                        scale_sum += torch.mul(s, g, out=d).sum()
-                        g.mul_(scale)
-                    if not settings.detach_reset and settings.reset != "none":
-                        g.addcmul_(c, theta if settings.reset == "subtract" else h, value=-1.0)
+                        scale_sum += torch.mul(s, incoming, out=d).sum()
+                        incoming = g.copy_(incoming).mul_(scale)
+                    if settings.detach_reset or settings.reset == "none":
+                        g.copy_(incoming)
+                    else:
+                        torch.addcmul(incoming, c, theta if settings.reset == "subtract" else h, value=-1.0, out=g)
                     g_u = _surrogate(torch.sub(h, theta, out=d), settings).mul_(g)
                     if settings.reset == "subtract":
                         torch.sum(s.mul_(c).add_(g_u), 0, out=chunk_sums[t])
@@ -139,7 +141,9 @@ class TorchExecution:
 
 def _chunk_size(v: Tensor) -> int:
     """Return the number of neurons at a time; other devices than the CPU get them in one piece."""
-    return min(len(v), _CHUNK) if v.device.type == "cpu" else len(v)
+    if v.device.type != "cpu":
+        return len(v)
+    return min(len(v), _CHUNK if len(v) < 4 * _LARGE_CHUNK else _LARGE_CHUNK)
 
 
 def _fire(h: Tensor, theta: Tensor, settings: Settings, out: Tensor) -> None:
