@@ -32,11 +32,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.list or not names:
         print("\n".join(cases.CASES))
         return 0 if options.list else 2
+    settings = cases.Settings(options.rounds or (5 if options.quick else 15), options.seed)
+    about = report.environment(settings)  # before the tests, which are a load themselves
     if not correct():
         print("The operators fail their tests: nothing is measured.", file=sys.stderr)
         return 1
-    settings = cases.Settings(options.rounds or (5 if options.quick else 15), options.seed)
-    about = report.environment(settings)
     rows: list[cases.Row] = []
     for name in names:
         print(f"{name} ...", file=sys.stderr, flush=True)

@@ -161,7 +161,7 @@ def overhead(settings: Settings) -> list[Row]:
     ):
         timings = measure(calls, 4 * settings.rounds, repeat=20)
         for name, timing in timings.items():
-            rows.append(Row(case, name, 1e6 * timing.best, "us", ratio(timings[BASELINE], timing)))
+            rows.append(Row(case, name, 1e6 * timing.median, "us", ratio(timings[BASELINE], timing)))
     return rows
 
 
@@ -213,7 +213,7 @@ def resnet18(settings: Settings) -> list[Row]:
             optimizer.step()
 
         calls[name] = step
-    timings = measure(calls, max(settings.rounds // 2, 2))
+    timings = measure(calls, settings.rounds)
     return _rows("ResNet-18 training step, T = 4", timings, {f"ATIFuNode, {available()[0]}": 1.2}, None)
 
 

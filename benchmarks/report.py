@@ -33,7 +33,7 @@ def environment(settings: Settings) -> dict[str, str | int]:
         "cores": os.cpu_count() or 0,
         "threads": torch.get_num_threads(),
         "load at the start": f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown",
-        "rounds": settings.rounds,
+        "rounds": f"{settings.rounds} ({max(settings.rounds // 2, 2)} of training)",
         "seed": settings.seed,
     }
 

@@ -19,6 +19,7 @@ _FLAGS = ("-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "
 _LIBRARY = ("-shared", "-fPIC", "-x", "c")
 # Tried in this order: a compiler may know neither the machine's own name nor OpenMP.
 _OPTIONAL_FLAGS = (("-march=native", "-fopenmp"), ("-march=native",), ("-fopenmp",), ())
+_PATIENCE = 120  # seconds for a compiler
 _DIGEST_BYTES = hashlib.sha256().digest_size
 
 
@@ -48,15 +49,29 @@ def load_library(sources: dict[str, str]) -> ctypes.CDLL:
     >>> load_library({"answer.c": answer}).answer()
     42
     """
-    compiler = find_compiler()
-    name = f"{Path(next(iter(sources))).stem}-{_key(sources, compiler)}.so"
-    cached = cache_folder() / name
-    if _is_whole(cached):
-        try:
-            return ctypes.CDLL(str(cached))
-        except OSError:
-            pass  # whole, but for another system: a shared home folder
-    folder = _writable_folder(cached.parent)
+    try:
+        compiler = find_compiler()
+        cached = cache_folder() / f"{Path(next(iter(sources))).stem}-{_key(sources, compiler)}.so"
+        if _is_whole(cached):
+            try:
+                return ctypes.CDLL(str(cached))
+            except OSError:
+                pass  # whole, but for another system: a shared home folder
+        folder = _writable_folder(cached.parent)
+        if folder is not None:
+            try:
+                return _build(sources, compiler, cached, folder)
+            except (OSError, BuildError):
+                pass  # the disk may be full there, or a quota used up
+        return _build(sources, compiler, cached, None)
+    except BuildError:
+        raise
+    except (OSError, ValueError, RuntimeError, subprocess.SubprocessError) as error:  # of a broken environment
+        raise BuildError(f"the compiler or the cache can not be used: {error}") from error
+
+
+def _build(sources: dict[str, str], compiler: list[str], cached: Path, folder: Path | None) -> ctypes.CDLL:
+    """Compile in a folder, or in the system's for temporary files; keep the result if it is the cache's."""
     with tempfile.TemporaryDirectory(prefix=".build-", dir=folder) as build:
         library = _compile(sources, compiler, Path(build))
         if folder is not None:
@@ -83,7 +98,7 @@ def cache_folder() -> Path:
 
 def find_compiler() -> list[str]:
     """Return the command of the C compiler: ``CC``, or the first of cc, gcc and clang that is installed."""
-    chosen = os.environ.get("CC")
+    chosen = os.environ.get("CC", "").strip()
     for command in [shlex.split(chosen)] if chosen else [["cc"], ["gcc"], ["clang"]]:
         if shutil.which(command[0]):
             return command
@@ -92,7 +107,9 @@ def find_compiler() -> list[str]:
 
 def _key(sources: dict[str, str], compiler: list[str]) -> str:
     """Hash of everything that the library depends on."""
-    version = subprocess.run([*compiler, "--version"], capture_output=True, text=True, check=False).stdout
+    version = subprocess.run(
+        [*compiler, "--version"], capture_output=True, text=True, timeout=_PATIENCE, check=False
+    ).stdout
     parts = [*sources, *sources.values(), *compiler, version, *_FLAGS, *_LIBRARY, repr(_OPTIONAL_FLAGS)]
     return hashlib.sha256("\0".join([*parts, _processor()]).encode()).hexdigest()[:16]
 
@@ -115,7 +132,7 @@ def _compile(sources: dict[str, str], compiler: list[str], folder: Path) -> Path
     for optional in _OPTIONAL_FLAGS:
         command = [*compiler, *_FLAGS, *optional, *_LIBRARY, next(iter(sources)), "-o", library.name]
         try:
-            done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
+            done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=_PATIENCE, check=False)
         except (OSError, subprocess.TimeoutExpired) as error:
             raise BuildError(f"{shlex.join(compiler)} did not run: {error}") from error
         if done.returncode == 0 and library.exists():

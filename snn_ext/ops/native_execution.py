@@ -36,7 +36,6 @@ class NativeExecution:
 
     def __init__(self, sources: dict[str, str] | None = None) -> None:
         self._sources = sources
-        self._lock = threading.Lock()
         self._library: Any = None
         self._failure: str | None = None
 
@@ -131,7 +130,7 @@ class NativeExecution:
 
     def _load(self) -> str | None:
         if self._library is None and self._failure is None:
-            with self._lock:
+            with _lock:
                 if self._library is None and self._failure is None:
                     self._build()
         return self._failure
@@ -145,9 +144,12 @@ class NativeExecution:
         library.block_size.restype = ctypes.c_int64
         library.soft_reset_forward.argtypes, library.soft_reset_forward.restype = _FORWARD, None
         library.soft_reset_backward.argtypes, library.soft_reset_backward.restype = _BACKWARD, None
-        self._library = library
-        if not _agrees_with_torch(self):
-            self._library, self._failure = None, "the compiled library fails its self-test: it disagrees with torch"
+        trial = NativeExecution()
+        trial._library = library
+        if _agrees_with_torch(trial):
+            self._library = library  # last: another thread may be waiting for it
+        else:
+            self._failure = "the compiled library fails its self-test: it disagrees with torch"
 
 
 def kernel_sources() -> dict[str, str]:
@@ -162,13 +164,15 @@ def kernel_sources() -> dict[str, str]:
     return {name: (folder / name).read_text(encoding="utf-8") for name in ("soft_reset_cpu.c", "soft_reset_step.h")}
 
 
-# Threads of an OpenMP pool do not survive a fork, and a child that waits for them waits for ever.
+# Threads of an OpenMP pool do not survive a fork, and a child that waits for them waits for ever; nor does the thread
+# that may have held the lock.
 _forked = False
+_lock = threading.Lock()
 
 
 def _note_fork() -> None:
-    global _forked
-    _forked = True
+    global _forked, _lock
+    _forked, _lock = True, threading.Lock()
 
 
 if hasattr(os, "register_at_fork"):

@@ -98,6 +98,8 @@ def use_implementation(name: str) -> Iterator[None]:
     """Force an implementation inside a ``with`` block; one that can not run raises when the operator is called.
 
     The environment variable ``SNN_EXT_IMPLEMENTATION``, read when the package is imported, does it for a whole process.
+    So does the block, as long as it lasts: a backward pass may run in a thread of its own. It is for tests and
+    measurements; threads that force different ones at the same time disturb each other.
 
     Parameters
     ----------

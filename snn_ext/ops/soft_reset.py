@@ -35,7 +35,8 @@ def soft_reset_if(
     ``RuntimeError``. A surrogate that is not one of the known curves is run by the definition itself.
 
     For the backward pass the input is kept, and for more than 16 steps the potential before every 16th; nothing
-    without gradients. There is no second derivative: asking for one raises a ``RuntimeError``.
+    without gradients. There is no second derivative: asking for one raises a ``RuntimeError``. Nor is there a
+    forward-mode one, and torch does not let an operator refuse it: tangents are lost.
 
     Examples
     --------

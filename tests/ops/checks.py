@@ -15,6 +15,8 @@ from snn_ext.functional import ATan, Erf, PiecewiseExp, PiecewiseQuadratic, Sigm
 
 STEPS = (1, 2, 4, 15, 16, 17, 33, 255)
 SIZES = (1, 7, 63, 500, 1000)
+# More than two of the pieces that executions cut the neurons into, and not a multiple: blocks of C, chunks of torch.
+BLOCKS, CHUNKS = 8201, 65417
 KINDS = ("random", "eighths", "sixteenths", "ulp", "special")
 RESETS = ("subtract", "zero", "none")
 SURROGATES = (
@@ -150,6 +152,8 @@ def exact_cases() -> Iterator[Case]:
             yield make_case(kind, time_steps, size, dtype, reset=reset, fire_at_threshold=at)
     for reset, at, kind in itertools.product(RESETS, (True, False), KINDS):
         yield make_case(kind, 4, 2100, reset=reset, fire_at_threshold=at)
+    for time_steps, size in ((4, BLOCKS), (33, BLOCKS), (3, CHUNKS)):
+        yield make_case("sixteenths", time_steps, size)
 
 
 def gradient_cases() -> Iterator[Case]:
@@ -161,6 +165,8 @@ def gradient_cases() -> Iterator[Case]:
         yield make_case("eighths", time_steps, size, fire_at_threshold=False)
     for dtype, time_steps in itertools.product((torch.float16, torch.bfloat16), (4, 17)):
         yield make_case("random", time_steps, 64, dtype)
+    for time_steps, size in ((4, BLOCKS), (33, BLOCKS), (18, CHUNKS)):
+        yield make_case("random", time_steps, size)
 
 
 def check_all() -> None:

@@ -124,3 +124,49 @@ def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     monkeypatch.delenv("SNN_EXT_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert cache_folder() == tmp_path / "snn_ext"
+
+
+@pytest.mark.parametrize("compiler", [" ", "gcc -DX='", "gcc -quotes 'open"])
+def test_a_meaningless_compiler_is_a_reason_and_no_crash(compiler: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CC", compiler)
+    if compiler == " ":  # as good as none
+        assert load_library(sources(5)).answer() == 5
+        return
+    with pytest.raises(BuildError):
+        load_library(sources(5))
+
+
+def test_a_compiler_that_is_no_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "cc").write_text("no shebang")
+    (tmp_path / "cc").chmod(0o755)
+    monkeypatch.setenv("CC", str(tmp_path / "cc"))
+    with pytest.raises(BuildError):
+        load_library(sources(5))
+
+
+def test_a_compiler_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "cc").write_text("#!/bin/sh\nexec sleep 60\n")
+    (tmp_path / "cc").chmod(0o755)
+    monkeypatch.setenv("CC", str(tmp_path / "cc"))
+    monkeypatch.setattr(build, "_PATIENCE", 0.2)
+    with pytest.raises(BuildError, match="timed out"):
+        load_library(sources(5))
+
+
+def test_a_cache_without_room_is_done_without(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    publish = build._publish
+
+    def full(library: Path, cached: Path) -> Path:
+        if cached.parent in library.parents:
+            raise OSError(28, "No space left on device")
+        return publish(library, cached)
+
+    monkeypatch.setattr(build, "_publish", full)
+    assert load_library(sources(6)).answer() == 6
+    assert not list(cache.iterdir())
+
+
+def test_a_cache_folder_of_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SNN_EXT_CACHE", "~nosuchuser/x")
+    with pytest.raises(BuildError, match="home directory"):
+        load_library(sources(6))

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from snn_ext import ops
-from snn_ext.ops import build, native_execution, selection
+from snn_ext.ops import build, native_execution, selection, torch_execution
 from snn_ext.ops.native_execution import NativeExecution, kernel_sources
+from tests.ops import checks
 from tests.ops.checks import check_all
 
 pytestmark = pytest.mark.skipif(not any(map(shutil.which, ("cc", "gcc", "clang"))), reason="no C compiler")
@@ -40,6 +41,16 @@ BUGS = {
     "poor exponential": ("p = p * r + 8.3334519073e-3f;", ""),
     "scale forgotten": ("g[i] * scale, d[i]", "g[i], d[i]"),
     "float16 rounds ties up": ("0xfffu + (magnitude >> 13 & 1u)", "0x1000u"),
+    "every block reads the first": (
+        "load_row(x, dtype, t * N + b, m, buffer), th", "load_row(x, dtype, t * N, m, buffer), th"
+    ),
+    "sums of the first block alone": (
+        "for (index_t k = 0; k < blocks; k++) sum +=", "for (index_t k = 0; k < 1; k++) sum +="
+    ),
+    "checkpoints of the first block": (
+        "memcpy(v, checkpoints + (segment - 1) * N + b", "memcpy(v, checkpoints + (segment - 1) * N"
+    ),
+    "gradient of the first block's potential": ("memcpy(c, grad_v_end + b", "memcpy(c, grad_v_end"),
     "bfloat16 truncates": ("0x7fffu + ((u >> 16) & 1u)", "0u"),
 }  # fmt: skip
 
@@ -66,6 +77,12 @@ def patched(old: str, new: str) -> dict[str, str]:
     sources = {name: text.replace(old, new) for name, text in kernel_sources().items()}
     assert sources != kernel_sources(), f"the source no longer contains {old!r}"
     return sources
+
+
+def test_checks_need_several_blocks_and_chunks() -> None:
+    execution = NativeExecution()
+    assert execution.why_not(torch.device("cpu"), torch.float32) is None
+    assert checks.BLOCKS > 2 * execution._library.block_size() and checks.CHUNKS > 2 * torch_execution._CHUNK
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from snn_ext import functional, ops
 from snn_ext.functional import Sigmoid
-from snn_ext.ops import implementation, use_implementation
+from snn_ext.ops import implementation, torch_execution, use_implementation
 from snn_ext.ops.layout import as_step_of, dense, in_order_of
 from tests.ops.checks import KINDS, check_all, check_exact, check_gradients, make_case, make_input
 
@@ -30,6 +30,20 @@ def test_float64_is_the_definition_too() -> None:
     for kind in KINDS:
         check_exact(make_case(kind, 17, 63, torch.float64))
     check_gradients(make_case("random", 17, 63, torch.float64))
+
+
+def test_large_chunks_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch_execution, "_CHUNK", 300)
+    monkeypatch.setattr(torch_execution, "_LARGE_CHUNK", 500)
+    with use_implementation("torch"):
+        for time_steps, size in ((4, 1999), (4, 2207), (33, 2207)):
+            check_exact(make_case("sixteenths", time_steps, size))
+            check_gradients(make_case("random", time_steps, size))
+
+
+def test_output_in_fresh_memory(execution: str) -> None:
+    torch.use_deterministic_algorithms(False)  # poisoned memory is there already
+    check_exact(make_case("sixteenths", 4, 2_200_007))
 
 
 def test_thousands_of_steps(execution: str) -> None:

@@ -1,9 +1,10 @@
 /* soft_reset_if over [T][N] arrays on the CPU; plain C, called through ctypes.
 
-   Neurons are cut into blocks of BLOCK; a block goes through all time steps while its state stays in the L1 cache, and
-   the inner loops over its neurons are left to the compiler's vectoriser. Blocks are handed out to the threads of one
-   OpenMP region a call. Each block adds its terms of a parameter's gradient into places of its own, and these are
-   added in the order of the blocks, so that the result does not depend on the number of threads. */
+   Neurons are cut into blocks of BLOCK; a block goes through all time steps while its state stays in the L1 cache (the
+   charges of a segment, in the backward pass, in the L2 cache), and the inner loops over its neurons are left to the
+   compiler's vectoriser. Blocks are handed out to the threads of one OpenMP region a call. Each block adds its terms of
+   a parameter's gradient into places of its own, and these are added in the order of the blocks, so that the result
+   does not depend on the number of threads. */
 
 #include <stdint.h>
 #include <string.h>
@@ -184,7 +185,8 @@ static void backward_block(index_t b, int m, const void *grad_spikes, const floa
                            const float *scale, const float *checkpoints, void *grad_x, float *grad_v_start,
                            double *theta_sums, double *scale_sum, double *v_sum, index_t T, index_t N, int dtype,
                            int kind, int at, int detach_reset, int curve, float alpha, float gain) {
-    float h[SEGMENT][BLOCK], c[BLOCK], v[BLOCK], d[BLOCK], buffer[BLOCK], out[BLOCK];
+    static _Thread_local float h[SEGMENT][BLOCK]; /* too large for the stack of some threads */
+    float c[BLOCK], v[BLOCK], d[BLOCK], buffer[BLOCK], out[BLOCK];
     if (grad_v_end) memcpy(c, grad_v_end + b, m * sizeof *c);
     else memset(c, 0, sizeof c);
     for (index_t segment = (T - 1) / SEGMENT; segment >= 0; segment--) {
