@@ -163,6 +163,15 @@ def gradient_cases() -> Iterator[Case]:
         yield make_case("random", time_steps, 64, dtype)
 
 
+def run_all() -> None:
+    """Make the calls of :func:`check_all`, and look at no result."""
+    for case in exact_cases():
+        with torch.no_grad():
+            case.run(ops.soft_reset_if)
+    for case in gradient_cases():
+        _gradients(case, ops.soft_reset_if, torch.zeros_like(case.x_seq), torch.zeros(case.x_seq.shape[1]))
+
+
 def check_all() -> None:
     """Hold the selected implementation to everything."""
     for case in exact_cases():

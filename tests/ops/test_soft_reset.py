@@ -7,17 +7,23 @@ from torch import Tensor, nn
 from snn_ext import functional, ops
 from snn_ext.functional import Sigmoid
 from snn_ext.ops import implementation, use_implementation
+from snn_ext.ops.cuda_execution import CudaExecution
 from snn_ext.ops.layout import as_step_of, dense, in_order_of
 from tests.ops.checks import KINDS, check_all, check_exact, check_gradients, make_case, make_input
+from tests.ops.emulation import installed
 
 UNAVAILABLE = implementation("soft_reset_if", "cpu").unavailable
 EXECUTIONS = [name for name in ("cpu-native", "torch") if name not in UNAVAILABLE]
 THETA = torch.tensor([1.0])
 
 
-@pytest.fixture(params=EXECUTIONS)
+@pytest.fixture(params=[*EXECUTIONS, "emulated"])
 def execution(request: pytest.FixtureRequest):
-    with use_implementation(request.param):
+    if request.param != "emulated":
+        with use_implementation(request.param):
+            yield request.param
+        return
+    with installed(CudaExecution(request.getfixturevalue("emulator"))):
         yield request.param
 
 
