@@ -1,8 +1,8 @@
 /* What a CUDA source needs to be compiled as C++ and run on the CPU, one block after the other.
 
-   The threads of a block are fibers, so that barriers and shuffles wait as they do on a GPU. They are resumed in
-   ascending or descending order. What this can not show: races between warps that a fiber's turn hides, the accuracy
-   of approximate instructions, and what a GPU's own conversions do. */
+   The threads of a block are fibers, so that barriers and shuffles wait as they do on a GPU. A warp goes as far as it
+   can before the next one moves, the first warp and block first or the last. What this can not show: races between
+   blocks, or in any other order; the accuracy of approximate instructions; what a GPU's own conversions do. */
 
 #pragma once
 /* No C++ header: they cost more time than the kernels. */
@@ -84,6 +84,20 @@ static void resume(unsigned t) {
     setcontext(&start[t]);
 }
 
+/* Take a warp as far as it can go alone; returns how many of its threads have not come to their end. */
+static unsigned run_warp(unsigned warp) {
+    const unsigned first = warp * WARP, count = threads - first < WARP ? threads - first : WARP;
+    for (;;) {
+        const unsigned before = moves;
+        unsigned left = 0;
+        for (unsigned k = 0; k < count; k++) {
+            const unsigned t = first + (descending ? count - 1 - k : k);
+            if (!done[t]) resume(t), left += !done[t];
+        }
+        if (!left || moves == before) return left;
+    }
+}
+
 /* Returns whether every thread came to its end; threads that wait for each other for ever do not. */
 static bool run_block() {
     block_arrived = 0;
@@ -95,13 +109,11 @@ static bool run_block() {
         start[t].uc_stack.ss_size = STACK;
         makecontext(&start[t], enter, 0);
     }
+    const unsigned warps = (threads + WARP - 1) / WARP;
     for (;;) {
         const unsigned before = moves;
         unsigned left = 0;
-        for (unsigned k = 0; k < threads; k++) {
-            const unsigned t = descending ? threads - 1 - k : k;
-            if (!done[t]) resume(t), left += !done[t];
-        }
+        for (unsigned k = 0; k < warps; k++) left += run_warp(descending ? warps - 1 - k : k);
         if (!left) return true;
         if (moves == before) return false;
     }

@@ -70,7 +70,7 @@ class Emulator(Recorder):
 
     def build(self, wanted: Iterable[Wanted]) -> None:
         """Compile kernels together, into one library."""
-        wanted = tuple(wanted)
+        wanted = tuple(dict.fromkeys(wanted))
         if wanted:
             library = _library(wanted, self._flags)
             self._libraries |= {_symbol(each): library for each in wanted}
