@@ -44,33 +44,33 @@ class Contender:
         return nullcontext() if self.implementation is None else use_implementation(self.implementation)
 
 
-def available() -> list[str]:
-    """Return our implementations that run on this machine's CPU, the preferred first."""
-    unavailable = implementation("soft_reset_if", "cpu").unavailable
-    return [name for name in ("cpu-native", "torch") if name not in unavailable]
+def available(device: torch.device | str = "cpu") -> list[str]:
+    """Return our implementations that run on a device, the preferred first."""
+    unavailable = implementation("soft_reset_if", device).unavailable
+    return [name for name in ("cuda-cupy", "cuda-nvrtc", "cpu-native", "torch") if name not in unavailable]
 
 
-def ours() -> dict[str, Contender]:
-    """Return operator and node, with a trained threshold, by every implementation that runs here."""
-    threshold = nn.Parameter(torch.ones(1))
-    node = ATIFuNode(1.0, step_mode="m")
+def ours(device: torch.device | str = "cpu") -> dict[str, Contender]:
+    """Return operator and node, with a trained threshold, by every implementation that runs on a device."""
+    threshold = nn.Parameter(torch.ones(1, device=device))
+    node = ATIFuNode(1.0, step_mode="m").to(device)
 
     def run_node(x_seq: Tensor) -> Tensor:
         node.reset()
         return node(x_seq)
 
     found = {}
-    for name in available():
+    for name in available(device):
         found[f"operator, {name}"] = Contender(lambda x_seq: ops.soft_reset_if(x_seq, 0.0, threshold)[0], name)
         found[f"ATIFuNode, {name}"] = Contender(run_node, name)
     return found
 
 
-def hosts() -> dict[str, Contender]:
+def hosts(device: torch.device | str = "cpu") -> dict[str, Contender]:
     """Return the hosts' neurons. IFNode is the baseline, though its threshold can not be trained."""
-    if_node = neuron.IFNode(v_reset=None, step_mode="m")
-    flex = neuron.FlexSN(_flex_core, 1, (nn.Parameter(torch.ones(1)),))
-    leaky = snntorch.Leaky(beta=1.0, learn_threshold=True, reset_mechanism="subtract")
+    if_node = neuron.IFNode(v_reset=None, step_mode="m").to(device)
+    flex = neuron.FlexSN(_flex_core, 1, (nn.Parameter(torch.ones(1, device=device)),))
+    leaky = snntorch.Leaky(beta=1.0, learn_threshold=True, reset_mechanism="subtract").to(device)
 
     def run_if_node(x_seq: Tensor) -> Tensor:
         if_node.reset()
@@ -105,9 +105,9 @@ def plain_loop(x_seq: Tensor, threshold: Tensor) -> Tensor:
     return torch.stack(spikes)
 
 
-def compiled_loop() -> Contender:
+def compiled_loop(device: torch.device | str = "cpu") -> Contender:
     """Return the plain loop under torch.compile; the first call of a shape waits for the compiler."""
-    threshold = nn.Parameter(torch.ones(1))
+    threshold = nn.Parameter(torch.ones(1, device=device))
     compiled = torch.compile(plain_loop, dynamic=False)
     return Contender(lambda x_seq: compiled(x_seq, threshold))
 

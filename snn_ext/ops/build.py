@@ -1,4 +1,4 @@
-"""Compile C sources once a machine: find a compiler, build a shared library, keep it in a cache folder, load it."""
+"""Compile once a machine: a cache folder for what compilers make, and shared libraries from C sources."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ import shlex
 import shutil
 import subprocess
 import tempfile
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 
-__all__ = ["BuildError", "cache_folder", "load_library"]
+__all__ = ["BuildError", "cache_folder", "load_library", "load_or_make"]
 
 # The flags keep IEEE arithmetic as it is written: no contraction into FMA, and nothing of -ffast-math.
 _FLAGS = ("-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden")
@@ -80,6 +82,37 @@ def _build(sources: dict[str, str], compiler: list[str], cached: Path, folder: P
             return ctypes.CDLL(str(library))  # what is mapped stays usable when the file is gone
         except OSError as error:
             raise BuildError(f"the compiled library does not load: {error}") from error
+
+
+def load_or_make(name: str, make: Callable[[], bytes]) -> bytes:
+    """Return the content of a file in the cache; make it if there is none, or a damaged one.
+
+    It is as safe as :func:`load_library` between processes. A cache that can not be written is done without, and a
+    ``RuntimeWarning`` says so.
+
+    Examples
+    --------
+    >>> load_or_make("answer", lambda: b"42")
+    b'42'
+    """
+    cached = cache_folder() / name
+    if _is_whole(cached):
+        return cached.read_bytes()[:-_DIGEST_BYTES]
+    content = make()
+    folder = _writable_folder(cached.parent)
+    if folder is None:
+        warnings.warn(
+            f"snn_ext: the cache folder {cached.parent} can not be written, so that every process compiles again; "
+            "SNN_EXT_CACHE names another",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return content
+    with tempfile.TemporaryDirectory(prefix=".build-", dir=folder) as build:
+        made = Path(build) / name
+        made.write_bytes(content)
+        _publish(made, cached)
+    return content
 
 
 def cache_folder() -> Path:

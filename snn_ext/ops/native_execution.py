@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from .build import BuildError, load_library
-from .execution import Settings, checkpoint_count
+from .execution import Settings
 from .layout import is_one
-from .torch_execution import TorchExecution
+from .self_test import agrees_with_torch
 
 __all__ = ["NativeExecution", "kernel_sources"]
 
@@ -146,7 +146,7 @@ class NativeExecution:
         library.soft_reset_backward.argtypes, library.soft_reset_backward.restype = _BACKWARD, None
         trial = NativeExecution()
         trial._library = library
-        if _agrees_with_torch(trial):
+        if agrees_with_torch(trial, torch.device("cpu")):
             self._library = library  # last: another thread may be waiting for it
         else:
             self._failure = "the compiled library fails its self-test: it disagrees with torch"
@@ -185,32 +185,3 @@ def _threads(x_seq: Tensor) -> int:
 
 def _address(tensor: Tensor | None) -> int | None:
     return None if tensor is None else tensor.data_ptr()
-
-
-def _agrees_with_torch(native: NativeExecution) -> bool:
-    """Compare one small case, forward and backward: a compiler may be broken in more ways than refusing to compile."""
-    time_steps, size = 18, 37
-    grid = torch.arange(time_steps * size, dtype=torch.float32).reshape(time_steps, size)
-    x_seq, g = grid.mul(0.7).remainder(5.0).sub(2.0), grid.mul(0.3).remainder(1.0)
-    v, thresholds = torch.tensor(0.25).expand(size), torch.linspace(0.5, 1.5, time_steps)
-    settings = Settings(0, 4.0, 1.0, False, "subtract", True)
-    found: list[list[Tensor]] = []
-    for execution in (native, TorchExecution()):
-        spike_seq, grad_x_seq = torch.empty_like(x_seq), torch.empty_like(x_seq)
-        v_end, grad_thresholds = torch.empty(size), torch.empty(time_steps)
-        checkpoints = torch.empty(checkpoint_count(time_steps), size)
-        execution.forward(
-            x_seq, v, thresholds, None, settings, spike_seq=spike_seq, v_end=v_end, checkpoints=checkpoints
-        )
-        execution.backward(
-            *(g, v_end, x_seq, v, thresholds, None, checkpoints, settings),
-            grad_x_seq=grad_x_seq,
-            grad_v=None,
-            grad_thresholds=grad_thresholds,
-            grad_scale=None,
-        )
-        found.append([spike_seq, v_end, checkpoints, grad_x_seq, grad_thresholds])
-    (*exact, grad_x, grad_t), (*want, want_x, want_t) = found
-    return all(map(torch.equal, exact, want)) and all(
-        torch.allclose(a, b, rtol=1e-4, atol=1e-4) for a, b in ((grad_x, want_x), (grad_t, want_t))
-    )

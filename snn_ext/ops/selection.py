@@ -14,6 +14,8 @@ import torch
 
 from .._errors import check_choice, describe
 from ..functional.surrogates import Surrogate, as_surrogate
+from .cuda_backends import CupyBackend, DriverBackend
+from .cuda_execution import CudaExecution
 from .execution import Execution
 from .native_execution import NativeExecution
 from .torch_execution import TorchExecution
@@ -26,7 +28,17 @@ NAMES = ("cuda-cupy", "cuda-nvrtc", "cpu-native", "torch")
 VARIABLE = "SNN_EXT_IMPLEMENTATION"
 
 EXECUTIONS: Mapping[str, Mapping[str, Execution]] = MappingProxyType(
-    {"soft_reset_if": {e.name: e for e in (NativeExecution(), TorchExecution())}}
+    {
+        "soft_reset_if": {
+            e.name: e
+            for e in (
+                CudaExecution(CupyBackend()),
+                CudaExecution(DriverBackend()),
+                NativeExecution(),
+                TorchExecution(),
+            )
+        }
+    }
 )
 """By operator and name; the names that are missing are not part of this version."""
 

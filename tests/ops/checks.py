@@ -77,28 +77,41 @@ def make_case(kind: str, time_steps: int, size: int, dtype: torch.dtype = torch.
     return Case(make_input(kind, time_steps, size, thresholds).to(dtype), v, thresholds, scale, settings)
 
 
-def check_exact(case: Case) -> None:
+def on(device: torch.device | str) -> Any:
+    """Return the operator as a function of tensors on the CPU that runs it on a device."""
+
+    def move(value: Any) -> Any:
+        return value.to(device) if isinstance(value, Tensor) else value
+
+    def operator(x_seq: Tensor, v: Tensor | float, thresholds: Tensor, *, scale: Any, **settings: Any) -> Any:
+        outputs = ops.soft_reset_if(move(x_seq), move(v), move(thresholds), scale=move(scale), **settings)
+        return tuple(output.cpu() for output in outputs)
+
+    return operator
+
+
+def check_exact(case: Case, device: torch.device | str = "cpu") -> None:
     """Spikes and final potential are those of the definition, bit for bit."""
     with torch.no_grad():
-        found, want = case.run(ops.soft_reset_if), case.run(functional.soft_reset_if)
+        found, want = case.run(on(device)), case.run(functional.soft_reset_if)
     for name, a, b in zip(("spikes", "potential"), found, want, strict=True):
         assert a.dtype == b.dtype and a.shape == b.shape, f"{name} of {case}: {a.dtype} {a.shape}"
         same = (a == b) | (a.isnan() & b.isnan())
         assert same.all(), f"{name} of {case}: {int((~same).sum())} of {same.numel()} elements differ"
 
 
-def check_gradients(case: Case, seed: int = 0) -> None:
+def check_gradients(case: Case, device: torch.device | str = "cpu", seed: int = 0) -> None:
     """Gradients are those of the definition in float64, where the spikes agree."""
     generator = torch.Generator().manual_seed(seed)
     dtype, size = case.x_seq.dtype, case.x_seq.shape[1]
     tolerance = {torch.float16: 2e-3, torch.bfloat16: 1.6e-2, torch.float32: 2e-6, torch.float64: 1e-12}[dtype]
     wide = Case(case.x_seq.double(), case.v, case.thresholds.double(), case.scale, case.settings)
-    agree = (case.run(ops.soft_reset_if)[0].double() > 0) == (wide.run(functional.soft_reset_if)[0] > 0)
+    agree = (case.run(on(device))[0].double() > 0) == (wide.run(functional.soft_reset_if)[0] > 0)
     agree = agree.all(0)
     assert agree.double().mean() >= 0.9, f"{case}: spikes of only {agree.double().mean():.2f} of the neurons agree"
     g_spikes = (torch.randn(case.x_seq.shape, generator=generator) * agree).to(dtype)
     g_v = torch.randn(size, generator=generator) * agree
-    found = _gradients(case, ops.soft_reset_if, g_spikes, g_v)
+    found = _gradients(case, on(device), g_spikes, g_v)
     want = _gradients(wide, functional.soft_reset_if, g_spikes.double(), g_v.double())
     terms = _term_magnitudes(wide, g_spikes.double(), g_v.double())
     for name in want:
@@ -169,9 +182,77 @@ def gradient_cases() -> Iterator[Case]:
         yield make_case("random", time_steps, size)
 
 
-def check_all() -> None:
+def run_all() -> None:
+    """Make the calls of :func:`check_all`, and look at no result."""
+    for case in exact_cases():
+        with torch.no_grad():
+            case.run(ops.soft_reset_if)
+    for case in gradient_cases():
+        _gradients(case, ops.soft_reset_if, torch.zeros_like(case.x_seq), torch.zeros(case.x_seq.shape[1]))
+
+
+def check_all(device: torch.device | str = "cpu") -> None:
     """Hold the selected implementation to everything."""
     for case in exact_cases():
-        check_exact(case)
+        check_exact(case, device)
     for case in gradient_cases():
-        check_gradients(case)
+        check_gradients(case, device)
+
+
+# -- what only a GPU can show ------------------------------------------------------------------------------------------
+
+
+def check_reproducible(device: torch.device | str, size: int = 3_000_001, rounds: int = 20) -> None:
+    """The same input gives the same bits, threshold's gradient included, whatever the order of the blocks."""
+    for time_steps, count in ((4, 1), (4, 4), (20, 20)):
+        generator = torch.Generator().manual_seed(time_steps)
+        x_seq = torch.randn(time_steps, size // time_steps, generator=generator).to(device).requires_grad_()
+        leaves = [x_seq, torch.ones(count, device=device, requires_grad=True)]
+        weight = torch.randn(x_seq.shape, generator=generator).to(device)
+        first = None
+        for _ in range(rounds):
+            found = torch.autograd.grad(ops.soft_reset_if(leaves[0], 0.25, leaves[1])[0], leaves, weight)
+            first = first or found
+            assert all(map(torch.equal, found, first)), f"{time_steps} steps, {count} thresholds: other bits"
+
+
+def check_side_stream(device: torch.device | str) -> None:
+    """A launch on a side stream waits for what was queued there before it."""
+    x_seq = torch.randint(-8, 17, (4, 1_000_000), generator=torch.Generator().manual_seed(0)).to(device) / 8
+    want = training_results(x_seq)
+    stream = torch.cuda.Stream(device)
+    stream.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(stream):
+        shifted = x_seq.clone()
+        for _ in range(200):
+            shifted += 1.0
+        found = training_results(shifted - 200.0)  # eighths: every one of these sums is exact
+    torch.cuda.current_stream(device).wait_stream(stream)
+    assert all(map(torch.equal, found, want))
+
+
+def check_graph(device: torch.device | str) -> None:
+    """A captured forward and backward pass gives for new input what an eager one gives; replayed again and again."""
+    x_seq = torch.randn(4, 100_000, device=device)
+    training_results(x_seq)  # compiles
+    stream = torch.cuda.Stream(device)
+    stream.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(stream):
+        training_results(x_seq)
+    torch.cuda.current_stream(device).wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = training_results(x_seq)
+    for seed in range(5):
+        x_seq.copy_(torch.randn(x_seq.shape, generator=torch.Generator().manual_seed(seed)))
+        graph.replay()
+        found = [tensor.clone() for tensor in captured]
+        assert all(map(torch.equal, found, training_results(x_seq))), f"replay {seed} differs from an eager call"
+
+
+def training_results(x_seq: Tensor) -> list[Tensor]:
+    """Return spikes, final potential and gradients of input and threshold, without touching other state."""
+    leaves = [x_seq.detach().requires_grad_(), torch.full((1,), 0.75, device=x_seq.device, requires_grad=True)]
+    spike_seq, v = ops.soft_reset_if(leaves[0], 0.25, leaves[1])
+    grads = torch.autograd.grad((spike_seq * x_seq.detach()).sum() + v.sum(), leaves)
+    return [spike_seq.detach(), v.detach(), *grads]

@@ -1,11 +1,15 @@
-"""Every test of the operators runs on poisoned memory."""
+"""Every test of the operators runs on poisoned memory; the CUDA kernels are there without a GPU."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 
 import pytest
 import torch
+
+from tests.ops.checks import run_all
+from tests.ops.emulation import Emulator, recorded
 
 
 @pytest.fixture(autouse=True)
@@ -16,3 +20,11 @@ def poisoned_memory() -> Iterator[None]:
     assert torch.empty(3).isnan().all()
     yield
     torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture(scope="session")
+def emulator() -> Emulator:
+    """Return the CUDA source on the CPU, with every variant compiled that ``check_all`` needs."""
+    if not shutil.which("g++"):
+        pytest.skip("no g++ to compile the CUDA source for the CPU")
+    return Emulator(recorded(None, run_all))

@@ -7,16 +7,28 @@ from torch import Tensor, nn
 from snn_ext import functional, ops
 from snn_ext.functional import Sigmoid
 from snn_ext.ops import implementation, torch_execution, use_implementation
+from snn_ext.ops.cuda_execution import CudaExecution
 from snn_ext.ops.layout import as_step_of, dense, in_order_of
 from tests.ops.checks import KINDS, check_all, check_exact, check_gradients, make_case, make_input
+from tests.ops.emulation import installed
 
 UNAVAILABLE = implementation("soft_reset_if", "cpu").unavailable
 EXECUTIONS = [name for name in ("cpu-native", "torch") if name not in UNAVAILABLE]
 THETA = torch.tensor([1.0])
 
 
-@pytest.fixture(params=EXECUTIONS)
+@pytest.fixture(params=[*EXECUTIONS, "emulated"])
 def execution(request: pytest.FixtureRequest):
+    if request.param != "emulated":
+        with use_implementation(request.param):
+            yield request.param
+        return
+    with installed(CudaExecution(request.getfixturevalue("emulator"))):
+        yield request.param
+
+
+@pytest.fixture(params=EXECUTIONS)
+def cpu_execution(request: pytest.FixtureRequest):
     with use_implementation(request.param):
         yield request.param
 
@@ -264,7 +276,7 @@ def test_wrong_arguments_raise_what_the_definition_raises(arguments: tuple) -> N
 
 @pytest.mark.parametrize("time_steps", [4, 17])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_opcheck(execution: str, time_steps: int, dtype: torch.dtype) -> None:
+def test_opcheck(cpu_execution: str, time_steps: int, dtype: torch.dtype) -> None:
     torch.use_deterministic_algorithms(False)  # a poisoned empty checkpoint would be compared
     x_seq = torch.rand(time_steps, 3, 2, 2).to(dtype).to(memory_format=torch.channels_last).requires_grad_()
     v, thresholds = torch.rand(3, 2, 2, requires_grad=True), torch.rand(time_steps, requires_grad=True)

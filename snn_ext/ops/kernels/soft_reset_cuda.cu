@@ -1,0 +1,298 @@
+/* soft_reset_if over [T][N] arrays on an NVIDIA GPU; compiled by NVRTC, one kernel in one variant at a time.
+
+   A thread takes VECTOR neighbouring neurons through all time steps, with their state in registers. The input of up to
+   SEGMENT steps is loaded before the first of them, so that these loads are in flight together.
+
+   No header is included: NVRTC finds none unless somebody installs them. Compile without contraction into FMA, without
+   flushing subnormal numbers, and with the fast division (only surrogates divide). Fixed at compile time:
+
+   BACKWARD            0: soft_reset_forward, 1: soft_reset_backward
+   DTYPE               of input and spikes: 0 float32, 1 float16, 2 bfloat16
+   STEPS               number of time steps up to SEGMENT; 0: any number, with checkpoints of the potential
+   VECTOR              neurons of a thread: divides N, and every array is aligned to VECTOR elements or 16 bytes
+   PER_STEP            0: thresholds [1], 1: thresholds [T]
+   SCALED              1: spikes are multiplied by scale[0]
+   RESET, SURROGATE    as in soft_reset_step.h
+   FIRE_AT_THRESHOLD, DETACH_RESET */
+
+#define STEP_FUNCTION static __device__ __forceinline__
+
+typedef long long index_t;
+
+enum { THREADS = 128, LANES = 32, WARPS = THREADS / LANES, SEGMENT = 16, ROWS = STEPS ? STEPS : SEGMENT, AHEAD = 4 };
+
+/* Fewer resident blocks than the machine has room for: the registers go to loads in flight. */
+enum { BLOCKS_FORWARD = STEPS ? 8 : 4, BLOCKS_BACKWARD = STEPS ? 4 : 3 };
+
+/* -- numbers ------------------------------------------------------------------------------------------------------ */
+
+#ifdef __CUDACC__
+STEP_FUNCTION float approximate_exp2(float x) {
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+STEP_FUNCTION float from_float16(unsigned short half) {
+    float f;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(f) : "h"(half));
+    return f;
+}
+STEP_FUNCTION unsigned short to_float16(float f) {
+    unsigned short half;
+    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(half) : "f"(f));
+    return half;
+}
+
+/* The compiler splits plain stores of two or four words where it can not prove their alignment. */
+STEP_FUNCTION void store_word(unsigned short *to, unsigned short w) { *to = w; }
+STEP_FUNCTION void store_word(unsigned *to, unsigned w) { *to = w; }
+STEP_FUNCTION void store_word(uint2 *to, uint2 w) {
+    asm volatile("st.global.v2.u32 [%0], {%1, %2};" : : "l"(to), "r"(w.x), "r"(w.y) : "memory");
+}
+STEP_FUNCTION void store_word(uint4 *to, uint4 w) {
+    asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};" : : "l"(to), "r"(w.x), "r"(w.y), "r"(w.z), "r"(w.w) : "memory");
+}
+#endif
+
+STEP_FUNCTION float exp_of_negative(float x) { return approximate_exp2(1.44269504f * x); }
+
+STEP_FUNCTION float from_bfloat16(unsigned short b) { return __uint_as_float((unsigned)b << 16); }
+
+STEP_FUNCTION unsigned short to_bfloat16(float f) { /* to nearest, ties to even */
+    const unsigned u = __float_as_uint(f);
+    return f != f ? 0x7fc0 : (unsigned short)((u + 0x7fffu + ((u >> 16) & 1u)) >> 16);
+}
+
+#if DTYPE == 0
+typedef float io_t;
+STEP_FUNCTION float from_io(io_t x) { return x; }
+STEP_FUNCTION io_t to_io(float f) { return f; }
+#else
+typedef unsigned short io_t;
+STEP_FUNCTION float from_io(io_t x) { return DTYPE == 1 ? from_float16(x) : from_bfloat16(x); }
+STEP_FUNCTION io_t to_io(float f) { return DTYPE == 1 ? to_float16(f) : to_bfloat16(f); }
+#endif
+
+#include "soft_reset_step.h"
+
+/* -- a thread's neurons: one access of up to 16 bytes, or two for eight floats ------------------------------------- */
+
+template <int BYTES> struct Word { typedef uint4 type; };
+template <> struct Word<8> { typedef uint2 type; };
+template <> struct Word<4> { typedef unsigned type; };
+template <> struct Word<2> { typedef unsigned short type; };
+
+template <typename T> union Vector {
+    enum { WORDS = VECTOR * sizeof(T) > 16 ? VECTOR * sizeof(T) / 16 : 1 };
+    typedef typename Word<VECTOR * sizeof(T) / WORDS>::type word;
+    T at[VECTOR];
+    word words[WORDS];
+};
+
+template <typename T> STEP_FUNCTION Vector<T> load(const T *from) {
+    typedef typename Vector<T>::word word;
+    Vector<T> v;
+#pragma unroll
+    for (int i = 0; i < v.WORDS; i++) v.words[i] = reinterpret_cast<const word *>(from)[i];
+    return v;
+}
+
+template <typename T> STEP_FUNCTION void store(T *to, const Vector<T> &v) {
+    typedef typename Vector<T>::word word;
+#pragma unroll
+    for (int i = 0; i < v.WORDS; i++) store_word(reinterpret_cast<word *>(to) + i, v.words[i]);
+}
+
+STEP_FUNCTION Vector<float> all(float value) {
+    Vector<float> v;
+#pragma unroll
+    for (int i = 0; i < VECTOR; i++) v.at[i] = value;
+    return v;
+}
+
+STEP_FUNCTION Vector<float> start(const float *v, index_t v_stride, index_t n) {
+    return v_stride ? load(v + n) : all(v[0]);
+}
+
+/* -- forward ------------------------------------------------------------------------------------------------------ */
+
+#if !BACKWARD
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_FORWARD)
+soft_reset_forward(const io_t *__restrict__ x, io_t *__restrict__ spikes, const float *__restrict__ v_start,
+                   index_t v_stride, float *__restrict__ v_end, const float *__restrict__ thresholds,
+                   const float *__restrict__ scale, float *__restrict__ checkpoints, index_t T, index_t N) {
+    const index_t n = ((index_t)blockIdx.x * THREADS + threadIdx.x) * VECTOR;
+    const int steps = STEPS ? STEPS : (int)T;
+    if (n >= N) return;
+    const float factor = SCALED ? scale[0] : 1.0f;
+    const io_t on = to_io(factor), off = to_io(0.0f * factor);
+    Vector<float> v;
+    for (int first = 0; first < steps; first += ROWS) {
+        Vector<io_t> rows[ROWS];
+#pragma unroll
+        for (int k = 0; k < ROWS; k++)
+            if (first + k < steps) rows[k] = load(x + (first + k) * N + n);
+        if (first == 0) v = start(v_start, v_stride, n);
+        else if (checkpoints) store(checkpoints + (first / SEGMENT - 1) * N + n, v);
+#pragma unroll
+        for (int k = 0; k < ROWS; k++) {
+            if (first + k >= steps) break;
+            const float theta = thresholds[PER_STEP ? first + k : 0];
+            Vector<io_t> out;
+#pragma unroll
+            for (int i = 0; i < VECTOR; i++) {
+                const float h = charge(v.at[i], from_io(rows[k].at[i])), s = fires(h, theta, FIRE_AT_THRESHOLD);
+                out.at[i] = s != 0.0f ? on : off;
+                v.at[i] = reset(h, s, theta, RESET);
+            }
+            store(spikes + (first + k) * N + n, out);
+        }
+    }
+    store(v_end + n, v);
+}
+#endif
+
+/* -- backward ----------------------------------------------------------------------------------------------------- */
+
+#if BACKWARD
+template <typename number> STEP_FUNCTION number warp_sum(number value) {
+#pragma unroll
+    for (int distance = LANES / 2; distance; distance /= 2) value += __shfl_xor_sync(0xffffffffu, value, distance);
+    return value;
+}
+
+/* The sum over the block, in thread 0; in the order of the warps. */
+STEP_FUNCTION double block_sum(double value) {
+    __shared__ double sums[WARPS];
+    double sum = 0.0;
+    value = warp_sum(value);
+    if (threadIdx.x % LANES == 0) sums[threadIdx.x / LANES] = value;
+    __syncthreads();
+    for (int w = 0; threadIdx.x == 0 && w < WARPS; w++) sum += sums[w];
+    __syncthreads();
+    return sum;
+}
+
+/* Whether this is the last block to arrive. What the others wrote before is then visible. The counter is 0 again when
+   the kernel ends, so that the next launch, or a graph's next replay, finds it so. */
+STEP_FUNCTION bool is_last_block(unsigned *counter) {
+    __shared__ bool last;
+    __threadfence();
+    __syncthreads();
+    if (threadIdx.x == 0) last = atomicInc(counter, gridDim.x - 1) == gridDim.x - 1;
+    __syncthreads();
+    __threadfence();
+    return last;
+}
+
+/* Each block takes every gridDim.x-th chunk of THREADS * VECTOR neurons. A gradient that is not wanted is NULL; that
+   of the potential is [N] or, in grad_v_sum, a single element. Sums over neurons: float32 within a thread's neurons of
+   one step, or a warp's, float64 from there on; each block has a column of partial_sums [thresholds, scale, v][blocks],
+   and the last block to arrive adds them up in the order of the blocks. So the same input gives the same bits. */
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_BACKWARD)
+soft_reset_backward(const io_t *__restrict__ grad_spikes, const float *__restrict__ grad_v_end,
+                    const io_t *__restrict__ x, const float *__restrict__ v_start, index_t v_stride,
+                    const float *__restrict__ thresholds, const float *__restrict__ scale,
+                    const float *__restrict__ checkpoints, io_t *__restrict__ grad_x, float *__restrict__ grad_v,
+                    float *grad_v_sum, float *grad_thresholds, float *grad_scale, double *partial_sums,
+                    unsigned *counter, index_t T, index_t N, double alpha, double gain) {
+    __shared__ float step_sums[ROWS][WARPS];
+    const int steps = STEPS ? STEPS : (int)T, theta_count = PER_STEP ? steps : 1;
+    const int warp = threadIdx.x / LANES, lane = threadIdx.x % LANES;
+    const float factor = SCALED ? scale[0] : 1.0f, slope = (float)alpha, height = (float)gain;
+    double theta_sum = 0.0, scale_sum = 0.0, v_sum = 0.0;
+    for (index_t chunk = blockIdx.x; chunk * (THREADS * VECTOR) < N; chunk += gridDim.x) {
+        const index_t own = (chunk * THREADS + threadIdx.x) * VECTOR;
+        const bool inside = own < N;
+        const index_t n = inside ? own : N - VECTOR; /* those beyond the end repeat the last, and write nothing */
+        Vector<float> c = grad_v_end ? load(grad_v_end + n) : all(0.0f);
+        for (int first = (steps - 1) / ROWS * ROWS; first >= 0; first -= ROWS) {
+            Vector<io_t> rows[ROWS], g[ROWS];
+            Vector<float> h[ROWS], v;
+#pragma unroll
+            for (int k = 0; k < ROWS; k++)
+                if (first + k < steps) rows[k] = load(x + (first + k) * N + n);
+#pragma unroll
+            for (int k = ROWS - 1; k >= 0 && k >= ROWS - AHEAD; k--)
+                if (first + k < steps) g[k] = load(grad_spikes + (first + k) * N + n);
+            v = first ? load(checkpoints + (first / SEGMENT - 1) * N + n) : start(v_start, v_stride, n);
+#pragma unroll
+            for (int k = 0; k < ROWS; k++) {
+                if (first + k >= steps) break;
+                const float theta = thresholds[PER_STEP ? first + k : 0];
+#pragma unroll
+                for (int i = 0; i < VECTOR; i++) {
+                    const float charged = charge(v.at[i], from_io(rows[k].at[i]));
+                    h[k].at[i] = charged;
+                    v.at[i] = reset(charged, fires(charged, theta, FIRE_AT_THRESHOLD), theta, RESET);
+                }
+            }
+#pragma unroll
+            for (int k = ROWS - 1; k >= 0; k--) {
+                if (k >= AHEAD && first + k - AHEAD < steps) g[k - AHEAD] = load(grad_spikes + (first + k - AHEAD) * N + n);
+                if (first + k >= steps) continue;
+                const float theta = thresholds[PER_STEP ? first + k : 0];
+                float terms = 0.0f, scale_terms = 0.0f;
+                Vector<io_t> out;
+#pragma unroll
+                for (int i = 0; i < VECTOR; i++) {
+                    const float s = fires(h[k].at[i], theta, FIRE_AT_THRESHOLD), g_spike = from_io(g[k].at[i]);
+                    const float d = height * surrogate(h[k].at[i] - theta, SURROGATE, slope);
+                    float term;
+                    c.at[i] = step_backward(h[k].at[i], s, c.at[i], SCALED ? g_spike * factor : g_spike, d, theta, RESET,
+                                            DETACH_RESET, &term);
+                    terms += term;
+                    scale_terms += s * g_spike;
+                    out.at[i] = to_io(c.at[i]);
+                }
+                if (inside && grad_x) store(grad_x + (first + k) * N + n, out);
+                if (!inside) terms = scale_terms = 0.0f;
+                if (PER_STEP && grad_thresholds) {
+                    terms = warp_sum(terms);
+                    if (lane == 0) step_sums[k][warp] = terms;
+                }
+                if (!PER_STEP) theta_sum += terms;
+                if (SCALED) scale_sum += scale_terms;
+            }
+            if (PER_STEP && grad_thresholds) {
+                __syncthreads();
+                if (threadIdx.x < ROWS && first + (int)threadIdx.x < steps) {
+                    double *partial = partial_sums + (first + threadIdx.x) * (index_t)gridDim.x + blockIdx.x;
+                    double sum = chunk == blockIdx.x ? 0.0 : *partial;
+                    for (int w = 0; w < WARPS; w++) sum += step_sums[threadIdx.x][w];
+                    *partial = sum;
+                }
+                __syncthreads();
+            }
+        }
+        if (inside && grad_v) store(grad_v + n, c);
+#pragma unroll
+        for (int i = 0; i < VECTOR; i++) v_sum += inside ? c.at[i] : 0.0f;
+    }
+    if (!partial_sums) return;
+    double *partial = partial_sums + theta_count * (index_t)gridDim.x + blockIdx.x;
+    if (!PER_STEP && grad_thresholds) {
+        theta_sum = block_sum(theta_sum);
+        if (threadIdx.x == 0) partial_sums[blockIdx.x] = theta_sum;
+    }
+    if (SCALED && grad_scale) {
+        scale_sum = block_sum(scale_sum);
+        if (threadIdx.x == 0) partial[0] = scale_sum;
+    }
+    if (grad_v_sum) {
+        v_sum = block_sum(v_sum);
+        if (threadIdx.x == 0) partial[gridDim.x] = v_sum;
+    }
+    if (!is_last_block(counter)) return;
+    for (int column = warp; column < theta_count + 2; column += WARPS) {
+        float *result = column < theta_count ? grad_thresholds : column == theta_count ? grad_scale : grad_v_sum;
+        if (!result) continue;
+        double sum = 0.0;
+        const volatile double *partials = partial_sums + column * (index_t)gridDim.x;
+#pragma unroll 8
+        for (unsigned b = lane; b < gridDim.x; b += LANES) sum += partials[b];
+        sum = warp_sum(sum);
+        if (lane == 0) result[column < theta_count ? column : 0] = (float)sum;
+    }
+}
+#endif

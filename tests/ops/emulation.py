@@ -1,0 +1,167 @@
+"""The CUDA source on the CPU: a back end that compiles it by g++ and runs it, through the launcher that users have."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import re
+import subprocess
+import tempfile
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import pytest
+import torch
+
+from snn_ext.ops import cuda_execution, selection
+from snn_ext.ops.build import cache_folder, load_or_make
+from snn_ext.ops.cuda_execution import CudaExecution, Kernel, kernel_source
+
+FLAGS = ("-std=c++17", "-O0", "-ffp-contract=off", "-fPIC", "-shared", "-w")
+HEADER = Path(__file__).with_name("cuda_on_cpu.h")
+
+Wanted = tuple[str, tuple[str, ...], str]
+"""Source, options and name of a kernel."""
+
+
+class Recorder:
+    """A back end that runs nothing and remembers which kernels were asked for."""
+
+    name = "cuda-cupy"
+
+    def __init__(self, multiprocessors: int = 2) -> None:
+        self.wanted: dict[Wanted, None] = {}
+        self._multiprocessors = multiprocessors
+
+    def why_not(self, device: torch.device) -> str | None:
+        return None
+
+    def guard(self, device: torch.device) -> nullcontext:
+        return nullcontext()
+
+    def load(self, source: str, options: tuple[str, ...], name: str, device: torch.device) -> Kernel:
+        self.wanted[source, options, name] = None
+        return lambda grid, block, arguments: None
+
+    def stream(self, device: torch.device) -> int:
+        return 0
+
+    def is_capturing(self) -> bool:
+        return False
+
+    def multiprocessors(self, device: torch.device) -> int:
+        return self._multiprocessors
+
+
+class Emulator(Recorder):
+    """Compiles what is wanted in one unit beforehand, and what else is asked for one by one."""
+
+    def __init__(self, wanted: Iterable[Wanted] = (), *flags: str, descending: bool = False) -> None:
+        super().__init__()
+        self._flags = (*FLAGS, *flags)
+        self._libraries = {}
+        self._lock = threading.Lock()  # there is one set of fibers
+        self.descending = descending
+        self.build(wanted)
+
+    def build(self, wanted: Iterable[Wanted]) -> None:
+        """Compile kernels together, into one library."""
+        wanted = tuple(dict.fromkeys(wanted))
+        if wanted:
+            library = _library(wanted, self._flags)
+            self._libraries |= {_symbol(each): library for each in wanted}
+
+    def load(self, source: str, options: tuple[str, ...], name: str, device: torch.device) -> Kernel:
+        wanted = source, options, name
+        if _symbol(wanted) not in self._libraries:
+            self.build([wanted])
+        library = self._libraries[_symbol(wanted)]
+        function = getattr(library, _symbol(wanted))
+
+        def launch(grid: tuple[int, ...], block: tuple[int, ...], arguments: tuple[Any, ...]) -> None:
+            words = (ctypes.c_int64 * len(arguments))(*map(_word, arguments))
+            with self._lock:
+                library.set_descending(self.descending)
+                if function(*grid, *block, words):
+                    raise RuntimeError(f"{name}: its threads wait for each other for ever")
+
+        return launch
+
+
+@contextmanager
+def installed(execution: CudaExecution) -> Iterator[CudaExecution]:
+    """Put an execution in the place of all others."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(selection, "EXECUTIONS", MappingProxyType({"soft_reset_if": {execution.name: execution}}))
+        selection._select.cache_clear()
+        yield execution
+    selection._select.cache_clear()
+
+
+def recorded(source: str | None, calls: Callable[[], object]) -> list[Wanted]:
+    """Return the kernels that calls of the operator need."""
+    recorder = Recorder()
+    with pytest.MonkeyPatch.context() as patch, installed(CudaExecution(recorder, source)):
+        patch.setattr(cuda_execution, "agrees_with_torch", lambda *arguments: True)
+        calls()
+    return list(recorder.wanted)
+
+
+def _library(wanted: tuple[Wanted, ...], flags: tuple[str, ...]) -> ctypes.CDLL:
+    unit = "\n".join(['#include "cuda_on_cpu.h"', *map(_in_namespace, wanted)])
+    digest = hashlib.sha256("\0".join((unit, HEADER.read_text(), *flags)).encode()).hexdigest()[:16]
+
+    def make() -> bytes:
+        with tempfile.TemporaryDirectory() as folder:
+            source, library = Path(folder, "unit.cpp"), Path(folder, "unit.so")
+            source.write_text(unit)
+            command = ["g++", *flags, f"-I{HEADER.parent}", str(source), "-o", str(library)]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, done.stderr[:4000]
+            return library.read_bytes()
+
+    name = f"emulated-{digest}.so"
+    load_or_make(name, make)
+    return ctypes.CDLL(str(cache_folder() / name))
+
+
+def _in_namespace(wanted: Wanted) -> str:
+    source, options, name = wanted
+    macros = [option[2:].split("=") for option in options if option.startswith("-D")]
+    return "\n".join(
+        [
+            *(f"#define {macro} {value}" for macro, value in macros),
+            f"namespace {_symbol(wanted)}_ {{",
+            source.replace('extern "C" __global__ void', "static void"),
+            f"static void body(const int64_t *words) {{ call({name}, words); }}",
+            "}",
+            f'extern "C" int {_symbol(wanted)}(unsigned grid, unsigned block, const int64_t *words) {{',
+            f"    return launch({_symbol(wanted)}_::body, grid, block, words);",
+            "}",
+            *(f"#undef {macro}" for macro in (*re.findall(r"#define (\w+)", source), *(m for m, _ in macros))),
+        ]
+    )
+
+
+def _symbol(wanted: Wanted) -> str:
+    source, options, name = wanted
+    return "kernel_" + hashlib.sha256("\0".join((source, *options, name)).encode()).hexdigest()[:16]
+
+
+def _word(argument: int | float) -> int:
+    if isinstance(argument, float):
+        return ctypes.c_int64.from_buffer(ctypes.c_double(argument)).value
+    return argument
+
+
+def emulated_source(*replacements: tuple[str, str]) -> str:
+    """Return the source with changes; each has to apply exactly once."""
+    source = kernel_source()
+    for old, new in replacements:
+        assert source.count(old) == 1, f"the source has {source.count(old)} times {old!r}"
+        source = source.replace(old, new)
+    return source

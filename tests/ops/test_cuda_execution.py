@@ -1,0 +1,322 @@
+"""The CUDA kernels and their launcher, on the CPU: bugs planted in the source have to be caught by the checks."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+import torch
+from torch import Tensor
+
+from snn_ext import functional, ops
+from snn_ext.functional import Sigmoid
+from snn_ext.ops import cuda_execution, implementation, soft_reset, use_implementation
+from snn_ext.ops.cuda_execution import CudaExecution, kernel_source
+from tests.ops.checks import Case, check_exact, check_gradients, gradient_cases, make_case
+from tests.ops.emulation import Emulator, Recorder, emulated_source, installed, recorded
+
+SUM = "for (int w = 0; w < WARPS; w++) sum += step_sums[threadIdx.x][w];"
+THETA = "continue;\n                const float theta = thresholds[PER_STEP ? first + k : 0]"
+BARRIER = "__syncthreads();\n                if (threadIdx.x < ROWS"
+CASES: dict[str, Callable[[], Case]] = {
+    "ties": lambda: make_case("ulp", 4, 500),
+    "ties above": lambda: make_case("ulp", 4, 500, fire_at_threshold=False),
+    "special": lambda: make_case("special", 4, 500, reset="zero"),
+    "blocks": lambda: make_case("random", 4, 2100, surrogate=Sigmoid(4.0, gain=0.5)),
+    "chunks": lambda: make_case("random", 4, 2101),
+    "segments": lambda: make_case("random", 33, 24),
+    "scaled": lambda: make_case("random", 5, 64, torch.bfloat16),
+    "detached": lambda: make_case("random", 4, 23, detach_reset=True),
+}
+BUGS = {
+    "> for >=": ("fire_at_threshold ? h >= theta", "fire_at_threshold ? h > theta", "ties"),
+    ">= for >": (": h > theta)", ": h >= theta)", "ties above"),
+    "NaN fires": ("(fire_at_threshold ? h >= theta", "(fire_at_threshold ? !(h < theta)", "special"),
+    "zero reset subtracts": ("return s != 0.0f ? 0.0f : h", "return h - s * theta", "special"),
+    "no bounds check": ("if (n >= N) return;", "", "ties"),
+    "last neurons missing": ("if (n >= N) return;", "if (n + VECTOR >= N) return;", "ties"),
+    "one element never written": ("out.at[i] = s != 0.0f", "if (i != 3) out.at[i] = s != 0.0f", "ties"),
+    "initial potential of the first neuron": ("v_stride ? load(v + n) : all(v[0])", "all(v[0])", "ties"),
+    "checkpoint in the wrong place": ("store(checkpoints + (first / SEGMENT - 1) * N + n", "store(checkpoints + n",
+                                      "segments"),
+    "wrong checkpoint": ("first ? load(checkpoints + (first / SEGMENT - 1) * N + n)", "first ? load(checkpoints + n)",
+                         "segments"),
+    "gradient row loaded twice": ("g[k - AHEAD] = load(grad_spikes + (first + k - AHEAD) * N + n)",
+                                  "g[k - AHEAD] = load(grad_spikes + (first + k) * N + n)", "segments"),
+    "wrong sign in the gradient through the reset": ("g = g - theta * c", "g = g + theta * c", "blocks"),
+    "gradient through a detached reset": ("!detach_reset && kind == RESET_SUBTRACT", "kind == RESET_SUBTRACT",
+                                          "detached"),
+    "carried gradient lost in the threshold's": ("-g_u - s * c : -g_u", "-g_u : -g_u", "blocks"),
+    "first threshold for all steps": (THETA, THETA.replace("PER_STEP ? first + k : 0", "0"), "chunks"),
+    "gain forgotten": ("height * surrogate(", "surrogate(", "blocks"),
+    "poor exponential": ("1.44269504f", "1.442f", "blocks"),
+    "scale forgotten": ("SCALED ? g_spike * factor : g_spike", "g_spike", "scaled"),
+    "bfloat16 truncates": ("0x7fffu + ((u >> 16) & 1u)", "0u", "scaled"),
+    "lost last warp": (SUM, SUM.replace("w < WARPS", "w < WARPS - 1"), "chunks"),
+    "lost last warp of a block's sum": ("threadIdx.x == 0 && w < WARPS", "threadIdx.x == 0 && w < WARPS - 1", "blocks"),
+    "neurons beyond the end are counted": ("if (!inside) terms = scale_terms = 0.0f;", "", "chunks"),
+    "chunks forget the one before": ("chunk == blockIdx.x ? 0.0 : *partial", "0.0", "chunks"),
+    "last block adds all but itself": ("b < gridDim.x; b += LANES", "b < gridDim.x - 1; b += LANES", "blocks"),
+    "counter left as it is": ("atomicInc(counter, gridDim.x - 1)", "atomicInc(counter, gridDim.x + 5)", "blocks"),
+    "missing barrier": (BARRIER, BARRIER.removeprefix("__syncthreads();"), "chunks"),
+    "missing second barrier": ("*partial = sum;\n                }\n                __syncthreads();",
+                               "*partial = sum;\n                }", "chunks"),
+    "barrier in divergent code": ("if (inside && grad_v) store", "if (inside) __syncthreads();\n if (grad_v) store",
+                                  "chunks"),
+}  # fmt: skip
+
+
+def check(execution: CudaExecution, emulator: Emulator, case: Case) -> None:
+    """Hold an execution to the definition: in both orders of the threads, twice, between guard zones."""
+    with installed(execution), guard_zones() as check_zones:
+        for emulator.descending in (False, True, False):
+            check_exact(case)
+            if not case.x_seq.isnan().any():
+                check_gradients(case)
+            check_zones()
+
+
+@contextmanager
+def guard_zones() -> Iterator[Callable[[], None]]:
+    """Put everything that the operators write between two zones, and yield what checks them."""
+    zones: list[Tensor] = []
+    size, mark = 4096, 12345.0
+
+    def guarded(like: Tensor) -> Tensor:
+        storage = torch.full((like.numel() + 2 * size,), mark, dtype=like.dtype)
+        zones.extend((storage[:size], storage[-size:]))
+        return storage.as_strided(like.shape, like.stride(), size).fill_(torch.nan)
+
+    def check_zones() -> None:
+        touched = sum(int((zone != zone.new_tensor(mark)).sum()) for zone in zones)
+        assert not touched, f"Case(...): {touched} elements beyond the arrays were written"
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("_empty_outputs", "_empty_gradients"):
+            empty = getattr(soft_reset, name)
+            patch.setattr(soft_reset, name, lambda *a, _empty=empty: type(_empty(*a))(map(guarded, _empty(*a))))
+        yield check_zones
+
+
+@pytest.fixture(scope="module")
+def bugs() -> Emulator:
+    """Return the source as it is and with each bug, all compiled in one unit."""
+    wanted = [kernel for name in CASES for kernel in wanted_by(kernel_source(), name)]
+    for old, new, name in BUGS.values():
+        wanted += wanted_by(emulated_source((old, new)), name)
+    return Emulator(wanted)
+
+
+def wanted_by(source: str, name: str) -> list:
+    def run() -> None:
+        case = CASES[name]()
+        x_seq, thresholds = case.x_seq.requires_grad_(), case.thresholds.requires_grad_()
+        spike_seq, _ = ops.soft_reset_if(x_seq, case.v, thresholds, scale=case.scale, **case.settings)
+        spike_seq.sum().backward()
+
+    return recorded(source, run)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_without_a_bug_nothing_is_caught(bugs: Emulator, name: str) -> None:
+    check(CudaExecution(bugs), bugs, CASES[name]())
+
+
+@pytest.mark.parametrize("bug", BUGS)
+def test_planted_bugs_are_caught(bugs: Emulator, bug: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda_execution, "agrees_with_torch", lambda *arguments: True)
+    old, new, name = BUGS[bug]
+    with pytest.raises((AssertionError, RuntimeError), match=r"Case\(|wait for each other"):
+        check(CudaExecution(bugs, emulated_source((old, new))), bugs, CASES[name]())
+
+
+def test_gradients_do_not_depend_on_the_order_of_the_threads(emulator: Emulator) -> None:
+    cases = list(gradient_cases())[::5]
+    with installed(CudaExecution(emulator)):
+        for case in cases:
+            found = []
+            for emulator.descending in (False, True):
+                leaves = [case.x_seq.clone().requires_grad_(), case.thresholds.clone().requires_grad_()]
+                out = ops.soft_reset_if(leaves[0], case.v, leaves[1], scale=case.scale, **case.settings)
+                found.append(torch.autograd.grad(out[0].square().sum() + out[1].sum(), leaves))
+            assert all(map(torch.equal, *found)), case
+    emulator.descending = False
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("offset", [1, 2, 4])
+def test_arrays_that_are_not_aligned(
+    offset: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cuda_execution, "agrees_with_torch", lambda *arguments: True)
+    execution = CudaExecution(Emulator((), "-fsanitize=undefined"))
+    storage = torch.randint(-8, 17, (4 * 64 + 8,)).to(dtype) / 8
+    x_seq = storage.as_strided((4, 64), (64, 1), offset).requires_grad_()
+    with installed(execution):
+        spike_seq, _ = ops.soft_reset_if(x_seq, torch.zeros(65)[1:], torch.ones(1))
+        spike_seq.sum().backward()
+    assert torch.equal(spike_seq, functional.soft_reset_if(x_seq, 0.0, torch.ones(1))[0])
+    assert "runtime error" not in capfd.readouterr().err
+
+
+def test_a_vector_access_that_is_not_aligned_is_caught(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cuda_execution, "agrees_with_torch", lambda *arguments: True)
+    monkeypatch.setattr(cuda_execution, "_vector", lambda *arguments: 4)
+    with installed(CudaExecution(Emulator((), "-fsanitize=undefined"))):
+        ops.soft_reset_if(torch.rand(4 * 64 + 1)[1:].view(4, 64), 0.0, torch.ones(1))
+    assert "misaligned address" in capfd.readouterr().err
+
+
+def test_widths_of_access() -> None:
+    def width(backward: bool, time_steps: int, size: int, dtype: torch.dtype = torch.float32, start: int = 0) -> int:
+        x_seq = torch.empty(time_steps * size + start, dtype=dtype)[start:]
+        return cuda_execution._vector(backward, time_steps, size, x_seq, torch.empty(size), None)
+
+    assert [width(False, t, 64) for t in (1, 4, 16, 17)] == [4, 4, 4, 4]
+    assert [width(False, t, 64, torch.bfloat16) for t in (1, 4, 16, 17)] == [8, 8, 8, 4]
+    assert [width(True, t, 64) for t in (1, 4, 8, 16, 17)] == [4, 4, 4, 2, 2]
+    assert [width(True, t, 64, torch.float16) for t in (1, 4, 8, 16, 17)] == [8, 8, 4, 2, 2]
+    assert [width(False, 4, size, torch.float16) for size in (8, 12, 6, 7)] == [8, 4, 2, 1]
+    assert [width(False, 4, 64, torch.float16, start) for start in (8, 4, 2, 1)] == [8, 4, 2, 1]
+
+
+# -- the launcher ------------------------------------------------------------------------------------------------------
+
+
+def test_it_is_never_chosen_for_the_cpu() -> None:
+    unavailable = implementation("soft_reset_if", "cpu").unavailable
+    assert unavailable["cuda-cupy"] == unavailable["cuda-nvrtc"] == "it runs on CUDA devices, not on cpu"
+
+
+def test_other_dtypes_are_a_recorded_reason(emulator: Emulator) -> None:
+    with installed(CudaExecution(emulator)), pytest.raises(RuntimeError, match="no kernel for torch.float64"):
+        with use_implementation("cuda-cupy"):
+            ops.soft_reset_if(torch.rand(4, 2, dtype=torch.float64), 0.0, torch.ones(1))
+
+
+def test_kernels_that_fail_their_self_test_are_not_used(bugs: Emulator) -> None:
+    device = torch.device("cpu")
+    old, new, _ = BUGS["wrong sign in the gradient through the reset"]
+    reason = CudaExecution(bugs, emulated_source((old, new))).why_not(device, torch.float32)
+    assert reason == "its kernels fail their self-test: they disagree with torch"
+    assert CudaExecution(bugs).why_not(device, torch.float32) is None
+
+
+def test_kernels_that_do_not_load_are_a_recorded_reason() -> None:
+    class Broken(Recorder):
+        def load(self, *arguments: object) -> cuda_execution.Kernel:
+            raise RuntimeError("cuModuleLoadData: no kernel image is available\nand more")
+
+    reason = CudaExecution(Broken()).why_not(torch.device("cpu"), torch.float32)
+    assert reason == "its kernels do not run: cuModuleLoadData: no kernel image is available"
+
+
+def run_once(x_seq: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    x_seq = torch.linspace(0, 1, 4 * 64).view(4, 64) if x_seq is None else x_seq
+    threshold = torch.ones(1, requires_grad=True)
+    spike_seq, _ = ops.soft_reset_if(x_seq, 0.0, threshold)
+    spike_seq.sum().backward()
+    return spike_seq.detach(), threshold.grad
+
+
+class Capturing(Emulator):
+    capturing = False
+    handle = 0
+
+    def is_capturing(self) -> bool:
+        return self.capturing
+
+    def stream(self, device: torch.device) -> int:
+        return self.handle
+
+
+def test_what_is_compiled_can_be_captured_and_what_is_not_says_so() -> None:
+    backend = Capturing()
+    execution = CudaExecution(backend)
+    with installed(execution):
+        backend.capturing = True
+        with pytest.raises(RuntimeError, match="run the same forward and backward pass once outside of the capture"):
+            run_once()
+        backend.capturing = False
+        want = run_once()
+        backend.capturing = True
+        assert all(map(torch.equal, run_once(), want))
+        with pytest.raises(RuntimeError, match="outside of the capture"):
+            run_once(torch.rand(5, 64))
+
+
+def test_launches_that_may_overlap_share_no_counter() -> None:
+    backend, counters = Capturing(), []
+    execution = CudaExecution(backend)
+    cpu = torch.device("cpu")
+    with installed(execution):
+        for backend.handle in (0, 1, 0):
+            run_once()
+            counters.append(execution._counter(cpu))
+        backend.capturing = True
+        counters += [execution._counter(cpu), execution._counter(cpu)]
+    assert counters[0] is counters[2]
+    assert len({counter.data_ptr() for counter in counters}) == 4
+    assert not any(counters)
+
+
+def test_each_device_has_its_own_kernels() -> None:
+    recorder = Recorder()
+    execution = CudaExecution(recorder)
+    variant = (0, 0, 4, 4, 0, 0, 0, 1, 0, 0)
+    kernels = [execution._kernel(torch.device("cuda", index), variant) for index in (0, 1, 0)]
+    assert kernels[0] is kernels[2] is not kernels[1]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_child_forked_while_a_kernel_is_compiled(emulator: Emulator) -> None:
+    torch.use_deterministic_algorithms(False)
+    held, leave = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with cuda_execution._lock:
+            held.set()
+            leave.wait(60)
+
+    with installed(CudaExecution(emulator)):
+        thread = threading.Thread(target=hold)
+        thread.start()
+        held.wait()
+        reader, writer = os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.write(writer, b"fired" if run_once()[0].any() else b"silent")
+            os._exit(0)
+        os.close(writer)
+        with os.fdopen(reader, "rb") as pipe:
+            assert pipe.read() == b"fired"
+        os.waitpid(child, 0)
+        leave.set()
+        thread.join()
+
+
+def test_threads_that_ask_for_the_same_kernel() -> None:
+    emulator, results = Emulator(), []
+    with installed(CudaExecution(emulator)):
+        threads = [threading.Thread(target=lambda: results.append(run_once())) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert len(results) == 4
+    assert all(torch.equal(a, b) for result in results for a, b in zip(result, results[0], strict=True))
+
+
+def test_autocast_leaves_the_state_in_float32(emulator: Emulator) -> None:
+    with installed(CudaExecution(emulator)), torch.autocast("cpu", dtype=torch.bfloat16):
+        x_seq = torch.nn.functional.linear(torch.rand(4, 8, 8), torch.rand(16, 8))
+        spike_seq, v = ops.soft_reset_if(x_seq, 0.0, torch.ones(1))
+    assert x_seq.dtype == spike_seq.dtype == torch.bfloat16 and v.dtype == torch.float32
+    want = functional.soft_reset_if(x_seq, 0.0, torch.ones(1))
+    assert torch.equal(spike_seq, want[0]) and torch.equal(v, want[1])

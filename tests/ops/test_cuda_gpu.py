@@ -1,0 +1,78 @@
+"""The CUDA kernels on a GPU, by both ways to launch."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from snn_ext import ops
+from snn_ext.ops import implementation, use_implementation
+from tests.ops import checks
+
+pytestmark = pytest.mark.gpu
+
+
+@pytest.fixture(params=["cuda-cupy", "cuda-nvrtc"])
+def execution(request: pytest.FixtureRequest):
+    reason = implementation("soft_reset_if", "cuda").unavailable.get(request.param)
+    if reason is not None:
+        pytest.skip(reason)
+    torch.use_deterministic_algorithms(False)
+    with use_implementation(request.param):
+        yield request.param
+
+
+@pytest.mark.slow
+def test_it_is_the_definition(execution: str) -> None:
+    checks.check_all("cuda")
+
+
+def test_the_same_input_gives_the_same_bits(execution: str) -> None:
+    checks.check_reproducible("cuda")
+
+
+def test_a_side_stream(execution: str) -> None:
+    checks.check_side_stream("cuda")
+
+
+def test_a_graph_can_be_captured_and_replayed(execution: str) -> None:
+    checks.check_graph("cuda")
+
+
+def test_a_second_device(execution: str) -> None:
+    if torch.cuda.device_count() < 2:
+        pytest.skip("one GPU only")
+    x_seq = torch.randn(4, 1000)
+    want = checks.training_results(x_seq.to("cuda:0"))
+    found = checks.training_results(x_seq.to("cuda:1"))
+    assert all(torch.equal(a.cpu(), b.cpu()) for a, b in zip(found, want, strict=True))
+
+
+def test_torch_compile(execution: str) -> None:
+    torch._dynamo.reset()
+    compiled = torch.compile(lambda x_seq, theta: ops.soft_reset_if(2 * x_seq, 0.0, theta)[0].square(), fullgraph=True)
+    theta = nn.Parameter(torch.ones(1, device="cuda"))
+    x_seq = torch.randn(4, 1000, device="cuda")
+    want = ops.soft_reset_if(2 * x_seq, 0.0, theta)[0]
+    assert torch.equal(compiled(x_seq, theta), want)
+    compiled(x_seq, theta).sum().backward()
+    assert theta.grad is not None
+    torch._dynamo.reset()
+
+
+def test_autocast_leaves_the_state_in_float32(execution: str) -> None:
+    with torch.autocast("cuda", dtype=torch.bfloat16):
+        x_seq = nn.functional.linear(torch.rand(4, 8, 8, device="cuda"), torch.rand(16, 8, device="cuda"))
+        spike_seq, v = ops.soft_reset_if(x_seq, 0.0, torch.ones(1, device="cuda"))
+    assert x_seq.dtype == spike_seq.dtype == torch.bfloat16 and v.dtype == torch.float32
+
+
+def test_training_keeps_nothing_but_the_input(execution: str) -> None:
+    x_seq = torch.randn(4, 4_000_000, device="cuda", requires_grad=True)
+    checks.training_results(x_seq)
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    spike_seq, v = ops.soft_reset_if(x_seq, 0.0, torch.ones(1, device="cuda", requires_grad=True))
+    kept = torch.cuda.memory_allocated() - before - spike_seq.nbytes - v.nbytes
+    assert kept < 1_000_000
