@@ -31,8 +31,8 @@ THREADS = 128
 _DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 _RESETS = {"subtract": 0, "zero": 1, "none": 2}
 # The backward kernel is launched with as many blocks as run at the same time, and these share the neurons: fewer
-# partial sums to add up, and no half empty last wave.
-_BLOCKS_PER_MULTIPROCESSOR = 4
+# partial sums to add up, and no half empty last wave. With few steps a thread has few loads in flight.
+_RESIDENT_BLOCKS = {1: 8, 2: 8, 3: 6}  # a multiprocessor, by time steps; else 4
 
 Kernel = Callable[[tuple[int, ...], tuple[int, ...], tuple[Any, ...]], None]
 """Called as ``cupy.RawKernel`` is: grid, block, arguments; these are int for a pointer or int64, float for double."""
@@ -152,7 +152,8 @@ class CudaExecution:
             grad_v_sum, grad_v = (grad_v, None) if v.dim() == 0 else (None, grad_v)
             arrays = (grad_spike_seq, grad_v_end, x_seq, v, checkpoints, grad_x_seq, grad_v)
             vector = _vector(True, time_steps, size, *arrays)
-            blocks = min(_blocks(size, vector), _BLOCKS_PER_MULTIPROCESSOR * self._backend.multiprocessors(device))
+            resident = _RESIDENT_BLOCKS.get(time_steps, 4) * self._backend.multiprocessors(device)
+            blocks = min(_blocks(size, vector), resident)
             partial_sums = counter = None
             if not (grad_v_sum is grad_thresholds is grad_scale is None):
                 columns = thresholds.shape[0] + 2

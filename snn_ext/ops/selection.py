@@ -63,7 +63,7 @@ def implementation(
 ) -> Implementation:
     """Return which implementation runs an operator for a device (and dtype, number of steps, surrogate).
 
-    The first question about the CPU compiles the native library, if the cache holds none.
+    The first question about a device compiles what the cache does not hold, and tests it.
 
     Parameters
     ----------

@@ -7,6 +7,7 @@ Triton brings along.
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib.util
 import itertools
 import re
@@ -33,6 +34,7 @@ class Usage:
     shared: int
 
 
+@functools.lru_cache(maxsize=64)
 def compile_variant(variant: Variant, architecture: str) -> bytes:
     """Return the machine code of a variant."""
     return load_nvrtc().compile(kernel_source(), options(variant), architecture)

@@ -39,7 +39,7 @@ def test_no_register_is_spilled_at_four_steps(architecture: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", FORWARD)
-@pytest.mark.parametrize("architecture", ["sm_80", "sm_90"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 @needs_disassembler
 def test_four_wide_loads_are_in_flight_before_the_first_step(architecture: str, dtype: int) -> None:
     lines = instructions(compile_variant(FORWARD[dtype], architecture))
