@@ -233,6 +233,8 @@ def _backward(*arguments: Any) -> list[Tensor]:
     if current_seq.numel() == 0:
         return [gradient.zero_() for gradient in gradients]
     count = _states(settings)
+    for unused in gradients[2 + count :]:  # of states that there are not
+        unused.zero_()
     grad_out_seq, *grad_end = incoming
     grad_current_seq, grad_bias, *grad_start = (g if w else None for g, w in zip(gradients, wanted, strict=True))
     select("adaptive_spiking", current_seq.device, current_seq.dtype).backward(
