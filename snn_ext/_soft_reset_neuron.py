@@ -28,16 +28,60 @@ class Quantizer(NamedTuple):
     clip_level: Tensor  # [1]: value of one spike times T, the scale of the output
 
 
-class SoftResetNeuron(nn.Module):
-    """One threshold ``[1]``, trainable or not, and an initial potential in units of it: ATIF-u and PCMP IF."""
+class ThresholdNeuron(nn.Module):
+    """What every neuron of this package has: a threshold under the host's name, and tolerance of hosts' checkpoints."""
 
     _version = 2  # hosts' own neurons are version 1: tells whose checkpoint is being loaded
     threshold_name: ClassVar[str]  # the host's name for the threshold
+    resizable: ClassVar[tuple[str, ...]]  # buffers that take the shape of a checkpoint's; no host's neuron has them
+    resizable_ndim: ClassVar[int] = 1  # up to which they do
+    step_mode: str
+
+    def _set_threshold(self, threshold: Tensor, trainable: bool) -> None:
+        """Put the threshold where the host's constructor has left its own."""
+        if hasattr(self, self.threshold_name):
+            delattr(self, self.threshold_name)
+        if trainable:
+            self.register_parameter(self.threshold_name, nn.Parameter(threshold))
+        else:
+            self.register_buffer(self.threshold_name, threshold)
+
+    def _raw_threshold(self) -> Tensor:
+        return cast(Tensor, getattr(self, self.threshold_name))
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        """Load; a checkpoint of the host's own neuron, which has no threshold, keeps the one that is here."""
+        foreign = local_metadata.get("version") != self._version and prefix + self.resizable[0] not in state_dict
+        key = prefix + self.threshold_name
+        if key in state_dict and state_dict[key].ndim == 0:
+            state_dict[key] = state_dict[key].reshape(1)
+        for name in self.resizable:
+            value, own = state_dict.get(prefix + name), getattr(self, name)
+            if value is not None and not isinstance(own, nn.Parameter) and 1 <= value.ndim <= self.resizable_ndim:
+                setattr(self, name, own.new_empty(value.shape))  # one value, one per channel, ...
+        missing: list[str] = []
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing, unexpected_keys, error_msgs)
+        ours = {key, *(prefix + name for name in self.resizable)} if foreign else set()
+        missing_keys.extend(name for name in missing if name not in ours)
+
+
+class SoftResetNeuron(ThresholdNeuron):
+    """One threshold ``[1]``, trainable or not, and an initial potential in units of it: ATIF-u and PCMP IF."""
+
+    resizable = ("v_init",)
     v_init: Tensor
     scale_output: bool
     fire_at_threshold: bool
     grad_scale: float | str | None
-    step_mode: str
 
     def _init_soft_reset(
         self,
@@ -53,15 +97,6 @@ class SoftResetNeuron(nn.Module):
         else:
             self.register_buffer("v_init", start)
 
-    def _set_threshold(self, threshold: Tensor, trainable: bool) -> None:
-        """Put the threshold where the host's constructor has left its own."""
-        if hasattr(self, self.threshold_name):
-            delattr(self, self.threshold_name)
-        if trainable:
-            self.register_parameter(self.threshold_name, nn.Parameter(threshold))
-        else:
-            self.register_buffer(self.threshold_name, threshold)
-
     # -- from parameters to the operator ------------------------------------------------------------------------
 
     def quantizer(self, x_seq: Tensor) -> Quantizer:
@@ -71,15 +106,8 @@ class SoftResetNeuron(nn.Module):
 
     def initial_potential(self, x_seq: Tensor) -> Tensor:
         """Return V(0) = v_init * thresholds[0]: one value, or one per channel for one step ``[N, ...]``."""
-        shape = x_seq.shape[1:]
         v_init = self.v_init.to(device=x_seq.device, dtype=state_dtype(x_seq.dtype))
-        if len(v_init) > 1:
-            if len(shape) < 2 or shape[1] != len(v_init):
-                bad_value("v_init", v_init, f"one value, or one per channel (dim 1) of an input {list(shape)}")
-            v_init = v_init.reshape(-1, *(1,) * (len(shape) - 2))
-        else:
-            v_init = v_init.reshape(())
-        return v_init * self.quantizer(x_seq).thresholds[0]
+        return per_channel("v_init", v_init, x_seq.shape[1:]) * self.quantizer(x_seq).thresholds[0]
 
     def integrate(
         self,
@@ -104,9 +132,6 @@ class SoftResetNeuron(nn.Module):
             scale=clip_level if self.scale_output else None,
         )
 
-    def _raw_threshold(self) -> Tensor:
-        return cast(Tensor, getattr(self, self.threshold_name))
-
     def _thresholds_of_steps(self, thresholds: Tensor, t: int, time_steps: int) -> Tensor:
         return thresholds
 
@@ -123,31 +148,6 @@ class SoftResetNeuron(nn.Module):
                 "grad_scale: got 'lsq' in step mode 's', want step_mode='m', where the number of steps is known"
             )
         return x_seq.shape[0]
-
-    # -- checkpoints --------------------------------------------------------------------------------------------
-
-    def _load_from_state_dict(
-        self,
-        state_dict: dict[str, Any],
-        prefix: str,
-        local_metadata: dict[str, Any],
-        strict: bool,
-        missing_keys: list[str],
-        unexpected_keys: list[str],
-        error_msgs: list[str],
-    ) -> None:
-        """Load; a checkpoint of the host's own neuron, which has no threshold, keeps the one that is here."""
-        foreign = local_metadata.get("version") != self._version and f"{prefix}v_init" not in state_dict
-        key = prefix + self.threshold_name
-        if key in state_dict and state_dict[key].ndim == 0:
-            state_dict[key] = state_dict[key].reshape(1)
-        v_init = state_dict.get(f"{prefix}v_init")
-        if v_init is not None and not isinstance(self.v_init, nn.Parameter) and v_init.ndim == 1:
-            self.v_init = self.v_init.new_empty(v_init.shape)  # one value and one per channel load into each other
-        missing: list[str] = []
-        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing, unexpected_keys, error_msgs)
-        ours = {key, f"{prefix}v_init"} if foreign else set()
-        missing_keys.extend(name for name in missing if name not in ours)
 
     def _describe(self) -> str:
         parts = [f"{self.threshold_name}={_show(self._raw_threshold())}", f"v_init={_show(self.v_init)}"]
@@ -271,6 +271,15 @@ def as_v_init(name: str, value: Any, low: float = -torch.inf, high: float = torc
     if not value.isfinite().all() or value.min() < low or value.max() > high:
         bad_value(name, value.tolist(), want)
     return value.detach().float().clone().reshape(-1)
+
+
+def per_channel(name: str, value: Tensor, shape: torch.Size) -> Tensor:
+    """Return one value without a dimension, or ``[C]`` in a shape that broadcasts to one step of input."""
+    if value.numel() == 1:
+        return value.reshape(())
+    if len(shape) < 2 or shape[1] != len(value):
+        bad_value(name, value, f"one value, or one per channel (dim 1) of an input {list(shape)}")
+    return value.reshape(-1, *(1,) * (len(shape) - 2))
 
 
 def check_options(v_init: Any, scale_output: Any, fire_at_threshold: Any, grad_scale: Any) -> Tensor:

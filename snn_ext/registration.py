@@ -8,8 +8,8 @@ from typing import Any
 
 __all__ = ["register", "unregister"]
 
-_NODES = ("ATIFuNode", "ATIFnuNode", "PCMPIFNode")
-_NEURONS = ("ATIFu", "ATIFnu", "PCMPIF")
+_NODES = ("ATIFuNode", "ATIFnuNode", "PCMPIFNode", "ASNNode")
+_NEURONS = ("ATIFu", "ATIFnu", "PCMPIF", "ASN")
 
 
 def register() -> dict[str, list[str]]:
@@ -36,7 +36,7 @@ def register() -> dict[str, list[str]]:
     --------
     >>> import snn_ext
     >>> snn_ext.register()["spikingjelly"]
-    ['ATIFuNode', 'ATIFnuNode', 'PCMPIFNode']
+    ['ATIFuNode', 'ATIFnuNode', 'PCMPIFNode', 'ASNNode']
     >>> snn_ext.unregister()
     """
     entries = list(_entries())

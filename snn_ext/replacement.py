@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from ._adaptive_neuron import AdaptiveNeuron
 from ._errors import bad_type, bad_value, describe
-from ._soft_reset_neuron import NonUniformSoftResetNeuron, SoftResetNeuron
+from ._soft_reset_neuron import NonUniformSoftResetNeuron, SoftResetNeuron, ThresholdNeuron
 from .functional import ATan, Sigmoid, as_surrogate, uniform_points
 
 __all__ = ["DROPPABLE", "replace_neurons"]
@@ -181,6 +182,8 @@ def _losses(old: nn.Module, new: nn.Module) -> dict[str, str]:
     if isinstance(old, nn.ReLU):
         return {}
     lost: dict[str, str] = {}
+    if isinstance(old, AdaptiveNeuron) != isinstance(new, AdaptiveNeuron):
+        lost["dynamics"] = ""
     kinds = {base.__name__ for base in type(old).__mro__}
     if isinstance(old, NonUniformSoftResetNeuron):
         # Points other than the uniform ones are not copied: they belong to one number of steps.
@@ -259,7 +262,7 @@ def _assign(module: nn.Module, name: str, value: Any) -> None:
         setattr(module, name, value)
     elif isinstance(module, NonUniformSoftResetNeuron):
         module.p.data.copy_(uniform_points(value, module.T))
-    elif isinstance(module, SoftResetNeuron):
+    elif isinstance(module, ThresholdNeuron):
         module._raw_threshold().data.fill_(value)
     elif isinstance(getattr(module, "threshold", None), Tensor):
         module.threshold.data.fill_(value)  # type: ignore[operator]

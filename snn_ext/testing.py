@@ -132,6 +132,10 @@ class _Suite:
     def has_modes(self, *modes: str) -> bool:
         raise NotImplementedError
 
+    def has_explicit_mem(self) -> bool:
+        """Whether ``mem`` may be passed along: a neuron whose state is more than that says ``explicit_mem = False``."""
+        return bool(getattr(self.factory(), "explicit_mem", True))
+
     def sequence(self, neuron: Any, x_seq: Tensor) -> Tensor:
         """Run multi-step where the neuron has it, else step by step."""
         if self.has_modes("m"):
@@ -545,6 +549,8 @@ _SPIKINGJELLY = (
 
 
 def _hidden_state_equals_explicit_mem(suite: _Suite) -> None:
+    if not suite.has_explicit_mem():
+        return _explicit_mem_is_refused(suite)
     for x_seq in suite.inputs():
         hidden, explicit = suite.new(init_hidden=True, output=True), suite.new(init_hidden=False, output=False)
         mem = explicit.init_leaky() if hasattr(explicit, "init_leaky") else None
@@ -556,6 +562,8 @@ def _hidden_state_equals_explicit_mem(suite: _Suite) -> None:
 
 
 def _detached_mem_goes_on(suite: _Suite) -> None:
+    if not suite.has_explicit_mem():
+        return _explicit_mem_is_refused(suite)
     x_seq = suite.inputs()[1]
     want = suite.steps(suite.new(), x_seq)
     neuron = suite.new(init_hidden=False, output=False)
@@ -565,6 +573,14 @@ def _detached_mem_goes_on(suite: _Suite) -> None:
         mem = mem.detach()
         spikes.append(spk.detach())
     _assert_equal("spikes", torch.stack(spikes), want.detach())
+
+
+def _explicit_mem_is_refused(suite: _Suite) -> None:
+    try:
+        suite.new(init_hidden=False)(suite.inputs()[0][0], None)
+    except ValueError:
+        return
+    raise AssertionError("init_hidden=False was accepted by a neuron with explicit_mem = False")
 
 
 def _trainers_run(suite: _Suite) -> None:

@@ -24,8 +24,8 @@ def clean() -> None:
 
 def test_registering_twice_is_registering_once() -> None:
     assert snn_ext.register() == snn_ext.register() == {
-        "spikingjelly": ["ATIFuNode", "ATIFnuNode", "PCMPIFNode"],
-        "snntorch": ["ATIFu", "ATIFnu", "PCMPIF"],
+        "spikingjelly": ["ATIFuNode", "ATIFnuNode", "PCMPIFNode", "ASNNode"],
+        "snntorch": ["ATIFu", "ATIFnu", "PCMPIF", "ASN"],
     }  # fmt: skip
     assert neuron.ATIFuNode is ATIFuNode and neuron.PCMPIFNode is PCMPIFNode and snntorch.ATIFu is ATIFu
 
@@ -43,6 +43,14 @@ def test_the_hosts_neuron_config_resolves() -> None:
     path = "snn_ext.spikingjelly.neuron.ATIFnuNode"
     cls, kwargs = config._resolve_neuron_config(config.NeuronConfig(path, kwargs={"T": 4, "v_threshold": 0.5}))
     assert cls is ATIFnuNode and cls(**kwargs).p.tolist() == [0.5, 0.375, 0.25, 0.125]
+
+
+def test_the_neuron_config_makes_an_asn() -> None:
+    snn_ext.register()
+    config_ = config.NeuronConfig("snn_ext.spikingjelly.neuron.ASNNode", kwargs={"m_f": 0.2, "tau_phi": 2.5})
+    cls, kwargs = config._resolve_neuron_config(config_)
+    node = cls(**kwargs)
+    assert neuron.ASNNode is cls and node.m_f.item() == pytest.approx(0.2) and node.tau_phi == 2.5
 
 
 def test_a_name_that_is_taken_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

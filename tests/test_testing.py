@@ -10,8 +10,8 @@ import torch
 from spikingjelly.activation_based import neuron, surrogate
 from torch import Tensor
 
-from snn_ext.snntorch import PCMPIF, ATIFnu, ATIFu
-from snn_ext.spikingjelly import ATIFnuNode, ATIFuNode, PCMPIFNode
+from snn_ext.snntorch import ASN, PCMPIF, ATIFnu, ATIFu
+from snn_ext.spikingjelly import ASNNode, ATIFnuNode, ATIFuNode, PCMPIFNode
 from snn_ext.testing import check_neuron
 
 POINTS = torch.tensor([1.0, 0.6, 0.3, 0.1])
@@ -28,6 +28,17 @@ NODES = {
     "ATIF-nu cumulative": lambda: ATIFnuNode(0.9, T=4, recursion="cumulative", scale_output=True),
     "ATIF-nu paper": lambda: ATIFnuNode(POINTS, T=4, recursion="paper", v_init=0.25, grad_scale="lsq"),
     "PCMP": lambda: PCMPIFNode(),
+    "ASN": lambda: ASNNode(),
+    "ASN of all kinds": lambda: ASNNode(
+        2.0,
+        detach_reset=True,
+        m_f=torch.tensor([0.05, 0.1, 0.2, 0.4]),
+        theta_0=0.1,
+        tau_phi=0.0,
+        analog_input=True,
+        bias=torch.nn.Parameter(torch.tensor([0.1, 0.2, 0.0, -0.1])),
+        scale_output=True,
+    ),
     "PCMP per channel": lambda: PCMPIFNode(0.7, precharge=torch.tensor([0.0, 0.5, 0.25, 1.0])),
 }
 HOST_NODES = {
@@ -42,6 +53,8 @@ NEURONS = {
     "ATIF-u to zero": lambda: ATIFu(reset_mechanism="zero"),
     "ATIF-u never reset": lambda: ATIFu(reset_mechanism="none"),
     "ATIF-nu": lambda: ATIFnu(POINTS, T=4),
+    "ASN": lambda: ASN(),
+    "ASN trained": lambda: ASN(0.7, learn_threshold=True, output=True, bias=torch.nn.Parameter(torch.tensor([0.1]))),
     "PCMP": lambda: PCMPIF(),
     "PCMP trained": lambda: PCMPIF(0.7, learn_threshold=True),
 }

@@ -92,7 +92,7 @@ def soft_reset_if(
     surrogate = as_surrogate(surrogate)
     check_soft_reset_arguments(x_seq, v, thresholds, detach_reset, reset, fire_at_threshold, scale)
     dtype = state_dtype(x_seq.dtype)
-    v = _potential(v, x_seq, dtype)
+    v = as_step(v, x_seq, dtype)
     spikes = []
     for x, threshold in zip(x_seq, thresholds.to(dtype).expand(len(x_seq)), strict=True):
         h = v + x.to(dtype)
@@ -129,19 +129,8 @@ def check_soft_reset_arguments(
     scale: Tensor | float | None,
 ) -> None:
     """Raise for the first argument of :func:`soft_reset_if` that can not be used."""
-    if not isinstance(x_seq, Tensor):
-        bad_type("x_seq", x_seq, "a tensor [T, N, ...]")
-    if not x_seq.is_floating_point():
-        bad_type("x_seq", x_seq, "a floating dtype")
-    if x_seq.ndim < 1 or x_seq.shape[0] < 1:
-        bad_value("x_seq", x_seq, "[T, N, ...] with at least one time step")
-    if isinstance(v, Tensor):
-        if not v.is_floating_point():
-            bad_type("v", v, "a floating dtype")
-        if not broadcasts(v.shape, x_seq.shape[1:]):
-            bad_value("v", v, f"a shape that broadcasts to one step of x_seq, {list(x_seq.shape[1:])}")
-    elif isinstance(v, bool) or not isinstance(v, int | float):
-        bad_type("v", v, "a tensor or a number")
+    check_sequence("x_seq", x_seq)
+    check_step("v", v, "x_seq", x_seq)
     if not isinstance(thresholds, Tensor) or not thresholds.is_floating_point():
         bad_type("thresholds", thresholds, "a floating tensor of shape [1] or [T]")
     if thresholds.ndim != 1 or thresholds.shape[0] not in (1, x_seq.shape[0]):
@@ -155,10 +144,34 @@ def check_soft_reset_arguments(
     elif scale is not None and (isinstance(scale, bool) or not isinstance(scale, int | float)):
         bad_type("scale", scale, "None, a number or a tensor of one element")
     for name, other in (("v", v), ("thresholds", thresholds), ("scale", scale)):
-        if isinstance(other, Tensor) and other.device != x_seq.device:
-            raise ValueError(
-                f"{name}: got {describe(other)} on {other.device}, want the device of x_seq, {x_seq.device}"
-            )
+        check_device(name, other, "x_seq", x_seq)
+
+
+def check_sequence(name: str, x_seq: Tensor) -> None:
+    """Raise unless ``x_seq`` is a floating tensor ``[T, N, ...]``."""
+    if not isinstance(x_seq, Tensor):
+        bad_type(name, x_seq, "a tensor [T, N, ...]")
+    if not x_seq.is_floating_point():
+        bad_type(name, x_seq, "a floating dtype")
+    if x_seq.ndim < 1 or x_seq.shape[0] < 1:
+        bad_value(name, x_seq, "[T, N, ...] with at least one time step")
+
+
+def check_step(name: str, value: Tensor | float, of: str, x_seq: Tensor) -> None:
+    """Raise unless ``value`` is a number or a floating tensor that broadcasts to one step of ``x_seq``."""
+    if isinstance(value, Tensor):
+        if not value.is_floating_point():
+            bad_type(name, value, "a floating dtype")
+        if not broadcasts(value.shape, x_seq.shape[1:]):
+            bad_value(name, value, f"a shape that broadcasts to one step of {of}, {list(x_seq.shape[1:])}")
+    elif isinstance(value, bool) or not isinstance(value, int | float):
+        bad_type(name, value, "a tensor or a number")
+
+
+def check_device(name: str, value: object, of: str, x_seq: Tensor) -> None:
+    """Raise if ``value`` is a tensor on another device than ``x_seq``."""
+    if isinstance(value, Tensor) and value.device != x_seq.device:
+        raise ValueError(f"{name}: got {describe(value)} on {value.device}, want the device of {of}, {x_seq.device}")
 
 
 def broadcasts(shape: torch.Size, target: torch.Size) -> bool:
@@ -168,7 +181,8 @@ def broadcasts(shape: torch.Size, target: torch.Size) -> bool:
     return all(a in (1, b) for a, b in zip(reversed(shape), reversed(target), strict=False))
 
 
-def _potential(v: Tensor | float, x_seq: Tensor, dtype: torch.dtype) -> Tensor:
+def as_step(v: Tensor | float, x_seq: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return a number or tensor expanded to one step of a sequence."""
     if not isinstance(v, Tensor):
         v = torch.full((), v, dtype=dtype, device=x_seq.device)
     return v.to(dtype).expand(x_seq.shape[1:])

@@ -3,7 +3,17 @@
 Which one runs, and why another can not, can always be asked: :func:`implementation`. Nothing switches silently.
 """
 
+from .adaptive import adaptive_spiking, postsynaptic_potential
 from .selection import Implementation, implementation, use_implementation
 from .soft_reset import soft_reset_if
+from .transfer import asn_transfer
 
-__all__ = ["Implementation", "implementation", "soft_reset_if", "use_implementation"]
+__all__ = [
+    "Implementation",
+    "adaptive_spiking",
+    "asn_transfer",
+    "implementation",
+    "postsynaptic_potential",
+    "soft_reset_if",
+    "use_implementation",
+]

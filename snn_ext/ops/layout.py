@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["as_step_of", "dense", "empty_step", "flat", "in_order_of", "is_one"]
+__all__ = ["as_step_of", "as_steps_of", "dense", "empty_step", "flat", "in_order_of", "is_one"]
 
 
 def dense(x_seq: Tensor) -> Tensor:
@@ -40,6 +40,14 @@ def as_step_of(x_seq: Tensor, v: Tensor) -> Tensor:
     if _same_strides(v, x_seq.stride()[1:], x_seq.shape[1:]):
         return v
     return empty_step(x_seq, v.dtype).copy_(v)
+
+
+def as_steps_of(x_seq: Tensor, stack: Tensor) -> Tensor:
+    """Return ``[K, N, ...]`` with each of the K in the order of memory of one step of a dense sequence."""
+    strides = (x_seq[0].numel(), *x_seq.stride()[1:])
+    if _same_strides(stack, strides, stack.shape):
+        return stack
+    return torch.empty_strided(stack.shape, strides, dtype=stack.dtype, device=stack.device).copy_(stack)
 
 
 def empty_step(x_seq: Tensor, dtype: torch.dtype) -> Tensor:

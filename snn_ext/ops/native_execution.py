@@ -6,7 +6,7 @@ import ctypes
 import os
 import threading
 from importlib import resources
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -16,23 +16,28 @@ from .execution import Settings
 from .layout import is_one
 from .self_test import agrees_with_torch
 
-__all__ = ["NativeExecution", "kernel_sources"]
+__all__ = ["DTYPES", "NativeExecution", "NativeLibrary", "address", "kernel_sources", "threads_for", "types"]
 
-_DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
+DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 _RESETS = {"subtract": 0, "zero": 1, "none": 2}
 # Neuron-steps below which a second thread costs more than it brings.
 _MIN_WORK = 32768
 
-# Signatures of the two functions, a letter for each argument: pointer, int, long, float.
 _TYPES: dict[str, Any] = {"p": ctypes.c_void_p, "i": ctypes.c_int, "l": ctypes.c_int64, "f": ctypes.c_float}
-_FORWARD = [_TYPES[letter] for letter in "pppi ppi pp ll iiii".replace(" ", "")]
-_BACKWARD = [_TYPES[letter] for letter in "ppppi pi pppp i ppp ll iiiii ff i".replace(" ", "")]
 
 
-class NativeExecution:
-    """``soft_reset_cpu.c``; the library is built, loaded and tested once, when it is first asked for."""
+def types(letters: str) -> list[Any]:
+    """Return the types of a function's arguments, a letter for each: pointer, int, long, float."""
+    return [_TYPES[letter] for letter in letters if letter != " "]
+
+
+class NativeLibrary:
+    """A C source of ``kernels``; its library is built, loaded and tested once, when it is first asked for."""
 
     name = "cpu-native"
+    source: ClassVar[str]
+    functions: ClassVar[dict[str, tuple[list[Any], Any]]]
+    """Types of arguments and of the result, by the name of the function."""
 
     def __init__(self, sources: dict[str, str] | None = None) -> None:
         self._sources = sources
@@ -43,9 +48,47 @@ class NativeExecution:
         """Return why it can not run: another device or dtype, no compiler, a failed build or self-test."""
         if device.type != "cpu":
             return f"it runs on the CPU, not on {device.type}"
-        if dtype not in _DTYPES:
+        if dtype not in DTYPES:
             return f"it has no kernel for {dtype}"
         return self._load()
+
+    def _load(self) -> str | None:
+        if self._library is None and self._failure is None:
+            with _lock:
+                if self._library is None and self._failure is None:
+                    self._build()
+        return self._failure
+
+    def _build(self) -> None:
+        try:
+            library = load_library(self._sources or kernel_sources(self.source))
+        except BuildError as error:
+            self._failure = str(error)
+            return
+        for name, (arguments, result) in self.functions.items():
+            function = getattr(library, name)
+            function.argtypes, function.restype = arguments, result
+        trial = type(self)()
+        trial._library = library
+        if trial._passes_self_test():
+            self._library = library  # last: another thread may be waiting for it
+        else:
+            self._failure = "the compiled library fails its self-test: it disagrees with torch"
+
+    def _passes_self_test(self) -> bool:
+        """Compare one small case with torch: a compiler may be broken in more ways than refusing to compile."""
+        raise NotImplementedError
+
+
+class NativeExecution(NativeLibrary):
+    """``soft_reset_cpu.c``."""
+
+    source = "soft_reset_cpu.c"
+    functions: ClassVar[dict[str, tuple[list[Any], Any]]] = {
+        "block_size": ([], ctypes.c_int64),
+        "soft_reset_forward": (types("pppi ppi pp ll iiii"), None),
+        "soft_reset_backward": (types("ppppi pi pppp i ppp ll iiiii ff i"), None),
+    }
 
     def forward(
         self,
@@ -69,14 +112,14 @@ class NativeExecution:
             v_end.data_ptr(),
             thresholds.data_ptr(),
             thresholds.shape[0] > 1,
-            _address(scale),
-            _address(checkpoints),
+            address(scale),
+            address(checkpoints),
             time_steps,
             x_seq.numel() // time_steps,
-            _DTYPES[x_seq.dtype],
+            DTYPES[x_seq.dtype],
             _RESETS[settings.reset],
             settings.fire_at_threshold,
-            _threads(x_seq),
+            threads_for(x_seq),
         )
 
     def backward(
@@ -101,67 +144,51 @@ class NativeExecution:
         blocks = -(-size // self._library.block_size())
         sums = torch.zeros(blocks, thresholds.shape[0] + 2, dtype=torch.float64)
         self._library.soft_reset_backward(
-            _address(grad_spike_seq),
-            _address(grad_v_end),
+            address(grad_spike_seq),
+            address(grad_v_end),
             x_seq.data_ptr(),
             v.data_ptr(),
             not is_one(v),
             thresholds.data_ptr(),
             thresholds.shape[0] > 1,
-            _address(scale),
-            _address(checkpoints),
-            _address(grad_x_seq),
-            _address(grad_v),
+            address(scale),
+            address(checkpoints),
+            address(grad_x_seq),
+            address(grad_v),
             v.dim() == 0,
-            _address(grad_thresholds),
-            _address(grad_scale),
+            address(grad_thresholds),
+            address(grad_scale),
             sums.data_ptr(),
             time_steps,
             size,
-            _DTYPES[x_seq.dtype],
+            DTYPES[x_seq.dtype],
             _RESETS[settings.reset],
             settings.fire_at_threshold,
             settings.detach_reset,
             settings.surrogate,
             settings.alpha,
             settings.gain,
-            _threads(x_seq),
+            threads_for(x_seq),
         )
 
-    def _load(self) -> str | None:
-        if self._library is None and self._failure is None:
-            with _lock:
-                if self._library is None and self._failure is None:
-                    self._build()
-        return self._failure
-
-    def _build(self) -> None:
-        try:
-            library = load_library(self._sources or kernel_sources())
-        except BuildError as error:
-            self._failure = str(error)
-            return
-        library.block_size.restype = ctypes.c_int64
-        library.soft_reset_forward.argtypes, library.soft_reset_forward.restype = _FORWARD, None
-        library.soft_reset_backward.argtypes, library.soft_reset_backward.restype = _BACKWARD, None
-        trial = NativeExecution()
-        trial._library = library
-        if agrees_with_torch(trial, torch.device("cpu")):
-            self._library = library  # last: another thread may be waiting for it
-        else:
-            self._failure = "the compiled library fails its self-test: it disagrees with torch"
+    def _passes_self_test(self) -> bool:
+        return agrees_with_torch(self, torch.device("cpu"))
 
 
-def kernel_sources() -> dict[str, str]:
-    """Return the C sources by file name, the one to compile first.
+_INCLUDED = {"adaptive_cpu.c": ("adaptive_step.h",)}
+
+
+def kernel_sources(name: str = "soft_reset_cpu.c") -> dict[str, str]:
+    """Return a C source and what it includes, by file name, the one to compile first.
 
     Examples
     --------
     >>> list(kernel_sources())
-    ['soft_reset_cpu.c', 'soft_reset_step.h']
+    ['soft_reset_cpu.c', 'cpu.h', 'soft_reset_step.h']
     """
     folder = resources.files(__package__) / "kernels"
-    return {name: (folder / name).read_text(encoding="utf-8") for name in ("soft_reset_cpu.c", "soft_reset_step.h")}
+    names = (name, "cpu.h", "soft_reset_step.h", *_INCLUDED.get(name, ()))
+    return {name: (folder / name).read_text(encoding="utf-8") for name in names}
 
 
 # Threads of an OpenMP pool do not survive a fork, and a child that waits for them waits for ever; nor does the thread
@@ -179,9 +206,11 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_note_fork)
 
 
-def _threads(x_seq: Tensor) -> int:
+def threads_for(x_seq: Tensor) -> int:
+    """Return how many threads are to work on a tensor."""
     return 1 if _forked or x_seq.numel() < _MIN_WORK else torch.get_num_threads()
 
 
-def _address(tensor: Tensor | None) -> int | None:
+def address(tensor: Tensor | None) -> int | None:
+    """Return where the elements of a tensor are; None, which C sees as NULL, for no tensor."""
     return None if tensor is None else tensor.data_ptr()

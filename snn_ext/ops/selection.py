@@ -14,30 +14,29 @@ import torch
 
 from .._errors import check_choice, describe
 from ..functional.surrogates import Surrogate, as_surrogate
+from .adaptive_native import AdaptiveNativeExecution
+from .adaptive_torch import AdaptiveTorchExecution
 from .cuda_backends import CupyBackend, DriverBackend
 from .cuda_execution import CudaExecution
-from .execution import Execution
 from .native_execution import NativeExecution
 from .torch_execution import TorchExecution
+from .transfer_executions import TransferNativeExecution, TransferTorchExecution
 
-__all__ = ["Implementation", "implementation", "select", "use_implementation"]
+__all__ = ["Implementation", "check_definition_may_run", "implementation", "select", "use_implementation"]
 
 NAMES = ("cuda-cupy", "cuda-nvrtc", "cpu-native", "torch")
 """All implementations, the preferred first."""
 
 VARIABLE = "SNN_EXT_IMPLEMENTATION"
 
-EXECUTIONS: Mapping[str, Mapping[str, Execution]] = MappingProxyType(
+EXECUTIONS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "soft_reset_if": {
             e.name: e
-            for e in (
-                CudaExecution(CupyBackend()),
-                CudaExecution(DriverBackend()),
-                NativeExecution(),
-                TorchExecution(),
-            )
-        }
+            for e in (CudaExecution(CupyBackend()), CudaExecution(DriverBackend()), NativeExecution(), TorchExecution())
+        },
+        "adaptive_spiking": {e.name: e for e in (AdaptiveNativeExecution(), AdaptiveTorchExecution())},
+        "asn_transfer": {e.name: e for e in (TransferNativeExecution(), TransferTorchExecution())},
     }
 )
 """By operator and name; the names that are missing are not part of this version."""
@@ -67,7 +66,7 @@ def implementation(
 
     Parameters
     ----------
-    op : {"soft_reset_if"}
+    op : {"soft_reset_if", "adaptive_spiking", "asn_transfer"}
         Name of the operator.
     device : torch.device or str
         Where the input is.
@@ -101,7 +100,7 @@ def implementation(
     surrogate = as_surrogate(surrogate)
     if not isinstance(surrogate, Surrogate):
         reason = f"the surrogate {describe(surrogate)} is not one of the known curves; the definition runs it"
-        return _choose(op, {name: reason for name in NAMES if name != "torch"})
+        return check_definition_may_run(op, reason)
     return _choose(op, _reasons(op, torch.device(device), dtype or torch.float32))
 
 
@@ -132,13 +131,18 @@ def use_implementation(name: str) -> Iterator[None]:
         _forced = before
 
 
-def select(op: str, device: torch.device, dtype: torch.dtype) -> Execution:
+def check_definition_may_run(op: str, reason: str) -> Implementation:
+    """Raise if another implementation is forced for what, for a reason, only the definition can run."""
+    return _choose(op, {name: reason for name in NAMES if name != "torch"})
+
+
+def select(op: str, device: torch.device, dtype: torch.dtype) -> Any:
     """Return what runs an operator: :func:`implementation` for the operator itself."""
     return _select(op, device, dtype, _forced)
 
 
 @functools.lru_cache
-def _select(op: str, device: torch.device, dtype: torch.dtype, forced: str | None) -> Execution:
+def _select(op: str, device: torch.device, dtype: torch.dtype, forced: str | None) -> Any:
     return EXECUTIONS[op][_choose(op, _reasons(op, device, dtype)).name]
 
 

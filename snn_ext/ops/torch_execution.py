@@ -10,7 +10,7 @@ from torch import Tensor
 from .execution import SEGMENT, Settings, checkpoint_count
 from .layout import flat, is_one
 
-__all__ = ["TorchExecution"]
+__all__ = ["TorchExecution", "chunk_size", "surrogate_in_place"]
 
 # Neurons at a time: fewer than those for which torch forks threads (32768), as beside a busy neighbour every fork and
 # join may wait for it. Where there are very many, large chunks make forks rare, and two threads are worth them.
@@ -45,7 +45,7 @@ class TorchExecution:
         v_end = flat(v_end.copy_(v), size)
         in_place = scale is None and spike_seq.dtype == v_end.dtype
         thetas = thresholds.expand(time_steps).unbind()
-        step = _chunk_size(v_end)
+        step = chunk_size(v_end)
         for start in range(0, size, step):
             chunk = slice(start, start + step)
             h = v_end[chunk]
@@ -88,7 +88,7 @@ class TorchExecution:
         theta_sums = v.new_zeros(time_steps, dtype=torch.float64)
         scale_sum, v_sum = v.new_zeros(2, dtype=torch.float64)
         chunk_sums = v.new_empty(time_steps)
-        step = _chunk_size(v)
+        step = chunk_size(v)
         buffers = v.new_empty(min(time_steps, SEGMENT) + 4, step)  # once: fresh memory costs page faults
         for start in range(0, size, step):
             chunk = slice(start, start + step)
@@ -116,7 +116,8 @@ class TorchExecution:
                         g.copy_(incoming)
                     else:
                         torch.addcmul(incoming, c, theta if settings.reset == "subtract" else h, value=-1.0, out=g)
-                    g_u = _surrogate(torch.sub(h, theta, out=d), settings).mul_(g)
+                    u = torch.sub(h, theta, out=d)
+                    g_u = surrogate_in_place(u, settings.surrogate, settings.alpha, settings.gain).mul_(g)
                     if settings.reset == "subtract":
                         torch.sum(s.mul_(c).add_(g_u), 0, out=chunk_sums[t])
                     else:
@@ -139,7 +140,7 @@ class TorchExecution:
             grad_v.fill_(v_sum)
 
 
-def _chunk_size(v: Tensor) -> int:
+def chunk_size(v: Tensor) -> int:
     """Return the number of neurons at a time; other devices than the CPU get them in one piece."""
     if v.device.type != "cpu":
         return len(v)
@@ -160,11 +161,10 @@ def _reset(h: Tensor, s: Tensor, theta: Tensor, settings: Settings, out: Tensor)
         out.masked_fill_(s != 0, 0.0)
 
 
-def _surrogate(u: Tensor, settings: Settings) -> Tensor:
+def surrogate_in_place(u: Tensor, curve: int, alpha: float, gain: float) -> Tensor:
     """Replace u by the surrogate's derivative: :mod:`snn_ext.functional.surrogates`, in place."""
     # exp2 and sigmoid in place of exp: torch forks threads for an exp of more than 2048 elements.
-    alpha = settings.alpha
-    match settings.surrogate:
+    match curve:
         case 0:  # s (1 - s) = q - q^2 with q the smaller of s and 1 - s
             u.abs_().mul_(-alpha).sigmoid_().addcmul_(u, u, value=-1.0)
             factor = alpha
@@ -186,4 +186,4 @@ def _surrogate(u: Tensor, settings: Settings) -> Tensor:
         case _:
             u.square_().mul_(-alpha * alpha * _LOG2_E).exp2_()
             factor = alpha / math.sqrt(math.pi)
-    return u.mul_(factor * settings.gain)
+    return u.mul_(factor * gain)

@@ -1,6 +1,7 @@
 """The neurons for snnTorch: ``snn.Leaky`` subclasses, a reset and a detach for nested nets, a multi-step trainer."""
 
+from .adaptive import ASN
 from .neurons import PCMPIF, ATIFnu, ATIFu
 from .training import bptt, detach, reset
 
-__all__ = ["ATIFnu", "ATIFu", "PCMPIF", "bptt", "detach", "reset"]
+__all__ = ["ASN", "PCMPIF", "ATIFnu", "ATIFu", "bptt", "detach", "reset"]

@@ -21,6 +21,7 @@ from .._soft_reset_neuron import (
     NonUniformSoftResetNeuron,
     Quantizer,
     SoftResetNeuron,
+    ThresholdNeuron,
     as_points,
     as_threshold,
     as_v_init,
@@ -34,15 +35,15 @@ from ..functional.soft_reset import Reset
 __all__ = ["PCMPIF", "ATIFnu", "ATIFu"]
 
 
-class _SoftResetLeaky(SoftResetNeuron, snn.Leaky):
-    """State and host habits of the three neurons."""
+class HostNeuron(ThresholdNeuron, snn.Leaky):
+    """State and host habits of all neurons."""
 
     threshold_name = "threshold"
     mem: Tensor
     reset_mechanism_val: Tensor
     _own_mem: Tensor | None  # the mem of the last call; another one in its place means that the host has reset
     _mem_seq: Tensor | None  # all mems of the last call in step mode "m", where they are passed along
-    _v: Tensor | None  # potential after reset
+    _v: Any  # what is carried over: the potential after reset, or a named tuple of tensors; None at the start
     _mem_version: int  # of that mem: a change in place would be lost
     _t: int  # steps since the start of the sequence
     _time_in_batch: int | None  # T while bptt feeds [T * N, ...]
@@ -94,18 +95,12 @@ class _SoftResetLeaky(SoftResetNeuron, snn.Leaky):
             bad_type("mem", mem, "a tensor, as returned by the last call")
         x_seq = self._as_sequence(input_)
         v, t = self._state(x_seq, mem)
-        reset, spikes_only = self._reset_kind(), self.init_hidden and not self.output
-        if spikes_only and reset != "zero":  # a reset to zero leaves nothing to find mem from
-            quantizer = self.quantizer(x_seq)
-            spk, v = self._integrate(x_seq, v, t, quantizer)
-            last = t + len(x_seq) - 1
-            mem = v if reset == "none" else _before_reset(spk[-1], v, quantizer, last)
-            self._remember(mem, v, last + 1)
+        if self.init_hidden and not self.output:
+            spk, mem, v = self._integrate(x_seq, v, t)
+            self._remember(mem, v, t + len(x_seq))
             return self._as_input(spk)
         spk, mem_seq, v = self._integrate_with_mem(x_seq, v, t)
         self._remember(mem_seq[-1], v, t + len(x_seq))
-        if spikes_only:
-            return self._as_input(spk)
         if self.step_mode == "s" and self._time_in_batch is None:
             return spk[0], self.mem  # this very tensor: the next call knows it by it
         stacked = torch.stack(mem_seq)
@@ -127,29 +122,26 @@ class _SoftResetLeaky(SoftResetNeuron, snn.Leaky):
             return seq.flatten(0, 1)
         return seq[0] if self.step_mode == "s" else seq
 
-    def _integrate(self, x_seq: Tensor, v: Tensor, t: int, quantizer: Quantizer) -> tuple[Tensor, Tensor]:
-        # The spike in the reset is detached, as everywhere in this host.
-        return self.integrate(x_seq, v, t, self.spike_grad, True, self._reset_kind(), quantizer)
+    # -- what the dynamics is made of -------------------------------------------------------------------------------
 
-    def _integrate_with_mem(self, x_seq: Tensor, v: Tensor, t: int) -> tuple[Tensor, list[Tensor], Tensor]:
-        quantizer = self.quantizer(x_seq)
-        spikes, mems = [], []
-        for i, x in enumerate(x_seq.split(1)):
-            mem = v + x[0].to(v.dtype)
-            spk, v = self._integrate(x, v, t + i, quantizer)
-            if v.requires_grad and not mem.requires_grad:
-                # The host detaches by mem.detach_(): give it a mem to which that does something.
-                mem = mem + 0.0 * quantizer.thresholds[0]
-            spikes.append(spk)
-            mems.append(mem)
-        return torch.cat(spikes), mems, v
+    def _start(self, x_seq: Tensor) -> Any:
+        """Return what is carried over at the start of a sequence."""
+        raise NotImplementedError
 
-    def _reset_kind(self) -> Reset:
-        return cast(Reset, self.reset_mechanism)
+    def _integrate(self, x_seq: Tensor, v: Any, t: int) -> tuple[Tensor, Tensor, Any]:
+        """Return spikes, the last ``mem`` and what is carried over."""
+        raise NotImplementedError
+
+    def _integrate_with_mem(self, x_seq: Tensor, v: Any, t: int) -> tuple[Tensor, list[Tensor], Any]:
+        """Return spikes, every ``mem`` and what is carried over."""
+        raise NotImplementedError
+
+    def _describe(self) -> str:
+        raise NotImplementedError
 
     # -- state ---------------------------------------------------------------------------------------------------
 
-    def _state(self, x_seq: Tensor, mem: Tensor | None) -> tuple[Tensor, int]:
+    def _state(self, x_seq: Tensor, mem: Tensor | None) -> tuple[Any, int]:
         """Return (v, t): carried over, unless the host has reset, another ``mem`` came or the shape has changed."""
         v = self._v
         if v is not None and self._own_mem is not None and self._version_of(self._own_mem) != self._mem_version:
@@ -158,17 +150,18 @@ class _SoftResetLeaky(SoftResetNeuron, snn.Leaky):
                 "reset the neuron, or pass zeros to start afresh"
             )
         own = self.mem is self._own_mem and self._is_last(mem)
-        if v is None or v.shape != x_seq.shape[1:] or not own:
+        if v is None or _shape(v) != x_seq.shape[1:] or not own:
             if mem is not None and not torch.compiler.is_compiling() and bool((mem != 0).any()):
                 warnings.warn(
                     "mem: got a potential that this neuron did not return from its last call, want that one (not a "
                     "copy, nor another neuron's) or zeros; a fresh sequence starts",
                     stacklevel=4,
                 )
-            return self.initial_potential(x_seq), 0
+            return self._start(x_seq), 0
         if not (self.mem if mem is None else mem).requires_grad:
-            v = v.detach()
-        return v.to(device=x_seq.device, dtype=state_dtype(x_seq.dtype)), self._t
+            v = _mapped(Tensor.detach, v)
+        device, dtype = x_seq.device, state_dtype(x_seq.dtype)
+        return _mapped(lambda part: part.to(device=device, dtype=dtype), v), self._t
 
     def _is_last(self, mem: Tensor | None) -> bool:
         """Whether ``mem`` is what the last call returned: the tensor, its last step, or either of them detached."""
@@ -177,7 +170,7 @@ class _SoftResetLeaky(SoftResetNeuron, snn.Leaky):
         returned = self.mem if self.step_mode == "s" else self._mem_seq
         return returned is not None and mem.untyped_storage().data_ptr() == returned.untyped_storage().data_ptr()
 
-    def _remember(self, mem: Tensor, v: Tensor, t: int) -> None:
+    def _remember(self, mem: Tensor, v: Any, t: int) -> None:
         self.mem = self._own_mem = mem
         self._mem_version = self._version_of(mem)
         self._v, self._t = v, t
@@ -204,7 +197,7 @@ class _SoftResetLeaky(SoftResetNeuron, snn.Leaky):
         """Cut the state off the graph, as truncated backpropagation through time does between chunks."""
         if self._v is not None:
             own = self.mem is self._own_mem
-            self._v, self.mem = self._v.detach(), self.mem.detach()
+            self._v, self.mem = _mapped(Tensor.detach, self._v), self.mem.detach()
             self._own_mem, self._mem_seq = (self.mem if own else None), None
             self._mem_version = self._version_of(self.mem)
 
@@ -213,7 +206,7 @@ class _SoftResetLeaky(SoftResetNeuron, snn.Leaky):
         super()._apply(fn, recurse)  # replaces the buffer mem
         self._own_mem = self.mem if own else None
         self._mem_version = self._version_of(self.mem)
-        self._v = None if self._v is None else fn(self._v)
+        self._v = None if self._v is None else _mapped(fn, self._v)
         return self
 
     def __getstate__(self) -> dict[str, Any]:
@@ -226,13 +219,6 @@ class _SoftResetLeaky(SoftResetNeuron, snn.Leaky):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._mem_version = self._version_of(self.mem)  # copies count afresh
-
-    def _fresh_copy(self) -> Any:
-        # A state in a graph can not be deep-copied; the memo puts an empty one in its place.
-        twin = copy.deepcopy(self, {id(self.mem): self.mem.new_zeros(0), id(self._v): None, id(self._mem_seq): None})
-        twin.reset_mem()
-        snn.SpikingNeuron.instances.append(twin)  # as a constructor does, so that the host resets it
-        return twin
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         for name, want in (("beta", 1.0), ("graded_spikes_factor", 1.0)):
@@ -254,6 +240,49 @@ class _SoftResetLeaky(SoftResetNeuron, snn.Leaky):
     def extra_repr(self) -> str:
         text = f"{self._describe()}, reset_mechanism={self.reset_mechanism!r}, step_mode={self.step_mode!r}"
         return text + "".join(f", {name}=True" for name in ("init_hidden", "output") if getattr(self, name))
+
+
+class _SoftResetLeaky(SoftResetNeuron, HostNeuron):
+    """The potential after reset is carried over, beside a ``mem`` from before it."""
+
+    def _start(self, x_seq: Tensor) -> Tensor:
+        return self.initial_potential(x_seq)
+
+    def _integrate(self, x_seq: Tensor, v: Tensor, t: int) -> tuple[Tensor, Tensor, Tensor]:
+        reset = self._reset_kind()
+        if reset == "zero":  # leaves nothing to find mem from
+            spk, mem_seq, v = self._integrate_with_mem(x_seq, v, t)
+            return spk, mem_seq[-1], v
+        quantizer = self.quantizer(x_seq)
+        spk, v = self._run(x_seq, v, t, quantizer)
+        return spk, v if reset == "none" else _before_reset(spk[-1], v, quantizer, t + len(x_seq) - 1), v
+
+    def _integrate_with_mem(self, x_seq: Tensor, v: Tensor, t: int) -> tuple[Tensor, list[Tensor], Tensor]:
+        quantizer = self.quantizer(x_seq)
+        spikes, mems = [], []
+        for i, x in enumerate(x_seq.split(1)):
+            mem = v + x[0].to(v.dtype)
+            spk, v = self._run(x, v, t + i, quantizer)
+            if v.requires_grad and not mem.requires_grad:
+                # The host detaches by mem.detach_(): give it a mem to which that does something.
+                mem = mem + 0.0 * quantizer.thresholds[0]
+            spikes.append(spk)
+            mems.append(mem)
+        return torch.cat(spikes), mems, v
+
+    def _reset_kind(self) -> Reset:
+        return cast(Reset, self.reset_mechanism)
+
+    def _run(self, x_seq: Tensor, v: Tensor, t: int, quantizer: Quantizer) -> tuple[Tensor, Tensor]:
+        # The spike in the reset is detached, as everywhere in this host.
+        return self.integrate(x_seq, v, t, self.spike_grad, True, self._reset_kind(), quantizer)
+
+    def _fresh_copy(self) -> Any:
+        # A state in a graph can not be deep-copied; the memo puts an empty one in its place.
+        twin = copy.deepcopy(self, {id(self.mem): self.mem.new_zeros(0), id(self._v): None, id(self._mem_seq): None})
+        twin.reset_mem()
+        snn.SpikingNeuron.instances.append(twin)  # as a constructor does, so that the host resets it
+        return twin
 
 
 class ATIFu(_SoftResetLeaky):
@@ -544,6 +573,15 @@ class ATIFnu(NonUniformSoftResetNeuron, _SoftResetLeaky):
 
     def _reset_kind(self) -> Reset:
         return "none" if self.recursion == "cumulative" else "subtract"
+
+
+def _mapped(fn: Callable[[Tensor], Tensor], v: Any) -> Any:
+    """Apply to what is carried over: a tensor or a named tuple of tensors."""
+    return fn(v) if isinstance(v, Tensor) else type(v)(*map(fn, v))
+
+
+def _shape(v: Any) -> torch.Size:
+    return v.shape if isinstance(v, Tensor) else v[0].shape
 
 
 def _before_reset(spk: Tensor, v: Tensor, quantizer: Quantizer, t: int) -> Tensor:

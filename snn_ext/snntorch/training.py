@@ -11,7 +11,7 @@ from snntorch import functional as SF
 from torch import Tensor, nn
 
 from .._errors import bad_type, bad_value, check_bool, check_count
-from .neurons import _SoftResetLeaky
+from .neurons import HostNeuron
 
 __all__ = ["bptt", "detach", "reset"]
 
@@ -50,7 +50,7 @@ def detach(net: nn.Module) -> None:
     False
     """
     for neuron in _neurons(net):
-        if isinstance(neuron, _SoftResetLeaky):
+        if isinstance(neuron, HostNeuron):
             neuron.detach_mem()
         else:
             for name, buffer in neuron._buffers.items():
@@ -174,7 +174,7 @@ def _whole_sequence(net: nn.Module, data: Tensor) -> tuple[Tensor, Tensor]:
 @contextmanager
 def _time_in_batch(net: nn.Module, time_steps: int) -> Iterator[None]:
     """Let the neurons of a net take ``[T * N, ...]`` for ``[T, N, ...]``."""
-    neurons = [m for m in net.modules() if isinstance(m, _SoftResetLeaky)]
+    neurons = [m for m in net.modules() if isinstance(m, HostNeuron)]
     for neuron in neurons:
         neuron._time_in_batch = time_steps
     try:
@@ -187,10 +187,10 @@ def _time_in_batch(net: nn.Module, time_steps: int) -> Iterator[None]:
 def _check_net(net: nn.Module) -> None:
     if not isinstance(net, nn.Module):
         bad_type("net", net, "an nn.Module")
-    if not any(isinstance(m, _SoftResetLeaky) for m in net.modules()):
+    if not any(isinstance(m, HostNeuron) for m in net.modules()):
         bad_value("net", type(net).__name__, "a net with at least one neuron of snn_ext.snntorch")
     for name, module in net.named_modules():
-        if isinstance(module, _SoftResetLeaky):
+        if isinstance(module, HostNeuron):
             if not module.init_hidden:
                 bad_value(f"net ({name})", "init_hidden=False", "init_hidden=True: the trainer does not pass mem along")
         elif isinstance(module, snn.SpikingNeuron) or any(

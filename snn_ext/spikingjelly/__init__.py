@@ -1,5 +1,5 @@
 """The neurons for SpikingJelly: ``BaseNode`` subclasses that take the place of ``IFNode``."""
 
-from .neuron import ATIFnuNode, ATIFuNode, PCMPIFNode
+from .neuron import ASNNode, ATIFnuNode, ATIFuNode, PCMPIFNode
 
-__all__ = ["ATIFnuNode", "ATIFuNode", "PCMPIFNode"]
+__all__ = ["ASNNode", "ATIFnuNode", "ATIFuNode", "PCMPIFNode"]

@@ -1,6 +1,7 @@
-"""ATIF-u, ATIF-nu and PCMP IF as nodes on the contract of SpikingJelly 2.0.
+"""ATIF-u, ATIF-nu, PCMP IF and ASN as nodes on the contract of SpikingJelly 2.0.
 
-The mathematics is in :func:`snn_ext.functional.soft_reset_if`; here is the state, and what the host expects of a node.
+The mathematics is in :func:`snn_ext.functional.soft_reset_if` and :func:`snn_ext.functional.adaptive_spiking`; here is
+the state, and what the host expects of a node.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import torch
 from spikingjelly.activation_based import neuron, surrogate
 from torch import Tensor
 
+from .._adaptive_neuron import AdaptiveNeuron, check_adaptive_options
 from .._errors import bad_type, bad_value, check_bool, check_choice
 from .._soft_reset_neuron import (
     NonUniformSoftResetNeuron,
@@ -23,23 +25,19 @@ from .._soft_reset_neuron import (
     check_time_steps,
     refuse_backend,
 )
-from ..functional import as_surrogate, state_dtype
+from ..functional import ASNState, as_surrogate, state_dtype
+from ..functional.adaptive import SpikeHeight
 from ..functional.soft_reset import Reset, broadcasts
 
-__all__ = ["ATIFnuNode", "ATIFuNode", "PCMPIFNode"]
+__all__ = ["ASNNode", "ATIFnuNode", "ATIFuNode", "PCMPIFNode"]
 
 SurrogateFunction = Callable[[Tensor], Tensor] | None
 States = tuple[Any, ...]
 
 
-class _SoftResetNode(SoftResetNeuron, neuron.BaseNode):
-    """State and host contract of the three nodes.
+class _Node(neuron.BaseNode):
+    """What the nodes have in common."""
 
-    The first memory, ``v``, is a float until the first step: 0.0 stands for V(0) = v_init * threshold, any other
-    number for that potential. From then on it is a tensor, float32 for every input narrower than float64.
-    """
-
-    threshold_name = "v_threshold"
     detach_reset: bool
     _memories: dict[str, Any]
     _memories_rv: dict[str, Any]
@@ -65,6 +63,32 @@ class _SoftResetNode(SoftResetNeuron, neuron.BaseNode):
             self, 1.0, None if v_reset is None else 0.0, surrogate_function, detach_reset, step_mode, store_v_seq
         )
 
+    def single_step_functional_forward(
+        self, inputs: tuple[Tensor, ...], states: States, **kwargs: object
+    ) -> tuple[tuple[Tensor, ...], States]:
+        """Advance one step: ``((x,), states) -> ((spike,), states)``; nothing is modified in place."""
+        (spike_seq,), states = self.multi_step_functional_forward((inputs[0].unsqueeze(0),), states)
+        return (spike_seq[0],), states
+
+    def _describe(self) -> str:
+        raise NotImplementedError
+
+    def extra_repr(self) -> str:
+        text = (
+            f"{self._describe()}, v_reset={self.v_reset}, detach_reset={self.detach_reset}, step_mode={self.step_mode}"
+        )
+        return text + (", store_v_seq=True" if self.store_v_seq else "")
+
+
+class _SoftResetNode(SoftResetNeuron, _Node):
+    """State and host contract of the three nodes.
+
+    The first memory, ``v``, is a float until the first step: 0.0 stands for V(0) = v_init * threshold, any other
+    number for that potential. From then on it is a tensor, float32 for every input narrower than float64.
+    """
+
+    threshold_name = "v_threshold"
+
     # -- the host's contract: pure transitions with explicit states -----------------------------------------------
 
     def materialize_states(self, inputs: tuple[Tensor, ...], states: States, step_mode: str) -> States:
@@ -74,13 +98,6 @@ class _SoftResetNode(SoftResetNeuron, neuron.BaseNode):
         if not isinstance(v, Tensor) or v.shape != shape:
             return self._start(x_seq, v, states)
         return (v.to(device=x_seq.device, dtype=state_dtype(x_seq.dtype)), *states[1:])
-
-    def single_step_functional_forward(
-        self, inputs: tuple[Tensor, ...], states: States, **kwargs: object
-    ) -> tuple[tuple[Tensor, ...], States]:
-        """Advance one step: ``((x,), states) -> ((spike,), states)``; nothing is modified in place."""
-        (spike_seq,), states = self.multi_step_functional_forward((inputs[0].unsqueeze(0),), states)
-        return (spike_seq[0],), states
 
     def multi_step_functional_forward(
         self, inputs: tuple[Tensor, ...], states: States, **kwargs: object
@@ -105,12 +122,6 @@ class _SoftResetNode(SoftResetNeuron, neuron.BaseNode):
             self._memories[name] = value
         self.v_seq = torch.stack(potentials)
         return torch.cat(spikes)
-
-    def extra_repr(self) -> str:
-        text = (
-            f"{self._describe()}, v_reset={self.v_reset}, detach_reset={self.detach_reset}, step_mode={self.step_mode}"
-        )
-        return text + (", store_v_seq=True" if self.store_v_seq else "")
 
     # -- what it is made of -----------------------------------------------------------------------------------------
 
@@ -372,6 +383,143 @@ class ATIFnuNode(NonUniformSoftResetNeuron, _SoftResetNode):
         twin = copy.deepcopy(self, {id(self._memories["v"]): 0.0, id(self.v_seq): None})
         neuron.BaseNode.reset(twin)
         return twin
+
+
+class ASNNode(AdaptiveNeuron, _Node):
+    r"""ASN: an adaptive spiking neuron, whose spikes encode the signal S by a threshold that rises with every spike.
+
+    .. math::
+        I_t = d_\beta I_{t-1} + x_t, \quad S_t = b + \phi * I, \quad z_t = 1[S_t - \hat S_t > \theta_t / 2], \quad
+        \hat S \leftarrow \hat S + \theta_t z_t, \quad \theta \leftarrow \theta (1 + m_f z_t)
+
+    with the order and the decays of :func:`snn_ext.functional.adaptive_spiking`. Constant activation S is carried by
+    spikes of height ``h`` as f(S) (:func:`snn_ext.functional.asn_transfer`). Beside the input it has five memories:
+    ``v``, which is S - S_hat and follows from the others, and ``psc``, ``s``, ``s_hat`` and ``adaptation``, the
+    :class:`~snn_ext.functional.ASNState`.
+
+    Parameters
+    ----------
+    v_threshold : float or Tensor
+        Unit of the signal, one element; a buffer of shape ``[1]``. The threshold at rest is ``theta_0 * v_threshold``.
+    v_reset : None
+        0.0 is refused: a spike adds to S_hat, nothing is reset.
+    detach_reset : bool
+        Let no gradient through the spike in S_hat and the threshold.
+    m_f : float or Tensor
+        How much of itself every spike adds to the threshold, > 0: the smaller, the more precise, at more spikes.
+        One value, one per channel ``[C]``, or any other shape that broadcasts to ``[N, ...]``.
+    theta_0 : float or Tensor, optional
+        Threshold at rest in units of ``v_threshold``, > 0; ``m_f`` by default.
+    tau_gamma, tau_eta, tau_beta : float
+        Time constants of threshold adaptation, refractory response and synapse in ms.
+    tau_phi : float, optional
+        Time constant of the membrane filter in ms, 0 for none; 5, and 50 for a read-out, by default.
+    dt : float
+        Length of a step in ms.
+    bias : Tensor or nn.Parameter, optional
+        Added to the activation, not to the current: one value, one per channel, or broadcastable to ``[N, ...]``.
+    analog_input : bool
+        The input is a current, not a weighted sum of spikes: the first layer of a net.
+    spike_height : {"fixed", "adaptive"}
+        Emit 1, or the threshold at the time of the spike: then the transfer function is linear.
+    readout : bool
+        Emit the activation S itself, without any spike: the last layer of a net.
+    surrogate_function, step_mode, store_v_seq, backend
+        As in :class:`ATIFuNode`.
+    scale_output : bool
+        Emit ``h`` in place of 1.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Naming the argument, what came and what is wanted.
+
+    Notes
+    -----
+    Pooling that is merged into the layer, filter, pool, spike: ``ASNNode(readout=True, tau_phi=5.0)``, the pooling,
+    ``ASNNode(analog_input=True, tau_phi=0.0, bias=...)``.
+    Source: Zambrano et al. 2017, equations 1-7.
+
+    Examples
+    --------
+    >>> import torch
+    >>> node = ASNNode(step_mode="m", analog_input=True, tau_phi=0.0)
+    >>> node(torch.full((10, 1), 0.5)).flatten()
+    tensor([1., 1., 1., 1., 0., 1., 0., 0., 0., 0.])
+    >>> round(node.h.item(), 5)
+    0.12443
+    """
+
+    threshold_name = "v_threshold"
+
+    def __init__(
+        self,
+        v_threshold: float | Tensor = 1.0,
+        v_reset: None = None,
+        surrogate_function: SurrogateFunction = None,
+        detach_reset: bool = False,
+        step_mode: str = "s",
+        store_v_seq: bool = False,
+        *,
+        m_f: float | Tensor = 0.1,
+        theta_0: float | Tensor | None = None,
+        tau_gamma: float = 15.0,
+        tau_eta: float = 50.0,
+        tau_beta: float = 50.0,
+        tau_phi: float | None = None,
+        dt: float = 1.0,
+        bias: Tensor | None = None,
+        analog_input: bool = False,
+        spike_height: SpikeHeight = "fixed",
+        readout: bool = False,
+        scale_output: bool = False,
+        backend: None = None,
+    ) -> None:
+        refuse_backend(backend)
+        threshold = as_threshold("v_threshold", v_threshold)
+        if v_reset is not None:
+            bad_value("v_reset", v_reset, "None: a spike of an adaptive neuron adds to S_hat, nothing is reset")
+        times = dict(tau_gamma=tau_gamma, tau_eta=tau_eta, tau_beta=tau_beta, tau_phi=tau_phi, dt=dt)
+        options = dict(analog_input=analog_input, spike_height=spike_height, readout=readout, scale_output=scale_output)
+        checked = check_adaptive_options(m_f, theta_0, times, options, bias)
+        self._init_node(v_reset, surrogate_function, detach_reset, step_mode, store_v_seq)
+        for name in ASNState._fields:
+            self.register_memory(name, 0.0)
+        self._init_adaptive(threshold, False, m_f, theta_0, checked, options, bias)
+
+    def materialize_states(self, inputs: tuple[Tensor, ...], states: States, step_mode: str) -> States:
+        """Turn the memories into tensors for this input; a changed shape starts at rest."""
+        x_seq = _input(inputs[0], step_mode)
+        shape, dtype = x_seq.shape[1:], state_dtype(x_seq.dtype)
+        if any(not isinstance(part, Tensor) or part.shape != shape for part in states):
+            for name, value in self._memories_rv.items():
+                if isinstance(value, Tensor) or value != 0:
+                    bad_value(f"reset value of {name}", value, "0.0: these neurons start at rest")
+            rest = self.at_rest(x_seq)
+            return (self.unencoded(rest), *rest)
+        return tuple(part.to(device=x_seq.device, dtype=dtype) for part in states)
+
+    def multi_step_functional_forward(
+        self, inputs: tuple[Tensor, ...], states: States, **kwargs: object
+    ) -> tuple[tuple[Tensor, ...], States]:
+        """Advance a sequence: ``((x_seq,), states) -> ((spike_seq,), states)``; nothing is modified in place."""
+        spike_seq, state = self.integrate(inputs[0], ASNState(*states[1:]), self.surrogate_function, self.detach_reset)
+        return (spike_seq,), (self.unencoded(state), *state)
+
+    def multi_step_forward(self, x_seq: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """Run the node on ``[T, N, ...]``; with ``store_v_seq``, ``v_seq`` holds S - S_hat after every step."""
+        if not self.store_v_seq:
+            return super().multi_step_forward(x_seq, *args, **kwargs)
+        states = self.materialize_states((x_seq, *args), tuple(self._memories.values()), "m")
+        spikes, potentials = [], []
+        for x in x_seq.split(1):
+            (spike,), states = self.multi_step_functional_forward((x,), states)
+            spikes.append(spike)
+            potentials.append(states[0])
+        for name, value in zip(self._memories, states, strict=True):
+            self._memories[name] = value
+        self.v_seq = torch.stack(potentials)
+        return torch.cat(spikes)
 
 
 def _input(x: Any, step_mode: str) -> Tensor:

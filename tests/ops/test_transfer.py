@@ -1,0 +1,105 @@
+"""The fused transfer function against the definition in float64."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from snn_ext import functional, ops
+from snn_ext.ops import implementation, use_implementation
+from tests.ops.test_soft_reset import LAYOUTS, saved_tensors
+
+EXECUTIONS = [n for n in ("cpu-native", "torch") if n not in implementation("asn_transfer", "cpu").unavailable]
+CONSTANTS = ({}, {"m_f": 0.03}, {"m_f": 1.0, "theta_0": 0.5}, {"tau_gamma": 40.0, "tau_eta": 10.0, "tau_beta": 10.0})
+
+
+@pytest.fixture(params=EXECUTIONS)
+def execution(request: pytest.FixtureRequest):
+    with use_implementation(request.param):
+        yield request.param
+
+
+@pytest.mark.parametrize("constants", CONSTANTS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
+def test_values_and_gradients_are_those_of_the_definition(dtype: torch.dtype, constants: dict) -> None:
+    s = torch.cat((torch.linspace(-1.0, 8.0, 5001), torch.tensor([0.0, 1e-30, 1e6, torch.inf, -torch.inf]))).to(dtype)
+    weight = torch.randn(len(s)).to(dtype)
+    wide = s.double().requires_grad_()
+    want = functional.asn_transfer(wide, **constants)
+    (slope,) = torch.autograd.grad(want, wide, weight.double())
+    tolerance = {torch.float16: 1e-3, torch.bfloat16: 8e-3, torch.float32: 2e-6, torch.float64: 1e-14}[dtype]
+    for name in EXECUTIONS if dtype != torch.float64 else ["torch"]:
+        with use_implementation(name):
+            leaf = s.clone().requires_grad_()
+            found = ops.asn_transfer(leaf, **constants)
+            (gradient,) = torch.autograd.grad(found, leaf, weight)
+        assert found.dtype == dtype and gradient.dtype == dtype
+        torch.testing.assert_close(found.double(), want.detach(), rtol=tolerance, atol=tolerance / 4)
+        smooth = want.detach() > 1e-6  # f may be 0 on one side of rounding
+        torch.testing.assert_close(gradient.double()[smooth], slope[smooth], rtol=4 * tolerance, atol=4 * tolerance)
+
+
+def test_nan_stays_and_the_cut_is_sharp(execution: str) -> None:
+    s = torch.tensor([torch.nan, 0.05, torch.nextafter(torch.tensor(0.05), torch.tensor(1.0)).item()])
+    f = ops.asn_transfer(s, cut=0.05)
+    assert f[0].isnan() and f[1] == 0 and abs(f[2] / functional.asn_spike_height() - 0.5) < 1e-5
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_any_layout(execution: str, layout: str) -> None:
+    s = LAYOUTS[layout](torch.randn(5, 3, 4, 5, 6)).detach().requires_grad_()
+    weight = torch.randn(s.shape)
+    results = []
+    for module in (ops, functional):
+        f = module.asn_transfer(s)
+        results.append((f, *torch.autograd.grad(f, s, weight)))
+    for found, want in zip(*results, strict=True):
+        torch.testing.assert_close(found, want, rtol=1e-5, atol=1e-6)
+
+
+def test_the_input_alone_is_kept(execution: str) -> None:
+    s = torch.rand(1000, requires_grad=True)
+    with saved_tensors() as saved:
+        ops.asn_transfer(s)
+    assert [tensor.data_ptr() for tensor in saved] == [s.data_ptr()]
+
+
+def test_empty_and_single(execution: str) -> None:
+    assert ops.asn_transfer(torch.zeros(3, 0)).shape == (3, 0)
+    assert abs(ops.asn_transfer(torch.tensor(1.0)) - 1.0) < 1e-6
+
+
+def test_what_only_the_definition_can_do_says_so_when_forced() -> None:
+    s = torch.rand(10)
+    for settings in ({"m_f": torch.full((10,), 0.2)}, {"tau_beta": 30.0}, {"exact": True}):
+        assert torch.equal(ops.asn_transfer(s, **settings), functional.asn_transfer(s, **settings))
+        with use_implementation("cpu-native"), pytest.raises(RuntimeError, match="can not run: (a constant|the exact)"):
+            ops.asn_transfer(s, **settings)
+    with pytest.raises(ValueError, match="theta_0: got 2"):
+        ops.asn_transfer(s, 2.0)
+
+
+def test_a_second_backward_says_so(execution: str) -> None:
+    s = torch.rand(10, requires_grad=True)
+    (gradient,) = torch.autograd.grad(ops.asn_transfer(s).sum(), s, create_graph=True)
+    with pytest.raises(RuntimeError, match="asn_transfer: a second backward"):
+        gradient.sum().backward()
+
+
+def test_opcheck_and_compile(execution: str) -> None:
+    s = torch.randn(4, 3, 2, 2).to(memory_format=torch.channels_last).requires_grad_()
+    coefficients = (0.03, 0.01, 0.02, 0.06, 0.01, 0.0)
+    torch.use_deterministic_algorithms(False)
+    torch.library.opcheck(torch.ops.snn_ext.asn_transfer.default, (s, *coefficients))
+    arguments = (torch.rand(4, 3, 2, 2), s.detach(), *coefficients)
+    torch.library.opcheck(torch.ops.snn_ext.asn_transfer_backward.default, arguments)
+
+    def step(s: Tensor) -> Tensor:
+        return ops.asn_transfer(2 * s, 0.2).square()
+
+    torch._dynamo.reset()
+    compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
+    found, want = (torch.autograd.grad(f(s).sum(), s)[0] for f in (compiled, step))
+    assert torch.equal(found, want)
+    torch._dynamo.reset()
