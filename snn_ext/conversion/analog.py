@@ -74,7 +74,8 @@ class AnalogTwin(fx.Interpreter):
 
 
 def _max_pool(module: Any, x: Tensor) -> Tensor:
-    pool = next(f for c, f in zip(MAX_POOLS, (F.max_pool1d, F.max_pool2d, F.max_pool3d), strict=True) if isinstance(module, c))
+    functions = zip(MAX_POOLS, (F.max_pool1d, F.max_pool2d, F.max_pool3d), strict=True)
+    pool = next(function for kind, function in functions if isinstance(module, kind))
     return pool(x, module.kernel_size, module.stride, module.padding, module.dilation, module.ceil_mode)
 
 

@@ -113,7 +113,8 @@ def convert(
     if not isinstance(ann, nn.Module):
         bad_type("ann", ann, "an nn.Module")
     if method == "adsnn":
-        bad_value("method", method, "'spike-norm' or 'data-norm'; adaptive spiking neurons are not part of this version")
+        want = "'spike-norm' or 'data-norm'; adaptive spiking neurons are not part of this version"
+        bad_value("method", method, want)
     check_choice("method", method, tuple(_RECIPES))
     options: dict[str, Any] = {
         "time_steps": time_steps, "encoder": encoder, "seed": seed, "precharge": precharge, "reset": reset,

@@ -110,5 +110,3 @@ def _with(net: Any, kept: dict[str, Any]) -> ConvertedNet:
     for name, value in kept.items():
         object.__setattr__(net, name, value)
     return net
-
-

@@ -35,7 +35,8 @@ def phased(net: ConvertedNet, time_steps: int) -> ConvertedNet:
         module = net.get_submodule(str(node.target)) if node.op == "call_module" else None
         if isinstance(module, PoissonEncoder):
             bad_value("encoder", "poisson", "'direct' or 'if' with schedule='phased'")
-        depths[node] = max((depths[n] for n in node.all_input_nodes), default=0) + (module is not None and is_neuron(module))
+        fires = module is not None and is_neuron(module)
+        depths[node] = max((depths[n] for n in node.all_input_nodes), default=0) + fires
     last = max(depths.values())
     _Rebuilder(net, depths, time_steps, last + 1).run()
     net.schedule, net.time_steps = "phased", time_steps
@@ -126,9 +127,7 @@ class PhasedIFNode(PCMPIFNode):
         time_steps: int,
         phase: int,
     ) -> None:
-        super().__init__(
-            v_threshold, precharge=precharge, fire_at_threshold=fire_at_threshold, step_mode=step_mode
-        )
+        super().__init__(v_threshold, precharge=precharge, fire_at_threshold=fire_at_threshold, step_mode=step_mode)
         self.time_steps, self.phase = time_steps, phase
         self.register_memory("t", 0)
 
@@ -146,7 +145,7 @@ class PhasedIFNode(PCMPIFNode):
         """Advance a sequence: ``((x_seq,), (v, t)) -> ((spike_seq,), (v, t))``."""
         x_seq, (v, t) = inputs[0], states
         start, fire, stop = (_clip((self.phase + k) * self.time_steps - t, len(x_seq)) for k in (-1, 0, 1))
-        spike_seq = torch.zeros_like(x_seq)
+        spike_seq, v = torch.zeros_like(x_seq), v.expand(x_seq.shape[1:])
         if start < fire:
             for x in x_seq[start:fire]:
                 v = v + x
@@ -238,4 +237,3 @@ class PhasedReadout(base.MemoryModule):
 
 def _clip(t: int, steps: int) -> int:
     return min(max(t, 0), steps)
-

@@ -433,5 +433,3 @@ def _numbers(value: Tensor) -> Numbers:
 def _assign(net: nn.Module, name: str, module: nn.Module) -> None:
     parent, _, leaf = name.rpartition(".")
     setattr(net.get_submodule(parent), leaf, module)
-
-

@@ -226,7 +226,8 @@ def _scale_columns(layer: Any, unit: Tensor) -> None:
 
 
 def _insert_scale(net: fx.GraphModule, source: fx.Node, user: fx.Node, unit: Tensor) -> fx.Node:
-    name = free_name(net, f"{str(source.target).replace('.', '_') if source.op == 'call_module' else source.name}_scale")
+    before = str(source.target).replace(".", "_") if source.op == "call_module" else source.name
+    name = free_name(net, f"{before}_scale")
     device = next((t.device for t in (*net.parameters(), *net.buffers())), torch.device("cpu"))
     net.add_submodule(name, Scale(unit.float().to(device)))
     with net.graph.inserting_before(user):

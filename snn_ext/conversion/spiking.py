@@ -157,9 +157,7 @@ def _neuron(activation: Activation, v_reset: float | None, precharge: float) -> 
     )
 
 
-def _encode(
-    net: ConvertedNet, node: fx.Node, encoder: str, seed: int, v_reset: float | None, precharge: float
-) -> None:
+def _encode(net: ConvertedNet, node: fx.Node, encoder: str, seed: int, v_reset: float | None, precharge: float) -> None:
     module: nn.Module = PoissonEncoder(seed) if encoder == "poisson" else PCMPIFNode(1.0, v_reset, precharge=precharge)
     users = list(node.users)
     net.add_submodule(INPUT, module)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import operator
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -250,10 +249,8 @@ def _normalise_call(graph: fx.GraphModule, node: fx.Node, activations: dict[str,
     elif target in _RESHAPES:
         _normalise_reshape(graph, node)
     elif target in _ADDS:
-        if len(node.all_input_nodes) != len(node.args) or set(node.kwargs) - {"alpha"} or node.kwargs.get("alpha", 1) != 1:
-            _refuse(f"{_name(node)}, the addition of a constant", "the constant in the bias of the layer before", node)
-        if node.args[0] is node.args[1]:
-            pass  # x + x is linear all the same
+        if len(node.args) != 2 or not all(isinstance(a, fx.Node) for a in node.args) or node.kwargs:
+            _refuse(f"{_name(node)} of other than two values", "x + y; a constant belongs into a bias", node)
         node.target, node.op = operator.add, "call_function"  # never in place: a neuron's spikes are used twice
     elif target in _CONCATENATIONS:
         dim = _argument(node, 1, "dim", 0)
@@ -439,14 +436,13 @@ def _plain(module: nn.Module) -> Any:
 
 
 def _plain_batch_norm(module: _BatchNorm) -> _BatchNorm:
-    norm = nn.BatchNorm1d(module.num_features, module.eps, affine=module.affine)
-    norm.__class__ = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}.get(_dims(module), nn.BatchNorm2d)
+    norm: Any = nn.BatchNorm1d(module.num_features, module.eps, affine=module.affine)
+    norm.__class__ = next((kind for kind in _BATCH_NORMS if isinstance(module, kind)), nn.BatchNorm2d)
     norm.load_state_dict(module.state_dict(), strict=False)
     return norm.to(module.running_mean.device).eval()  # type: ignore[union-attr]
 
 
-def _dims(module: nn.Module) -> int:
-    return next((d for d, c in ((1, nn.BatchNorm1d), (2, nn.BatchNorm2d), (3, nn.BatchNorm3d)) if isinstance(module, c)), 2)
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 def _argument(node: fx.Node, index: int, name: str, default: Any) -> Any:

@@ -36,7 +36,9 @@ class SpikeTrain:
         """Add the spikes of the next steps; all have one shape and one layout in memory."""
         spikes = dense(spikes)
         if self._template is None:
-            self._template = torch.empty_strided(spikes.shape[1:], spikes.stride()[1:], dtype=spikes.dtype, device="meta")
+            self._template = torch.empty_strided(
+                spikes.shape[1:], spikes.stride()[1:], dtype=spikes.dtype, device="meta"
+            )
         self._steps.append(_pack(self._in_memory_order(spikes)))
 
     def read(self, start: int, stop: int) -> Tensor:
