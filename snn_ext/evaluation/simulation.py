@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from .._errors import bad_type, bad_value, check_count
+from ..ops.layout import dense
 from ..replacement import is_neuron
 from .trains import SpikeTrain
 
@@ -22,7 +23,7 @@ Observer = Callable[[str, nn.Module, Tensor], None]
 
 # Samples times steps in one chunk: enough for the convolutions, few enough to stay in the caches. More steps than
 # MAX_STEPS a chunk gain nothing.
-_SAMPLES_A_CHUNK, _MIN_STEPS, _MAX_STEPS = 32, 8, 32
+_SAMPLES_A_CHUNK, _MIN_STEPS, _MAX_STEPS = 32, 4, 32
 # A layer's input and output are alive at once, and a convolution may reorder both.
 _WORKSPACE = 3.0
 
@@ -200,6 +201,7 @@ class Program:
     def constants(self, x: Tensor) -> dict[fx.Node, Any]:
         """Compute what does not depend on time: everything before the first neuron."""
         env: dict[fx.Node, Any] = {}
+        self._sequences: dict[tuple[fx.Node, int], Tensor] = {}
         for node in self.steady:
             env[node] = _channels_last(x) if node.op == "placeholder" else self._call(node, env)
         return env
@@ -227,7 +229,7 @@ class Program:
                 x_seq = (
                     env[source].unflatten(0, (steps, samples))
                     if source in env
-                    else constants[source].expand(steps, *constants[source].shape)
+                    else self._repeated(constants, source, steps)
                 )
                 spikes = call(node, module, x_seq)
                 if observe is not None and emits_spikes(module):
@@ -258,6 +260,15 @@ class Program:
         constants = everything.constants(x[:1])
         everything.chunk(constants, {}, 1, 1, _carry({}), visit=measure)
         return float(peak)
+
+    def _repeated(self, constants: dict[fx.Node, Any], node: Any, steps: int) -> Tensor:
+        """Return a constant at every step, in its own layout; kept, for each chunk needs it."""
+        if (node, steps) not in self._sequences:
+            x = constants[node]
+            layout = x.stride() if dense(x.unsqueeze(0)).data_ptr() == x.data_ptr() else x.contiguous().stride()
+            x_seq = torch.empty_strided((steps, *x.shape), (x.numel(), *layout), dtype=x.dtype, device=x.device)
+            self._sequences[node, steps] = x_seq.copy_(x)
+        return self._sequences[node, steps]
 
     def _module(self, node: fx.Node) -> nn.Module | None:
         return self.modules[str(node.target)] if node.op == "call_module" else None
