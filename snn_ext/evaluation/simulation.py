@@ -83,11 +83,11 @@ class Simulation:
         observe : callable, optional
             Gets the spikes of each spiking layer, chunk after chunk.
         """
-        output = next(node for node in self.graph.graph.nodes if node.op == "output")
-        if not isinstance(output.args[0], fx.Node):
-            bad_value("net", f"a net that returns {output.args[0]!r}", "a net that returns one tensor")
-        for values in self.stream(x, time_steps, output.args, observe=observe):
-            yield values[output.args[0]]
+        outputs = self._outputs()
+        if not isinstance(outputs[0], fx.Node):
+            bad_value("net", f"a net that returns {outputs[0]!r}", "a net that returns one tensor")
+        for values in self.stream(x, time_steps, outputs, observe=observe):
+            yield values[outputs[0]]
 
     @torch.no_grad()
     def stream(
@@ -121,7 +121,7 @@ class Simulation:
         states = {} if states is None else states
         with _as_it_is_simulated(self.net):
             constants = program.constants(x)
-            step = self._steps(program, constants, x)
+            step = self._steps(x)
             for start in range(0, time_steps, step):
                 steps = min(step, time_steps - start)
                 known = {node: train.read(start, start + steps).flatten(0, 1) for node, train in trains.items()}
@@ -141,15 +141,18 @@ class Simulation:
         """Whether a value is the same at every step: it depends on no neuron."""
         return node in Program(self.graph, [node]).steady
 
-    def _steps(self, program: Program, constants: dict[fx.Node, Any], x: Tensor) -> int:
+    def _outputs(self) -> tuple[Any, ...]:
+        return next(node for node in self.graph.graph.nodes if node.op == "output").args
+
+    def _steps(self, x: Tensor) -> int:
         """Return how many steps a chunk has."""
         if self.chunk is not None:
             return self.chunk
-        key = (*x.shape[1:], len(program.order))
-        if key not in self._bytes_a_step:
-            self._bytes_a_step[key] = program.bytes_a_step(x)
+        shape = x.shape[1:]
+        if shape not in self._bytes_a_step:
+            self._bytes_a_step[shape] = Program(self.graph, self._outputs()).bytes_a_step(x)
         fastest = min(_MAX_STEPS, max(_MIN_STEPS, math.ceil(_SAMPLES_A_CHUNK / len(x))))
-        affordable = self.memory / max(1.0, _WORKSPACE * self._bytes_a_step[key] * len(x))
+        affordable = self.memory / max(1.0, _WORKSPACE * self._bytes_a_step[shape] * len(x))
         return max(1, min(fastest, int(affordable)))
 
 
@@ -256,9 +259,7 @@ class Program:
             nonlocal peak
             peak = max(peak, sum(v.numel() * v.element_size() for v in env.values() if isinstance(v, Tensor)))
 
-        everything = Program(self.graph, self.targets)
-        constants = everything.constants(x[:1])
-        everything.chunk(constants, {}, 1, 1, _carry({}), visit=measure)
+        self.chunk(self.constants(x[:1]), {}, 1, 1, _carry({}), visit=measure)
         return float(peak)
 
     def _repeated(self, constants: dict[fx.Node, Any], node: Any, steps: int) -> Tensor:
