@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..functional import state_dtype
 
-__all__ = ["PoissonEncoder", "Scale", "SpikeMaxPool1d", "SpikeMaxPool2d", "SpikeMaxPool3d"]
+__all__ = ["PoissonEncoder", "Scale", "SpikeMaxPool1d", "SpikeMaxPool2d", "SpikeMaxPool3d", "per_channel"]
 
 States = tuple[Any, ...]
 
@@ -38,16 +38,17 @@ class Scale(nn.Module):
         self.register_buffer("bias", None if bias is None else bias.detach().float().clone().reshape(-1))
 
     def forward(self, x: Tensor) -> Tensor:
-        y = x * _per_channel(self.weight, x.ndim)
-        return y if self.bias is None else y + _per_channel(self.bias, x.ndim)
+        y = x * per_channel(self.weight, x.ndim)
+        return y if self.bias is None else y + per_channel(self.bias, x.ndim)
 
     def extra_repr(self) -> str:
         weight = self.weight.tolist()
         return f"{weight[0]:.4g}" if len(weight) == 1 else f"{len(weight)} channels"
 
 
-def _per_channel(value: Tensor, ndim: int) -> Tensor:
-    return value.reshape(()) if len(value) == 1 else value.reshape(-1, *[1] * (ndim - 2))
+def per_channel(value: Tensor, ndim: int) -> Tensor:
+    """Return one number, or one per channel, in a shape that broadcasts to ``[N, C, ...]`` of ``ndim`` dimensions."""
+    return value.reshape(()) if value.numel() == 1 else value.reshape(-1, *[1] * (ndim - 2))
 
 
 class _SpikeMaxPool(base.MemoryModule):
