@@ -34,6 +34,7 @@ class AnalogTwin(fx.Interpreter):
         super().__init__(net)
         self.time_steps = time_steps
         self.found: dict[str, Tensor] = {}
+        self.clips: dict[str, Any] = getattr(net, "clips", {})
 
     @torch.no_grad()
     def activations(self, x: Tensor) -> dict[str, Tensor]:
@@ -63,8 +64,8 @@ class AnalogTwin(fx.Interpreter):
         theta, value = module.quantizer(x_seq)
         if self.time_steps is None:
             rate = (x / theta).clamp_min(0.0)
-            if str(target) in getattr(self.module, "clips", {}):
-                rate = rate.minimum(per_channel(torch.tensor(self.module.clips[str(target)]).to(x), x.ndim))
+            if str(target) in self.clips:
+                rate = rate.minimum(per_channel(torch.tensor(self.clips[str(target)]).to(x), x.ndim))
         else:
             steps = self.time_steps
             level = (x * steps + module.initial_potential(x_seq)) / theta

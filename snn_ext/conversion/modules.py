@@ -142,7 +142,7 @@ class PoissonEncoder(base.MemoryModule):
     >>> encoder.step_mode = "m"
     >>> train = encoder(torch.tensor([[0.25, -0.5, 0.0, 2.0]]).expand(1000, 1, 4))
     >>> train.mean(0)
-    tensor([[ 0.2370, -0.5110,  0.0000,  1.0000]])
+    tensor([[ 0.2490, -0.4850,  0.0000,  1.0000]])
     """
 
     emits_spikes = True
