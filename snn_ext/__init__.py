@@ -3,10 +3,24 @@
 Importing this package needs torch alone; ``snn_ext.spikingjelly`` and ``snn_ext.snntorch`` import their host.
 """
 
+from typing import TYPE_CHECKING, Any
+
 from .activation import AAN, BNAAN
 from .recording import record_inputs
 from .registration import register, unregister
 from .replacement import replace_neurons
 
 __version__ = "0.1.0"
-__all__ = ["AAN", "BNAAN", "__version__", "record_inputs", "register", "replace_neurons", "unregister"]
+__all__ = ["AAN", "BNAAN", "__version__", "convert", "record_inputs", "register", "replace_neurons", "unregister"]
+
+if TYPE_CHECKING:
+    from .conversion import convert
+
+
+def __getattr__(name: str) -> Any:
+    """Import what needs a host when it is first asked for."""
+    if name == "convert":
+        from .conversion import convert
+
+        return convert
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,5 @@
+"""Evaluation of spiking nets: the simulation engine."""
+
+from .simulation import Simulation
+
+__all__ = ["Simulation"]
