@@ -1,9 +1,10 @@
-"""Evaluation of spiking nets: accuracy and latency at every step, rates, synaptic operations, energy."""
+"""Evaluation of spiking nets: simulation; accuracy and latency at every step, rates, synaptic operations, energy."""
 
 from .delay import Regime, best_delay, delay_regimes
 from .energy import ENERGY_45NM, EnergyModel
 from .result import Evaluation, LayerEvaluation, first_crossing, last_crossing
 from .runner import evaluate
+from .simulation import Simulation
 from .synapses import Synapses, count_synapses
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "Evaluation",
     "LayerEvaluation",
     "Regime",
+    "Simulation",
     "Synapses",
     "best_delay",
     "count_synapses",

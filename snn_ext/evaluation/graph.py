@@ -136,7 +136,7 @@ class AnalogTwin(fx.Interpreter):
         return self.run(x)
 
 
-def _transfer(neuron: nn.Module, current: Tensor) -> tuple[Tensor, Tensor | float]:
+def _transfer(neuron: Any, current: Tensor) -> tuple[Tensor, Tensor | float]:
     """Return the normalised activation of a neuron, and what one spike is worth behind it."""
     threshold = neuron.p[:1] if hasattr(neuron, "p") else neuron.v_threshold
     activation = current.clamp_min(0.0) / threshold

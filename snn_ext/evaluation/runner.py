@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Sized
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from .._files import replacing
 from .graph import AnalogTwin, as_graph, event_sources
 from .metrics import LayerSums, ReadoutSums
 from .result import Evaluation, LayerEvaluation
+from .simulation import Simulation, emits_spikes
 from .synapses import Synapses, count_synapses
 
 __all__ = ["evaluate"]
@@ -49,7 +51,7 @@ def evaluate(
     loader : iterable
         Batches ``(inputs, labels)``, or inputs alone: then there are errors and operations, and no accuracy.
     time_steps : int
-        T.
+        T, all of them counted.
     ann : nn.Module, optional
         The analog net whose accuracy the latencies refer to. By default it is that of the spiking net's own graph,
         with ReLUs in place of its neurons.
@@ -110,7 +112,7 @@ def evaluate(
         run = _Run(graph, ann, time_steps, delays, top, correlation_steps)
         state = None if resume is None else _State(Path(resume), run.settings())
         batches = run.batches(loader, state)
-        simulation = _simulation(graph, chunk, memory)
+        simulation = Simulation(graph, chunk=chunk, memory=memory)
         for x, labels in _progress(batches, loader, progress, run):
             run.batch(simulation, x, labels)
             if state is not None:
@@ -122,12 +124,6 @@ def evaluate(
     finally:
         for module, training in modes.items():
             module.training = training
-
-
-def _simulation(graph: fx.GraphModule, chunk: int | None, memory: int) -> Any:
-    from .stepwise import StepwiseSimulation
-
-    return StepwiseSimulation(graph)
 
 
 class _Run:
@@ -187,7 +183,7 @@ class _Run:
         if self.done == 0:
             bad_value("loader", "no batch", "at least one")
 
-    def batch(self, simulation: Any, x: Tensor, labels: Tensor | None) -> None:
+    def batch(self, simulation: Simulation, x: Tensor, labels: Tensor | None) -> None:
         """Simulate a batch and add it to the sums."""
         self._prepare(x)
         analog = self.twin(x)
@@ -201,13 +197,34 @@ class _Run:
             self.readout.count_analog(scores, labels)
         for name, layer in self.layers.items():
             layer.begin(self.twin.activations.get(name))
-        steps = 0
-        for output in simulation.run(x, self.time_steps, lambda name, module, spikes: self.layers[name].add(spikes)):
-            self.readout.add(output)
-            steps += len(output)
-        assert steps == self.time_steps, (steps, self.time_steps)
+        with self._watching_pools(simulation, x):
+            for output in simulation.run(x, self.time_steps, self._observe):
+                self.readout.add(output)
         for layer in self.layers.values():
             layer.end()
+
+    def _observe(self, name: str, module: nn.Module, spikes: Tensor) -> None:
+        self.layers[name].add(spikes)
+
+    @contextmanager
+    def _watching_pools(self, simulation: Simulation, x: Tensor) -> Iterator[None]:
+        """Watch poolings that do not report their spikes themselves: they get time flattened into the batch."""
+        pools = {name: self.graph.get_submodule(name) for name in self.sources}
+        pools = {name: module for name, module in pools.items() if not emits_spikes(module)}
+        if pools:
+            next(simulation.run(x, 1))  # measures, once a shape, how long chunks may be: nobody is to watch that
+        hooks = []
+        for name, pool in pools.items():
+
+            def hook(module: nn.Module, inputs: Any, output: Tensor, name: str = name) -> None:
+                self._observe(name, module, (output != 0).to(output.dtype).unflatten(0, (-1, len(x))))
+
+            hooks.append(pool.register_forward_hook(hook))
+        try:
+            yield
+        finally:
+            for handle in hooks:
+                handle.remove()
 
     def _prepare(self, x: Tensor) -> None:
         """Count synapses at the shape of the first batch."""
@@ -327,7 +344,7 @@ def _progress(
         return
     from tqdm import tqdm  # SpikingJelly requires it
 
-    total = len(loader) if hasattr(loader, "__len__") else None
+    total = len(loader) if isinstance(loader, Sized) else None
     with tqdm(desc="evaluate", total=total, unit="batch", dynamic_ncols=True) as bar:
         for batch in batches:
             bar.update(run.done - 1 - bar.n)  # batches of an interrupted call, and those that are done now

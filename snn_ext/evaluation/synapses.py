@@ -138,9 +138,9 @@ def _ones_like_layer(layer: nn.Module) -> Callable[[Tensor], Tensor]:
         "stride": layer.stride, "padding": layer.padding, "dilation": layer.dilation, "groups": layer.groups,
     }  # fmt: skip
     if isinstance(layer, TRANSPOSED_CONVOLUTIONS):
-        convolve = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[dims - 1]
-        return lambda x: convolve(x, weight, output_padding=layer.output_padding, **common)
-    convolve = (F.conv1d, F.conv2d, F.conv3d)[dims - 1]
+        transposed: Any = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[dims - 1]
+        return lambda x: transposed(x, weight, output_padding=layer.output_padding, **common)
+    convolve: Any = (F.conv1d, F.conv2d, F.conv3d)[dims - 1]
     return lambda x: convolve(x, weight, **common)
 
 
@@ -151,9 +151,12 @@ def _connections(
     module = module_of(graph, user)
     if isinstance(module, _AVERAGES):
         return _sum_pooling(module.kernel_size, module.stride, module.padding, module.ceil_mode, values[node].ndim - 2)
+    kwargs: dict[str, Any] = {key: value for key, value in user.kwargs.items() if key != "input"}
     name = getattr(user.target, "__name__", str(user.target))
     if user.op != "call_module" and name in ("avg_pool1d", "avg_pool2d", "avg_pool3d"):
-        given = dict(zip(("kernel_size", "stride", "padding", "ceil_mode"), user.args[1:], strict=False)) | user.kwargs
+        given: dict[str, Any] = (
+            dict(zip(("kernel_size", "stride", "padding", "ceil_mode"), user.args[1:], strict=False)) | kwargs
+        )
         kernel = given["kernel_size"]
         return _sum_pooling(
             kernel, given.get("stride") or kernel, given.get("padding", 0), given.get("ceil_mode", False), int(name[8])
@@ -164,7 +167,7 @@ def _connections(
         windows = math.prod(size.view(-1, *[1] * (len(sizes) - 1 - d)) for d, size in enumerate(sizes))
         return lambda x: F.adaptive_avg_pool3d(_as_3d(x), _sizes_3d(target)).reshape(target) * windows
     if name == "mean":
-        return lambda x: x.sum(*user.args[1:], **{k: v for k, v in user.kwargs.items() if k != "input"})
+        return lambda x: x.sum(*user.args[1:], **kwargs)
 
     def call(x: Tensor) -> Tensor:
         return _call(graph, user, node, values, x)
@@ -200,14 +203,16 @@ def _call(graph: fx.GraphModule, user: fx.Node, node: fx.Node, values: dict[fx.N
         spikes = isinstance(value, Tensor) and value.is_floating_point() and other.op != "get_attr"
         return torch.zeros_like(value, dtype=x.dtype) if spikes else value
 
-    args, kwargs = fx.map_arg((user.args, user.kwargs), argument)
+    arguments: Any = fx.map_arg((user.args, user.kwargs), argument)
+    args, kwargs = arguments
     if user.op == "call_module":
         return graph.get_submodule(str(user.target))(*args, **kwargs)
     if user.op == "call_method":
         return getattr(args[0], str(user.target))(*args[1:], **kwargs)
     if user.target in (operator.iadd,):
         return args[0] + args[1]
-    return user.target(*args, **kwargs)  # type: ignore[operator]
+    function: Any = user.target
+    return function(*args, **kwargs)
 
 
 def _sum_pooling(kernel: Any, stride: Any, padding: Any, ceil: bool, dims: int) -> Callable[[Tensor], Tensor]:
@@ -228,7 +233,7 @@ def _as_3d(x: Tensor) -> Tensor:
     return x.reshape(*x.shape[:2], *[1] * (5 - x.ndim), *x.shape[2:])
 
 
-def _sizes_3d(shape: torch.Size) -> tuple[int, ...]:
+def _sizes_3d(shape: torch.Size) -> Any:
     return (1,) * (5 - len(shape)) + tuple(shape[2:])
 
 

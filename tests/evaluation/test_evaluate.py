@@ -243,12 +243,12 @@ def test_interrupted_evaluation_continues_and_gives_the_same_figures(tmp_path: P
         evaluate(small_net(), data, T + 1, resume=file, **options)
     with pytest.raises(ValueError, match="loader: got 'other batches than the interrupted evaluation'"):
         evaluate(small_net(), data[::-1], T, resume=file, **options)
-    runs: list[int] = []
+    seen: list[int] = []
     net = small_net()
-    net[0].register_forward_hook(lambda *_: runs.append(1))
+    net[0].register_forward_hook(lambda module, inputs, output: seen.append(len(output)))
     continued = evaluate(net, data, T, resume=file, **options)
-    assert continued.to_json() == whole.to_json()
-    assert len(runs) == 1 + 2 * (T + 1) and not file.exists()  # one step to count synapses, one of the analog net
+    assert continued.to_json() == whole.to_json() and not file.exists()
+    assert seen[-1] == 2 and seen.count(4) <= 3  # the third batch and the last
 
 
 def test_json_holds_everything_and_csv_a_line_a_step(tmp_path: Path) -> None:

@@ -1,0 +1,77 @@
+"""Spike trains packed as bits."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["SpikeTrain"]
+
+
+class SpikeTrain:
+    """A train of 0/1 spikes ``[T, N, ...]``, eight to a byte, appended and read in chunks of time.
+
+    Examples
+    --------
+    >>> import torch
+    >>> train = SpikeTrain()
+    >>> train.append(torch.tensor([[[1.0, 0.0, 1.0]], [[0.0, 1.0, 0.0]]]))
+    >>> train.read(1, 2), train.nbytes
+    (tensor([[[0., 1., 0.]]]), 2)
+    """
+
+    def __init__(self) -> None:
+        self._steps: list[Tensor] = []  # a row of bytes for each step
+        self._template: Tensor | None = None
+
+    def append(self, spikes: Tensor) -> None:
+        """Add the spikes of the next steps; all have one shape and one layout in memory."""
+        if self._template is None:
+            self._template = torch.empty_strided(spikes.shape[1:], spikes.stride()[1:], dtype=spikes.dtype)
+        self._steps.append(_pack(self._in_memory_order(spikes)))
+
+    def read(self, start: int, stop: int) -> Tensor:
+        """Return the spikes of steps ``start <= t < stop`` as ``[T', N, ...]``."""
+        assert self._template is not None
+        rows = torch.cat(_rows(self._steps, start, stop))
+        flat = _unpack(rows, self._template.numel(), self._template.dtype)
+        return flat.as_strided((len(rows), *self._template.shape), (flat.stride(0), *self._template.stride()))
+
+    def __len__(self) -> int:
+        return sum(map(len, self._steps))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the train takes."""
+        return sum(rows.numel() for rows in self._steps)
+
+    def _in_memory_order(self, spikes: Tensor) -> Tensor:
+        assert self._template is not None
+        like = (self._template.numel(), *self._template.stride())
+        spikes = torch.empty_strided(spikes.shape, like, dtype=spikes.dtype).copy_(spikes)
+        return spikes.as_strided((len(spikes), like[0]), (like[0], 1))
+
+
+def _rows(chunks: list[Tensor], start: int, stop: int) -> list[Tensor]:
+    found, offset = [], 0
+    for rows in chunks:
+        low, high = max(start - offset, 0), min(stop - offset, len(rows))
+        if low < high:
+            found.append(rows[low:high])
+        offset += len(rows)
+    return found
+
+
+def _pack(flat: Tensor) -> Tensor:
+    bits = torch.nn.functional.pad(flat.to(torch.uint8), (0, -flat.shape[1] % 8)).unflatten(1, (-1, 8))
+    packed = bits[..., 0].clone()
+    for position in range(1, 8):
+        packed |= bits[..., position] << position
+    return packed
+
+
+def _unpack(rows: Tensor, size: int, dtype: torch.dtype) -> Tensor:
+    flat = torch.empty(*rows.shape, 8, dtype=dtype, device=rows.device)
+    for position in range(8):
+        flat[..., position] = (rows >> position) & 1
+    return flat.flatten(1)[:, :size]
