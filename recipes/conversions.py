@@ -20,7 +20,7 @@ from snn_ext.evaluation import Evaluation
 
 from .files import replacing
 
-__all__ = ["OURS", "RIVALS", "Conversion", "Evaluations", "digest"]
+__all__ = ["OURS", "RIVALS", "Conversion", "Evaluations", "digest", "set_poisson_seed"]
 
 Conversion = Callable[[nn.Module, Iterable[Any]], nn.Module]
 """From an analog net and calibration batches to a spiking net; the analog net stays as it is."""
@@ -129,3 +129,13 @@ def digest(net: nn.Module) -> str:
     for name, value in net.state_dict().items():
         total.update(name.encode() + value.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return total.hexdigest()[:16]
+
+
+def set_poisson_seed(snn: nn.Module, seed: int) -> nn.Module:
+    """Give the Poisson encoder of a converted net another seed, and return the net."""
+    encoders = [module for module in snn.modules() if type(module).__name__.startswith("Poisson")]
+    if not encoders:
+        raise ValueError(f"snn: got {type(snn).__name__} without a Poisson encoder, want encoder='poisson'")
+    for encoder in encoders:
+        encoder.seed = seed
+    return snn

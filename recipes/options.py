@@ -25,10 +25,10 @@ def add_run_arguments(parser: argparse.ArgumentParser, presets: Iterable[str], d
     run.add_argument("--log-every", type=int, default=50, metavar="STEPS", help="log the loss of a step; 0 for never")
 
 
-def add_data_arguments(parser: argparse.ArgumentParser) -> None:
+def add_data_arguments(parser: argparse.ArgumentParser, more: Iterable[str] = ()) -> None:
     """Add which images are used."""
     data = parser.add_argument_group("data")
-    data.add_argument("--data", choices=DATA_SETS, default="fashion-mnist-subset")
+    data.add_argument("--data", choices=(*DATA_SETS, *more), default="fashion-mnist-subset")
     data.add_argument("--data-dir", type=Path, help="default: SNN_EXT_DATA, or snn_ext in the user's cache folder")
     data.add_argument("--train-images", type=int, help="train on a sample")
     data.add_argument("--test-images", type=int, help="test on a sample")

@@ -21,7 +21,8 @@ from .options import add_data_arguments, add_run_arguments, add_training_argumen
 from .trainer import Trainer
 
 __all__ = [
-    "MODELS", "AnalogTrainer", "Trained", "add_analog_arguments", "check_analog_arguments", "main", "preset_of", "trained",
+    "MODELS", "RESNETS", "AnalogTrainer", "Trained", "add_analog_arguments", "check_analog_arguments", "main",
+    "preset_of", "trained",
 ]  # fmt: skip
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
@@ -36,14 +37,14 @@ RESNETS = ("resnet18", "resnet20", "resnet34")
 
 _PLAIN: dict[str, Any] = {
     "momentum": 0.9, "lr_scheduler": "step", "lr_step_size": 30, "lr_gamma": 0.1, "lr_milestones": None, "crop": 0,
-    "flip": False, "mixup_alpha": 0.0, "width": 1.0, "inputs": "centred",
+    "flip": False, "mixup_alpha": 0.0, "width": 1.0, "inputs": "centred", "dropout": 1.0,
 }  # fmt: skip
 # Sengupta et al. 2019 state batch, epochs, rate, steps; momentum and decay are those of the training they cite.
 _SENGUPTA = _PLAIN | {
     "epochs": 200, "batch_size": 256, "opt": "sgd", "lr": 0.05, "weight_decay": 1e-4, "lr_milestones": [81, 122],
     "crop": 4, "flip": True,
 }  # fmt: skip
-# Hwang et al. 2021 state optimiser, rates and steps; epochs and batch sizes are ours, as are Net 2's momentum and crops.
+# Hwang et al. 2021 state optimiser, rates and steps; epochs and batch sizes are ours, and Net 2's momentum.
 _HWANG = _PLAIN | {"batch_size": 128, "inputs": "unit"}
 PAPER: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("vgg16", *RESNETS), _SENGUPTA),
@@ -53,10 +54,12 @@ PAPER: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 HWANG_RESNET20 = _HWANG | {
-    "epochs": 200, "opt": "sgd", "lr": 0.1, "weight_decay": 1e-4, "lr_milestones": [82, 123, 164], "crop": 4, "flip": True,
+    "epochs": 200, "opt": "sgd", "lr": 0.1, "weight_decay": 1e-4, "lr_milestones": [82, 123, 164], "crop": 4,
+    "flip": True,
 }  # fmt: skip
 _SMALL = _PLAIN | {
     "epochs": 12, "batch_size": 64, "opt": "adamw", "lr": 2e-3, "weight_decay": 1e-2, "lr_scheduler": "cosa",
+    "dropout": 0.2,  # a narrow net has no neurons to spare
 }  # fmt: skip
 SMALL: dict[str, dict[str, Any]] = {
     "vgg16": _SMALL | {"width": 0.125},
@@ -123,9 +126,12 @@ class Trained:
 def build_net(args: argparse.Namespace, data: ImageData) -> nn.Module:
     """Build the untrained net that the options describe."""
     options = {"constraint": args.constraint} if args.model in RESNETS else {}
-    return MODELS[args.model](
-        len(data.classes), data.channels, width=args.width, size=data.train[0].shape[-1], **options
-    )
+    size = data.train[0].shape[-1]
+    net = MODELS[args.model](len(data.classes), data.channels, width=args.width, size=size, **options)
+    for module in net.modules():
+        if isinstance(module, nn.Dropout):
+            module.p *= args.dropout
+    return net
 
 
 def trained(args: argparse.Namespace, folder: Path) -> Trained:
@@ -154,15 +160,18 @@ def _mean_image(data: ImageData) -> Tensor:
     return data.train[0].float().mean(0) / 255.0
 
 
-def add_analog_arguments(parser: argparse.ArgumentParser, models: Sequence[str] = tuple(MODELS)) -> None:
+def add_analog_arguments(
+    parser: argparse.ArgumentParser, models: Sequence[str] = tuple(MODELS), more_data: Sequence[str] = ()
+) -> None:
     """Add the options of net and training; :func:`preset_of` fills in what is not given."""
     add_run_arguments(parser, PRESETS, default="small")
-    add_data_arguments(parser)
+    add_data_arguments(parser, more_data)
     net = parser.add_argument_group("net")
     net.add_argument("--model", choices=models, default=models[0])
     net.add_argument("--width", type=float, help="factor on all widths (default: the preset)")
     net.add_argument("--constraint", type=int, choices=(0, 1, 2, 3), default=3, help="of the residual nets")
     net.add_argument("--inputs", choices=("centred", "unit"), help="pixels less their mean, or in [0, 1]")
+    net.add_argument("--dropout", type=float, help="factor on the rates of dropout (default: the preset)")
     net.add_argument("--checkpoint", type=Path, help="load this trained net in place of training one")
     group = add_training_arguments(parser, ("sgd", "adam", "adamw", "rmsprop"))
     group.add_argument("--lr-milestones", type=int, nargs="*", help="epochs after which the rate drops by --lr-gamma")
@@ -170,7 +179,7 @@ def add_analog_arguments(parser: argparse.ArgumentParser, models: Sequence[str] 
 
 TRAINING = (
     "preset", "seed", "device", "amp", "log_every", "data", "data_dir", "train_images", "test_images", "model", "width",
-    "constraint", "inputs", "epochs", "batch_size", "opt", "lr", "threshold_lr", "momentum", "weight_decay",
+    "constraint", "inputs", "dropout", "epochs", "batch_size", "opt", "lr", "threshold_lr", "momentum", "weight_decay",
     "lr_scheduler", "lr_step_size", "lr_gamma", "lr_milestones", "lr_warmup_epochs", "lr_warmup_method",
     "lr_warmup_decay", "clip_grad_norm", "label_smoothing", "crop", "flip", "mixup_alpha",
 )  # fmt: skip

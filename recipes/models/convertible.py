@@ -66,7 +66,8 @@ def vgg16(
     hidden = scaled(4096, width)
     layers += [
         nn.Flatten(), nn.Linear(channels * (size // 16) ** 2, hidden, bias=False), nn.ReLU(), nn.Dropout(dropout[1]),
-        nn.Linear(hidden, hidden, bias=False), nn.ReLU(), nn.Dropout(dropout[1]), nn.Linear(hidden, classes, bias=False),
+        nn.Linear(hidden, hidden, bias=False), nn.ReLU(), nn.Dropout(dropout[1]),
+        nn.Linear(hidden, classes, bias=False),
     ]  # fmt: skip
     return _initialised(nn.Sequential(*layers))
 
@@ -156,8 +157,8 @@ def net1(classes: int = 10, in_channels: int = 1, *, width: float = 1.0, size: i
     """
     first, second, hidden = scaled(20, width), scaled(50, width), scaled(50, width)
     return nn.Sequential(
-        nn.Conv2d(in_channels, first, 3), nn.ReLU(), nn.Conv2d(first, second, 5), nn.ReLU(), nn.Flatten(), nn.Dropout(0.5),
-        nn.Linear(second * (size - 6) ** 2, hidden), nn.ReLU(), nn.Dropout(0.5), nn.Linear(hidden, classes),
+        nn.Conv2d(in_channels, first, 3), nn.ReLU(), nn.Conv2d(first, second, 5), nn.ReLU(), nn.Flatten(),
+        nn.Dropout(0.5), nn.Linear(second * (size - 6) ** 2, hidden), nn.ReLU(), nn.Dropout(0.5), nn.Linear(hidden, classes),
     )  # fmt: skip
 
 
