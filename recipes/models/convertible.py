@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from torch import Tensor, nn
+from torch.nn import functional
 
 from .classifier import scaled
 
@@ -85,14 +86,16 @@ class ResidualUnit(nn.Module):
         self.relu1, self.dropout = nn.ReLU(), nn.Dropout(dropout)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
         self.relu2 = nn.Identity() if junction else nn.ReLU()
-        self.shortcut = nn.Sequential(*[nn.AvgPool2d(1, stride)] * (stride > 1))
-        if outputs > inputs:
-            self.shortcut.append(nn.ZeroPad3d((0, 0, 0, 0, 0, outputs - inputs)))
+        self.stride, self.extra = stride, outputs - inputs
         self.junction = nn.ReLU() if junction else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         branch = self.relu2(self.conv2(self.dropout(self.relu1(self.conv1(x)))))
-        return self.junction(branch + self.shortcut(x))
+        if self.stride > 1:
+            x = x[:, :, :: self.stride, :: self.stride]
+        if self.extra:
+            x = functional.pad(x, (0, 0, 0, 0, 0, self.extra))
+        return self.junction(branch + x)
 
 
 def resnet(
@@ -158,7 +161,8 @@ def net1(classes: int = 10, in_channels: int = 1, *, width: float = 1.0, size: i
     first, second, hidden = scaled(20, width), scaled(50, width), scaled(50, width)
     return nn.Sequential(
         nn.Conv2d(in_channels, first, 3), nn.ReLU(), nn.Conv2d(first, second, 5), nn.ReLU(), nn.Flatten(),
-        nn.Dropout(0.5), nn.Linear(second * (size - 6) ** 2, hidden), nn.ReLU(), nn.Dropout(0.5), nn.Linear(hidden, classes),
+        nn.Dropout(0.5), nn.Linear(second * (size - 6) ** 2, hidden), nn.ReLU(), nn.Dropout(0.5),
+        nn.Linear(hidden, classes),
     )  # fmt: skip
 
 

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from .._errors import bad_type, bad_value
-from ..replacement import LeafTracer, is_neuron, reset_neurons
+from ..replacement import LeafTracer, reset_neurons
+from .simulation import emits_spikes
 
 __all__ = [
     "CONVOLUTIONS", "TRANSPOSED_CONVOLUTIONS", "WEIGHTED", "AnalogTwin", "Recorder", "as_graph", "event_sources",
@@ -50,8 +51,8 @@ def _trace(snn: nn.Module) -> fx.GraphModule:
 
 
 def is_spiking(module: nn.Module | None) -> bool:
-    """Whether a module is a layer of spiking neurons."""
-    return module is not None and is_neuron(module) and not isinstance(module, nn.ReLU)
+    """Whether a module is a layer of spiking neurons, or an encoder."""
+    return emits_spikes(module) and not is_max_pool(module)
 
 
 def event_sources(graph: fx.GraphModule) -> dict[str, str]:
@@ -124,6 +125,8 @@ class AnalogTwin(fx.Interpreter):
 
     def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         module = self.fetch_attr(target)
+        if is_max_pool(module):  # of spikes or of values, the rule for values is the same
+            return next(kind for kind in MAX_POOLS if isinstance(module, kind)).forward(module, args[0])
         if not is_spiking(module):
             return super().call_module(target, args, kwargs)
         activation, spike = _transfer(module, args[0])
@@ -138,6 +141,8 @@ class AnalogTwin(fx.Interpreter):
 
 def _transfer(neuron: Any, current: Tensor) -> tuple[Tensor, Tensor | float]:
     """Return the normalised activation of a neuron, and what one spike is worth behind it."""
+    if not hasattr(neuron, "p") and not hasattr(neuron, "v_threshold"):  # an encoder, whose events may be negative
+        return current.clamp(-1.0, 1.0), 1.0
     threshold = neuron.p[:1] if hasattr(neuron, "p") else neuron.v_threshold
     activation = current.clamp_min(0.0) / threshold
     return activation, threshold if getattr(neuron, "scale_output", False) else 1.0
