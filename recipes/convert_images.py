@@ -171,7 +171,8 @@ def methods(analog: Trained | Pretrained, evaluations: Evaluations, args: argpar
         f"### Methods: {title}\n\nConstant input, linear read-out, every step counted; T = {args.time_steps}, "
         f"{any_one.samples:,} test images, {args.calibration_images} for calibration. Analog net: "
         f"{100 * any_one.analog_accuracy:.2f} %, {any_one.macs / 1e6:.2f} million MACs. Latency: first step that "
-        f"reaches that share of the analog accuracy (in brackets: step from which on it is kept).\n\n{table(lines, header)}\n"
+        f"reaches that share of the analog accuracy (in brackets: step from which on it is kept).\n\n"
+        f"{table(lines, header)}\n"
     )
 
 

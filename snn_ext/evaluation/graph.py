@@ -129,9 +129,8 @@ class AnalogTwin(fx.Interpreter):
             return next(kind for kind in MAX_POOLS if isinstance(module, kind)).forward(module, args[0])
         if not is_spiking(module):
             return super().call_module(target, args, kwargs)
-        activation, spike = _transfer(module, args[0])
-        self.activations[str(target)] = activation
-        return activation * spike
+        self.activations[str(target)], output = _transfer(module, args[0])
+        return output
 
     @torch.no_grad()
     def __call__(self, x: Tensor) -> Any:
@@ -139,10 +138,11 @@ class AnalogTwin(fx.Interpreter):
         return self.run(x)
 
 
-def _transfer(neuron: Any, current: Tensor) -> tuple[Tensor, Tensor | float]:
-    """Return the normalised activation of a neuron, and what one spike is worth behind it."""
-    if not hasattr(neuron, "p") and not hasattr(neuron, "v_threshold"):  # an encoder, whose events may be negative
-        return current.clamp(-1.0, 1.0), 1.0
+def _transfer(neuron: Any, current: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the normalised activation of a neuron, and what it passes on."""
+    if not hasattr(neuron, "p") and not hasattr(neuron, "v_threshold"):  # an encoder, whose events have a sign
+        events = current.clamp(-1.0, 1.0)
+        return events.abs(), events
     threshold = neuron.p[:1] if hasattr(neuron, "p") else neuron.v_threshold
     activation = current.clamp_min(0.0) / threshold
-    return activation, threshold if getattr(neuron, "scale_output", False) else 1.0
+    return activation, activation * threshold if getattr(neuron, "scale_output", False) else activation
