@@ -127,7 +127,7 @@ def untile(images: Tensor, columns: int) -> Tensor:
 
 
 def rebuild(snn: nn.Module, x: Tensor, steps: Sequence[int], delay: int = 0, batch: int = 32) -> list[Tensor]:
-    """Return the rates of the output since the delay, ``[N, ...]``, after some steps; zeros while nothing is counted."""
+    """Return the rates of the output since the delay, ``[N, ...]``, at some steps; zeros while nothing is counted."""
     simulation = Simulation(snn)
     found: list[list[Tensor]] = [[] for _ in steps]
     for part in x.split(batch):

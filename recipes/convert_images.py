@@ -46,7 +46,7 @@ EXPERIMENTS = ("normalisation", "constraints", "methods")
 MODELS = ("vgg16", *RESNETS)
 # Horizon and images of the evaluations, and steps of the thresholds' search.
 HORIZONS: dict[str, dict[str, Any]] = {
-    "small": {"poisson_steps": 400, "time_steps": 256, "eval_images": 200, "poisson_seeds": [0, 1, 2]},
+    "small": {"poisson_steps": 256, "time_steps": 128, "eval_images": 500, "poisson_seeds": [0, 1, 2, 3, 4]},
     "paper": {"poisson_steps": 2500, "time_steps": 512, "eval_images": None, "poisson_seeds": [0, 1, 2, 3, 4]},
 }
 # Errors in percent on CIFAR-10 as Sengupta et al. 2019 give them: analog, spiking.

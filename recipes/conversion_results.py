@@ -1,0 +1,58 @@
+"""All small conversion runs, and their page of results: ``python -m recipes.conversion_results --out runs/conversion``.
+
+Every run keeps what is finished, so the command can be interrupted and started again.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from . import autoencoder, convert_images, precharge
+from .files import replacing
+
+__all__ = ["RUNS", "main"]
+
+RUNS: dict[str, tuple[Callable[[Sequence[str]], str], list[str]]] = {
+    "vgg16": (convert_images.main, ["--model", "vgg16"]),
+    "resnet20": (convert_images.main, ["--model", "resnet20"]),
+    "precharge-net1": (precharge.main, ["--model", "net1"]),
+    "precharge-net2": (precharge.main, ["--model", "net2"]),
+    "precharge-resnet20": (precharge.main, ["--model", "resnet20"]),
+    "autoencoder": (autoencoder.main, []),
+}
+INTRODUCTION = """\
+# Conversion: results
+
+Small, narrow nets on the data that the repository holds; no figure here is one of CIFAR-10 or ImageNet. Figures of the
+papers stand beside ours where the data are theirs; here they are only named in the text. One command makes this page:
+
+    python -m recipes.conversion_results --out runs/conversion --markdown docs/conversion-results.md
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run what is not finished, and write the page."""
+    parser = argparse.ArgumentParser(prog="python -m recipes.conversion_results", description=__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
+    parser.add_argument("--runs", choices=RUNS, nargs="+", default=list(RUNS))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--markdown", type=Path, help="file for the page")
+    args = parser.parse_args(argv)
+    sections = []
+    for name in args.runs:
+        run, options = RUNS[name]
+        sections.append(run([*options, "--seed", str(args.seed), "--out", str(args.out / name)]))
+    if args.markdown is not None:
+        with replacing(args.markdown) as temporary:
+            temporary.write_text(
+                "\n".join([INTRODUCTION, *(section.replace("### ", "## ", 3) for section in sections)])
+            )
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except KeyboardInterrupt:
+        raise SystemExit("interrupted; the same command continues") from None
