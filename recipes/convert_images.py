@@ -122,7 +122,8 @@ def constraints(args: argparse.Namespace, evaluations: Evaluations) -> str:
     for constraint in (0, 1, 2, 3):
         own = copy.copy(args)
         own.constraint = 1 if constraint == 2 else constraint  # 2 is a rule of the conversion, on the net of 1
-        analog = trained(own, args.out / f"analog-constraint-{own.constraint}")
+        folder = "analog" if own.constraint == args.constraint else f"analog-constraint-{own.constraint}"
+        analog = trained(own, args.out / folder)
         residual = {"residual": "unit-threshold"} if constraint >= 2 else {}
         options = {
             "method": "spike-norm", "time_steps": args.poisson_steps, "reset": args.resets[0], "encoder": "poisson",

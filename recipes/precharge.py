@@ -276,6 +276,9 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     group.add_argument("--max-delay", type=int, default=100, help="longest delay of the read-out")
     group.add_argument("--delay-step", type=int, default=5, help="step of the grid of delays")
     args = parser.parse_args(argv)
+    if args.inputs == "centred":
+        parser.error("argument --inputs: got centred, want unit: the input neurons can not fire for negative pixels")
+    args.inputs = "unit"
     preset_of(args, {"resnet20": HWANG_RESNET20})
     if args.model == "resnet20":
         args.constraint = 1  # a ReLU at every junction, and no convolutions in front
