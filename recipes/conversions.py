@@ -55,7 +55,7 @@ OURS: dict[str, Conversion] = {
     "data-norm, maximum, pre-charge 0.5": _ours(method="data-norm", precharge=0.5),
     "data-norm 99.9 %, pre-charge 0.5": _ours(method="data-norm", percentile=99.9, precharge=0.5),
     "data-norm 99.9 % per channel, pre-charge 0.5": _ours(
-        method="data-norm", percentile=99.9, per_channel=True, precharge=0.5
+        method="data-norm", percentile=99.9, channel_wise=True, precharge=0.5
     ),
     "data-norm 99.9 %, pre-charge optimised": _ours(method="data-norm", percentile=99.9, precharge="optimize"),
     "Spike-Norm": _ours(method="spike-norm", reset="subtract", time_steps=100),

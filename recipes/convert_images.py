@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import functools
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -43,6 +44,7 @@ from .train_analog import (
 __all__ = ["EXPERIMENTS", "constraints", "main", "methods", "normalisation", "parse_arguments"]
 
 EXPERIMENTS = ("normalisation", "constraints", "methods")
+METHODS = {**RIVALS, **OURS}
 MODELS = ("vgg16", *RESNETS)
 # Horizon and images of the evaluations, and steps of the thresholds' search.
 HORIZONS: dict[str, dict[str, Any]] = {
@@ -80,7 +82,9 @@ class Pretrained:
             net = torchvision.models.get_model(args.model, weights=None, num_classes=classes)
             net.load_state_dict(state)
         self.net, self.args = net.to(args.device).eval(), args
-        self.data = ImageFolders(args.data_dir, weights.transforms(), args.device)
+        size = {} if args.image_size is None else {"crop_size": args.image_size, "resize_size": args.image_size}
+        transform = functools.partial(weights.transforms.func, **{**weights.transforms.keywords, **size})()
+        self.data = ImageFolders(args.data_dir, transform, args.device)
         self.title = f"{args.model}, torchvision"
 
     def loader(self, part: str, images: int | None = None, batch_size: int = 50) -> Iterable[Any]:
@@ -104,7 +108,7 @@ def normalisation(analog: Trained | Pretrained, evaluations: Evaluations, args: 
             lines.append([name, reset, *_errors(runs), ratio, *_paper(args, kind)])
             if reset == args.resets[0]:
                 kept[name] = runs[0]
-                thresholds[name] = [layer["threshold"] for layer in notes["layers"]]
+                thresholds[name] = [layer["relative_threshold"] or layer["threshold"] for layer in notes["layers"]]
     title = f"{analog.title}, {analog.data.name}"
     save(plots.accuracy_over_time(kept, title), args.out / "normalisation.png")
     save(plots.by_depth(kept, thresholds, title), args.out / "depth.png")
@@ -147,7 +151,8 @@ def methods(analog: Trained | Pretrained, evaluations: Evaluations, args: argpar
     """Convert one net in every way, with a constant input and a linear read-out; return a section of the page."""
     found: dict[str, Evaluation] = {}
     lines, levels = [], (99.0, 99.5, 99.9)
-    for name, conversion in {**RIVALS, **OURS}.items():
+    for name in args.methods:
+        conversion = METHODS[name]
         calibration = list(analog.loader("train", args.calibration_images))
         settings = _settings(analog, args) | {"method": name}
         evaluation, _ = evaluations.get(
@@ -253,6 +258,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     group.add_argument("--time-steps", type=int, help="T under constant input")
     group.add_argument("--poisson-steps", type=int, help="T under Poisson input, and of Spike-Norm")
     group.add_argument("--poisson-seeds", type=int, nargs="+", help="runs under Poisson input")
+    group.add_argument("--methods", choices=METHODS, nargs="+", default=list(METHODS), metavar="NAME", help="by name")
+    group.add_argument("--image-size", type=int, help="of --data imagenet (default: that of the weights)")
     group.add_argument("--resets", choices=("zero", "subtract"), nargs="+", default=["zero", "subtract"])
     args = parser.parse_args(argv)
     preset_of(args)

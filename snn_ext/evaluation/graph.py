@@ -13,7 +13,7 @@ from .simulation import emits_spikes
 
 __all__ = [
     "CONVOLUTIONS", "TRANSPOSED_CONVOLUTIONS", "WEIGHTED", "AnalogTwin", "Recorder", "as_graph", "event_sources",
-    "is_max_pool", "is_spiking", "module_of", "origins",
+    "is_delay", "is_max_pool", "is_spiking", "module_of", "origins",
 ]  # fmt: skip
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -93,6 +93,11 @@ def module_of(graph: fx.GraphModule, node: fx.Node) -> nn.Module | None:
     return graph.get_submodule(str(node.target)) if node.op == "call_module" else None
 
 
+def is_delay(module: nn.Module | None) -> bool:
+    """Whether a module has a state and emits no spikes of its own: it passes on what it got, perhaps later."""
+    return bool(getattr(module, "_memories", None)) and not emits_spikes(module)
+
+
 def is_max_pool(module: nn.Module | None) -> bool:
     """Whether a module pools by the maximum."""
     return isinstance(module, MAX_POOLS)
@@ -127,6 +132,8 @@ class AnalogTwin(fx.Interpreter):
         module = self.fetch_attr(target)
         if is_max_pool(module):  # of spikes or of values, the rule for values is the same
             return next(kind for kind in MAX_POOLS if isinstance(module, kind)).forward(module, args[0])
+        if is_delay(module):
+            return args[0]
         if not is_spiking(module):
             return super().call_module(target, args, kwargs)
         self.activations[str(target)], output = _transfer(module, args[0])

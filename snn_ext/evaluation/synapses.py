@@ -18,6 +18,7 @@ from .graph import (
     WEIGHTED,
     Recorder,
     event_sources,
+    is_delay,
     is_max_pool,
     is_spiking,
     module_of,
@@ -149,6 +150,8 @@ def _connections(
 ) -> Callable[[Tensor], Tensor]:
     """Return an operation without weights as a linear function of one input, with 1 wherever the two are connected."""
     module = module_of(graph, user)
+    if is_delay(module):
+        return lambda x: x
     if isinstance(module, _AVERAGES):
         return _sum_pooling(module.kernel_size, module.stride, module.padding, module.ceil_mode, values[node].ndim - 2)
     kwargs: dict[str, Any] = {key: value for key, value in user.kwargs.items() if key != "input"}
