@@ -20,10 +20,10 @@ from typing import Any
 
 import torch
 from matplotlib.figure import Figure
-from snn_ext.conversion import optimize_precharge
 from torch import nn
 
 from snn_ext import convert
+from snn_ext.conversion import lower_thresholds, optimize_precharge
 from snn_ext.evaluation import Evaluation, best_delay, delay_regimes
 from snn_ext.evaluation import plots as evaluation_plots
 from snn_ext.functional import soft_reset_if
@@ -35,7 +35,7 @@ from .pages import latency, provenance, reduction, table
 from .plots import save
 from .train_analog import HWANG_RESNET20, Trained, add_analog_arguments, check_analog_arguments, preset_of, trained
 
-__all__ = ["lowered_threshold", "main", "one_neuron", "parse_arguments", "report"]
+__all__ = ["main", "one_neuron", "parse_arguments", "report"]
 
 MODELS = ("net1", "net2", "resnet20")
 LEVELS = (99.0, 99.5, 99.9)
@@ -79,11 +79,14 @@ def report(analog: Trained, evaluations: Evaluations, args: argparse.Namespace) 
         )  # fmt: skip
         return evaluation
 
-    def converted(precharge: float = 0.0) -> nn.Module:
-        return convert(
+    def converted(precharge: float = 0.0, factor: float = 1.0) -> nn.Module:
+        snn = convert(
             analog.net, analog.loader("train", args.calibration_images), method="data-norm", encoder="if",
             readout="spikes", precharge=precharge,
         )  # fmt: skip
+        if factor != 1:
+            lower_thresholds(snn, factor)
+        return snn
 
     by_layer: list[list[float]] = []
 
@@ -98,7 +101,7 @@ def report(analog: Trained, evaluations: Evaluations, args: argparse.Namespace) 
     swept = {f"pre-charge {v:g}": measure(f"precharge {v:g}", lambda v=v: converted(v), precharge=v) for v in GLOBAL}
     lowered = {
         f"threshold x {factor:g}": measure(
-            f"threshold {factor:g}", lambda f=factor: lowered_threshold(converted(), f), threshold=factor
+            f"threshold {factor:g}", lambda f=factor: converted(factor=f), threshold=factor
         )
         for factor in LOWERED
     }
@@ -143,17 +146,6 @@ def report(analog: Trained, evaluations: Evaluations, args: argparse.Namespace) 
         f"{args.search_images} images, {args.search_steps} steps. The paper: {PAPER_TREND[args.model]}.\n\n"
         f"{table(lines, header)}\n\nRegimes of the delay (99.0 %):\n\n{delayed}\n\n{agreement}\n"
     )
-
-
-def lowered_threshold(snn: nn.Module, factor: float) -> nn.Module:
-    """Multiply every threshold of a net by a factor, the rival of pre-charge that leaves an error for ever."""
-    for module in snn.modules():
-        threshold = getattr(module, "v_threshold", None)
-        if isinstance(threshold, torch.Tensor):
-            threshold.data.mul_(factor)
-        elif isinstance(threshold, float):
-            module.v_threshold = factor * threshold
-    return snn
 
 
 def one_neuron(time_steps: int = 255, activations: int = 512) -> Figure:

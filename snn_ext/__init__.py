@@ -3,10 +3,28 @@
 Importing this package needs torch alone; ``snn_ext.spikingjelly`` and ``snn_ext.snntorch`` import their host.
 """
 
-from .evaluation import evaluate
+from typing import TYPE_CHECKING, Any
+
 from .recording import record_inputs
 from .registration import register, unregister
 from .replacement import replace_neurons
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "evaluate", "record_inputs", "register", "replace_neurons", "unregister"]
+__all__ = ["__version__", "convert", "evaluate", "record_inputs", "register", "replace_neurons", "unregister"]
+
+if TYPE_CHECKING:
+    from .conversion import convert
+    from .evaluation import evaluate
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is large, or needs a host, when it is first asked for."""
+    if name == "convert":
+        from .conversion import convert
+
+        return convert
+    if name == "evaluate":
+        from .evaluation import evaluate
+
+        return evaluate
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

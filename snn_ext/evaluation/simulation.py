@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,7 +15,7 @@ from .._errors import bad_type, bad_value, check_count
 from ..replacement import is_neuron
 from .trains import SpikeTrain
 
-__all__ = ["Observer", "Program", "Simulation", "emits_spikes", "run_sequence"]
+__all__ = ["Observer", "Program", "Simulation", "as_graph", "emits_spikes", "run_sequence", "spike_value"]
 
 Observer = Callable[[str, nn.Module, Tensor], None]
 """``observe(name, module, spikes)``: the 0/1 spikes ``[T', N, ...]`` of one layer in the next T' steps."""
@@ -67,7 +67,7 @@ class Simulation:
             check_count("chunk", chunk)
         check_count("memory", memory)
         self.net, self.chunk, self.memory = net, chunk, memory
-        self.graph = net if isinstance(net, fx.GraphModule) else _trace(net)
+        self.graph = as_graph(net)
         self._bytes_a_step: dict[tuple[int, ...], float] = {}
 
     def run(self, x: Tensor, time_steps: int, observe: Observer | None = None) -> Iterator[Tensor]:
@@ -125,6 +125,20 @@ class Simulation:
                 steps = min(step, time_steps - start)
                 known = {node: train.read(start, start + steps).flatten(0, 1) for node, train in trains.items()}
                 yield program.chunk(constants, known, steps, len(x), _carry(states), observe)
+
+    @torch.no_grad()
+    def neuron(
+        self, node: fx.Node, currents: Iterable[Tensor], states: dict[fx.Node, tuple[Any, ...]] | None = None
+    ) -> Iterator[Tensor]:
+        """Yield the output of one layer of neurons for a current that comes in chunks of time."""
+        call = _carry({} if states is None else states)
+        module = self.graph.get_submodule(str(node.target))
+        for current in currents:
+            yield call(node, module, current)
+
+    def is_constant(self, node: Any) -> bool:
+        """Whether a value is the same at every step: it depends on no neuron."""
+        return node in Program(self.graph, [node]).steady
 
     def _steps(self, program: Program, constants: dict[fx.Node, Any], x: Tensor) -> int:
         """Return how many steps a chunk has."""
@@ -276,6 +290,26 @@ def run_sequence(graph: fx.GraphModule, x_seq: Tensor) -> Tensor:
     return program.chunk(constants, known, steps, samples, lambda node, module, x: module(x))[output.args[0]]
 
 
+def as_graph(net: nn.Module) -> fx.GraphModule:
+    """Return a net as a graph whose leaves are layers and neurons; a converted net is one already."""
+    if isinstance(net, fx.GraphModule):
+        return net
+    try:
+        return fx.GraphModule(net, _LeafTracer().trace(net))
+    except Exception as error:
+        raise ValueError(
+            f"net: got {type(net).__name__}, which can not be traced ({error}), "
+            "want a net whose forward pass does not depend on values"
+        ) from error
+
+
+class _LeafTracer(fx.Tracer):
+    """Traces through containers only."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return is_neuron(m) or not m._modules
+
+
 def emits_spikes(module: nn.Module | None) -> bool:
     """Whether a module's output is a train of spikes: neurons, encoders and poolings of spikes."""
     if module is None or isinstance(module, nn.ReLU):
@@ -336,20 +370,6 @@ def _ancestors(targets: Sequence[Any], known: frozenset[fx.Node]) -> set[fx.Node
     return needed
 
 
-def _trace(net: nn.Module) -> fx.GraphModule:
-    class LeafTracer(fx.Tracer):
-        def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-            return is_neuron(m) or not m._modules
-
-    try:
-        return fx.GraphModule(net, LeafTracer().trace(net))
-    except Exception as error:
-        raise ValueError(
-            f"net: got {type(net).__name__}, which can not be traced ({error}), "
-            "want a net whose forward pass does not depend on values"
-        ) from error
-
-
 def _channels_last(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 and x.device.type == "cpu" else x
 
@@ -364,6 +384,15 @@ def _shape_of(value: Tensor, steps: int) -> Tensor:
     return value.new_empty(1).expand(steps * value.shape[0], *value.shape[1:])
 
 
+def spike_value(module: Any) -> float | Tensor:
+    """Return what a neuron emits when it fires: 1, or its threshold (``p_1``) with a scaled output."""
+    if not getattr(module, "scale_output", False):
+        return 1.0
+    level: Tensor = module.quantizer(torch.zeros(1)).clip_level.detach()
+    return level
+
+
 def _binary(module: nn.Module, spikes: Tensor) -> Tensor:
-    scaled = getattr(module, "scale_output", False)
-    return (spikes != 0).to(spikes.dtype) if scaled else spikes
+    """Return 0/1 spikes: a scaled output without its scale, the signed events of an encoder without their sign."""
+    plain = is_neuron(module) and not getattr(module, "scale_output", False)
+    return spikes if plain else (spikes != 0).to(spikes.dtype)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..ops.layout import dense
+
 __all__ = ["SpikeTrain"]
 
 
@@ -18,16 +20,25 @@ class SpikeTrain:
     >>> train.append(torch.tensor([[[1.0, 0.0, 1.0]], [[0.0, 1.0, 0.0]]]))
     >>> train.read(1, 2), train.nbytes
     (tensor([[[0., 1., 0.]]]), 2)
+
+    Parameters
+    ----------
+    scale : float or Tensor
+        Value of a spike, one element: what is not 0 comes back as this.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, scale: float | Tensor = 1.0) -> None:
+        self._scale = scale
         self._steps: list[Tensor] = []  # a row of bytes for each step
         self._template: Tensor | None = None
 
     def append(self, spikes: Tensor) -> None:
         """Add the spikes of the next steps; all have one shape and one layout in memory."""
+        spikes = dense(spikes)
         if self._template is None:
-            self._template = torch.empty_strided(spikes.shape[1:], spikes.stride()[1:], dtype=spikes.dtype)
+            self._template = torch.empty_strided(
+                spikes.shape[1:], spikes.stride()[1:], dtype=spikes.dtype, device="meta"
+            )
         self._steps.append(_pack(self._in_memory_order(spikes)))
 
     def read(self, start: int, stop: int) -> Tensor:
@@ -35,6 +46,8 @@ class SpikeTrain:
         assert self._template is not None
         rows = torch.cat(_rows(self._steps, start, stop))
         flat = _unpack(rows, self._template.numel(), self._template.dtype)
+        if isinstance(self._scale, Tensor) or self._scale != 1.0:
+            flat *= self._scale
         return flat.as_strided((len(rows), *self._template.shape), (flat.stride(0), *self._template.stride()))
 
     def __len__(self) -> int:
@@ -48,7 +61,8 @@ class SpikeTrain:
     def _in_memory_order(self, spikes: Tensor) -> Tensor:
         assert self._template is not None
         like = (self._template.numel(), *self._template.stride())
-        spikes = torch.empty_strided(spikes.shape, like, dtype=spikes.dtype).copy_(spikes)
+        if spikes.stride() != like:
+            spikes = torch.empty_strided(spikes.shape, like, dtype=spikes.dtype, device=spikes.device).copy_(spikes)
         return spikes.as_strided((len(spikes), like[0]), (like[0], 1))
 
 
@@ -63,7 +77,7 @@ def _rows(chunks: list[Tensor], start: int, stop: int) -> list[Tensor]:
 
 
 def _pack(flat: Tensor) -> Tensor:
-    bits = torch.nn.functional.pad(flat.to(torch.uint8), (0, -flat.shape[1] % 8)).unflatten(1, (-1, 8))
+    bits = torch.nn.functional.pad((flat != 0).to(torch.uint8), (0, -flat.shape[1] % 8)).unflatten(1, (-1, 8))
     packed = bits[..., 0].clone()
     for position in range(1, 8):
         packed |= bits[..., position] << position

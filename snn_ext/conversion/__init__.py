@@ -1,0 +1,34 @@
+"""Conversion of trained ReLU nets to spiking ones; needs SpikingJelly."""
+
+from .convert import convert
+from .diagnosis import LayerDiagnosis, diagnose
+from .modules import PoissonEncoder, Scale, SpikeMaxPool1d, SpikeMaxPool2d, SpikeMaxPool3d
+from .net import ConvertedNet
+from .phased import PhasedIFNode
+from .precharge import lower_thresholds, optimize_precharge
+from .quantized import QuantizedReLU
+from .recipes import ConversionRecipe, DataNormRecipe, SpikeNormRecipe
+from .report import LayerReport, Report
+from .scales import fold_scales
+
+__all__ = [
+    "ConversionRecipe",
+    "ConvertedNet",
+    "DataNormRecipe",
+    "LayerDiagnosis",
+    "LayerReport",
+    "PhasedIFNode",
+    "PoissonEncoder",
+    "QuantizedReLU",
+    "Report",
+    "Scale",
+    "SpikeMaxPool1d",
+    "SpikeMaxPool2d",
+    "SpikeMaxPool3d",
+    "SpikeNormRecipe",
+    "convert",
+    "diagnose",
+    "fold_scales",
+    "lower_thresholds",
+    "optimize_precharge",
+]

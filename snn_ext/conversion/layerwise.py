@@ -1,0 +1,112 @@
+"""Going through the layers of a spiking net one by one, with the spike trains of the finished ones at hand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from torch import Tensor, fx
+
+from ..evaluation.simulation import Simulation, spike_value
+from ..evaluation.trains import SpikeTrain
+from ..replacement import is_neuron
+
+__all__ = ["Layerwise"]
+
+
+class Layerwise:
+    """Visits the layers of neurons in the order of the forward pass; the cost is linear in depth.
+
+    The spike trains of finished layers are kept, eight spikes to a byte, as long as a layer needs them and ``memory``
+    allows; one that can not be kept is computed anew from those before it. The current into the layer that is visited
+    is kept as well, if there is room, for it is gone through more than once.
+
+    Parameters
+    ----------
+    net : fx.GraphModule
+        A spiking net whose neurons may be changed while they are visited, not later.
+    batches : sequence of Tensor
+        Its inputs.
+    time_steps : int
+        T.
+    memory : int
+        Bytes for spike trains, and for the current into one layer.
+    """
+
+    def __init__(self, net: fx.GraphModule, batches: Sequence[Tensor], time_steps: int, memory: int = 1 << 30) -> None:
+        self.net, self.batches, self.time_steps, self.memory = net, batches, time_steps, memory
+        self._simulation = Simulation(net, memory=memory)
+        self._trains: list[dict[fx.Node, SpikeTrain]] = [{} for _ in batches]
+        self._current: dict[int, list[Tensor]] = {}
+        self._node: fx.Node | None = None
+
+    def layers(self) -> list[fx.Node]:
+        """Return the nodes of the graph that are layers of neurons, in the order of the forward pass."""
+        return [node for node in self.net.graph.nodes if self._is_layer(node)]
+
+    def current(self, node: fx.Node, batch: int) -> Iterator[Tensor]:
+        """Yield the current into a layer for one batch, ``[T', N, ...]``, chunk after chunk."""
+        if node is not self._node:
+            self._node, self._current = node, {}
+        if batch in self._current:
+            yield from self._current[batch]
+            return
+        source, kept = node.args[0], []
+        room = self.memory - sum(c.numel() * 4 for chunks in self._current.values() for c in chunks)
+        for values in self._simulation.stream(self.batches[batch], self.time_steps, [source], self._trains[batch]):
+            chunk = values[source]  # type: ignore[index]
+            room -= chunk.untyped_storage().nbytes()
+            kept = [*kept, chunk] if room >= 0 else []
+            yield chunk
+        if room >= 0:
+            self._current[batch] = kept
+
+    def is_constant(self, node: fx.Node) -> bool:
+        """Whether the current into a layer is the same at every step."""
+        return self._simulation.is_constant(node.args[0])
+
+    def finish(self, node: fx.Node) -> Iterator[tuple[int, Tensor]]:
+        """Run a layer as its neurons are now, keep its spike trains, and yield each batch's chunks of spikes."""
+        for batch in range(len(self.batches)):
+            train: SpikeTrain | None = SpikeTrain(spike_value(self.net.get_submodule(str(node.target))))
+            for spikes in self._simulation.neuron(node, self.current(node, batch)):
+                if train is not None:
+                    train.append(spikes)
+                    if self._nbytes() + train.nbytes > self.memory:
+                        train = None
+                yield batch, spikes
+            if train is not None:
+                self._trains[batch][node] = train
+        self._current = {}
+        self._release(node)
+
+    def _nbytes(self) -> int:
+        return sum(train.nbytes for trains in self._trains for train in trains.values())
+
+    def _release(self, finished: fx.Node) -> None:
+        """Drop the trains that no later layer is fed by."""
+        order = list(self.net.graph.nodes)
+        later = [n for n in order[order.index(finished) + 1 :] if n.op == "output" or self._is_layer(n)]
+        for trains in self._trains:
+            needed, stack = set[fx.Node](), list(later)
+            while stack:
+                for source in _sources(self.net, stack.pop()) - needed:
+                    needed.add(source)
+                    if source not in trains:  # it will be computed from its own sources
+                        stack.append(source)
+            for node in [n for n in trains if n not in needed]:
+                del trains[node]
+
+    def _is_layer(self, node: fx.Node) -> bool:
+        return node.op == "call_module" and is_neuron(self.net.get_submodule(str(node.target)))
+
+
+def _sources(net: fx.GraphModule, node: fx.Node) -> set[fx.Node]:
+    """Return the layers of neurons from which a node is reached without passing another one."""
+    found, stack = set[fx.Node](), list(node.all_input_nodes)
+    while stack:
+        source = stack.pop()
+        if source.op == "call_module" and is_neuron(net.get_submodule(str(source.target))):
+            found.add(source)
+        else:
+            stack.extend(source.all_input_nodes)
+    return found

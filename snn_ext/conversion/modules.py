@@ -1,0 +1,192 @@
+"""Modules of converted nets that are not neurons: encoding, pooling of spikes, synapses with a scale."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from spikingjelly.activation_based import base
+from torch import Tensor, nn
+
+from ..functional import state_dtype
+
+__all__ = ["PoissonEncoder", "Scale", "SpikeMaxPool1d", "SpikeMaxPool2d", "SpikeMaxPool3d"]
+
+States = tuple[Any, ...]
+
+
+class Scale(nn.Module):
+    """A synapse of its own: ``weight * x + bias``, one number or one per channel (dim 1).
+
+    It stands where a scale can be folded into no weight, as in an identity shortcut, and for a batch norm with no
+    layer before it.
+
+    Examples
+    --------
+    >>> import torch
+    >>> Scale(torch.tensor([2.0]))(torch.ones(1, 3))
+    tensor([[2., 2., 2.]])
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
+        super().__init__()
+        self.register_buffer("weight", weight.detach().clone().reshape(-1))
+        self.register_buffer("bias", None if bias is None else bias.detach().clone().reshape(-1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x * _per_channel(self.weight, x.ndim)
+        return y if self.bias is None else y + _per_channel(self.bias, x.ndim)
+
+    def extra_repr(self) -> str:
+        weight = self.weight.tolist()
+        return f"{weight[0]:.4g}" if len(weight) == 1 else f"{len(weight)} channels"
+
+
+def _per_channel(value: Tensor, ndim: int) -> Tensor:
+    return value.reshape(()) if len(value) == 1 else value.reshape(-1, *[1] * (ndim - 2))
+
+
+class _SpikeMaxPool(base.MemoryModule):
+    """The state of a max pooling of spikes; the geometry is that of the ``torch.nn`` class beside it."""
+
+    emits_spikes = True
+    _pool: Callable[[Tensor], Tensor]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_memory("count", 0.0)
+
+    @classmethod
+    def like(cls, pool: Any) -> _SpikeMaxPool:
+        """Return the pooling of spikes with the geometry of a pooling of values."""
+        return cls(pool.kernel_size, pool.stride, pool.padding, pool.dilation, ceil_mode=pool.ceil_mode)  # type: ignore
+
+    def materialize_states(self, inputs: tuple[Tensor, ...], states: States, step_mode: str) -> States:
+        x = inputs[0][0] if step_mode == "m" else inputs[0]
+        count = states[0]
+        if not isinstance(count, Tensor) or count.shape != x.shape:
+            count = torch.zeros_like(x, dtype=state_dtype(x.dtype))
+        return (count.to(x.device),)
+
+    def single_step_functional_forward(
+        self, inputs: tuple[Tensor, ...], states: States, **kwargs: object
+    ) -> tuple[tuple[Tensor, ...], States]:
+        (spike_seq,), states = self.multi_step_functional_forward((inputs[0].unsqueeze(0),), states)
+        return (spike_seq[0],), states
+
+    def multi_step_functional_forward(
+        self, inputs: tuple[Tensor, ...], states: States, **kwargs: object
+    ) -> tuple[tuple[Tensor, ...], States]:
+        """Pool a sequence: ``((x_seq,), (count,)) -> ((spike_seq,), (count,))``."""
+        x_seq, count = inputs[0], states[0]
+        counts = torch.cat((count.unsqueeze(0), x_seq.to(count.dtype))).cumsum(0)
+        maxima = self._pool(counts.flatten(0, 1)).unflatten(0, counts.shape[:2])
+        return (maxima.diff(dim=0).to(x_seq.dtype),), (counts[-1],)
+
+
+class SpikeMaxPool1d(nn.MaxPool1d, _SpikeMaxPool):
+    """Exact max pooling of spikes over ``[N, C, L]``, by the rule of :class:`SpikeMaxPool2d`."""
+
+    _pool, forward = nn.MaxPool1d.forward, base.MemoryModule.forward
+
+
+class SpikeMaxPool2d(nn.MaxPool2d, _SpikeMaxPool):
+    """Exact max pooling of spikes: the increment of the running maximum of the cumulative counts in each window.
+
+    A count rises by at most one a step, so the output is 0 or 1, and after every step its sum is the maximum of the
+    counts. To let the maximum of the spikes themselves pass would add up the spikes of several neurons.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from torch import nn
+    >>> pool = SpikeMaxPool2d.like(nn.MaxPool2d((1, 2)))
+    >>> one, other = torch.tensor([[[[1.0, 0.0]]]]), torch.tensor([[[[0.0, 1.0]]]])
+    >>> [pool(x).item() for x in (one, other, other)]         # the counts are (1, 0), (1, 1), (1, 2)
+    [1.0, 0.0, 1.0]
+    """
+
+    _pool, forward = nn.MaxPool2d.forward, base.MemoryModule.forward
+
+
+class SpikeMaxPool3d(nn.MaxPool3d, _SpikeMaxPool):
+    """Exact max pooling of spikes over ``[N, C, D, H, W]``, by the rule of :class:`SpikeMaxPool2d`."""
+
+    _pool, forward = nn.MaxPool3d.forward, base.MemoryModule.forward
+
+
+class PoissonEncoder(base.MemoryModule):
+    """Bernoulli events with the sign of the input: ``sign(x)`` where a uniform number is below ``|x|``, else 0.
+
+    The random numbers depend on the seed, the step, the element and the sample itself, by a counter and a hash: one
+    sample gives the same train in any batch, order, chunk of time and step mode, and on any device.
+
+    Parameters
+    ----------
+    seed : int
+        Other seeds give independent trains.
+
+    Notes
+    -----
+    Source: Sengupta et al. 2019. ``|x| > 1`` saturates at one event a step.
+
+    Examples
+    --------
+    >>> import torch
+    >>> encoder = PoissonEncoder(seed=0)
+    >>> encoder.step_mode = "m"
+    >>> train = encoder(torch.tensor([[0.25, -0.5, 0.0, 2.0]]).expand(1000, 1, 4))
+    >>> train.mean(0)
+    tensor([[ 0.2370, -0.5110,  0.0000,  1.0000]])
+    """
+
+    emits_spikes = True
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__()
+        self.seed = seed
+        self.register_memory("t", 0)
+
+    def single_step_functional_forward(
+        self, inputs: tuple[Tensor, ...], states: States, **kwargs: object
+    ) -> tuple[tuple[Tensor, ...], States]:
+        """Draw the events of one step: ``((x,), (t,)) -> ((events,), (t + 1,))``."""
+        x, t = inputs[0], states[0]
+        u = _uniform(_sample_keys(x), x[0].numel(), self.seed, t).reshape(x.shape)
+        return (torch.sign(x) * (u < x.abs()).to(x.dtype),), (t + 1,)
+
+    def extra_repr(self) -> str:
+        return f"seed={self.seed}, step_mode={self.step_mode}"
+
+
+# 64-bit arithmetic that wraps around; the constants are those of SplitMix64 (public domain, S. Vigna), as signed ints.
+_GAMMA, _MIX_1, _MIX_2 = 0x9E3779B97F4A7C15 - (1 << 64), 0xBF58476D1CE4E5B9 - (1 << 64), 0x94D049BB133111EB - (1 << 64)
+
+
+def _sample_keys(x: Tensor) -> Tensor:
+    """Return one 64-bit number for each sample, from its content."""
+    bits = x.detach().float().reshape(len(x), -1).contiguous().view(torch.int32).long()
+    position = torch.arange(1, bits.shape[1] + 1, device=x.device) * _GAMMA
+    return _mix(_mix(bits + position).sum(1))
+
+
+def _uniform(keys: Tensor, size: int, seed: int, t: int) -> Tensor:
+    """Return ``[N, size]`` numbers in [0, 1) with 24 random bits."""
+    stream = _mix(torch.tensor(seed, device=keys.device) * _GAMMA + t)
+    counter = torch.arange(1, size + 1, device=keys.device) * _GAMMA
+    return (_mix(_mix(keys + stream).unsqueeze(1) + counter) >> 40 & 0xFFFFFF).float() / (1 << 24)
+
+
+def _mix(z: Tensor) -> Tensor:
+    z = (z ^ _shift(z, 30)) * _MIX_1
+    z = (z ^ _shift(z, 27)) * _MIX_2
+    return z ^ _shift(z, 31)
+
+
+def _shift(z: Tensor, bits: int) -> Tensor:
+    """Shift right without the sign."""
+    return z >> bits & ((1 << (64 - bits)) - 1)

@@ -1,0 +1,112 @@
+"""The converted net: a graph of layers and neurons that runs step by step or over a whole sequence."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from spikingjelly.activation_based import base
+from torch import Tensor, fx, nn
+
+from ..evaluation.simulation import run_sequence
+from .report import Report
+
+__all__ = ["ConvertedNet"]
+
+_KEPT = ("report", "schedule", "time_steps", "clips", "_step_mode")
+
+
+class ConvertedNet(fx.GraphModule, base.StepModule):
+    """A spiking net as a ``torch.fx`` graph of plain ``torch.nn`` layers and SpikingJelly neurons.
+
+    In step mode "s" it takes one step, ``[N, ...]``, in "m" a sequence ``[T, N, ...]``: stateless layers then see time
+    flattened into the batch. Give it the same input at every step, and reset it before each sample
+    (``spikingjelly.activation_based.functional.reset_net``). The mean of its output over time approaches the output of
+    the analog net, in that net's units.
+
+    Attributes
+    ----------
+    report : Report
+        A list of :class:`LayerReport`, one for each layer of neurons; it travels with pickles and state dicts.
+    schedule : {"streaming", "phased"}
+        "phased" needs ``latency`` steps for its answer, not fewer and not more.
+    time_steps : int or None
+        The T of the conversion.
+    clips : dict of str to float
+        Where an activation was clipped: its largest value in units of the threshold.
+    """
+
+    report: Report
+    schedule: str
+    time_steps: int | None
+    clips: dict[str, float]
+
+    def __init__(self, root: nn.Module | dict[str, Any], graph: fx.Graph, class_name: str = "ConvertedNet") -> None:
+        self._step_mode = "s"
+        super().__init__(root, graph, class_name)
+        self.report, self.schedule, self.time_steps, self.clips = Report(), "streaming", None, {}
+
+    @property
+    def step_mode(self) -> str:
+        """``"s"`` for one step ``[N, ...]``, ``"m"`` for a sequence ``[T, N, ...]``."""
+        return self._step_mode
+
+    @step_mode.setter
+    def step_mode(self, value: str) -> None:
+        base.StepModule.step_mode.fset(self, value)  # type: ignore[attr-defined]
+        for module in self.modules():
+            if module is not self and isinstance(module, base.MemoryModule):
+                module.step_mode = value
+
+    @property
+    def latency(self) -> int | None:
+        """Steps until the answer is complete; ``None`` for the streaming schedule, whose answer improves with time."""
+        if self.schedule == "streaming":
+            return None
+        return max(getattr(m, "phases", 0) for m in self.modules()) * (self.time_steps or 0)
+
+    def recompile(self) -> Any:
+        """Generate the code of one step, and put the choice of the step mode in front."""
+        code = super().recompile()
+        cls: Any = type(self)
+        if cls.forward is not ConvertedNet._forward:
+            cls.single_step_forward, cls.forward = cls.forward, ConvertedNet._forward
+        return code
+
+    def _forward(self, x: Tensor) -> Any:
+        if self._step_mode == "s":
+            return self.single_step_forward(x)  # type: ignore[operator]
+        return run_sequence(self, x)
+
+    # The report travels as bytes in a tensor: what reads state dicts expects tensors.
+
+    def get_extra_state(self) -> Tensor:
+        return torch.tensor(list(self.report.to_json().encode()), dtype=torch.uint8)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        self.report = Report.from_json(bytes(state.tolist()).decode())
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> ConvertedNet:
+        twin = super().__deepcopy__(memo)
+        return _with(twin, {name: copy.deepcopy(getattr(self, name), memo) for name in _KEPT})
+
+    def _deepcopy_init(self) -> Any:
+        return ConvertedNet.__init__
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        build, arguments = super().__reduce__()
+        return _restore, (build, arguments, {name: getattr(self, name) for name in _KEPT})
+
+
+def _restore(build: Any, arguments: tuple[Any, ...], kept: dict[str, Any]) -> ConvertedNet:
+    plain = build(*arguments)
+    net = ConvertedNet(plain, plain.graph)
+    net.train(plain.training)
+    return _with(net, kept)
+
+
+def _with(net: Any, kept: dict[str, Any]) -> ConvertedNet:
+    for name, value in kept.items():
+        object.__setattr__(net, name, value)
+    return net

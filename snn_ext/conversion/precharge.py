@@ -1,0 +1,187 @@
+"""Pre-charged membrane potentials: the search for them, layer by layer, and the baselines beside it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from .._errors import bad_type, bad_value, check_count, check_real
+from .._soft_reset_neuron import SoftResetNeuron
+from .analog import AnalogTwin, activations_of
+from .batches import Batches
+from .layerwise import Layerwise
+from .net import ConvertedNet
+
+__all__ = ["lower_thresholds", "optimize_precharge", "precharge_errors"]
+
+
+@torch.no_grad()
+def optimize_precharge(
+    snn: ConvertedNet,
+    ann: nn.Module | None,
+    loader: Any,
+    *,
+    time_steps: int = 255,
+    candidates: int = 51,
+    memory: int = 1 << 30,
+) -> list[float]:
+    r"""Find the pre-charge of one layer after the other, and set it.
+
+    For each layer l the candidate in ``linspace(0, 0.5, candidates)`` with the smallest
+
+    .. math:: J_l(v) = \sum_{t=1}^{T} \left\langle [r^l(t; v) - a^l]^2 \right\rangle
+
+    is taken, with :math:`r` the rates up to step t, :math:`a` the normalised activations of the analog net, and the
+    layers before l at the pre-charges already found. All candidates run in one pass over the current into the layer.
+
+    Parameters
+    ----------
+    snn : ConvertedNet
+        Of the streaming schedule; its pre-charges are replaced, those of quantised activations too.
+    ann : nn.Module or None
+        The net it was converted from; ``None`` takes the spiking net's own graph with rectifiers for neurons.
+    loader : Tensor, iterable or callable
+        Inputs, as for :func:`snn_ext.convert`.
+    time_steps : int
+        T.
+    candidates : int
+        Number of values, 0 and 0.5 included.
+    memory : int
+        Bytes for spike trains.
+
+    Returns
+    -------
+    list of float
+        The pre-charge of each layer in units of its threshold, in the order of ``snn.report``.
+
+    Notes
+    -----
+    Source: Hwang et al. 2021, algorithm 1 and equation 6.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from torch import nn
+    >>> import snn_ext
+    >>> from snn_ext.conversion import optimize_precharge
+    >>> ann, x = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)), torch.rand(64, 4)
+    >>> snn = snn_ext.convert(ann, x, method="data-norm")
+    >>> len(optimize_precharge(snn, ann, x, time_steps=32))
+    1
+    """
+    if not isinstance(snn, ConvertedNet):
+        bad_type("snn", snn, "a converted net")
+    if snn.schedule != "streaming":
+        bad_value("snn", f"the schedule {snn.schedule!r}", "'streaming': the phased one is exact as it is")
+    if ann is not None and not isinstance(ann, nn.Module):
+        bad_type("ann", ann, "an nn.Module, or None")
+    check_count("time_steps", time_steps)
+    if check_count("candidates", candidates) < 2:
+        bad_value("candidates", candidates, "at least 2")
+    batches = list(Batches(loader, _device(snn)))
+    values = torch.linspace(0.0, 0.5, candidates)
+    analog = AnalogTwin(snn)
+    targets = [analog.activations(x) if ann is None else activations_of(ann, snn, x) for x in batches]
+    layers = Layerwise(snn, batches, time_steps, memory)
+    found: list[float] = []
+    for node in layers.layers():
+        neuron: Any = snn.get_submodule(str(node.target))
+        errors = torch.zeros(candidates, dtype=torch.float64)
+        for batch, activations in enumerate(targets):
+            errors += precharge_errors(layers, node, batch, neuron, activations[str(node.target)], values)
+        best = float(values[int(errors.argmin())])
+        neuron.v_init = torch.full_like(neuron.v_init[:1], best)
+        found.append(best)
+        for _ in layers.finish(node):
+            pass
+    for layer, value in zip(snn.report, found, strict=True):
+        layer.precharge = value
+    return found
+
+
+def precharge_errors(
+    layers: Layerwise, node: fx.Node, batch: int, neuron: SoftResetNeuron, activation: Tensor, values: Tensor
+) -> Tensor:
+    """Return for each candidate the squared error of the rates, averaged over neurons and summed over time."""
+    errors, search, time = torch.zeros(len(values), dtype=torch.float64), None, 0
+    for current in layers.current(node, batch):
+        if search is None:
+            search = _Candidates(neuron, current, activation, values)
+        errors += search.advance(current, time)
+        time += len(current)
+    return errors / len(activation[0].flatten()) / sum(map(len, layers.batches))
+
+
+# Candidates times neurons that are advanced at a time: the state stays in the second-level cache.
+_BLOCK = 49_152
+
+
+class _Candidates:
+    """One layer at all pre-charges at once: the neuron's own arithmetic, with a row of states for each candidate."""
+
+    def __init__(self, neuron: Any, current: Tensor, activation: Tensor, values: Tensor) -> None:
+        theta = neuron.quantizer(current).thresholds
+        if len(theta) > 1:
+            bad_value("snn", "a neuron with a threshold for each step", "neurons with one threshold")
+        self.theta, self.zero = theta.reshape(()), neuron._reset_kind() == "zero"
+        self.fires = torch.ge if neuron.fire_at_threshold else torch.gt
+        self.activation = activation.flatten().to(theta.dtype)
+        start = (values.to(theta) * self.theta).unsqueeze(1)
+        self.v = start.expand(-1, self.activation.numel()).contiguous()
+        self.count = torch.zeros_like(self.v)
+
+    def advance(self, current: Tensor, time: int) -> Tensor:
+        """Integrate a chunk; return the sum of squared errors over its steps and neurons."""
+        rows, size = current.flatten(1), self.activation.numel()
+        errors = torch.zeros(len(self.v), dtype=torch.float64)
+        width = max(1, _BLOCK // len(self.v))
+        for start in range(0, size, width):
+            block = slice(start, min(start + width, size))
+            v, count, a = self.v[:, block].contiguous(), self.count[:, block].contiguous(), self.activation[block]
+            spike, gap = torch.empty_like(v), torch.empty_like(v)
+            for step, x in enumerate(rows[:, block], time + 1):
+                v += x
+                self.fires(v, self.theta, out=spike)
+                if self.zero:
+                    v.masked_fill_(spike != 0, 0.0)
+                else:
+                    v.addcmul_(spike, self.theta, value=-1.0)
+                count += spike
+                torch.mul(count, 1.0 / step, out=gap).sub_(a)
+                errors += torch.linalg.vector_norm(gap, dim=1).double().square().cpu()
+            self.v[:, block], self.count[:, block] = v, count
+        return errors
+
+
+def lower_thresholds(snn: ConvertedNet, factor: float) -> None:
+    """Multiply all thresholds in place, without a change of the weights: the baseline beside pre-charge.
+
+    Neurons then fire earlier, but their rates stay wrong for ever: too high by ``1 / factor``.
+
+    Parameters
+    ----------
+    snn : ConvertedNet
+        Changed in place, with its report.
+    factor : float
+        In (0, 1].
+
+    Notes
+    -----
+    Source: Hwang et al. 2021, who set it against the pre-charged membrane potential.
+    """
+    if not isinstance(snn, ConvertedNet):
+        bad_type("snn", snn, "a converted net")
+    if check_real("factor", factor, "a number in (0, 1]", 0.0, 1.0) <= 0:
+        bad_value("factor", factor, "a number in (0, 1]")
+    for layer in snn.report:
+        neuron: Any = snn.get_submodule(layer.name)
+        neuron._raw_threshold().data.mul_(factor)
+        old = layer.threshold
+        layer.threshold = [t * factor for t in old] if isinstance(old, list) else old * factor
+        layer.rule = f"{layer.rule}, lowered by {factor:g}"
+
+
+def _device(net: nn.Module) -> torch.device | None:
+    return next((t.device for t in (*net.parameters(), *net.buffers())), None)

@@ -1,0 +1,97 @@
+"""What the conversion did to each layer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any, SupportsIndex
+
+__all__ = ["LayerReport", "Report"]
+
+Numbers = float | list[float]
+
+
+@dataclass
+class LayerReport:
+    """One layer of neurons.
+
+    Attributes
+    ----------
+    name : str
+        Of the neuron in the converted net.
+    threshold : float or list of float
+        In the units of the current that arrives: those of the analog net, unless spikes arrive without weights.
+        One for each channel where thresholds are per channel (their neurons then have threshold 1, and the weights
+        before them are divided).
+    precharge : float or list of float
+        Potential before the first step, in units of the threshold.
+    scale : float or list of float
+        What one spike stands for in the units of the analog net, when it comes at every step.
+    rate_error : float or None
+        Root mean square of rate minus normalised activation after ``steps`` steps, on samples of the calibration.
+    rule : str
+        Where the threshold comes from.
+    relative_threshold : float or None
+        Threshold in units of the spikes that arrive, the number that Spike-Norm prints; ``None`` where no spikes
+        arrive or they differ in value.
+    steps : int or None
+        Steps after which ``rate_error`` was measured.
+    """
+
+    name: str
+    threshold: Numbers
+    precharge: Numbers
+    scale: Numbers
+    rate_error: float | None
+    rule: str
+    relative_threshold: float | None = None
+    steps: int | None = None
+
+
+class Report(list[LayerReport]):
+    """A list of :class:`LayerReport` in the order of the forward pass.
+
+    Examples
+    --------
+    >>> report = Report([LayerReport("relu", 0.5, 0.0, 0.5, None, "maximum")])
+    >>> Report.from_json(report.to_json()) == report
+    True
+    >>> report["relu"].threshold
+    0.5
+    """
+
+    def __init__(self, layers: Iterable[LayerReport] = ()) -> None:
+        super().__init__(layers)
+
+    def __getitem__(self, key: Any) -> Any:
+        if not isinstance(key, str):
+            return super().__getitem__(key)
+        found = [layer for layer in self if layer.name == key]
+        if not found:
+            raise KeyError(f"{key}: want one of {', '.join(layer.name for layer in self)}")
+        return found[0]
+
+    def to_json(self, indent: SupportsIndex | None = None) -> str:
+        """Return the report as a JSON list."""
+        return json.dumps([asdict(layer) for layer in self], indent=None if indent is None else int(indent))
+
+    @classmethod
+    def from_json(cls, text: str) -> Report:
+        """Return the report that :meth:`to_json` wrote."""
+        return cls(LayerReport(**layer) for layer in json.loads(text))
+
+    def __str__(self) -> str:
+        head = f"{'layer':<28}{'threshold':>12}{'pre-charge':>12}{'scale':>12}{'rate error':>12}  rule"
+        rows = (
+            f"{layer.name:<28}{_show(layer.threshold):>12}{_show(layer.precharge):>12}{_show(layer.scale):>12}"
+            f"{'-' if layer.rate_error is None else format(layer.rate_error, '.4f'):>12}  {layer.rule}"
+            for layer in self
+        )
+        return "\n".join([head, *rows])
+
+
+def _show(value: Numbers) -> str:
+    if isinstance(value, list):
+        return f"{min(value):.3g}..{max(value):.3g}"
+    return f"{value:.4g}"

@@ -1,0 +1,116 @@
+"""Data-based normalisation: thresholds from the activations of the analog net."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["activation_thresholds", "order_statistic"]
+
+
+def activation_thresholds(
+    ann: nn.Module, names: Iterable[str], batches: Iterable[Tensor], *, percentile: float, channel_wise: bool
+) -> dict[str, Tensor]:
+    """Return the maximum, or a percentile, of the activations of some layers over all batches.
+
+    The maximum is the true one. A percentile is an order statistic of all values, zeros included: the smallest value
+    with at least that share of the values at or below it. It takes a second pass, in which only the largest values are
+    kept.
+
+    Parameters
+    ----------
+    ann : nn.Module
+        The analog net.
+    names : iterable of str
+        Its activation modules.
+    batches : iterable of Tensor
+        Inputs; gone through twice for a percentile below 100.
+    percentile : float
+        100 for the maximum.
+    channel_wise : bool
+        One value for each channel (dim 1) instead of one for each layer.
+
+    Returns
+    -------
+    dict of str to Tensor
+        ``[1]`` or ``[C]``. Where nothing was ever active, a channel gets the threshold of its layer, a layer 1, with a
+        warning.
+    """
+    names = list(names)
+    counts, maxima = dict.fromkeys(names, 0), {}
+
+    def note(name: str, rows: Tensor) -> None:
+        counts[name] += rows.shape[1]
+        top = rows.amax(1)
+        maxima[name] = torch.maximum(maxima[name], top) if name in maxima else top
+
+    _watch(ann, names, batches, channel_wise, note)
+    found = maxima
+    if percentile < 100.0:
+        largest: dict[str, Tensor] = {}
+
+        def keep(name: str, rows: Tensor) -> None:
+            kept = torch.cat((largest[name], rows), dim=1) if name in largest else rows
+            wanted = counts[name] - _rank(percentile, counts[name]) + 1
+            largest[name] = kept if kept.shape[1] <= wanted else kept.topk(wanted, dim=1).values
+
+        _watch(ann, names, batches, channel_wise, keep)
+        found = {name: values.amin(1) for name, values in largest.items()}
+    return {name: _positive(name, found[name].float(), maxima[name].float()) for name in names}
+
+
+def order_statistic(values: Tensor, percentile: float) -> Tensor:
+    """Return the smallest of some values with at least ``percentile`` % of them at or below it.
+
+    Examples
+    --------
+    >>> import torch
+    >>> order_statistic(torch.arange(1.0, 11.0), 80.0)
+    tensor(8.)
+    """
+    return values.flatten().kthvalue(_rank(percentile, values.numel())).values
+
+
+def _rank(percentile: float, count: int) -> int:
+    """Return the 1-based rank of a percentile; guarded against the rounding of the product."""
+    return min(count, max(1, math.ceil(percentile / 100.0 * count - 1e-9 * count)))
+
+
+def _watch(
+    ann: nn.Module,
+    names: list[str],
+    batches: Iterable[Tensor],
+    channel_wise: bool,
+    see: Callable[[str, Tensor], None],
+) -> None:
+    """Show the activations of each batch as ``[1 or C, values]``."""
+
+    def hook_of(name: str) -> Callable[[nn.Module, object, Tensor], None]:
+        def hook(module: nn.Module, inputs: object, output: Tensor) -> None:
+            see(name, output.detach().movedim(1, 0).flatten(1) if channel_wise else output.detach().reshape(1, -1))
+
+        return hook
+
+    hooks = [ann.get_submodule(name).register_forward_hook(hook_of(name)) for name in names]
+    try:
+        with torch.no_grad():
+            for x in batches:
+                ann(x)
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _positive(name: str, threshold: Tensor, maximum: Tensor) -> Tensor:
+    layer = maximum.amax()
+    if not bool(layer > 0):
+        warnings.warn(f"calibration: {name} was never active; its threshold is 1", stacklevel=3)
+        return torch.ones_like(threshold)
+    if not bool(layer.isfinite()):
+        raise ValueError(f"calibration: got an activation of {float(layer)} in {name}, want finite ones")
+    fallback = torch.where(maximum > 0, maximum, layer)  # a percentile of 0 in a layer that is seldom active
+    return torch.where(threshold > 0, threshold, fallback)
