@@ -49,6 +49,7 @@ def accuracy_latency_synops(evaluations: Mapping[str, Evaluation], title: str, l
         axes.grid(alpha=0.3)
     time.set(xlabel="time step", ylabel=f"accuracy (%); dashed: analog; dot: {level:g} % of it")
     operations.set(xlabel="operations so far / multiply-accumulates of the analog net")
+    operations.set_xlim(left=0.1)
     operations.axvline(1.0, color="black", ls=":", lw=1)
     figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8)
     figure.suptitle(title)

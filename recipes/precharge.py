@@ -68,16 +68,15 @@ def report(analog: Trained, evaluations: Evaluations, args: argparse.Namespace) 
     snapshots = tuple(t for t in SNAPSHOTS[args.model] if t <= args.time_steps)
     delays = range(0, min(args.max_delay, args.time_steps - 1) + 1, args.delay_step)
 
-    def measure(name: str, make: Any, **settings: Any) -> Evaluation:
+    def measure(name: str, make: Any, **settings: Any) -> tuple[Evaluation, dict[str, Any]]:
         depends = {
             "net": digest(analog.net), "data": analog.data.name, "eval_images": args.eval_images,
             "calibration_images": args.calibration_images, **settings,
         }  # fmt: skip
-        evaluation, _ = evaluations.get(
+        return evaluations.get(
             f"{analog.title} {name}", depends, make, analog.loader("test", args.eval_images), args.time_steps,
             ann=analog.net, delay=delays, correlation_steps=snapshots,
         )  # fmt: skip
-        return evaluation
 
     def converted(precharge: float = 0.0, factor: float = 1.0) -> nn.Module:
         snn = convert(
@@ -88,34 +87,23 @@ def report(analog: Trained, evaluations: Evaluations, args: argparse.Namespace) 
             lower_thresholds(snn, factor)
         return snn
 
-    by_layer: list[list[float]] = []
-
     def optimised() -> nn.Module:
         snn = converted()
         images = analog.loader("train", args.search_images)
-        by_layer.append(
-            [float(v) for v in optimize_precharge(snn, analog.net, images, time_steps=args.search_steps, candidates=51)]
-        )
+        optimize_precharge(snn, analog.net, images, time_steps=args.search_steps, candidates=51)
         return snn
 
-    swept = {f"pre-charge {v:g}": measure(f"precharge {v:g}", lambda v=v: converted(v), precharge=v) for v in GLOBAL}
+    swept = {f"pre-charge {v:g}": measure(f"precharge {v:g}", lambda v=v: converted(v), precharge=v)[0] for v in GLOBAL}
     lowered = {
-        f"threshold x {factor:g}": measure(
-            f"threshold {factor:g}", lambda f=factor: converted(factor=f), threshold=factor
-        )
-        for factor in LOWERED
+        f"threshold x {f:g}": measure(f"threshold {f:g}", lambda f=f: converted(factor=f), threshold=f)[0]
+        for f in LOWERED
     }
-    layerwise = measure("by layer", optimised, search=[args.search_images, args.search_steps])
+    layerwise, notes = measure("by layer", optimised, search=[args.search_images, args.search_steps])
+    by_layer = [layer["precharge"] for layer in notes["layers"]]
     none, half = swept["pre-charge 0"], swept["pre-charge 0.5"]
     _figures(args.out, title, swept, lowered, layerwise, snapshots)
-    if by_layer:
-        figure = plots.curves(
-            {"Algorithm 1": (range(len(by_layer[0])), by_layer[0])},
-            "layer",
-            "pre-charge",
-            f"pre-charge by layer: {title}",
-        )
-        save(figure, args.out / "precharge_by_layer.png")
+    found = {"Algorithm 1": (range(len(by_layer)), by_layer)}
+    save(plots.curves(found, "layer (0: input)", "pre-charge", title), args.out / "precharge_by_layer.png")
 
     lines = []
     for name, evaluation in {**swept, "by layer": layerwise, **lowered}.items():
@@ -144,7 +132,8 @@ def report(analog: Trained, evaluations: Evaluations, args: argparse.Namespace) 
         f"{100 * none.analog_accuracy:.2f} %. Step that first reaches a share of the analog accuracy, thousands of "
         f"spikes up to it, and by how much both are below those without pre-charge. By layer: Algorithm 1 on "
         f"{args.search_images} images, {args.search_steps} steps. The paper: {PAPER_TREND[args.model]}.\n\n"
-        f"{table(lines, header)}\n\nRegimes of the delay (99.0 %):\n\n{delayed}\n\n{agreement}\n"
+        f"{table(lines, header)}\n\nPre-charge by layer: {', '.join(f'{v:.2f}' for v in by_layer)}. Regimes of the "
+        f"delay (99.0 %):\n\n{delayed}\n\n{agreement}\n"
     )
 
 
