@@ -48,8 +48,22 @@ METHODS = {**RIVALS, **OURS}
 MODELS = ("vgg16", *RESNETS)
 # Horizon and images of the evaluations, and steps of the thresholds' search.
 HORIZONS: dict[str, dict[str, Any]] = {
-    "small": {"poisson_steps": 256, "time_steps": 128, "eval_images": 500, "poisson_seeds": [0, 1, 2, 3, 4]},
-    "paper": {"poisson_steps": 2500, "time_steps": 512, "eval_images": None, "poisson_seeds": [0, 1, 2, 3, 4]},
+    "small": {
+        "poisson_steps": 1000,
+        "norm_steps": 250,
+        "poisson_images": 100,
+        "time_steps": 128,
+        "eval_images": 500,
+        "resets": ["zero"],
+    },
+    "paper": {
+        "poisson_steps": 2500,
+        "norm_steps": 2500,
+        "poisson_images": None,
+        "time_steps": 512,
+        "eval_images": None,
+        "resets": ["zero", "subtract"],
+    },
 }
 # Errors in percent on CIFAR-10 as Sengupta et al. 2019 give them: analog, spiking.
 PAPER_CIFAR10 = {
@@ -97,7 +111,7 @@ def normalisation(analog: Trained | Pretrained, evaluations: Evaluations, args: 
     rows = {
         f"data-norm, {few} images": ("data-norm", few, {"method": "data-norm"}),
         "data-norm, all images": ("data-norm", many, {"method": "data-norm"}),
-        f"Spike-Norm, {few} images": ("Spike-Norm", few, {"method": "spike-norm", "time_steps": args.poisson_steps}),
+        f"Spike-Norm, {few} images": ("Spike-Norm", few, {"method": "spike-norm", "time_steps": args.norm_steps}),
     }
     lines, kept, thresholds = [], {}, {}
     for reset in args.resets:
@@ -130,7 +144,7 @@ def constraints(args: argparse.Namespace, evaluations: Evaluations) -> str:
         analog = trained(own, args.out / folder)
         residual = {"residual": "unit-threshold"} if constraint >= 2 else {}
         options = {
-            "method": "spike-norm", "time_steps": args.poisson_steps, "reset": args.resets[0], "encoder": "poisson",
+            "method": "spike-norm", "time_steps": args.norm_steps, "reset": args.resets[0], "encoder": "poisson",
             "readout": "spikes", **residual,
         }  # fmt: skip
         name = f"constraint {constraint}" if constraint else "none (basic)"
@@ -154,7 +168,7 @@ def methods(analog: Trained | Pretrained, evaluations: Evaluations, args: argpar
     for name in args.methods:
         conversion = METHODS[name]
         calibration = list(analog.loader("train", args.calibration_images))
-        settings = _settings(analog, args) | {"method": name}
+        settings = _settings(analog, args) | {"method": name, "eval_images": args.eval_images}
         evaluation, _ = evaluations.get(
             f"{analog.title} {name}", settings, lambda c=conversion, b=calibration: c(analog.net, b),
             analog.loader("test", args.eval_images), args.time_steps, ann=analog.net, top=args.top,
@@ -197,9 +211,10 @@ def _poisson_runs(
     runs, notes = [], {}
     for seed in args.poisson_seeds:
         settings = _settings(analog, args) | {"options": options, "images": images, "poisson_seed": seed}
+        settings["eval_images"] = args.poisson_images
         run, notes = evaluations.get(
             f"{analog.title} {name} seed {seed}", settings, lambda seed=seed: make(seed),
-            analog.loader("test", args.eval_images), args.poisson_steps, ann=analog.net, top=args.top,
+            analog.loader("test", args.poisson_images), args.poisson_steps, ann=analog.net, top=args.top,
         )  # fmt: skip
         runs.append(run)
     return runs, notes
@@ -207,8 +222,7 @@ def _poisson_runs(
 
 def _settings(analog: Trained | Pretrained, args: argparse.Namespace) -> dict[str, Any]:
     return {
-        "net": digest(analog.net), "data": analog.data.name, "seed": args.seed, "eval_images": args.eval_images,
-        "calibration_images": args.calibration_images,
+        "net": digest(analog.net), "data": analog.data.name, "seed": args.seed, "calibration_images": args.calibration_images,
     }  # fmt: skip
 
 
@@ -256,18 +270,20 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     group.add_argument("--calibration-images", type=int, default=256, help="the paper says 256 are enough")
     group.add_argument("--eval-images", type=int, help="test on a sample of the test images")
     group.add_argument("--time-steps", type=int, help="T under constant input")
-    group.add_argument("--poisson-steps", type=int, help="T under Poisson input, and of Spike-Norm")
-    group.add_argument("--poisson-seeds", type=int, nargs="+", help="runs under Poisson input")
+    group.add_argument("--poisson-steps", type=int, help="T under Poisson input")
+    group.add_argument("--poisson-images", type=int, help="test images under Poisson input")
+    group.add_argument("--poisson-seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4], help="runs with other events")
+    group.add_argument("--norm-steps", type=int, help="T of Spike-Norm's search for thresholds")
     group.add_argument("--methods", choices=METHODS, nargs="+", default=list(METHODS), metavar="NAME", help="by name")
     group.add_argument("--image-size", type=int, help="of --data imagenet (default: that of the weights)")
-    group.add_argument("--resets", choices=("zero", "subtract"), nargs="+", default=["zero", "subtract"])
+    group.add_argument("--resets", choices=("zero", "subtract"), nargs="+", help="under Poisson input")
     args = parser.parse_args(argv)
     preset_of(args)
     for name, value in HORIZONS[args.preset].items():
         if getattr(args, name) is None:
             setattr(args, name, value)
     check_analog_arguments(parser, args)
-    for name in ("calibration_images", "eval_images", "time_steps", "poisson_steps"):
+    for name in ("calibration_images", "eval_images", "poisson_images", "time_steps", "poisson_steps", "norm_steps"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             parser.error(f"argument --{name.replace('_', '-')}: got {getattr(args, name)}, want an int >= 1")
     possible = [e for e in EXPERIMENTS if e != "constraints" or (args.model in RESNETS and args.data != "imagenet")]

@@ -122,6 +122,8 @@ class LayerSums:
     ----------
     fan_out : Tensor or None
         Synapses of each neuron, shaped as one sample; to be set before the first batch if they are known.
+    signed : bool
+        Events may be negative, those of an encoder; they count all the same.
     spikes, synops : Tensor
         Sums over the samples at each step, ``[T]``, float64.
     moments : Tensor
@@ -130,6 +132,7 @@ class LayerSums:
 
     def __init__(self, time_steps: int, correlation_steps: Sequence[int] = (), sample: int = 200) -> None:
         self.fan_out: Tensor | None = None
+        self.signed = False
         self.steps, self.sample = tuple(correlation_steps), sample
         self.spikes = torch.zeros(time_steps, dtype=torch.float64)
         self.synops = torch.zeros(time_steps, dtype=torch.float64)
@@ -150,12 +153,13 @@ class LayerSums:
         steps = len(spikes)
         self.neurons = spikes[0, 0].numel()
         columns = slice(self._t, self._t + steps)
-        events = spikes.abs().flatten(2)  # signed events of an encoder are events too
-        self.spikes[columns] += events.sum((1, 2), dtype=torch.float64).cpu()
+        events = spikes.abs() if self.signed else spikes
+        # Sums over the samples are small integers, exact in float32; what follows is taken in float64.
+        per_neuron = events.sum(1).flatten(1).double()
+        self.spikes[columns] += per_neuron.sum(1).cpu()
         if self.fan_out is not None:
             fan_out = self.fan_out.to(events.device).flatten()
-            # Sums over the samples are small integers, exact in float32; the weighted sum is taken in float64.
-            self.synops[columns] += (events.sum(1).double() @ fan_out.double()).cpu()
+            self.synops[columns] += (per_neuron @ fan_out.double()).cpu()
         if self._activation is not None and self.steps:
             self._compare(spikes)
         self._t += steps

@@ -238,7 +238,7 @@ class _Run:
         for name in self.sources:
             fan_out = self.synapses.fan_out.get(name)
             layer = self.layers.setdefault(name, LayerSums(self.time_steps, self.correlation_steps))
-            layer.fan_out = fan_out
+            layer.fan_out, layer.signed = fan_out, self.sources[name] == "input"
 
     def state_dict(self) -> dict[str, Any]:
         layers = {name: layer.state_dict() for name, layer in self.layers.items()}
