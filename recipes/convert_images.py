@@ -222,7 +222,8 @@ def _poisson_runs(
 
 def _settings(analog: Trained | Pretrained, args: argparse.Namespace) -> dict[str, Any]:
     return {
-        "net": digest(analog.net), "data": analog.data.name, "seed": args.seed, "calibration_images": args.calibration_images,
+        "net": digest(analog.net), "data": analog.data.name, "seed": args.seed,
+        "calibration_images": args.calibration_images,
     }  # fmt: skip
 
 
