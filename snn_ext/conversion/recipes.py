@@ -186,6 +186,7 @@ class ConversionRecipe(FXConversionRecipe):
         if self.schedule == "phased":
             phased(net, self.time_steps or 1)
         self._measure_rates(net)
+        net.to(memory_format=torch.channels_last)  # the weights of 2d convolutions, whose fast layout on a CPU it is
         return net.eval()
 
     # -- what they call ---------------------------------------------------------------------------------------------

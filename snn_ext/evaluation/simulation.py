@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from .._errors import bad_type, bad_value, check_count
+from ..ops.layout import dense
 from ..replacement import is_neuron
 from .trains import SpikeTrain
 
@@ -22,7 +23,7 @@ Observer = Callable[[str, nn.Module, Tensor], None]
 
 # Samples times steps in one chunk: enough for the convolutions, few enough to stay in the caches. More steps than
 # MAX_STEPS a chunk gain nothing.
-_SAMPLES_A_CHUNK, _MIN_STEPS, _MAX_STEPS = 32, 8, 32
+_SAMPLES_A_CHUNK, _MIN_STEPS, _MAX_STEPS = 32, 4, 32
 # A layer's input and output are alive at once, and a convolution may reorder both.
 _WORKSPACE = 3.0
 
@@ -82,11 +83,11 @@ class Simulation:
         observe : callable, optional
             Gets the spikes of each spiking layer, chunk after chunk.
         """
-        output = next(node for node in self.graph.graph.nodes if node.op == "output")
-        if not isinstance(output.args[0], fx.Node):
-            bad_value("net", f"a net that returns {output.args[0]!r}", "a net that returns one tensor")
-        for values in self.stream(x, time_steps, output.args, observe=observe):
-            yield values[output.args[0]]
+        outputs = self._outputs()
+        if not isinstance(outputs[0], fx.Node):
+            bad_value("net", f"a net that returns {outputs[0]!r}", "a net that returns one tensor")
+        for values in self.stream(x, time_steps, outputs, observe=observe):
+            yield values[outputs[0]]
 
     @torch.no_grad()
     def stream(
@@ -120,7 +121,7 @@ class Simulation:
         states = {} if states is None else states
         with _as_it_is_simulated(self.net):
             constants = program.constants(x)
-            step = self._steps(program, constants, x)
+            step = self._steps(x)
             for start in range(0, time_steps, step):
                 steps = min(step, time_steps - start)
                 known = {node: train.read(start, start + steps).flatten(0, 1) for node, train in trains.items()}
@@ -140,15 +141,18 @@ class Simulation:
         """Whether a value is the same at every step: it depends on no neuron."""
         return node in Program(self.graph, [node]).steady
 
-    def _steps(self, program: Program, constants: dict[fx.Node, Any], x: Tensor) -> int:
+    def _outputs(self) -> tuple[Any, ...]:
+        return next(node for node in self.graph.graph.nodes if node.op == "output").args
+
+    def _steps(self, x: Tensor) -> int:
         """Return how many steps a chunk has."""
         if self.chunk is not None:
             return self.chunk
-        key = (*x.shape[1:], len(program.order))
-        if key not in self._bytes_a_step:
-            self._bytes_a_step[key] = program.bytes_a_step(x)
+        shape = x.shape[1:]
+        if shape not in self._bytes_a_step:
+            self._bytes_a_step[shape] = Program(self.graph, self._outputs()).bytes_a_step(x)
         fastest = min(_MAX_STEPS, max(_MIN_STEPS, math.ceil(_SAMPLES_A_CHUNK / len(x))))
-        affordable = self.memory / max(1.0, _WORKSPACE * self._bytes_a_step[key] * len(x))
+        affordable = self.memory / max(1.0, _WORKSPACE * self._bytes_a_step[shape] * len(x))
         return max(1, min(fastest, int(affordable)))
 
 
@@ -200,6 +204,7 @@ class Program:
     def constants(self, x: Tensor) -> dict[fx.Node, Any]:
         """Compute what does not depend on time: everything before the first neuron."""
         env: dict[fx.Node, Any] = {}
+        self._sequences: dict[tuple[fx.Node, int], Tensor] = {}
         for node in self.steady:
             env[node] = _channels_last(x) if node.op == "placeholder" else self._call(node, env)
         return env
@@ -227,7 +232,7 @@ class Program:
                 x_seq = (
                     env[source].unflatten(0, (steps, samples))
                     if source in env
-                    else constants[source].expand(steps, *constants[source].shape)
+                    else self._repeated(constants, source, steps)
                 )
                 spikes = call(node, module, x_seq)
                 if observe is not None and emits_spikes(module):
@@ -254,10 +259,17 @@ class Program:
             nonlocal peak
             peak = max(peak, sum(v.numel() * v.element_size() for v in env.values() if isinstance(v, Tensor)))
 
-        everything = Program(self.graph, self.targets)
-        constants = everything.constants(x[:1])
-        everything.chunk(constants, {}, 1, 1, _carry({}), visit=measure)
+        self.chunk(self.constants(x[:1]), {}, 1, 1, _carry({}), visit=measure)
         return float(peak)
+
+    def _repeated(self, constants: dict[fx.Node, Any], node: Any, steps: int) -> Tensor:
+        """Return a constant at every step, in its own layout; kept, for each chunk needs it."""
+        if (node, steps) not in self._sequences:
+            x = constants[node]
+            layout = x.stride() if dense(x.unsqueeze(0)).data_ptr() == x.data_ptr() else x.contiguous().stride()
+            x_seq = torch.empty_strided((steps, *x.shape), (x.numel(), *layout), dtype=x.dtype, device=x.device)
+            self._sequences[node, steps] = x_seq.copy_(x)
+        return self._sequences[node, steps]
 
     def _module(self, node: fx.Node) -> nn.Module | None:
         return self.modules[str(node.target)] if node.op == "call_module" else None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor
 
@@ -45,9 +47,7 @@ class SpikeTrain:
         """Return the spikes of steps ``start <= t < stop`` as ``[T', N, ...]``."""
         assert self._template is not None
         rows = torch.cat(_rows(self._steps, start, stop))
-        flat = _unpack(rows, self._template.numel(), self._template.dtype)
-        if isinstance(self._scale, Tensor) or self._scale != 1.0:
-            flat *= self._scale
+        flat = _unpack(rows, self._template.numel(), float(self._scale), self._template.dtype)
         return flat.as_strided((len(rows), *self._template.shape), (flat.stride(0), *self._template.stride()))
 
     def __len__(self) -> int:
@@ -76,16 +76,27 @@ def _rows(chunks: list[Tensor], start: int, stop: int) -> list[Tensor]:
     return found
 
 
+# Eight bytes of 0 and 1, read as one integer, times this: the most significant byte holds the eight bits.
+_GATHER = 0x0102040810204080
+
+
 def _pack(flat: Tensor) -> Tensor:
-    bits = torch.nn.functional.pad((flat != 0).to(torch.uint8), (0, -flat.shape[1] % 8)).unflatten(1, (-1, 8))
-    packed = bits[..., 0].clone()
-    for position in range(1, 8):
-        packed |= bits[..., position] << position
-    return packed
+    """Return ``[T, N]`` as bits, ``[T, ceil(N / 8)]``."""
+    spikes = flat != 0
+    if flat.shape[1] % 8:
+        spikes = torch.nn.functional.pad(spikes, (0, -flat.shape[1] % 8))
+    return (spikes.view(torch.int64) * _GATHER >> 56).to(torch.uint8)
 
 
-def _unpack(rows: Tensor, size: int, dtype: torch.dtype) -> Tensor:
-    flat = torch.empty(*rows.shape, 8, dtype=dtype, device=rows.device)
-    for position in range(8):
-        flat[..., position] = (rows >> position) & 1
-    return flat.flatten(1)[:, :size]
+def _unpack(rows: Tensor, size: int, value: float, dtype: torch.dtype) -> Tensor:
+    """Return bits as ``[T, N]``, 0 or ``value``."""
+    table = _table(value, dtype, rows.device)
+    return table.index_select(0, rows.flatten().int()).view(len(rows), -1)[:, :size]
+
+
+@functools.lru_cache
+def _table(value: float, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return the eight spikes of each byte; which bit is whose depends on the byte order of the machine."""
+    order = _pack(torch.eye(8)).flatten().int().log2().round().int()
+    bits = (torch.arange(256).unsqueeze(1) >> order) & 1
+    return (bits * value).to(device=device, dtype=dtype)

@@ -1,0 +1,206 @@
+"""How fast converted nets are simulated, and found: the engine against the host's loop, Spike-Norm and the search of
+pre-charges against running the net anew for every layer.
+
+Contenders of a case run in one process, in turns. The tests of what is measured run first; when one fails nothing is
+measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from spikingjelly.activation_based import functional
+from spikingjelly.activation_based.ann2snn import Converter, RateCodingRecipe
+from tabulate import tabulate
+from torch import Tensor, fx, nn
+
+from recipes.files import replacing
+from snn_ext import convert
+from snn_ext.conversion import ConvertedNet, optimize_precharge
+from snn_ext.conversion.spike_norm import spike_norm
+from snn_ext.evaluation import Simulation
+from snn_ext.replacement import is_neuron
+
+from .measuring import measure, ratio
+
+ROOT = Path(__file__).resolve().parents[1]
+TESTS = (
+    "tests/evaluation/test_simulation.py",
+    "tests/conversion/test_spike_norm.py",
+    "tests/conversion/test_precharge.py",
+)
+LAYOUT: tuple[int | str, ...] = (64, 64, "A", 128, 128, "A", 256, 256, 256, "A", 512, 512, 512, "A", 512, 512, 512, "A")
+PAPER_STEPS = 32
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run from the command line; returns the exit status."""
+    parser = argparse.ArgumentParser("python -m benchmarks.conversion", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--width", type=float, default=0.5, help="factor on the channels of the simulated net")
+    parser.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES))
+    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "benchmarks" / "conversion.json")
+    parser.add_argument("--unchecked", action="store_true", help="do not run the tests first")
+    options = parser.parse_args(arguments)
+    if not options.unchecked and not _correct():
+        print("The tests fail: nothing is measured.", file=sys.stderr)
+        return 1
+    rows: list[dict[str, Any]] = []
+    for name in options.cases:
+        print(f"{name} ...", file=sys.stderr, flush=True)
+        rows += CASES[name](options)
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(options.out) as file:
+            file.write_text(json.dumps(rows, indent=1))
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f} at the end\n")
+    print(tabulate(rows, headers="keys", tablefmt="github"))
+    return 0
+
+
+# -- cases -----------------------------------------------------------------------------------------------------------
+
+
+def simulation(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Measure 32 steps of a VGG-like net against ``for t in range(T): net(x)`` over the host's converted net."""
+    ann = vgg(LAYOUT[:12], options.width)
+    calibration = torch.rand(8, 3, 32, 32)
+    host = Converter(RateCodingRecipe([calibration])).convert(ann)
+    ours = convert(ann, calibration, method="data-norm")
+    rows = []
+    for samples, wanted in ((1, 3.0), (4, 2.0), (16, 1.6)):
+        x = torch.rand(samples, 3, 32, 32)
+        rows.append(
+            _row(
+                f"simulate, N = {samples}",
+                {"host": lambda x=x: _host_loop(host, x), "ours": lambda x=x: list(Simulation(ours).run(x, PAPER_STEPS))},
+                options.rounds, wanted,
+            )
+        )  # fmt: skip
+    return rows
+
+
+def thresholds(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Measure Spike-Norm on a net of 16 layers against a simulation from the input for every layer."""
+    x = torch.rand(4, 3, 32, 32)
+    net = convert(vgg(LAYOUT, 0.125), x, method="data-norm", readout="spikes", fold_scales=False)
+    steps = 64
+
+    def keep(name: str, maximum: Tensor) -> Tensor:
+        net.get_submodule(name).v_threshold = maximum.clamp_min(1e-3)
+        return maximum
+
+    contenders = {
+        "host": lambda: _spike_norm_from_the_input(net, x, steps, keep),
+        "ours": lambda: spike_norm(net, [x], steps, keep),
+    }
+    return [_row(f"Spike-Norm, {len(_layers(net))} layers", contenders, max(3, options.rounds // 3), 5.0)]
+
+
+def precharges(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Measure the search of pre-charges against layers 0..l for every candidate; that is done for 1 of 51 of them."""
+    x = torch.rand(2, 3, 32, 32)
+    net = convert(vgg(LAYOUT, 0.125), x, method="data-norm", readout="spikes")
+    steps, candidates = 64, 51
+    contenders = {
+        "host": lambda: _one_candidate_a_layer(net, x, steps),
+        "ours": lambda: optimize_precharge(copy.deepcopy(net), None, x, time_steps=steps, candidates=candidates),
+    }
+    name = f"pre-charge, {len(_layers(net))} layers"
+    return [_row(name, contenders, max(3, options.rounds // 3), 20.0, factor=candidates)]
+
+
+CASES: dict[str, Callable[[argparse.Namespace], list[dict[str, Any]]]] = {
+    "simulation": simulation,
+    "spike-norm": thresholds,
+    "pre-charge": precharges,
+}
+
+
+def _row(
+    case: str, contenders: dict[str, Callable[[], object]], rounds: int, wanted: float, factor: int = 1
+) -> dict[str, Any]:
+    """Measure two contenders; the first one's time counts ``factor`` times."""
+    times = measure(contenders, rounds)
+    found = ratio(times["host"], times["ours"])
+    return {
+        "case": case,
+        "they, ms": round(1e3 * times["host"].median * factor, 1),
+        "ours, ms": round(1e3 * times["ours"].median, 1),
+        "times as fast": round(found.median * factor, 2),
+        "quartiles": f"{found.low * factor:.2f} to {found.high * factor:.2f}",
+        "best to best": round(found.best * factor, 2),
+        "wanted": wanted,
+    }
+
+
+# -- what the package is held against -------------------------------------------------------------------------------
+
+
+def _host_loop(net: nn.Module, x: Tensor) -> list[Tensor]:
+    functional.reset_net(net)
+    with torch.no_grad():
+        return [net(x) for _ in range(PAPER_STEPS)]
+
+
+def _spike_norm_from_the_input(net: ConvertedNet, x: Tensor, steps: int, keep: Callable[[str, Tensor], Tensor]) -> None:
+    """Simulate from the input for every layer, with the package's own engine."""
+    for node in _layers(net):
+        top = max(values[node.args[0]].max() for values in Simulation(net).stream(x, steps, [node.args[0]]))
+        keep(str(node.target), top.reshape(1))
+
+
+def _one_candidate_a_layer(net: ConvertedNet, x: Tensor, steps: int) -> None:
+    """Run layers 0..l for one pre-charge of each layer l and sum up its error, with the package's own engine."""
+    for node in _layers(net):
+        count, error = torch.zeros(()), 0.0
+        for values in Simulation(net).stream(x, steps, [node]):
+            for t, spikes in enumerate(values[node], 1):
+                count = count + spikes
+                error += float((count / t - 0.5).square().mean())
+
+
+def _layers(net: fx.GraphModule) -> list[Any]:
+    return [n for n in net.graph.nodes if n.op == "call_module" and is_neuron(net.get_submodule(str(n.target)))]
+
+
+def vgg(layout: Sequence[int | str], width: float) -> nn.Module:
+    """Build a VGG for 32x32 images with batch norm and average pooling; two hidden linear layers follow the full one."""
+    torch.manual_seed(0)
+    layers: list[nn.Module] = []
+    channels = 3
+    for entry in layout:
+        if entry == "A":
+            layers.append(nn.AvgPool2d(2))
+        else:
+            outputs = max(4, round(int(entry) * width))
+            layers += [nn.Conv2d(channels, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
+            channels = outputs
+    size = channels * (32 >> list(layout).count("A")) ** 2
+    layers.append(nn.Flatten())
+    if len(layout) == len(LAYOUT):
+        layers += [nn.Linear(size, size), nn.ReLU(), nn.Linear(size, size), nn.ReLU()]
+    net = nn.Sequential(*layers, nn.Linear(size, 10))
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+    with torch.no_grad():  # running statistics as after training, so that activity does not die out with depth
+        net(torch.rand(32, 3, 32, 32))
+    return net.eval()
+
+
+def _correct() -> bool:
+    command = [sys.executable, "-m", "pytest", "-q", "-x", *TESTS]
+    return subprocess.run(command, cwd=ROOT, check=False).returncode == 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
