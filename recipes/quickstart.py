@@ -53,7 +53,7 @@ WEIGHT_DECAY = 1e-2
 CALIBRATION_IMAGES = 800
 NEURONS = (ATIFuNode, ATIFnuNode, PCMPIFNode)
 CONVERSIONS = (
-    "RateCoding Max", "RateCoding 99.9 %, channel-wise, half threshold", "LocalThresholdBalancing",
+    "RateCoding Max", "RateCoding 99.9 %, channel-wise, half threshold", "LocalThresholdBalancing, 40 passes",
     "data-norm, maximum", "data-norm 99.9 %, pre-charge 0.5", "Spike-Norm, pre-charge 0.5",
 )  # fmt: skip
 CONVERSION_STEPS = 64
