@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 pytest.importorskip("spikingjelly")
 torchvision = pytest.importorskip("torchvision")
@@ -15,6 +16,8 @@ from recipes import autoencoder, conversion_results, convert_images, precharge, 
 from recipes.conversions import Evaluations, set_poisson_seed  # noqa: E402
 from recipes.data.images import load_images  # noqa: E402
 from recipes.pages import latency, mean_and_deviation, reduction, table  # noqa: E402
+from snn_ext import evaluate  # noqa: E402
+from snn_ext.spikingjelly import PCMPIFNode  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -168,11 +171,19 @@ def test_tiles_and_pictures_are_inverse() -> None:
     assert torch.equal(autoencoder.untile(autoencoder.tiles(image), 3), image)
 
 
+@pytest.mark.parametrize("name", convert_images.METHODS)
+def test_every_way_to_convert_approaches_the_analog_net(name: str) -> None:
+    torch.manual_seed(0)
+    ann = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 4)).eval()
+    x = torch.rand(64, 6)
+    state = {key: value.clone() for key, value in ann.state_dict().items()}
+    snn = convert_images.METHODS[name](ann, [(x, torch.zeros(64))])
+    error = evaluate(snn, [x], 64, progress=False).mse_at(0)
+    assert error[-1] < error[0] / 4
+    assert all(torch.equal(state[key], value) for key, value in ann.state_dict().items())
+
+
 def test_kept_evaluation_is_used_only_with_the_same_settings(tmp_path: Path) -> None:
-    from torch import nn
-
-    from snn_ext.spikingjelly import PCMPIFNode
-
     made = []
 
     def make() -> nn.Module:
