@@ -9,7 +9,9 @@ import torch
 from spikingjelly.activation_based import base
 from torch import Tensor, fx, nn
 
+from .._errors import bad_value
 from ..evaluation.simulation import run_sequence
+from ..replacement import replace_neurons
 from .report import Report
 
 __all__ = ["ConvertedNet"]
@@ -65,6 +67,25 @@ class ConvertedNet(fx.GraphModule, base.StepModule):
         if self.schedule == "streaming":
             return None
         return max(getattr(m, "phases", 0) for m in self.modules()) * (self.time_steps or 0)
+
+    def to_snntorch(self) -> ConvertedNet:
+        """Return a copy with the neurons of :mod:`snn_ext.snntorch`, to be run step by step.
+
+        :func:`snn_ext.snntorch.reset` resets it. ``report`` stays.
+        """
+        if self.schedule != "streaming":
+            bad_value("schedule", self.schedule, "'streaming': snnTorch has no neurons of phases")
+        from ..snntorch import PCMPIF
+
+        twin = copy.deepcopy(self)
+        twin.step_mode = "s"
+
+        def factory(old: Any) -> nn.Module:
+            reset = "subtract" if old.v_reset is None else "zero"
+            return PCMPIF(precharge=old.v_init.detach(), reset_mechanism=reset, init_hidden=True)
+
+        replace_neurons(twin, factory)
+        return twin
 
     def recompile(self) -> Any:
         """Generate the code of one step, and put the choice of the step mode in front."""

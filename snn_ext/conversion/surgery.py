@@ -91,8 +91,15 @@ def prepare(ann: nn.Module, x: Tensor) -> tuple[fx.GraphModule, dict[str, Activa
     ValueError
         Names what can not be converted, where it is, and what to do.
     """
-    graph = _trace(copy.deepcopy(ann).eval())
+    ann = copy.deepcopy(ann).eval()
     x = x[:1].expand(2, *x.shape[1:])  # two samples: a reshape that mixes samples shows
+    graph = _trace(ann)
+    try:
+        ann(x)
+    except Exception as error:
+        raise ValueError(
+            f"calibration: got inputs {list(x.shape)[1:]}, want inputs that ann takes ({error})"
+        ) from error
     ShapeProp(graph).propagate(x)
     _own_modules(graph)
     activations: dict[str, Activation] = {}

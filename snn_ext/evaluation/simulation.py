@@ -223,7 +223,16 @@ class Program:
         env: dict[fx.Node, Any] = dict(known)
 
         def value(node: fx.Node) -> Any:
-            return env[node] if node in env else _spread(constants[node], steps)
+            if node in env:
+                return env[node]
+            constant = constants[node]
+            if isinstance(constant, Tensor):
+                return _spread(constant, steps)
+            return self._call(node, {n: size_of(n) for n in node.all_input_nodes})  # a size of the batch
+
+        def size_of(node: fx.Node) -> Any:
+            constant = constants[node]
+            return _shape_of(constant, steps) if isinstance(constant, Tensor) else value(node)
 
         for node in self.order:
             module = self._module(node)
@@ -238,8 +247,6 @@ class Program:
                 if observe is not None and emits_spikes(module):
                     observe(str(node.target), module, _binary(module, spikes))
                 env[node] = spikes.flatten(0, 1)
-            elif _is_size(node) and node.args[0] in constants:
-                env[node] = self._call(node, {node.args[0]: _shape_of(constants[node.args[0]], steps)})
             else:
                 env[node] = self._call(node, {n: value(n) for n in node.all_input_nodes})
             if visit is not None:
@@ -279,7 +286,9 @@ class Program:
         if node.op == "call_module":
             return self.modules[str(node.target)](*args, **kwargs)
         if node.op == "call_method":
-            return getattr(args[0], str(node.target))(*args[1:], **kwargs)
+            # a view need not be possible in the layout in which layers run here
+            method = "reshape" if node.target == "view" else str(node.target)
+            return getattr(args[0], method)(*args[1:], **kwargs)
         if node.op == "get_attr":
             value: Any = self.graph
             for name in str(node.target).split("."):
@@ -362,12 +371,6 @@ def _as_it_is_simulated(net: nn.Module) -> Iterator[None]:
 
 def _is_stateful(module: nn.Module | None) -> bool:
     return module is not None and bool(getattr(module, "_memories", None))
-
-
-def _is_size(node: fx.Node) -> bool:
-    return (node.op == "call_method" and node.target in ("size", "dim")) or (
-        node.op == "call_function" and node.target is getattr
-    )
 
 
 def _ancestors(targets: Sequence[Any], known: frozenset[fx.Node]) -> set[fx.Node]:

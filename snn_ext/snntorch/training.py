@@ -35,6 +35,9 @@ def reset(net: nn.Module) -> None:
             if hasattr(neuron, name):
                 getattr(neuron, name)()
                 break
+    for module in net.modules():  # a converted net may hold stateful modules of the other host's kind: poolings
+        if hasattr(module, "_memories"):
+            module.reset()  # type: ignore[operator]
 
 
 def detach(net: nn.Module) -> None:

@@ -1,0 +1,99 @@
+"""The search against a net that is run anew for every candidate."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+pytest.importorskip("spikingjelly")
+
+from snn_ext import convert  # noqa: E402
+from snn_ext.conversion import lower_thresholds, optimize_precharge  # noqa: E402
+from snn_ext.conversion.analog import AnalogTwin  # noqa: E402
+from snn_ext.evaluation import Simulation  # noqa: E402
+from tests.conversion.nets import ResNet, images, spikes_of, trained, vgg  # noqa: E402
+
+T, CANDIDATES = 24, 6
+
+
+def algorithm_1(snn: Any, x: Tensor) -> list[float]:
+    """Hwang et al. 2021, algorithm 1, as it stands."""
+    activations, found = AnalogTwin(snn).activations(x), []
+    steps = torch.arange(1, T + 1).double()
+    for layer in snn.report:
+        node, errors = snn.get_submodule(layer.name), []
+        for value in torch.linspace(0.0, 0.5, CANDIDATES):
+            node.v_init = value.reshape(1)
+            train = spikes_of(snn, x, T)[layer.name].double()
+            rates = train.cumsum(0) / steps.reshape(-1, *[1] * (train.ndim - 1))
+            errors.append(float((rates - activations[layer.name]).square().mean(dim=tuple(range(1, train.ndim))).sum()))
+        best = int(torch.tensor(errors).argmin())
+        node.v_init = torch.linspace(0.0, 0.5, CANDIDATES)[best].reshape(1)
+        found.append(float(node.v_init))
+    return found
+
+
+@pytest.mark.parametrize("options", [{}, {"encoder": "if", "readout": "spikes"}, {"reset": "zero"}], ids=str)
+@pytest.mark.parametrize("make", [lambda: vgg(pool=lambda: nn.MaxPool2d(2)), ResNet], ids=["vgg", "resnet"])
+def test_optimum_is_that_of_a_search_that_runs_every_candidate(make: Any, options: dict[str, Any]) -> None:
+    ann, x = trained(make()), images()
+    one, other = (convert(ann, x, method="data-norm", precharge=0.25, **options) for _ in range(2))
+    found = optimize_precharge(one, ann, [x[:5], x[5:]], time_steps=T, candidates=CANDIDATES)
+    assert found == pytest.approx(algorithm_1(other, x))
+    assert [layer.precharge for layer in one.report] == found
+    assert [float(one.get_submodule(layer.name).v_init) for layer in one.report] == pytest.approx(found)
+
+
+def test_convert_searches_on_the_calibration_data() -> None:
+    ann, x = trained(vgg()), images()
+    whole = convert(ann, x, method="data-norm", precharge="optimize", time_steps=T)
+    later = convert(ann, x, method="data-norm")
+    optimize_precharge(later, None, x, time_steps=T)
+    assert [layer.precharge for layer in whole.report] == [layer.precharge for layer in later.report]
+    assert any(layer.precharge > 0.2 for layer in whole.report)
+
+
+def test_one_neuron_wants_one_half() -> None:
+    x = torch.rand(4000, 1)
+    snn = convert(nn.Sequential(nn.Identity(), nn.ReLU()), x, method="data-norm", precharge="optimize", time_steps=255)
+    assert snn.report[0].precharge == pytest.approx(0.5)
+
+
+def test_another_net_as_ann_is_refused() -> None:
+    snn = convert(trained(ResNet()), images(), method="data-norm")
+    with pytest.raises(ValueError, match="ann: got Sequential without the activation relu"):
+        optimize_precharge(snn, trained(vgg()), images(), time_steps=T)
+
+
+def test_bad_arguments_are_named() -> None:
+    ann, x = trained(vgg()), images()
+    snn = convert(ann, x, method="data-norm")
+    phased = convert(ann, x, method="data-norm", schedule="phased", time_steps=4)
+    for message, call in {
+        "snn: got": lambda: optimize_precharge(ann, ann, x),  # type: ignore[arg-type]
+        "snn: got 'the schedule": lambda: optimize_precharge(phased, ann, x),
+        "candidates: got 1": lambda: optimize_precharge(snn, ann, x, candidates=1),
+        "time_steps: got 0": lambda: optimize_precharge(snn, ann, x, time_steps=0),
+        "factor: got 0": lambda: lower_thresholds(snn, 0.0),
+        "factor: got 2": lambda: lower_thresholds(snn, 2.0),
+    }.items():
+        with pytest.raises((TypeError, ValueError), match=message):
+            call()
+
+
+def test_lowered_thresholds_fire_earlier_and_stay_wrong() -> None:
+    ann, x = nn.Sequential(nn.Linear(3, 16), nn.ReLU(), nn.Linear(16, 2)), torch.rand(64, 3)
+    plain, charged, lowered = (convert(ann, x, method="data-norm", precharge=p) for p in (0.0, 0.5, 0.0))
+    lower_thresholds(lowered, 0.9)
+    assert lowered.report[0].threshold == pytest.approx(0.9 * plain.report[0].threshold)
+    assert lowered.report[0].rule == "maximum, lowered by 0.9"
+
+    def error(snn: nn.Module, steps: int) -> float:
+        with torch.no_grad():
+            return float((torch.cat(list(Simulation(snn).run(x, steps))).mean(0) - ann(x)).square().mean())
+
+    assert error(lowered, 8) < error(plain, 8)
+    assert error(charged, 1000) < error(plain, 1000) < 0.01 * error(lowered, 1000)
