@@ -121,12 +121,15 @@ class Recorder(fx.Interpreter):
 class AnalogTwin(fx.Interpreter):
     """The analog net that a spiking one stands for: the same graph, with ReLUs in the units of the thresholds.
 
-    ``activations[name]`` is ``max(0, current) / threshold`` of a spiking layer, which its firing rate is to approach.
+    ``activations[name]`` is ``max(0, current) / threshold`` of a spiking layer, which its firing rate is to approach;
+    ``sums[name]`` its sum, which is all that is kept if ``keep`` is False.
     """
 
-    def __init__(self, graph: fx.GraphModule) -> None:
+    def __init__(self, graph: fx.GraphModule, keep: bool = True) -> None:
         super().__init__(graph)
+        self.keep = keep
         self.activations: dict[str, Tensor] = {}
+        self.sums: dict[str, float] = {}
 
     def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         module = self.fetch_attr(target)
@@ -136,12 +139,15 @@ class AnalogTwin(fx.Interpreter):
             return args[0]
         if not is_spiking(module):
             return super().call_module(target, args, kwargs)
-        self.activations[str(target)], output = _transfer(module, args[0])
+        activation, output = _transfer(module, args[0])
+        self.sums[str(target)] = float(activation.sum(dtype=torch.float64))
+        if self.keep:
+            self.activations[str(target)] = activation
         return output
 
     @torch.no_grad()
     def __call__(self, x: Tensor) -> Any:
-        self.activations = {}
+        self.activations, self.sums = {}, {}
         return self.run(x)
 
 

@@ -121,7 +121,7 @@ class LayerSums:
     Attributes
     ----------
     fan_out : Tensor or None
-        Synapses of each neuron, shaped as one sample; to be set before the first batch if they are known.
+        Synapses of each neuron, flat, float64; to be set before the first batch if they are known.
     signed : bool
         Events may be negative, those of an encoder; they count all the same.
     spikes, synops : Tensor
@@ -137,16 +137,25 @@ class LayerSums:
         self.spikes = torch.zeros(time_steps, dtype=torch.float64)
         self.synops = torch.zeros(time_steps, dtype=torch.float64)
         self.moments = torch.zeros(len(self.steps), 6, dtype=torch.float64)
-        self.activation, self.neurons = 0.0, 0
+        self.activation, self.neurons, self.analog = 0.0, 0, False
         self.scatter: list[Tensor] = []  # for each batch [S, 2, at most sample]
 
-    def begin(self, activation: Tensor | None) -> None:
-        """Start a batch; ``activation`` is that of the analog net, ``None`` for a layer that it does not have."""
+    def begin(self, total: float | None, activation: Tensor | None = None) -> None:
+        """Start a batch.
+
+        Parameters
+        ----------
+        total : float or None
+            Sum of the analog activations; ``None`` for a layer that the analog net does not have.
+        activation : Tensor, optional
+            The activations ``[N, ...]``, for the correlation.
+        """
         self._activation, self._t = activation, 0
         self._count: Tensor | None = None
         self._pairs: list[Tensor] = []
-        if activation is not None:
-            self.activation += float(activation.double().sum())
+        if total is not None:
+            self.activation += total
+            self.analog = True
 
     def add(self, spikes: Tensor) -> None:
         """Take in the next steps, ``[T', N, ...]``."""
@@ -158,8 +167,7 @@ class LayerSums:
         per_neuron = events.sum(1).flatten(1).double()
         self.spikes[columns] += per_neuron.sum(1).cpu()
         if self.fan_out is not None:
-            fan_out = self.fan_out.to(events.device).flatten()
-            self.synops[columns] += (per_neuron @ fan_out.double()).cpu()
+            self.synops[columns] += (per_neuron @ self.fan_out).cpu()
         if self._activation is not None and self.steps:
             self._compare(spikes)
         self._t += steps
@@ -187,7 +195,7 @@ class LayerSums:
         self._count += spikes[done:].sum(0)
 
     def state_dict(self) -> dict[str, Any]:
-        names = ("spikes", "synops", "moments", "activation", "neurons", "scatter")
+        names = ("spikes", "synops", "moments", "activation", "neurons", "analog", "scatter")
         return {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -104,11 +104,7 @@ def evaluate(
     if ann is not None and not isinstance(ann, nn.Module):
         bad_type("ann", ann, "an nn.Module, or None")
     graph = as_graph(snn)
-    modes = {m: m.training for net in (graph, ann) if net is not None for m in net.modules()}
-    for net in (graph, ann):
-        if net is not None:
-            net.eval()
-    try:
+    with _as_it_is_measured(graph, ann):
         run = _Run(graph, ann, time_steps, delays, top, correlation_steps)
         state = None if resume is None else _State(Path(resume), run.settings())
         batches = run.batches(loader, state)
@@ -121,9 +117,25 @@ def evaluate(
         if state is not None:
             state.remove()
         return result
+
+
+@contextmanager
+def _as_it_is_measured(graph: fx.GraphModule, ann: nn.Module | None) -> Iterator[None]:
+    """Evaluation mode, and layers in step mode "s"; both are restored."""
+    modules = [m for net in (graph, ann) if net is not None for m in net.modules()]
+    training = [m.training for m in modules]
+    sequential = [m for m in graph.modules() if m is not graph and getattr(m, "step_mode", "s") == "m"]
+    for module in modules:
+        module.training = False
+    for module in sequential:
+        module.step_mode = "s"  # type: ignore[assignment]
+    try:
+        yield
     finally:
-        for module, training in modes.items():
-            module.training = training
+        for module, mode in zip(modules, training, strict=True):
+            module.training = mode
+        for module in sequential:
+            module.step_mode = "m"  # type: ignore[assignment]
 
 
 class _Run:
@@ -142,7 +154,7 @@ class _Run:
         self.readout = ReadoutSums(time_steps, delays, top)
         self.layers: dict[str, LayerSums] = {}
         self.synapses: Synapses | None = None
-        self.twin, self.sources = AnalogTwin(graph), event_sources(graph)
+        self.twin, self.sources = AnalogTwin(graph, keep=bool(correlation_steps)), event_sources(graph)
         self.labelled: bool | None = None
         self.done, self.digest = 0, ""
         parameter = next(graph.parameters(), next(graph.buffers(), None))
@@ -154,7 +166,7 @@ class _Run:
         for net in (self.graph, self.ann):
             for name, value in {} if net is None else net.state_dict().items():
                 digest.update(name.encode())
-                digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+                digest.update(_bytes(value) if isinstance(value, Tensor) else repr(value).encode())
         for name, module in self.graph.named_modules():
             digest.update(f"{name}{module.extra_repr()}".encode())
         return {
@@ -170,8 +182,9 @@ class _Run:
             x, labels = _inputs_and_labels(batch)
             if state is not None:
                 for part in (x, labels):
-                    digest.update(b"" if part is None else part.detach().cpu().contiguous().numpy().tobytes())
+                    digest.update(b"" if part is None else _bytes(part))
             if index < start:
+                self._prepare(x.to(self.device))
                 if index == start - 1 and digest.hexdigest() != expected:
                     bad_value("loader", "other batches than the interrupted evaluation", "the same ones, unshuffled")
                 continue
@@ -196,7 +209,7 @@ class _Run:
                 bad_value("loader", labels, f"one integer label for each of the outputs {list(scores.shape)}")
             self.readout.count_analog(scores, labels)
         for name, layer in self.layers.items():
-            layer.begin(self.twin.activations.get(name))
+            layer.begin(self.twin.sums.get(name), self.twin.activations.get(name))
         with self._watching_pools(simulation, x):
             for output in simulation.run(x, self.time_steps, self._observe):
                 self.readout.add(output)
@@ -238,7 +251,8 @@ class _Run:
         for name in self.sources:
             fan_out = self.synapses.fan_out.get(name)
             layer = self.layers.setdefault(name, LayerSums(self.time_steps, self.correlation_steps))
-            layer.fan_out, layer.signed = fan_out, self.sources[name] == "input"
+            layer.fan_out = None if fan_out is None else fan_out.flatten().double().to(self.device)
+            layer.signed = self.sources[name] == "input"
 
     def state_dict(self) -> dict[str, Any]:
         layers = {name: layer.state_dict() for name, layer in self.layers.items()}
@@ -271,13 +285,12 @@ class _Run:
 
     def _layer(self, name: str, sums: LayerSums, synapses: Synapses) -> LayerEvaluation:
         samples, fan_out = self.readout.samples, sums.fan_out
-        analog = name in self.twin.activations
         pairs = torch.cat(sums.scatter, dim=2) if sums.scatter else None
-        correlation = sums.correlation().tolist() if analog else []
+        correlation = sums.correlation().tolist() if sums.analog else []
         return LayerEvaluation(
             name, self.sources[name], sums.neurons, sums.spikes.cumsum(0) / samples,
             sums.synops.cumsum(0) / samples if fan_out is not None else torch.full_like(sums.synops, torch.nan),
-            sums.activation / (samples * sums.neurons) if analog else None,
+            sums.activation / (samples * sums.neurons) if sums.analog else None,
             None if fan_out is None else float(fan_out.mean()), synapses.fed_macs.get(name, 0),
             dict(zip(self.correlation_steps, correlation, strict=False)),
             {} if pairs is None else dict(zip(self.correlation_steps, pairs, strict=True)),
@@ -327,6 +340,10 @@ def _check(
         bad_value("top", top, "ints >= 1")
     if any(isinstance(t, bool) or not isinstance(t, int) or not 1 <= t <= time_steps for t in correlation_steps):
         bad_value("correlation_steps", correlation_steps, f"ints in [1, {time_steps}]")
+
+
+def _bytes(x: Tensor) -> bytes:
+    return x.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
 
 
 def _inputs_and_labels(batch: Any) -> tuple[Tensor, Tensor | None]:

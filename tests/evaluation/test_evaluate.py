@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 pytest.importorskip("spikingjelly")
 
-from spikingjelly.activation_based import functional, neuron  # noqa: E402
+from spikingjelly.activation_based import functional, layer, neuron  # noqa: E402
 
 from snn_ext import evaluate, evaluation  # noqa: E402
 from snn_ext.evaluation import (  # noqa: E402
@@ -249,6 +249,31 @@ def test_interrupted_evaluation_continues_and_gives_the_same_figures(tmp_path: P
     continued = evaluate(net, data, T, resume=file, **options)
     assert continued.to_json() == whole.to_json() and not file.exists()
     assert seen[-1] == 2 and seen.count(4) <= 3  # the third batch and the last
+
+
+def test_evaluation_that_was_interrupted_after_its_last_batch_is_complete(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, file = batches(), tmp_path / "state.pt"
+    whole = evaluate(small_net(), data, T, correlation_steps=(4,), progress=False)
+
+    def interrupt(self: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("snn_ext.evaluation.runner._State.remove", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            evaluate(small_net(), data, T, correlation_steps=(4,), resume=file, progress=False)
+    found = evaluate(small_net(), data, T, correlation_steps=(4,), resume=file, progress=False)
+    assert found.to_json() == whole.to_json()
+
+
+def test_step_mode_of_a_net_does_not_matter_and_is_restored() -> None:
+    net = nn.Sequential(layer.Conv2d(1, 4, 3), PCMPIFNode(0.5), layer.Flatten(), layer.Linear(144, 5))
+    single = evaluate(net, batches(), T, progress=False)
+    functional.set_step_mode(net, "m")
+    assert evaluate(net, batches(), T, progress=False).to_json() == single.to_json()
+    assert all(m.step_mode == "m" for m in net)
 
 
 def test_json_holds_everything_and_csv_a_line_a_step(tmp_path: Path) -> None:
