@@ -58,12 +58,14 @@ OURS: dict[str, Conversion] = {
     "data-norm 99.9 % per channel, pre-charge 0.5": _ours(
         method="data-norm", percentile=99.9, channel_wise=True, precharge=0.5
     ),
-    "data-norm 99.9 %, pre-charge optimised": _ours(method="data-norm", percentile=99.9, precharge="optimize"),
+    "data-norm 99.9 %, pre-charge optimised": _ours(
+        method="data-norm", percentile=99.9, precharge="optimize", time_steps=64
+    ),
     "data-norm 99 % per channel, pre-charge 0.5": _ours(
         method="data-norm", percentile=99.0, channel_wise=True, precharge=0.5
     ),
     "data-norm 99.9 % per channel, pre-charge optimised": _ours(
-        method="data-norm", percentile=99.9, channel_wise=True, precharge="optimize"
+        method="data-norm", percentile=99.9, channel_wise=True, precharge="optimize", time_steps=64
     ),
     "Spike-Norm": _ours(method="spike-norm", reset="subtract", time_steps=100),
     "Spike-Norm, pre-charge 0.5": _ours(method="spike-norm", reset="subtract", time_steps=100, precharge=0.5),

@@ -51,7 +51,7 @@ HORIZONS: dict[str, dict[str, Any]] = {
     "small": {
         "poisson_steps": 1000,
         "norm_steps": 250,
-        "poisson_images": 100,
+        "poisson_images": 50,
         "time_steps": 128,
         "eval_images": 500,
         "resets": ["zero"],

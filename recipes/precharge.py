@@ -236,7 +236,7 @@ def _figures(
 
 
 HORIZONS: dict[str, dict[str, Any]] = {
-    "small": {"time_steps": 255, "eval_images": 500, "search_images": 50, "search_steps": 64},
+    "small": {"time_steps": 255, "eval_images": 200, "search_images": 32, "search_steps": 64},
     "paper": {"time_steps": 1000, "eval_images": None, "search_images": 1000, "search_steps": 255},
 }
 
