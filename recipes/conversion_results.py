@@ -14,14 +14,18 @@ from .files import replacing
 
 __all__ = ["RUNS", "main"]
 
-RUNS: dict[str, tuple[Callable[[Sequence[str]], str], list[str]]] = {
-    "vgg16": (convert_images.main, ["--model", "vgg16"]),
-    "resnet20": (convert_images.main, ["--model", "resnet20"]),
-    "precharge-net1": (precharge.main, ["--model", "net1"]),
-    "precharge-net2": (precharge.main, ["--model", "net2"]),
-    "precharge-resnet20": (precharge.main, ["--model", "resnet20"]),
-    "autoencoder": (autoencoder.main, []),
+Run = tuple[Callable[[Sequence[str]], str], str, list[str]]
+RUNS: dict[str, Run] = {
+    "methods-vgg16": (convert_images.main, "vgg16", ["--model", "vgg16", "--experiments", "methods"]),
+    "methods-resnet20": (convert_images.main, "resnet20", ["--model", "resnet20", "--experiments", "methods"]),
+    "normalisation": (convert_images.main, "vgg16", ["--model", "vgg16", "--experiments", "normalisation"]),
+    "constraints": (convert_images.main, "resnet20", ["--model", "resnet20", "--experiments", "constraints"]),
+    "precharge-net1": (precharge.main, "precharge-net1", ["--model", "net1"]),
+    "precharge-net2": (precharge.main, "precharge-net2", ["--model", "net2"]),
+    "precharge-resnet20": (precharge.main, "precharge-resnet20", ["--model", "resnet20"]),
+    "autoencoder": (autoencoder.main, "autoencoder", []),
 }
+"""What each run calls, its folder (two may share a trained net), and its options."""
 INTRODUCTION = """\
 # Conversion: results
 
@@ -42,8 +46,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     sections = []
     for name in args.runs:
-        run, options = RUNS[name]
-        sections.append(run([*options, "--seed", str(args.seed), "--out", str(args.out / name)]))
+        run, folder, options = RUNS[name]
+        sections.append(run([*options, "--seed", str(args.seed), "--out", str(args.out / folder)]))
     if args.markdown is not None:
         with replacing(args.markdown) as temporary:
             temporary.write_text(

@@ -195,8 +195,22 @@ def methods(analog: Trained | Pretrained, evaluations: Evaluations, args: argpar
         f"{any_one.samples:,} test images, {args.calibration_images} for calibration. Analog net: "
         f"{100 * any_one.analog_accuracy:.2f} %, {any_one.macs / 1e6:.2f} million MACs. Latency: first step that "
         f"reaches that share of the analog accuracy (in brackets: step from which on it is kept).\n\n"
-        f"{table(lines, header)}\n"
+        f"{table(lines, header)}\n\n{_comparison(found)}\n"
     )
+
+
+def _comparison(found: dict[str, Evaluation], level: float = 99.0) -> str:
+    """Say what the best of ours needs to a level, and every rival."""
+    steps = {name: evaluation.latency_at(levels=(level,))[level] for name, evaluation in found.items()}
+    ours = {name: step for name, step in steps.items() if name in OURS and step is not None}
+    if not ours:
+        return f"None of ours reaches {level:g} %."
+    best = min(ours, key=lambda name: ours[name])
+    rivals = [
+        f"{name}: not reached" if step is None else f"{name}: {step}, ours needs {ours[best] / step:.2f} of that"
+        for name, step in steps.items() if name in RIVALS
+    ]  # fmt: skip
+    return f"Steps to {level:g} %, best of ours ({best}): {ours[best]}. " + "; ".join(rivals) + "."
 
 
 def _best_delay(evaluation: Evaluation) -> str | None:
@@ -331,7 +345,8 @@ def main(argv: Sequence[str] | None = None) -> str:
             sections.append(methods(analog, evaluations, args))
     except (ValueError, FileNotFoundError, FloatingPointError) as error:
         raise SystemExit(str(error)) from error
-    command = f"python -m recipes.convert_images --model {args.model} --data {args.data} --preset {args.preset}"
+    command = f"python -m recipes.convert_images --model {args.model} --data {args.data} --preset {args.preset} "
+    command += f"--experiments {' '.join(args.experiments)}"
     report = "\n".join([*sections, provenance(command, args.seed)])
     with replacing(args.out / "report.md") as temporary:
         temporary.write_text(report)

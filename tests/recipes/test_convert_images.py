@@ -200,11 +200,11 @@ def test_kept_evaluation_is_used_only_with_the_same_settings(tmp_path: Path) -> 
 
 
 def test_page_holds_the_sections_of_its_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    runs = {"one": (lambda argv: f"### One {' '.join(argv)}\n", ["--model", "a"])}
+    runs = {"one": (lambda argv: f"### One {' '.join(argv)}\n", "folder", ["--model", "a"])}
     monkeypatch.setattr(conversion_results, "RUNS", runs)
     page = tmp_path / "page.md"
     conversion_results.main(["--out", "runs/x", "--markdown", str(page)])
-    assert "## One --model a --seed 0 --out runs/x/one" in page.read_text()
+    assert "## One --model a --seed 0 --out runs/x/folder" in page.read_text()
 
 
 def test_cells_of_the_tables() -> None:
