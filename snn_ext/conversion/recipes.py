@@ -21,8 +21,9 @@ from .report import LayerReport, Numbers, Report
 from .scales import fold
 from .spike_norm import spike_norm
 from .spiking import INPUT, OUTPUT, Thresholds, neurons, residual_units, spiking_net
-from .surgery import WEIGHTED, Activation, prepare
+from .surgery import Activation, prepare
 from .thresholds import activation_thresholds
+from .weights import WEIGHTED
 
 __all__ = ["ConversionRecipe", "DataNormRecipe", "SpikeNormRecipe"]
 
@@ -136,6 +137,8 @@ class ConversionRecipe(FXConversionRecipe):
         self._check_quantized()
         ann.eval()
         self._reference = ann(self._first[:_REPORT_SAMPLES])
+        if not bool(self._reference.isfinite().all()):
+            bad_value("calibration", "inputs for which the output of ann is not finite", "finite values")
         if self.readout == "spikes":
             self._append_readout(graph)
         for name in self._activations:

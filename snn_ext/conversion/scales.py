@@ -14,7 +14,8 @@ from .._soft_reset_neuron import SoftResetNeuron
 from ..evaluation.simulation import as_graph, emits_spikes
 from .modules import Scale
 from .net import ConvertedNet
-from .surgery import CONVOLUTIONS, DROPOUTS, LINEAR, MAX_POOLS, TRANSPOSED, WEIGHTED, free_name
+from .surgery import DROPOUTS, LINEAR, MAX_POOLS, free_name
+from .weights import WEIGHTED, multiply, scale_columns, scale_rows
 
 __all__ = ["fold", "fold_scales"]
 
@@ -92,23 +93,9 @@ def _push_back(net: fx.GraphModule, node: fx.Node) -> None:
     elif _module(net, source, WEIGHTED) is None:
         return
     else:
-        _scale_rows(net.get_submodule(str(source.target)), scale.weight)  # type: ignore[arg-type]
+        scale_rows(net.get_submodule(str(source.target)), scale.weight)  # type: ignore[arg-type]
     node.replace_all_uses_with(source)
     net.graph.erase_node(node)
-
-
-def _scale_rows(layer: Any, factor: Tensor) -> None:
-    factor = factor.double()
-    if len(factor) == 1:
-        weight = factor
-    elif isinstance(layer, TRANSPOSED):  # [in, out / groups, ...]
-        rows = factor.reshape(layer.groups, 1, -1).expand(-1, layer.in_channels // layer.groups, -1)
-        weight = rows.reshape(layer.in_channels, -1, *[1] * (layer.weight.ndim - 2))
-    else:
-        weight = factor.reshape(-1, *[1] * (layer.weight.ndim - 1))
-    _multiply(layer.weight, weight)
-    if layer.bias is not None:
-        _multiply(layer.bias, factor)
 
 
 # -- forwards --------------------------------------------------------------------------------------------------------
@@ -140,7 +127,7 @@ class _Fold:
             if len(unit) > 1:
                 self._settle(node, inputs[0])
             elif not _is_one(unit):  # the current comes in this unit, and so does the threshold
-                _multiply(module._raw_threshold(), 1.0 / unit)
+                multiply(module._raw_threshold(), 1.0 / unit)
             self.units[node] = one
             if module.scale_output:
                 level = module.quantizer(torch.zeros(1)).clip_level.detach().double().cpu()
@@ -158,7 +145,7 @@ class _Fold:
             if len(unit) > 1 and isinstance(module, nn.Linear) and len(node.meta["shape"]) != 2:
                 self._settle(node, inputs[0])
             elif not _is_one(unit):
-                _scale_columns(module, unit)
+                scale_columns(module, unit)
             self.units[node] = one
         elif node.target is operator.add or (isinstance(node.target, str) and node.target in ("add", "add_")):
             self._join(node, inputs)
@@ -214,17 +201,6 @@ class _Fold:
             self.units[node] = torch.ones(1, dtype=torch.float64)
 
 
-def _scale_columns(layer: Any, unit: Tensor) -> None:
-    """Multiply the weights of each incoming channel."""
-    if len(unit) > 1:
-        if isinstance(layer, TRANSPOSED):  # [in, out / groups, ...]
-            unit = unit.reshape(-1, *[1] * (layer.weight.ndim - 1))
-        elif isinstance(layer, CONVOLUTIONS):  # [out, in / groups, ...]
-            rows = unit.reshape(layer.groups, 1, -1).expand(-1, layer.out_channels // layer.groups, -1)
-            unit = rows.reshape(layer.out_channels, -1, *[1] * (layer.weight.ndim - 2))
-    _multiply(layer.weight, unit)
-
-
 def _insert_scale(net: fx.GraphModule, source: fx.Node, user: fx.Node, unit: Tensor) -> fx.Node:
     before = str(source.target).replace(".", "_") if source.op == "call_module" else source.name
     name = free_name(net, f"{before}_scale")
@@ -235,11 +211,6 @@ def _insert_scale(net: fx.GraphModule, source: fx.Node, user: fx.Node, unit: Ten
     node.meta = dict(source.meta)
     user.replace_input_with(source, node)
     return node
-
-
-def _multiply(parameter: Tensor, factor: Tensor) -> None:
-    """Multiply in float64 and round once."""
-    parameter.data = (parameter.data.double() * factor.to(parameter.device)).to(parameter.dtype)
 
 
 def _is_one(unit: Tensor) -> bool:

@@ -16,6 +16,7 @@ from .modules import PoissonEncoder, Scale, SpikeMaxPool1d, SpikeMaxPool2d, Spik
 from .net import ConvertedNet
 from .quantized import START
 from .surgery import MAX_POOLS, Activation, spread_shapes
+from .weights import affine_of
 
 __all__ = ["INPUT", "OUTPUT", "Thresholds", "neurons", "residual_units", "spiking_net"]
 
@@ -56,7 +57,7 @@ def spiking_net(
         elif isinstance(module, MAX_POOLS):
             _assign(net, name, _POOLS[type(module)].like(module))
         elif isinstance(module, _BatchNorm):
-            _assign(net, name, _affine(module))
+            _assign(net, name, Scale(*affine_of(module)))
     net.to(x.device)
     net.graph.lint()
     net.recompile()
@@ -182,14 +183,6 @@ def _between_scales(net: ConvertedNet, node: fx.Node, name: str) -> None:
     before.meta = after.meta = dict(node.meta)
     for user in users:
         user.replace_input_with(node, after)
-
-
-def _affine(norm: Any) -> Scale:
-    """Return a batch norm in evaluation as a scale with a bias."""
-    deviation = (norm.running_var.double() + norm.eps).sqrt()
-    weight = (1.0 if norm.weight is None else norm.weight.double()) / deviation
-    bias = (0.0 if norm.bias is None else norm.bias.double()) - norm.running_mean.double() * weight
-    return Scale(weight.float(), bias.float())
 
 
 def _assign(net: nn.Module, name: str, module: nn.Module) -> None:

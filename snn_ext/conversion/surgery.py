@@ -12,16 +12,13 @@ from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from ..replacement import is_neuron
 from .quantized import QuantizedReLU, quantized_relu
+from .weights import WEIGHTED, fold_batch_norm
 
-__all__ = ["MAX_POOLS", "WEIGHTED", "Activation", "prepare", "spread_shapes"]
+__all__ = ["MAX_POOLS", "Activation", "prepare", "spread_shapes"]
 
-CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-WEIGHTED = (*CONVOLUTIONS, *TRANSPOSED, nn.Linear)
 MAX_POOLS = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)
 AVERAGE_POOLS = (
     *(nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d),
@@ -302,7 +299,10 @@ def _normalise_reshape(graph: fx.GraphModule, node: fx.Node) -> None:
     if after == before:
         return _bypass(node)
     if len(after) == 2 and after[0] == before[0]:
-        return _as_module(graph, node, nn.Flatten(1))
+        _as_module(graph, node, nn.Flatten(1))
+        return
+    if node.target in (torch.squeeze, "squeeze") and after[:2] == before[:2]:
+        return
     _refuse(f"{_name(node)} from {list(before)} to {list(after)}", "flattening of all dimensions but the batch", node)
 
 
@@ -353,13 +353,9 @@ def _fold_batch_norm(graph: fx.GraphModule) -> None:
         layer = graph.get_submodule(str(before.target))
         if len(before.users) > 1 or not isinstance(layer, WEIGHTED):
             continue
-        if isinstance(layer, nn.Linear):
-            if len(_shape(node)) != 2:  # over [N, C, L] the norm runs along another dimension than the layer
-                continue
-            folded: nn.Module = fuse_linear_bn_eval(layer, norm)
-        else:
-            folded = fuse_conv_bn_eval(layer, norm, transpose=isinstance(layer, TRANSPOSED))  # type: ignore[type-var]
-        _assign(graph, str(before.target), folded)
+        if isinstance(layer, nn.Linear) and len(_shape(node)) != 2:
+            continue  # over [N, C, L] the norm runs along another dimension than the layer
+        fold_batch_norm(layer, norm)
         _bypass(node)
 
 

@@ -67,7 +67,7 @@ def trained(net: nn.Module) -> nn.Module:
     return net.eval()
 
 
-def dyadic(net: nn.Module, bits: int = 5) -> nn.Module:
+def dyadic(net: nn.Module, bits: int = 5, gain: float = 2.5) -> nn.Module:
     """Make all arithmetic exact: weights and biases on a grid, batch norm that does nothing."""
     with torch.no_grad():
         for module in net.modules():
@@ -75,7 +75,7 @@ def dyadic(net: nn.Module, bits: int = 5) -> nn.Module:
                 module.eps = 0.0
             elif isinstance(module, nn.Conv2d | nn.Linear):
                 for parameter in module.parameters():
-                    parameter.copy_((1.5 * parameter * 2**bits).round() / 2**bits)
+                    parameter.copy_((gain * parameter * 2**bits).round() / 2**bits)
     return net.eval()
 
 

@@ -76,7 +76,7 @@ def test_quantised_activation_passes_gradients_inside_the_clip_and_trains_its_th
         optimizer.zero_grad()
         (fitted(torch.ones(8)) - target).square().mean().backward()
         optimizer.step()
-    assert abs(float(fitted.threshold) - target) < 0.01
+    assert abs(fitted.threshold.item() - target) < 0.01
     assert QuantizedReLU(4, trainable=False).state_dict().keys() == {"threshold"}
 
 

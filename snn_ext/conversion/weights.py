@@ -1,0 +1,72 @@
+"""Multiplying the weights of a layer, per outgoing or per incoming channel."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+__all__ = [
+    "CONVOLUTIONS",
+    "TRANSPOSED",
+    "WEIGHTED",
+    "affine_of",
+    "fold_batch_norm",
+    "multiply",
+    "scale_columns",
+    "scale_rows",
+]
+
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+WEIGHTED = (*CONVOLUTIONS, *TRANSPOSED, nn.Linear)
+
+
+def scale_rows(layer: Any, factor: Tensor) -> None:
+    """Multiply the output of a layer: its weights and bias, by one number or one per outgoing channel."""
+    factor = factor.double()
+    if len(factor) == 1:
+        weight = factor
+    elif isinstance(layer, TRANSPOSED):  # [in, out / groups, ...]
+        rows = factor.reshape(layer.groups, 1, -1).expand(-1, layer.in_channels // layer.groups, -1)
+        weight = rows.reshape(layer.in_channels, -1, *[1] * (layer.weight.ndim - 2))
+    else:
+        weight = factor.reshape(-1, *[1] * (layer.weight.ndim - 1))
+    multiply(layer.weight, weight)
+    if layer.bias is not None:
+        multiply(layer.bias, factor)
+
+
+def scale_columns(layer: Any, factor: Tensor) -> None:
+    """Multiply what comes into a layer: its weights, by one number or one per incoming channel."""
+    if len(factor) > 1:
+        if isinstance(layer, TRANSPOSED):  # [in, out / groups, ...]
+            factor = factor.reshape(-1, *[1] * (layer.weight.ndim - 1))
+        elif isinstance(layer, CONVOLUTIONS):  # [out, in / groups, ...]
+            rows = factor.reshape(layer.groups, 1, -1).expand(-1, layer.out_channels // layer.groups, -1)
+            factor = rows.reshape(layer.out_channels, -1, *[1] * (layer.weight.ndim - 2))
+    multiply(layer.weight, factor)
+
+
+def fold_batch_norm(layer: Any, norm: _BatchNorm) -> None:
+    """Fold the batch norm behind a layer into it, in place."""
+    weight, bias = affine_of(norm)
+    scale_rows(layer, weight)
+    if layer.bias is None:
+        layer.bias = nn.Parameter(torch.zeros_like(bias, dtype=layer.weight.dtype))
+    layer.bias.data = (layer.bias.data.double() + bias).to(layer.weight.dtype)
+
+
+def affine_of(norm: Any) -> tuple[Tensor, Tensor]:
+    """Return factor and offset per channel, float64, of a batch norm in evaluation."""
+    deviation = (norm.running_var.double() + norm.eps).sqrt()
+    weight = deviation.reciprocal() if norm.weight is None else norm.weight.detach().double() / deviation
+    offset = -norm.running_mean.double() * weight
+    return weight, offset if norm.bias is None else offset + norm.bias.detach().double()
+
+
+def multiply(parameter: Tensor, factor: Tensor) -> None:
+    """Multiply in float64 and round once."""
+    parameter.data = (parameter.data.double() * factor.to(parameter.device)).to(parameter.dtype)
