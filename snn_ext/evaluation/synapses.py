@@ -82,6 +82,10 @@ def count_synapses(graph: fx.GraphModule, x: Tensor) -> Synapses:
     """
     values = Recorder(graph).record(x[:1])
     arriving, sources = origins(graph), event_sources(graph)
+    spiking: set[fx.Node] = set()  # what depends on spikes, through weights or not
+    for node in graph.graph.nodes:
+        if str(node.target) in sources or any(n in spiking for n in node.all_input_nodes):
+            spiking.add(node)
     found = Synapses()
     triggered: dict[fx.Node, Tensor] = {}  # for each event at the output of a node: the synapses it leads to
     for node in reversed(graph.graph.nodes):
@@ -89,6 +93,10 @@ def count_synapses(graph: fx.GraphModule, x: Tensor) -> Synapses:
         if isinstance(module, WEIGHTED):
             macs = _macs(module, values[node.args[0]], values[node])
             found.macs += macs
+            if node in spiking and not arriving[node.args[0]]:
+                bad_value(
+                    "snn", f"{node.target} behind another layer with weights", "neurons between layers with weights"
+                )
             for source in arriving[node.args[0]]:
                 found.fed_macs[source] = found.fed_macs.get(source, 0) + macs
             if not arriving[node.args[0]]:
@@ -186,10 +194,10 @@ def _checked(call: Callable[[Tensor], Tensor], user: fx.Node, value: Tensor) -> 
     one_more = call(a + b) + zero - call(a) - call(b)
     linear = float(one_more.abs().max()) <= 1e-6 * float(ones.abs().max() + 1)
     per_input = ones - zero
+    if linear and per_input.shape == a.shape and torch.allclose(call(a) - zero, a * per_input):
+        return lambda x: x * (per_input != 0)  # a scale, whatever its value, is part of one synapse
     if linear and torch.equal(per_input, per_input.round()):
         return call
-    if linear and per_input.shape == a.shape and torch.allclose(call(a) - zero, a * per_input):
-        return lambda x: x * (per_input != 0)
     bad_value(
         "snn", f"{user.op} {user.target} on spikes",
         "pooling, adding, concatenating, reshaping, scaling or a layer with weights, whose synapses can be counted",

@@ -93,13 +93,21 @@ def test_identity_shortcut_is_one_synapse_and_a_branch_adds_its_own() -> None:
     assert found.fed_macs == {"first": 25 * 4 * 36 + 24, "inner": 25 * 4 * 36, "junction": 24}
 
 
-def test_scales_between_neuron_and_weight_are_part_of_the_synapse() -> None:
+@pytest.mark.parametrize("scale", [3.7, 2.0])
+def test_scales_between_neuron_and_weight_are_part_of_the_synapse(scale: float) -> None:
     from spikingjelly.activation_based.ann2snn.modules import VoltageScaler
 
-    net = nn.Sequential(nn.Conv2d(1, 4, 1), VoltageScaler(0.3), node(), VoltageScaler(3.7), nn.Conv2d(4, 6, 3))
+    net = nn.Sequential(nn.Conv2d(1, 4, 1), VoltageScaler(0.3), node(), VoltageScaler(scale), nn.Conv2d(4, 6, 3))
     plain = nn.Sequential(nn.Conv2d(1, 4, 1), node(), nn.Conv2d(4, 6, 3))
     scaled, expected = (count_synapses(as_graph(n), torch.rand(1, 1, 7, 7)) for n in (net, plain))
     assert torch.equal(scaled.fan_out["2"], expected.fan_out["1"])
+
+
+def test_weights_behind_weights_are_refused() -> None:
+    net = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 4), node(), nn.Linear(4, 4), nn.Linear(4, 2))
+    with pytest.raises(ValueError, match="snn: got '4 behind another layer with weights'"):
+        count_synapses(as_graph(net), torch.rand(2, 3))
+    assert count_synapses(as_graph(net[:4]), torch.rand(2, 3)).input_macs == 12 + 16  # a constant current passes both
 
 
 def test_operation_without_known_synapses_is_named_and_the_rest_still_measured() -> None:
