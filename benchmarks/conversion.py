@@ -39,7 +39,7 @@ TESTS = (
     "tests/conversion/test_precharge.py",
 )
 LAYOUT: tuple[int | str, ...] = (64, 64, "A", 128, 128, "A", 256, 256, 256, "A", 512, 512, 512, "A", 512, 512, 512, "A")
-PAPER_STEPS = 32
+STEPS = 32
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -81,7 +81,10 @@ def simulation(options: argparse.Namespace) -> list[dict[str, Any]]:
         rows.append(
             _row(
                 f"simulate, N = {samples}",
-                {"host": lambda x=x: _host_loop(host, x), "ours": lambda x=x: list(Simulation(ours).run(x, PAPER_STEPS))},
+                {
+                    "host": lambda x=x: _host_loop(host, x),
+                    "ours": lambda x=x: list(Simulation(ours).run(x, STEPS)),
+                },
                 options.rounds, wanted,
             )
         )  # fmt: skip
@@ -91,8 +94,8 @@ def simulation(options: argparse.Namespace) -> list[dict[str, Any]]:
 def thresholds(options: argparse.Namespace) -> list[dict[str, Any]]:
     """Measure Spike-Norm on a net of 16 layers against a simulation from the input for every layer."""
     x = torch.rand(4, 3, 32, 32)
-    net = convert(vgg(LAYOUT, 0.125), x, method="data-norm", readout="spikes", fold_scales=False)
-    steps = 64
+    net = convert(vgg(LAYOUT, 0.25), x, method="data-norm", readout="spikes", fold_scales=False)
+    steps = 32
 
     def keep(name: str, maximum: Tensor) -> Tensor:
         net.get_submodule(name).v_threshold = maximum.clamp_min(1e-3)
@@ -148,7 +151,7 @@ def _row(
 def _host_loop(net: nn.Module, x: Tensor) -> list[Tensor]:
     functional.reset_net(net)
     with torch.no_grad():
-        return [net(x) for _ in range(PAPER_STEPS)]
+        return [net(x) for _ in range(STEPS)]
 
 
 def _spike_norm_from_the_input(net: ConvertedNet, x: Tensor, steps: int, keep: Callable[[str, Tensor], Tensor]) -> None:
@@ -173,7 +176,7 @@ def _layers(net: fx.GraphModule) -> list[Any]:
 
 
 def vgg(layout: Sequence[int | str], width: float) -> nn.Module:
-    """Build a VGG for 32x32 images with batch norm and average pooling; two hidden linear layers follow the full one."""
+    """Build a VGG for 32x32 images with batch norm and average pooling; the full one has two hidden linear layers."""
     torch.manual_seed(0)
     layers: list[nn.Module] = []
     channels = 3

@@ -57,8 +57,8 @@ def test_examples_in_docstrings_run(name: str) -> None:
 
 
 def test_public_names_are_there() -> None:
-    from snn_ext import functional, ops, snntorch, spikingjelly, testing
+    from snn_ext import conversion, evaluation, functional, ops, snntorch, spikingjelly, testing
 
-    for module in (snn_ext, functional, ops, snntorch, spikingjelly, testing):
+    for module in (snn_ext, conversion, evaluation, functional, ops, snntorch, spikingjelly, testing):
         for name in module.__all__:
             assert getattr(module, name).__doc__ or isinstance(getattr(module, name), str | tuple), f"{module}.{name}"

@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from ..replacement import is_neuron
-from .modules import PoissonEncoder
+from .modules import PoissonEncoder, per_channel
 from .net import ConvertedNet
 from .spiking import INPUT, OUTPUT
 from .surgery import MAX_POOLS, prepare
@@ -34,6 +34,7 @@ class AnalogTwin(fx.Interpreter):
         super().__init__(net)
         self.time_steps = time_steps
         self.found: dict[str, Tensor] = {}
+        self.clips: dict[str, Any] = getattr(net, "clips", {})
 
     @torch.no_grad()
     def activations(self, x: Tensor) -> dict[str, Tensor]:
@@ -62,8 +63,9 @@ class AnalogTwin(fx.Interpreter):
         x_seq = x.unsqueeze(0)
         theta, value = module.quantizer(x_seq)
         if self.time_steps is None:
-            clip = getattr(self.module, "clips", {}).get(str(target))
-            rate = (x / theta).clamp(0.0, clip)
+            rate = (x / theta).clamp_min(0.0)
+            if str(target) in self.clips:
+                rate = rate.minimum(per_channel(torch.tensor(self.clips[str(target)]).to(x), x.ndim))
         else:
             steps = self.time_steps
             level = (x * steps + module.initial_potential(x_seq)) / theta
@@ -98,6 +100,5 @@ def activations_of(ann: nn.Module, snn: ConvertedNet, x: Tensor) -> dict[str, Te
                 f"ann: got {type(ann).__name__} without the activation {layer.name}, want the net that snn was "
                 "converted from"
             )
-        scale = torch.as_tensor(layer.scale, device=x.device)
-        found[layer.name] = source / (scale if scale.ndim == 0 else scale.reshape(-1, *[1] * (source.ndim - 2)))
+        found[layer.name] = source / per_channel(torch.tensor(layer.scale).to(x), source.ndim)
     return found

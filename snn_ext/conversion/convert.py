@@ -112,7 +112,7 @@ def convert(
     """
     if not isinstance(ann, nn.Module):
         bad_type("ann", ann, "an nn.Module")
-    if method == "adsnn":
+    if str(method) == "adsnn":
         want = "'spike-norm' or 'data-norm'; adaptive spiking neurons are not part of this version"
         bad_value("method", method, want)
     check_choice("method", method, tuple(_RECIPES))

@@ -98,7 +98,8 @@ def diagnose(snn: ConvertedNet, x: Tensor, time_steps: int, *, memory: int = 1 <
     if any(snn.get_submodule(str(n.target)).v_reset is not None for n in layers):
         bad_value("snn", "neurons that reset to zero", "reset by subtraction")
     expected = AnalogTwin(snn, time_steps).activations(x)
-    charges, counts = dict.fromkeys(layers, 0.0), dict.fromkeys(layers, 0.0)
+    charges: dict[fx.Node, Any] = dict.fromkeys(layers, 0.0)
+    counts: dict[fx.Node, Any] = dict.fromkeys(layers, 0.0)
     states: dict[fx.Node, tuple[Any, ...]] = {}
     targets = [*layers, *(node.args[0] for node in layers)]
     for values in Simulation(snn, memory=memory).stream(x, time_steps, targets, states=states):

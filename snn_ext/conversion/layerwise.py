@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from torch import Tensor, fx
 
@@ -50,10 +51,11 @@ class Layerwise:
         if batch in self._current:
             yield from self._current[batch]
             return
-        source, kept = node.args[0], []
+        source: Any = node.args[0]
+        kept: list[Tensor] = []
         room = self.memory - sum(c.numel() * 4 for chunks in self._current.values() for c in chunks)
         for values in self._simulation.stream(self.batches[batch], self.time_steps, [source], self._trains[batch]):
-            chunk = values[source]  # type: ignore[index]
+            chunk = values[source]
             room -= chunk.untyped_storage().nbytes()
             kept = [*kept, chunk] if room >= 0 else []
             yield chunk

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..functional import state_dtype
 
-__all__ = ["PoissonEncoder", "Scale", "SpikeMaxPool1d", "SpikeMaxPool2d", "SpikeMaxPool3d"]
+__all__ = ["PoissonEncoder", "Scale", "SpikeMaxPool1d", "SpikeMaxPool2d", "SpikeMaxPool3d", "per_channel"]
 
 States = tuple[Any, ...]
 
@@ -38,16 +38,17 @@ class Scale(nn.Module):
         self.register_buffer("bias", None if bias is None else bias.detach().float().clone().reshape(-1))
 
     def forward(self, x: Tensor) -> Tensor:
-        y = x * _per_channel(self.weight, x.ndim)
-        return y if self.bias is None else y + _per_channel(self.bias, x.ndim)
+        y = x * per_channel(self.weight, x.ndim)
+        return y if self.bias is None else y + per_channel(self.bias, x.ndim)
 
     def extra_repr(self) -> str:
         weight = self.weight.tolist()
         return f"{weight[0]:.4g}" if len(weight) == 1 else f"{len(weight)} channels"
 
 
-def _per_channel(value: Tensor, ndim: int) -> Tensor:
-    return value.reshape(()) if len(value) == 1 else value.reshape(-1, *[1] * (ndim - 2))
+def per_channel(value: Tensor, ndim: int) -> Tensor:
+    """Return one number, or one per channel, in a shape that broadcasts to ``[N, C, ...]`` of ``ndim`` dimensions."""
+    return value.reshape(()) if value.numel() == 1 else value.reshape(-1, *[1] * (ndim - 2))
 
 
 class _SpikeMaxPool(base.MemoryModule):
@@ -141,7 +142,7 @@ class PoissonEncoder(base.MemoryModule):
     >>> encoder.step_mode = "m"
     >>> train = encoder(torch.tensor([[0.25, -0.5, 0.0, 2.0]]).expand(1000, 1, 4))
     >>> train.mean(0)
-    tensor([[ 0.2370, -0.5110,  0.0000,  1.0000]])
+    tensor([[ 0.2490, -0.4850,  0.0000,  1.0000]])
     """
 
     emits_spikes = True

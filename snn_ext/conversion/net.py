@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 from .._errors import bad_value
 from ..evaluation.simulation import run_sequence
 from ..replacement import replace_neurons
-from .report import Report
+from .report import Numbers, Report
 
 __all__ = ["ConvertedNet"]
 
@@ -35,14 +35,14 @@ class ConvertedNet(fx.GraphModule, base.StepModule):
         "phased" needs ``latency`` steps for its answer, not fewer and not more.
     time_steps : int or None
         The T of the conversion.
-    clips : dict of str to float
+    clips : dict of str to float or list of float
         Where an activation was clipped: its largest value in units of the threshold.
     """
 
     report: Report
     schedule: str
     time_steps: int | None
-    clips: dict[str, float]
+    clips: dict[str, Numbers]
 
     def __init__(self, root: nn.Module | dict[str, Any], graph: fx.Graph, class_name: str = "ConvertedNet") -> None:
         self._step_mode = "s"
@@ -56,7 +56,7 @@ class ConvertedNet(fx.GraphModule, base.StepModule):
 
     @step_mode.setter
     def step_mode(self, value: str) -> None:
-        base.StepModule.step_mode.fset(self, value)  # type: ignore[attr-defined]
+        base.StepModule.step_mode.fset(self, value)
         for module in self.modules():
             if module is not self and isinstance(module, base.MemoryModule):
                 module.step_mode = value

@@ -178,11 +178,11 @@ class ConversionRecipe(FXConversionRecipe):
         if self.fold_scales:
             fold(net, keep_output=self.readout == "linear")
         net.time_steps = self.time_steps
-        net.clips = {
-            name: float((activation.clip or activation.quantized.threshold) / self._thresholds[name].max())
-            for name, activation in self._activations.items()
-            if activation.clip is not None or activation.quantized is not None
-        }
+        for name, activation in self._activations.items():
+            if activation.quantized is not None:
+                net.clips[name] = 1.0
+            elif activation.clip is not None:
+                net.clips[name] = _numbers(activation.clip / self._thresholds[name])
         net.report = Report(self._layer_report(net, name, arriving) for name in neurons(net))
         if self.precharge == "optimize":
             optimize_precharge(net, None, self._batches, time_steps=self.time_steps or 255, memory=self.memory)
@@ -243,7 +243,7 @@ class ConversionRecipe(FXConversionRecipe):
         if self.residual == "unit-threshold" and not inside:
             bad_value("residual", "unit-threshold", "'junction' for a net without residual units")
         self._inside = inside
-        return find(inside)  # type: ignore[no-any-return]
+        return find(inside)
 
     def _layer_report(self, net: ConvertedNet, name: str, arriving: dict[str, float | None]) -> LayerReport:
         neuron: Any = net.get_submodule(name)

@@ -83,17 +83,18 @@ def fold(net: ConvertedNet, keep_output: bool = True) -> ConvertedNet:
 
 def _push_back(net: fx.GraphModule, node: fx.Node) -> None:
     """Fold a scale into the rows of the layer before it, through additions."""
-    scale, source = net.get_submodule(str(node.target)), node.args[0]
+    scale: Any = net.get_submodule(str(node.target))
+    source = node.args[0]
     if not isinstance(source, fx.Node) or len(source.users) > 1 or scale.bias is not None:
         return
     if source.target is operator.add:
         for operand in source.all_input_nodes:
-            part = _insert_scale(net, operand, source, scale.weight)  # type: ignore[arg-type]
+            part = _insert_scale(net, operand, source, scale.weight)
             _push_back(net, part)
     elif _module(net, source, WEIGHTED) is None:
         return
     else:
-        scale_rows(net.get_submodule(str(source.target)), scale.weight)  # type: ignore[arg-type]
+        scale_rows(net.get_submodule(str(source.target)), scale.weight)
     node.replace_all_uses_with(source)
     net.graph.erase_node(node)
 
@@ -188,8 +189,8 @@ class _Fold:
         if all(torch.equal(units[0], unit) for unit in units) and len(units[0]) == 1:
             self.units[node] = units[0]
         elif rank is not None and dim in (1, 1 - rank):
-            sources = node.args[0] if node.args else node.kwargs["tensors"]
-            parts = [self.units[s].expand(s.meta["shape"][1]) for s in sources]  # type: ignore[union-attr]
+            sources: Any = node.args[0] if node.args else node.kwargs["tensors"]
+            parts = [self.units[s].expand(s.meta["shape"][1]) for s in sources]
             self.units[node] = torch.cat(parts)
         else:
             self._join(node, inputs)

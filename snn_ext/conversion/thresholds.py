@@ -41,7 +41,8 @@ def activation_thresholds(
         warning.
     """
     names = list(names)
-    counts, maxima = dict.fromkeys(names, 0), {}
+    counts = dict.fromkeys(names, 0)
+    maxima: dict[str, Tensor] = {}
 
     def note(name: str, rows: Tensor) -> None:
         counts[name] += rows.shape[1]

@@ -236,8 +236,8 @@ class Program:
 
         for node in self.order:
             module = self._module(node)
-            if _is_stateful(module):
-                source = node.args[0]
+            if module is not None and _is_stateful(module):
+                source: Any = node.args[0]
                 x_seq = (
                     env[source].unflatten(0, (steps, samples))
                     if source in env

@@ -67,7 +67,7 @@ def trained(net: nn.Module) -> nn.Module:
     return net.eval()
 
 
-def dyadic(net: nn.Module, bits: int = 5, gain: float = 2.5) -> nn.Module:
+def dyadic(net: nn.Module, bits: int = 5, gain: float = 4.0) -> nn.Module:
     """Make all arithmetic exact: weights and biases on a grid, batch norm that does nothing."""
     with torch.no_grad():
         for module in net.modules():
