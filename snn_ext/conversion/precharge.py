@@ -135,7 +135,7 @@ class _Candidates:
     def advance(self, current: Tensor, time: int) -> Tensor:
         """Integrate a chunk; return the sum of squared errors over its steps and neurons."""
         rows, size = current.flatten(1), self.activation.numel()
-        errors = torch.zeros(len(self.v), dtype=torch.float64)
+        errors = torch.zeros(len(self.v), dtype=torch.float64, device=self.v.device)
         width = max(1, _BLOCK // len(self.v))
         for start in range(0, size, width):
             block = slice(start, min(start + width, size))
@@ -150,9 +150,9 @@ class _Candidates:
                     v.addcmul_(spike, self.theta, value=-1.0)
                 count += spike
                 torch.mul(count, 1.0 / step, out=gap).sub_(a)
-                errors += torch.linalg.vector_norm(gap, dim=1).double().square().cpu()
+                errors += torch.linalg.vector_norm(gap, dim=1).double().square()
             self.v[:, block], self.count[:, block] = v, count
-        return errors
+        return errors.cpu()
 
 
 def lower_thresholds(snn: ConvertedNet, factor: float) -> None:

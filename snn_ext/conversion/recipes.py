@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import warnings
 from typing import Any
@@ -133,9 +134,9 @@ class ConversionRecipe(FXConversionRecipe):
         self._batches = Batches(self.calibration, converter.device)
         self._first = self._batches.first()
         self._check_inputs()
-        graph, self._activations = prepare(ann.to(converter.device), self._first)
+        ann = copy.deepcopy(ann).to(converter.device).eval()
+        graph, self._activations = prepare(ann, self._first)
         self._check_quantized()
-        ann.eval()
         self._reference = ann(self._first[:_REPORT_SAMPLES])
         if not bool(self._reference.isfinite().all()):
             bad_value("calibration", "inputs for which the output of ann is not finite", "finite values")
@@ -381,9 +382,12 @@ class SpikeNormRecipe(ConversionRecipe):
             def set_threshold(name: str, maximum: Tensor) -> Tensor:
                 if name not in activations:  # the encoder keeps its own
                     return maximum.new_ones(1)
+                if activations[name].quantized is not None:
+                    found[name] = setter.set(name, maximum)
+                    return found[name]
                 if name in inside:
                     maximum = found.get(inside[name] or "", maximum.new_ones(1))
-                elif self.channel_wise and activations[name].quantized is None:
+                elif self.channel_wise:
                     maximum = torch.where(maximum > 0, maximum, maximum.amax())
                 if not bool((maximum > 0).all()):
                     warnings.warn(f"calibration: {name} gets no positive current; its threshold is 1", stacklevel=2)

@@ -122,10 +122,12 @@ class Simulation:
         with _as_it_is_simulated(self.net):
             constants = program.constants(x)
             step = self._steps(x)
-            for start in range(0, time_steps, step):
-                steps = min(step, time_steps - start)
-                known = {node: train.read(start, start + steps).flatten(0, 1) for node, train in trains.items()}
-                yield program.chunk(constants, known, steps, len(x), _carry(states), observe)
+        for start in range(0, time_steps, step):
+            steps = min(step, time_steps - start)
+            known = {node: train.read(start, start + steps).flatten(0, 1) for node, train in trains.items()}
+            with _as_it_is_simulated(self.net):  # not while the caller has the chunk
+                values = program.chunk(constants, known, steps, len(x), _carry(states), observe)
+            yield values
 
     @torch.no_grad()
     def neuron(
@@ -178,6 +180,7 @@ class Program:
     sequence: bool = False
     order: list[fx.Node] = field(init=False)  # varying in time, in the order of the forward pass
     steady: list[fx.Node] = field(init=False)  # constant in time
+    _sequences: dict[tuple[fx.Node, int], Tensor] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         self.modules = dict(self.graph.named_modules())
@@ -204,7 +207,7 @@ class Program:
     def constants(self, x: Tensor) -> dict[fx.Node, Any]:
         """Compute what does not depend on time: everything before the first neuron."""
         env: dict[fx.Node, Any] = {}
-        self._sequences: dict[tuple[fx.Node, int], Tensor] = {}
+        self._sequences.clear()
         for node in self.steady:
             env[node] = _channels_last(x) if node.op == "placeholder" else self._call(node, env)
         return env
@@ -273,8 +276,8 @@ class Program:
         """Return a constant at every step, in its own layout; kept, for each chunk needs it."""
         if (node, steps) not in self._sequences:
             x = constants[node]
-            layout = x.stride() if dense(x.unsqueeze(0)).data_ptr() == x.data_ptr() else x.contiguous().stride()
-            x_seq = torch.empty_strided((steps, *x.shape), (x.numel(), *layout), dtype=x.dtype, device=x.device)
+            layout = (x.numel(), *dense(x.unsqueeze(0)).stride()[1:])
+            x_seq = torch.empty_strided((steps, *x.shape), layout, dtype=x.dtype, device=x.device)
             self._sequences[node, steps] = x_seq.copy_(x)
         return self._sequences[node, steps]
 

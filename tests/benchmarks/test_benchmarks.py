@@ -72,3 +72,14 @@ def test_quick_cases_that_time_nothing_run() -> None:
     ours_kept = [row for row in rows if row.demand]
     assert ours_kept and all(row.met for row in ours_kept)
     assert report.to_markdown(rows, {"seed": 0}).startswith("Measured with seed 0.")
+
+
+def test_conversion_is_measured_against_the_host(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from benchmarks import conversion
+
+    out = tmp_path / "new" / "conversion.json"
+    options = ["--unchecked", "--rounds", "1", "--width", "0.05", "--cases", "simulation", "--out", str(out)]
+    assert conversion.main(options) == 0
+    rows = json.loads(out.read_text())
+    assert [row["wanted"] for row in rows] == [3.0, 2.0, 1.6] and all(row["times as fast"] > 0 for row in rows)
+    assert "simulate, N = 16" in capsys.readouterr().out

@@ -15,7 +15,7 @@ from snn_ext.conversion import PoissonEncoder  # noqa: E402
 from snn_ext.conversion.layerwise import Layerwise  # noqa: E402
 from tests.conversion.nets import ResNet, dyadic, images, trained, vgg  # noqa: E402
 
-T = 20
+T = 12
 
 
 def algorithm_1(weights: list[Tensor], spikes: Tensor, reset: str) -> list[float]:
