@@ -62,7 +62,7 @@ def draw_rates(axes: Axes, evaluation: Evaluation) -> None:
         colour = (0.75 - 0.75 * (i + 1) / len(layers),) * 2 + (0.9 - 0.5 * i / len(layers),)
         axes.plot(_steps(evaluation), layer.normalised_rate, color=colour, lw=1, label=layer.name)
     axes.axhline(1.0, color="black", ls="--", lw=1)
-    axes.set(xlabel="time step", ylabel="mean rate / mean activation", ylim=(0, None))
+    axes.set(xlabel="time step", ylabel="mean rate / mean activation", ylim=(0, 1.25))
     if len(layers) <= 8:
         axes.legend(frameon=False, fontsize=8)
 
