@@ -32,7 +32,7 @@ INTRODUCTION = """\
 Small, narrow nets on the data that the repository holds; no figure here is one of CIFAR-10 or ImageNet. Figures of the
 papers stand beside ours where the data are theirs; here they are only named in the text. One command makes this page:
 
-    python -m recipes.conversion_results --out runs/conversion --markdown docs/conversion-results.md
+    python -m recipes.conversion_results --out runs/conversion {only}--markdown docs/conversion-results.md
 """
 
 
@@ -49,10 +49,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         run, folder, options = RUNS[name]
         sections.append(run([*options, "--seed", str(args.seed), "--out", str(args.out / folder)]))
     if args.markdown is not None:
+        only = "" if args.runs == list(RUNS) else f"--runs {' '.join(args.runs)} "
+        page = [INTRODUCTION.format(only=only), *(section.replace("### ", "## ", 3) for section in sections)]
         with replacing(args.markdown) as temporary:
-            temporary.write_text(
-                "\n".join([INTRODUCTION, *(section.replace("### ", "## ", 3) for section in sections)])
-            )
+            temporary.write_text("\n".join(page))
 
 
 if __name__ == "__main__":

@@ -128,9 +128,10 @@ def report(analog: Trained, evaluations: Evaluations, args: argparse.Namespace) 
     }
     delayed = "\n".join(f"- {name}: {text}" for name, text in regimes.items())
     agreement = _mse_and_latency({**swept, "by layer": layerwise})
+    calibration = args.calibration_images or "all training"
     return (
-        f"### Pre-charge: {title}\n\nData-based normalisation on {args.calibration_images or 'all training'} images, spiking input and "
-        f"output layers, T = {args.time_steps}, {none.samples:,} test images; analog net: "
+        f"### Pre-charge: {title}\n\nData-based normalisation on {calibration} images, spiking input "
+        f"and output layers, T = {args.time_steps}, {none.samples:,} test images; analog net: "
         f"{100 * none.analog_accuracy:.2f} %. Step that first reaches a share of the analog accuracy, thousands of "
         f"spikes up to it, and by how much both are below those without pre-charge. By layer: Algorithm 1 on "
         f"{args.search_images} images, {args.search_steps} steps. The paper: {PAPER_TREND[args.model]}.\n\n"
