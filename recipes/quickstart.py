@@ -1,8 +1,9 @@
 """From a ReLU net to spiking nets with trainable thresholds, in minutes on a CPU: ``python -m recipes.quickstart``.
 
 A small convolutional net learns the embedded images. Four times its activations are swapped for spiking neurons,
-calibrated on what the ReLU net has seen, and the spiking net is fine-tuned at T steps. A table is printed; three
-figures and ``results.json`` are written.
+calibrated on what the ReLU net has seen, and the spiking net is fine-tuned at T steps. The same ReLU net is converted
+without any training, by this package and by SpikingJelly. Tables are printed; four figures and ``results.json`` are
+written.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import copy
 import json
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +22,27 @@ from spikingjelly.activation_based import functional, surrogate
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
-from snn_ext import record_inputs, replace_neurons
+from snn_ext import evaluate, record_inputs, replace_neurons
+from snn_ext.evaluation import ENERGY_45NM, Evaluation
 from snn_ext.functional import best_points, best_threshold
 from snn_ext.spikingjelly import ATIFnuNode, ATIFuNode, PCMPIFNode
 
-from . import plots
+from . import conversion_plots, plots
+from .conversions import OURS, RIVALS
 from .data import FASHION_MNIST_SUBSET, LabelledImages, fashion_mnist_subset
 from .files import replacing
 from .models import SmallCNN
-from .report import NOTES, Row, Thresholds, as_json, environment, markdown, table
+from .report import (
+    CONVERSION_NOTES,
+    NOTES,
+    Row,
+    Thresholds,
+    as_json,
+    conversion_table,
+    environment,
+    markdown,
+    table,
+)  # fmt: skip
 from .training import measure, parameter_groups, seed_everything, train
 
 BATCH_SIZE = 64
@@ -38,6 +52,12 @@ THRESHOLD_RATE = 3e-3
 WEIGHT_DECAY = 1e-2
 CALIBRATION_IMAGES = 800
 NEURONS = (ATIFuNode, ATIFnuNode, PCMPIFNode)
+CONVERSIONS = (
+    "RateCoding Max", "RateCoding 99.9 %, channel-wise, half threshold", "LocalThresholdBalancing, 40 passes",
+    "data-norm, maximum", "data-norm 99.9 %, pre-charge 0.5", "Spike-Norm, pre-charge 0.5",
+)  # fmt: skip
+CONVERSION_STEPS = 64
+CONVERSION_IMAGES = 500
 
 
 def spiking_variants(time_steps: int) -> dict[str, Callable[[Tensor], nn.Module]]:
@@ -85,6 +105,14 @@ def spiking_copy(
     return net
 
 
+@dataclass
+class Quickstart:
+    """What one seed gives: a row for ReLU, then for each variant; and the ReLU net before its fine-tuning."""
+
+    rows: list[Row]
+    relu_net: SmallCNN
+
+
 def quickstart(
     train_set: LabelledImages,
     test_set: LabelledImages,
@@ -93,7 +121,7 @@ def quickstart(
     time_steps: int,
     epochs: int,
     fine_tune_epochs: int,
-) -> list[Row]:
+) -> Quickstart:
     """Train the ReLU net; then swap, calibrate, fine-tune and measure each variant.
 
     Parameters
@@ -109,8 +137,7 @@ def quickstart(
 
     Returns
     -------
-    list of Row
-        ReLU first, then the variants.
+    Quickstart
     """
     generator = seed_everything(seed)
     train_loader = DataLoader(train_set, BATCH_SIZE, shuffle=True, generator=generator)
@@ -134,12 +161,38 @@ def quickstart(
             net, train_loader, optimizer, fine_tune_epochs,
             name=f"{name}, fine-tuning", on_step=lambda: history.append(thresholds(neurons)),
         )  # fmt: skip
-        return Row(name, before, measure(net, test_loader, neurons), neurons, history if neurons else [])
+        return Row(name, before, measure(net, test_loader, neurons), neurons, history if neurons else [], net)
 
     rows = [fine_tune("ReLU", copy.deepcopy(relu_net))]
     for name, neuron_for in spiking_variants(time_steps).items():
         rows.append(fine_tune(name, spiking_copy(relu_net, relu_inputs, neuron_for, time_steps)))
-    return rows
+    return Quickstart(rows, relu_net)
+
+
+def conversions(run: Quickstart, train_set: LabelledImages, test_set: LabelledImages) -> dict[str, Evaluation]:
+    """Evaluate the fine-tuned spiking nets of a run, and its ReLU net converted in several ways, at every step.
+
+    Parameters
+    ----------
+    run : Quickstart
+        Of one seed.
+    train_set, test_set : LabelledImages
+        The conversion is calibrated on the first images of the one, and evaluated on the first images of the other.
+    """
+    ann = run.relu_net.plain()
+    calibration = list(DataLoader(Subset(train_set, range(min(CALIBRATION_IMAGES, len(train_set)))), 100))
+    loader = DataLoader(Subset(test_set, range(min(CONVERSION_IMAGES, len(test_set)))), 50)
+    found = {}
+    for row in run.rows[1:]:
+        net = copy.deepcopy(row.net)
+        assert isinstance(net, SmallCNN)
+        time_steps, net.time_steps = net.time_steps, None  # one step a call
+        functional.set_step_mode(net, "s")
+        found[f"{row.name}, fine-tuned"] = evaluate(net, loader, time_steps, ann=ann)
+    for name in CONVERSIONS:
+        snn = {**RIVALS, **OURS}[name](ann, calibration)
+        found[name] = evaluate(snn, loader, CONVERSION_STEPS, ann=ann)
+    return found
 
 
 def thresholds(neurons: Sequence[nn.Module]) -> Thresholds:
@@ -157,12 +210,27 @@ def main(argv: Sequence[str] | None = None) -> None:
     train_set, test_set = fashion_mnist_subset()
     title = f"{FASHION_MNIST_SUBSET}, T = {arguments.time_steps}"
     setting = {name: getattr(arguments, name) for name in ("seeds", "time_steps", "epochs", "fine_tune_epochs")}
-    runs = []
+    runs: list[list[Row]] = []
+    converted: dict[str, Evaluation] = {}
     for seed in arguments.seeds:
         options = {name: value for name, value in setting.items() if name != "seeds"}
-        runs.append(quickstart(train_set, test_set, seed=seed, **options))
-        print(f"\n{title}, seed {seed}\n{table(runs[-1])}")
+        run = quickstart(train_set, test_set, seed=seed, **options)
+        runs.append(run.rows)
+        print(f"\n{title}, seed {seed}\n{table(run.rows)}")
+        converted = converted or conversions(run, train_set, test_set)
     print(NOTES)
+    any_one = next(iter(converted.values()))
+    page = (
+        conversion_table(converted, (arguments.time_steps, 16, CONVERSION_STEPS))
+        + "\n\n"
+        + CONVERSION_NOTES.format(
+            samples=any_one.samples,
+            accuracy=100 * any_one.analog_accuracy,
+            macs=any_one.macs / 1e6,
+            model=ENERGY_45NM.name,
+        )
+    )
+    print(f"\n{page}")
 
     setting |= environment()
     setting |= {"data": FASHION_MNIST_SUBSET, "train_images": len(train_set), "test_images": len(test_set)}
@@ -175,11 +243,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     plots.save(plots.accuracy_against_spikes(runs, len(test_set), title), out / "accuracy_against_spikes.png")
     plots.save(plots.staircases(runs[0], arguments.time_steps, title), out / "staircases.png")
     plots.save(plots.threshold_history(runs[0], title), out / "threshold_history.png")
+    figure = conversion_plots.accuracy_latency_synops(converted, f"one ReLU net, {FASHION_MNIST_SUBSET}")
+    plots.save(figure, out / "accuracy_latency_synops.png")
+    evaluations = {name: json.loads(evaluation.to_json()) for name, evaluation in converted.items()}
+    content = {"setting": setting, "runs": results, "conversions": evaluations}
     with replacing(out / "results.json") as temporary:
-        temporary.write_text(json.dumps({"setting": setting, "runs": results}, indent=1) + "\n")
+        temporary.write_text(json.dumps(content, indent=1) + "\n")
     if arguments.markdown is not None:
         with replacing(arguments.markdown) as temporary:
-            temporary.write_text(markdown(runs, setting))
+            temporary.write_text(markdown(runs, setting, f"Seed {arguments.seeds[0]}:\n\n{page}\n"))
     print(f"{setting['seconds']:.0f} s; written to {out}")
 
 

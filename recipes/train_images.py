@@ -18,11 +18,12 @@ import torch
 from torch import nn
 
 from .benchmark_step import benchmark_step, report
-from .data.images import DATA_SETS, Batches, channel_statistics, load_images
+from .data.images import Batches, channel_statistics, load_images
 from .models.classifier import Classifier
 from .models.resnet import resnet18
 from .models.vgg import POOLING, vgg16
 from .neurons import add_neuron_arguments, check_neuron_arguments, make_spiking
+from .options import add_data_arguments, add_run_arguments, add_training_arguments
 from .trainer import Trainer
 from .training import measure
 
@@ -114,20 +115,8 @@ def argument_parser() -> argparse.ArgumentParser:
         prog="python -m recipes.train_images", description=__doc__.split("\n\n")[0],
         formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False,
     )  # fmt: skip
-    run = parser.add_argument_group("run")
-    run.add_argument("--out", type=Path, required=True, help="folder of this run")
-    run.add_argument("--resume", action="store_true", help="continue the run in --out, if there is one")
-    run.add_argument("--preset", choices=PRESETS, default="short", help="defaults of the options of the training")
-    run.add_argument("--seed", type=int, default=0)
-    run.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    run.add_argument("--amp", action=argparse.BooleanOptionalAction, help="mixed precision: float16, on a CPU bfloat16")
-    run.add_argument("--benchmark-step", action="store_true", help="only time a step, against the host's IF neuron")
-    run.add_argument("--log-every", type=int, default=50, metavar="STEPS", help="log the loss of a step; 0 for never")
-    data = parser.add_argument_group("data")
-    data.add_argument("--data", choices=DATA_SETS, default="fashion-mnist-subset")
-    data.add_argument("--data-dir", type=Path, help="default: SNN_EXT_DATA, or snn_ext in the user's cache folder")
-    data.add_argument("--train-images", type=int, help="train on a sample")
-    data.add_argument("--test-images", type=int, help="test on a sample")
+    add_run_arguments(parser, PRESETS)
+    add_data_arguments(parser)
     net = parser.add_argument_group("net")
     net.add_argument("--model", choices=MODELS, default="vgg16")
     net.add_argument("--width", type=float, default=1.0, help="factor on all widths; 0.125 for a CPU")
@@ -136,25 +125,9 @@ def argument_parser() -> argparse.ArgumentParser:
     net.add_argument("--from", dest="start", type=Path, metavar="CHECKPOINT", help="start from this trained ReLU net")
     net.add_argument("--calibration-images", type=int, default=1000, help="for the thresholds, with --from")
     add_neuron_arguments(parser)
-    training = parser.add_argument_group("training (defaults: the preset)")
-    training.add_argument("--epochs", type=int)
-    training.add_argument("--batch-size", "-b", type=int, help="images in a step, over all processes")
-    training.add_argument("--opt", choices=("sgd", "adamw", "rmsprop"))
-    training.add_argument("--lr", type=float)
-    training.add_argument("--threshold-lr", type=float, help="of the thresholds (default: --lr)")
-    training.add_argument("--momentum", type=float)
-    training.add_argument("--wd", "--weight-decay", dest="weight_decay", type=float, help="not of the thresholds")
-    training.add_argument("--lr-scheduler", choices=("cosa", "step", "exp"))
-    training.add_argument("--lr-step-size", type=int)
-    training.add_argument("--lr-gamma", type=float)
-    training.add_argument("--lr-warmup-epochs", type=int, default=0)
-    training.add_argument("--lr-warmup-method", choices=("linear", "constant"), default="linear")
-    training.add_argument("--lr-warmup-decay", type=float, default=0.01)
-    training.add_argument("--clip-grad-norm", type=float)
-    training.add_argument("--label-smoothing", type=float, default=0.0)
-    training.add_argument("--crop", type=int, metavar="PIXELS", help="random crop from a border of this width")
-    training.add_argument("--flip", action=argparse.BooleanOptionalAction)
-    training.add_argument("--mixup-alpha", type=float, help="0 for none")
+    group = add_training_arguments(parser)
+    group.add_argument("--threshold-lr", type=float, help="of the thresholds (default: --lr)")
+    parser.add_argument("--benchmark-step", action="store_true", help="only time a step, against the host's IF neuron")
     return parser
 
 

@@ -57,6 +57,10 @@ class Trainer(train_classify.Trainer):
             dist.barrier()
         return data
 
+    def input_statistics(self, args: argparse.Namespace) -> tuple[Tensor, Tensor]:
+        """Return what images in [0, 1] are shifted by and divided by, ``[C]`` or ``[C, H, W]``."""
+        return channel_statistics(self.data.train[0])
+
     def load_model(self, args: argparse.Namespace, num_classes: int) -> nn.Module:
         """Build the net; ``self.data`` and the loaders are there. To be overridden."""
         raise NotImplementedError
@@ -102,7 +106,7 @@ class Trainer(train_classify.Trainer):
         train_classify.set_deterministic(args.seed)
         self.device = device
         self.data = self.load_data(args)
-        self.statistics = mean, std = channel_statistics(self.data.train[0])
+        self.statistics = mean, std = self.input_statistics(args)
         share: dict[str, Any] = {"rank": self.rank, "processes": self.processes, "device": device}
         self.train_loader = Batches(
             self.data.train, args.batch_size, mean, std, train=True, crop=args.crop, flip=args.flip,

@@ -11,16 +11,23 @@ from .registration import register, unregister
 from .replacement import replace_neurons
 
 __version__ = "0.1.0"
-__all__ = ["AAN", "BNAAN", "__version__", "convert", "record_inputs", "register", "replace_neurons", "unregister"]
+__all__ = [
+    "AAN", "BNAAN", "__version__", "convert", "evaluate", "record_inputs", "register", "replace_neurons", "unregister",
+]  # fmt: skip
 
 if TYPE_CHECKING:
     from .conversion import convert
+    from .evaluation import evaluate
 
 
 def __getattr__(name: str) -> Any:
-    """Import what needs a host when it is first asked for."""
+    """Import what is large, or needs a host, when it is first asked for."""
     if name == "convert":
         from .conversion import convert
 
         return convert
+    if name == "evaluate":
+        from .evaluation import evaluate
+
+        return evaluate
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -155,7 +155,7 @@ def _check(name: str, old: nn.Module, new: Any, drop: tuple[str, ...]) -> None:
         )
 
 
-class _LeafTracer(fx.Tracer):
+class LeafTracer(fx.Tracer):
     """Traces through containers only."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
@@ -164,7 +164,7 @@ class _LeafTracer(fx.Tracer):
 
 def _warn_of_reused_relus(net: nn.Module, replaced: set[nn.Module]) -> None:
     try:
-        graph = _LeafTracer().trace(net)
+        graph = LeafTracer().trace(net)
     except Exception:  # control flow on values: such a net can not be traced, and nothing can be said
         return
     calls = [net.get_submodule(str(node.target)) for node in graph.nodes if node.op == "call_module"]

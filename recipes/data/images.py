@@ -167,7 +167,7 @@ class Batches:
     batch_size : int
         Images in a batch over all processes.
     mean, std : Tensor
-        Of the channels of images in [0, 1], ``[C]``; the batches are normalised by them.
+        Of images in [0, 1], for each channel ``[C]`` or each pixel ``[C, H, W]``; the batches are normalised by them.
     train : bool
         Shuffle, augment, and leave out an incomplete last batch (another one in each epoch); otherwise every image
         comes once, in its place.
@@ -195,7 +195,9 @@ class Batches:
         self.batch_size, self.train, self.crop, self.flip, self.mixup, self.classes = (
             batch_size, train, crop, flip, mixup, classes,
         )  # fmt: skip
-        self.mean, self.std = (255.0 * value.to(device)[:, None, None] for value in (mean, std))
+        self.mean, self.std = (
+            255.0 * (value if value.ndim == 3 else value[:, None, None]).to(device) for value in (mean, std)
+        )
         self.seed, self.epoch, self.device = seed, 0, device
         self.share = slice(rank, None, processes)
 

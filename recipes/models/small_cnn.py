@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 from spikingjelly.activation_based import layer
 from torch import Tensor, nn
 
@@ -65,6 +67,13 @@ class SmallCNN(nn.Module):
             layer.Flatten(),
             layer.Linear(9 * third, classes),
         )
+
+    def plain(self) -> nn.Sequential:
+        """Return the analog net as a copy of ``torch.nn`` layers alone, which every converter reads."""
+        layers = copy.deepcopy([*self.stem, *self.body])
+        for module in layers:
+            module.__class__ = next(c for c in type(module).__mro__ if c.__module__.startswith("torch.nn"))
+        return nn.Sequential(*layers).eval()
 
     def forward(self, images: Tensor) -> Tensor:
         current = self.stem(images)

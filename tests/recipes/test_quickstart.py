@@ -21,7 +21,10 @@ from recipes.training import measure, parameter_groups, train
 from snn_ext import replace_neurons
 from snn_ext.spikingjelly import ATIFnuNode, ATIFuNode, PCMPIFNode
 
-FILES = {"accuracy_against_spikes.png", "staircases.png", "threshold_history.png", "results.json"}
+FILES = {
+    "accuracy_against_spikes.png", "accuracy_latency_synops.png", "staircases.png", "threshold_history.png",
+    "results.json",
+}  # fmt: skip
 VARIANTS = ["ReLU", "IF, threshold 1", "ATIF-u", "ATIF-nu", "ATIF-u, pre-charged"]
 
 
@@ -48,6 +51,10 @@ def settings_of_torch():
 @pytest.fixture
 def tiny(monkeypatch, few_images):
     monkeypatch.setattr(script, "fashion_mnist_subset", lambda: few_images)
+    monkeypatch.setattr(script, "CONVERSION_IMAGES", 8)
+    monkeypatch.setattr(script, "CONVERSION_STEPS", 6)
+    monkeypatch.setattr(script, "CALIBRATION_IMAGES", 16)
+    monkeypatch.setattr(script, "CONVERSIONS", ("RateCoding Max", "data-norm 99.9 %, pre-charge 0.5"))
     return ["--epochs", "1", "--fine-tune-epochs", "1"]
 
 
@@ -80,11 +87,19 @@ def test_a_run_writes_all_its_files_and_prints_every_variant(tiny, tmp_path, cap
     assert fixed["thresholds"] == [[1.0]] * 3
     assert all(row["thresholds"] != row["threshold_history"][0] for row in trained)
 
+    names = [f"{name}, fine-tuned" for name in VARIANTS[1:]] + list(script.CONVERSIONS)
+    assert list(written["conversions"]) == names and all(f"| {name} " in printed for name in names)
+    for name, conversion in written["conversions"].items():
+        assert conversion["time_steps"] == (4 if "fine-tuned" in name else 6) and conversion["samples"] == 8
+        assert (
+            conversion["macs"] == written["conversions"][names[0]]["macs"] and conversion["layers"][0]["synops"][-1] > 0
+        )
+
 
 def test_the_same_seed_gives_the_same_rows_and_another_seed_others(few_images):
     def rows(seed):
         options = {"time_steps": 2, "epochs": 1, "fine_tune_epochs": 1}
-        return [as_json(row) for row in script.quickstart(*few_images, seed=seed, **options)]
+        return [as_json(row) for row in script.quickstart(*few_images, seed=seed, **options).rows]
 
     assert rows(0) == rows(0)
     assert rows(0) != rows(1)
@@ -92,7 +107,7 @@ def test_the_same_seed_gives_the_same_rows_and_another_seed_others(few_images):
 
 @pytest.mark.parametrize("time_steps", [1, 6])
 def test_other_numbers_of_time_steps_run(few_images, time_steps):
-    rows = script.quickstart(*few_images, seed=0, time_steps=time_steps, epochs=1, fine_tune_epochs=1)
+    rows = script.quickstart(*few_images, seed=0, time_steps=time_steps, epochs=1, fine_tune_epochs=1).rows
     assert [row.name for row in rows] == VARIANTS
     assert [len(p) for p in rows[3].thresholds] == [time_steps] * 3
 
@@ -188,6 +203,12 @@ def test_the_stem_runs_once_whatever_the_number_of_steps():
     assert shapes == [(2, 8, 28, 28)]
 
 
+def test_plain_copy_is_the_same_net_of_torch_layers_alone():
+    net, images = settled_net(), torch.rand(4, 1, 28, 28)
+    plain = net.plain()
+    assert torch.equal(plain(images), net(images)) and all(type(m).__module__.startswith("torch") for m in plain)
+
+
 # -- training and measuring -----------------------------------------------------------------------------------------
 
 
@@ -233,7 +254,7 @@ def test_no_state_leaks_from_batch_to_batch(few_images):
 
 
 def test_a_page_of_one_seed_needs_no_spread(few_images):
-    rows = script.quickstart(*few_images, seed=0, time_steps=2, epochs=1, fine_tune_epochs=1)
+    rows = script.quickstart(*few_images, seed=0, time_steps=2, epochs=1, fine_tune_epochs=1).rows
     setting = {"data": "D", "seeds": [0], "time_steps": 2, "epochs": 1, "fine_tune_epochs": 1, "seconds": 1.0}
     text = markdown(
         [rows], setting | {"machine": {"cpus": 2, "architecture": "a"}, "versions": {"torch": "t", "spikingjelly": "s"}}

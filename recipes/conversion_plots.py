@@ -1,0 +1,151 @@
+"""Figures of the conversion recipes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from snn_ext.evaluation import Evaluation
+from snn_ext.evaluation.plots import draw_accuracy, draw_rates, draw_spikes_by_depth
+
+__all__ = [
+    "accuracy_latency_synops", "accuracy_over_time", "by_depth", "bars", "curves", "images", "latencies", "rates",
+]  # fmt: skip
+
+# Okabe and Ito's colours, which colour-blind readers can tell apart; line styles repeat them.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+STYLES = ("-", "--", ":")
+
+
+def accuracy_latency_synops(evaluations: Mapping[str, Evaluation], title: str, level: float = 99.0) -> Figure:
+    """Draw every method on one analog net: accuracy over time steps, and over its operations; a dot where it arrives.
+
+    Operations are synaptic operations, and multiply-accumulates behind an analog input, over the multiply-accumulates
+    of the analog net.
+    """
+    figure = Figure(figsize=(12, 5), layout="constrained")
+    time, operations = figure.subplots(1, 2, sharey=True)
+    lowest = 1.0
+    for i, (name, evaluation) in enumerate(evaluations.items()):
+        colour, style = COLOURS[i % len(COLOURS)], STYLES[i // len(COLOURS) % len(STYLES)]
+        accuracy = 100 * evaluation.accuracy
+        spent = (evaluation.synops + evaluation.input_macs) / evaluation.macs
+        steps = torch.arange(1, evaluation.time_steps + 1)
+        time.plot(steps, accuracy, style, color=colour, lw=1.3, label=name)
+        operations.plot(spent, accuracy, style, color=colour, lw=1.3)
+        arrived = evaluation.latency_at(levels=(level,))[level]
+        if arrived is not None:
+            time.plot(arrived, accuracy[arrived - 1], "o", color=colour, ms=6)
+            operations.plot(spent[arrived - 1], accuracy[arrived - 1], "o", color=colour, ms=6)
+            lowest = min(lowest, float(accuracy[arrived - 1]) / 100)
+    analog = 100 * next(iter(evaluations.values())).analog_accuracy
+    for axes in (time, operations):
+        axes.axhline(analog, color="black", ls="--", lw=1)
+        axes.set(xscale="log", ylim=(max(0.0, 0.6 * analog), analog + 0.03 * analog))
+        axes.grid(alpha=0.3)
+    time.set(xlabel="time step", ylabel=f"accuracy (%); dashed: analog; dot: {level:g} % of it")
+    operations.set(xlabel="operations so far / multiply-accumulates of the analog net")
+    operations.set_xlim(left=0.1)
+    operations.axvline(1.0, color="black", ls=":", lw=1)
+    figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+    figure.suptitle(title)
+    return figure
+
+
+def accuracy_over_time(evaluations: Mapping[str, Evaluation], title: str) -> Figure:
+    """Draw accuracy over time steps."""
+    figure, axes = _axes(title)
+    draw_accuracy(axes, {name: (evaluation, evaluation.delays[0]) for name, evaluation in evaluations.items()})
+    return figure
+
+
+def rates(evaluations: Mapping[str, Evaluation], title: str) -> Figure:
+    """Draw the normalised rates of the layers over time, one panel each."""
+    figure = Figure(figsize=(3.4 * len(evaluations), 3.4), layout="constrained")
+    panels = figure.subplots(1, len(evaluations), sharey=True, squeeze=False)[0]
+    for axes, (name, evaluation) in zip(panels, evaluations.items(), strict=True):
+        draw_rates(axes, evaluation)
+        axes.set_title(name, fontsize=9)
+        if axes is not panels[0]:
+            axes.set_ylabel("")
+    figure.suptitle(title)
+    return figure
+
+
+def by_depth(evaluations: Mapping[str, Evaluation], thresholds: Mapping[str, Sequence[float]], title: str) -> Figure:
+    """Draw spikes per neuron, and thresholds, over the depth of the layer."""
+    figure = Figure(figsize=(9, 3.8), layout="constrained")
+    spikes, levels = figure.subplots(1, 2)
+    draw_spikes_by_depth(spikes, evaluations)
+    for name, values in thresholds.items():
+        levels.plot(range(1, len(values) + 1), values, "o-", ms=4, label=name)
+    levels.set(xlabel="spiking layer", ylabel="threshold (input of the layer in spikes)")
+    levels.grid(alpha=0.3)
+    levels.legend(frameon=False, fontsize=8)
+    figure.suptitle(title)
+    return figure
+
+
+def latencies(values: Mapping[float, Sequence[float | None]], x: Sequence[float], xlabel: str, title: str) -> Figure:
+    """Draw latencies over a parameter, one line a level; what is not reached has no point."""
+    figure, axes = _axes(title)
+    for level, steps in values.items():
+        axes.plot(x, [torch.nan if t is None else t for t in steps], "o-", ms=4, label=f"{level} %")
+    axes.set(xlabel=xlabel, ylabel="latency (steps)")
+    axes.legend(frameon=False)
+    return figure
+
+
+def curves(
+    values: Mapping[str, tuple[Sequence[float] | Tensor, Sequence[float] | Tensor]], xlabel: str, ylabel: str,
+    title: str, *, log: bool = False,
+) -> Figure:  # fmt: skip
+    """Draw some curves with a legend."""
+    figure, axes = _axes(title)
+    for name, (x, y) in values.items():
+        axes.plot(x, y, label=name, lw=1.3)
+    axes.set(xlabel=xlabel, ylabel=ylabel, yscale="log" if log else "linear")
+    axes.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def bars(values: Mapping[str, Sequence[float | None]], groups: Sequence[str], ylabel: str, title: str) -> Figure:
+    """Draw groups of bars."""
+    figure, axes = _axes(title)
+    width = 0.8 / len(values)
+    for i, (name, heights) in enumerate(values.items()):
+        x = [group + (i - (len(values) - 1) / 2) * width for group in range(len(groups))]
+        axes.bar(x, [torch.nan if h is None else h for h in heights], width, label=name)
+    axes.set_xticks(range(len(groups)), groups)
+    axes.set_ylabel(ylabel)
+    axes.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def images(grid: Mapping[str, Sequence[Tensor]], columns: Sequence[str], title: str) -> Figure:
+    """Draw rows of pictures ``[C, H, W]`` in [0, 1]."""
+    figure = Figure(figsize=(2.1 * len(columns), 2.3 * len(grid)), layout="constrained")
+    rows = figure.subplots(len(grid), len(columns), squeeze=False)
+    for row, (name, pictures) in zip(rows, grid.items(), strict=True):
+        for axes, picture, column in zip(row, pictures, columns, strict=True):
+            shown = picture.clamp(0, 1).permute(1, 2, 0).squeeze(-1)
+            axes.imshow(shown, cmap="gray" if shown.ndim == 2 else None, vmin=0, vmax=1)
+            axes.set_xticks([])
+            axes.set_yticks([])
+            if row is rows[0]:
+                axes.set_title(column, fontsize=9)
+        row[0].set_ylabel(name, fontsize=9)
+    figure.suptitle(title)
+    return figure
+
+
+def _axes(title: str) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    axes = figure.subplots()
+    axes.set_title(title, fontsize=10)
+    axes.grid(alpha=0.3)
+    return figure, axes

@@ -1,0 +1,62 @@
+"""All small conversion runs, and their page of results: ``python -m recipes.conversion_results --out runs/conversion``.
+
+Every run keeps what is finished, so the command can be interrupted and started again.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from . import autoencoder, convert_images, precharge
+from .files import replacing
+
+__all__ = ["RUNS", "main"]
+
+Run = tuple[Callable[[Sequence[str]], str], str, list[str]]
+RUNS: dict[str, Run] = {
+    "methods-vgg16": (convert_images.main, "vgg16", ["--model", "vgg16", "--experiments", "methods"]),
+    "methods-resnet20": (convert_images.main, "resnet20", ["--model", "resnet20", "--experiments", "methods"]),
+    "normalisation": (convert_images.main, "vgg16", ["--model", "vgg16", "--experiments", "normalisation"]),
+    "constraints": (convert_images.main, "resnet20", ["--model", "resnet20", "--experiments", "constraints"]),
+    "precharge-net1": (precharge.main, "precharge-net1", ["--model", "net1"]),
+    "precharge-net2": (precharge.main, "precharge-net2", ["--model", "net2"]),
+    "precharge-resnet20": (precharge.main, "precharge-resnet20", ["--model", "resnet20"]),
+    "autoencoder": (autoencoder.main, "autoencoder", []),
+}
+"""What each run calls, its folder (two may share a trained net), and its options."""
+INTRODUCTION = """\
+# Conversion: results
+
+Small, narrow nets on the data that the repository holds; no figure here is one of CIFAR-10 or ImageNet. Figures of the
+papers stand beside ours where the data are theirs; here they are only named in the text. One command makes this page:
+
+    python -m recipes.conversion_results --out runs/conversion {only}--markdown docs/conversion-results.md
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run what is not finished, and write the page."""
+    parser = argparse.ArgumentParser(prog="python -m recipes.conversion_results", description=__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
+    parser.add_argument("--runs", choices=RUNS, nargs="+", default=list(RUNS))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--markdown", type=Path, help="file for the page")
+    args = parser.parse_args(argv)
+    sections = []
+    for name in args.runs:
+        run, folder, options = RUNS[name]
+        sections.append(run([*options, "--seed", str(args.seed), "--out", str(args.out / folder)]))
+    if args.markdown is not None:
+        only = "" if args.runs == list(RUNS) else f"--runs {' '.join(args.runs)} "
+        page = [INTRODUCTION.format(only=only), *(section.replace("### ", "## ", 3) for section in sections)]
+        with replacing(args.markdown) as temporary:
+            temporary.write_text("\n".join(page))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except KeyboardInterrupt:
+        raise SystemExit("interrupted; the same command continues") from None

@@ -1,0 +1,69 @@
+"""ImageNet as a folder of images, for nets with torchvision's weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+from torch import Tensor
+from torch.utils.data import DataLoader, Subset
+
+__all__ = ["ImageFolders"]
+
+IMAGENET = 1000, 50_000
+"""Classes and validation images of what may be called ImageNet."""
+
+
+class ImageFolders:
+    """``train/CLASS/*.jpg`` for calibration and ``val/CLASS/*.jpg`` for the test, read when they are needed.
+
+    Parameters
+    ----------
+    folder : Path
+        Classes in the alphabetical order of their folders, as torchvision's weights count them.
+    transform : callable
+        From a picture to ``[C, H, W]``; that of the weights.
+    device : torch.device or str
+        Where the batches go.
+    workers : int
+        Processes that read.
+
+    Raises
+    ------
+    FileNotFoundError
+        If one of the two folders is not there, or holds no images.
+    """
+
+    def __init__(self, folder: Path, transform: Callable[[Any], Tensor], device: Any = "cpu", workers: int = 0) -> None:
+        self.parts = {}
+        for part, name in (("train", "train"), ("test", "val")):
+            if not (folder / name).is_dir():
+                raise FileNotFoundError(f"{folder / name}: not found, want a folder with a folder of images per class")
+            self.parts[part] = torchvision.datasets.ImageFolder(str(folder / name), transform)
+        self.device, self.workers = device, workers
+        classes, images = len(self.parts["test"].classes), len(self.parts["test"])
+        kind = "ImageNet" if (classes, images) == IMAGENET else "image folder"
+        self.name = f"{kind}, {classes:,} classes, {images:,} test images"
+        self.classes = tuple(self.parts["test"].classes)
+
+    def loader(self, part: str, images: int | None, batch_size: int) -> _Batches:
+        """Return batches in an order that is always the same; a sample is drawn from all classes."""
+        data = self.parts[part]
+        if images is not None and images < len(data):
+            data = Subset(data, torch.randperm(len(data), generator=torch.Generator().manual_seed(0))[:images].tolist())
+        return _Batches(DataLoader(data, batch_size, num_workers=self.workers), self.device)
+
+
+class _Batches:
+    def __init__(self, loader: DataLoader[Any], device: Any) -> None:
+        self.loader, self.device = loader, device
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for images, labels in self.loader:
+            yield images.to(self.device), labels.to(self.device)

@@ -1,0 +1,161 @@
+"""A net as a graph of layers: which of them emit spikes, what arrives where, and the analog net it stands for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from .._errors import bad_type, bad_value
+from ..replacement import LeafTracer, reset_neurons
+from .simulation import emits_spikes
+
+__all__ = [
+    "CONVOLUTIONS", "TRANSPOSED_CONVOLUTIONS", "WEIGHTED", "AnalogTwin", "Recorder", "as_graph", "event_sources",
+    "is_delay", "is_max_pool", "is_spiking", "module_of", "origins",
+]  # fmt: skip
+
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+TRANSPOSED_CONVOLUTIONS = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+WEIGHTED = (*CONVOLUTIONS, *TRANSPOSED_CONVOLUTIONS, nn.Linear)
+MAX_POOLS = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)
+
+
+def as_graph(snn: nn.Module) -> fx.GraphModule:
+    """Return a net as a graph whose leaves are layers; a converted net is one already.
+
+    Raises
+    ------
+    TypeError
+        If it is no module.
+    ValueError
+        If it can not be traced, with the reason, or has no spiking layer.
+    """
+    if not isinstance(snn, nn.Module):
+        bad_type("snn", snn, "an nn.Module")
+    graph = snn if isinstance(snn, fx.GraphModule) else _trace(snn)
+    if not any(is_spiking(module_of(graph, node)) for node in graph.graph.nodes):
+        bad_value("snn", type(snn).__name__, "a net with at least one spiking neuron")
+    return graph
+
+
+def _trace(snn: nn.Module) -> fx.GraphModule:
+    try:
+        return fx.GraphModule(snn, LeafTracer().trace(snn))
+    except Exception as error:
+        raise ValueError(
+            f"snn: got {type(snn).__name__}, which can not be traced ({error}), "
+            "want a net whose forward pass does not depend on values"
+        ) from error
+
+
+def is_spiking(module: nn.Module | None) -> bool:
+    """Whether a module is a layer of spiking neurons, or an encoder."""
+    return emits_spikes(module) and not is_max_pool(module)
+
+
+def event_sources(graph: fx.GraphModule) -> dict[str, str]:
+    """Return the layers that emit spikes by name, in the order of the forward pass, with what they are.
+
+    "neuron" is a layer of spiking neurons, "input" one that the image reaches unweighted (an encoder), "pool" a max
+    pooling of spikes, which lets some of them pass.
+    """
+    sources: dict[str, str] = {}
+    raw = {node: node.op == "placeholder" for node in graph.graph.nodes}
+    arriving = origins(graph)
+    for node in graph.graph.nodes:
+        module = module_of(graph, node)
+        before = node.all_input_nodes
+        if is_spiking(module):
+            sources[str(node.target)] = "input" if any(raw[n] for n in before) else "neuron"
+        elif is_max_pool(module) and any(arriving[n] for n in before):
+            sources[str(node.target)] = "pool"
+        elif not isinstance(module, WEIGHTED):
+            raw[node] |= any(raw[n] for n in before)
+    return sources
+
+
+def origins(graph: fx.GraphModule) -> dict[fx.Node, frozenset[str]]:
+    """Return for each node the layers whose spikes arrive there unweighted; none of an analog current."""
+    found: dict[fx.Node, frozenset[str]] = {}
+    for node in graph.graph.nodes:
+        module = module_of(graph, node)
+        arriving = frozenset[str]().union(*(found[n] for n in node.all_input_nodes))
+        if is_spiking(module) or (is_max_pool(module) and arriving):  # a pooling of spikes emits them anew
+            arriving = frozenset((str(node.target),))
+        found[node] = frozenset() if isinstance(module, WEIGHTED) else arriving
+    return found
+
+
+def module_of(graph: fx.GraphModule, node: fx.Node) -> nn.Module | None:
+    """Return the module that a node calls."""
+    return graph.get_submodule(str(node.target)) if node.op == "call_module" else None
+
+
+def is_delay(module: nn.Module | None) -> bool:
+    """Whether a module has a state and emits no spikes of its own: it passes on what it got, perhaps later."""
+    return bool(getattr(module, "_memories", None)) and not emits_spikes(module)
+
+
+def is_max_pool(module: nn.Module | None) -> bool:
+    """Whether a module pools by the maximum."""
+    return isinstance(module, MAX_POOLS)
+
+
+class Recorder(fx.Interpreter):
+    """Runs one step and keeps what every node of the graph returned."""
+
+    def __init__(self, graph: fx.GraphModule) -> None:
+        super().__init__(graph, garbage_collect_values=False)
+
+    def record(self, x: Tensor) -> dict[fx.Node, Any]:
+        reset_neurons(self.module)
+        try:
+            self.run(x)
+        finally:
+            reset_neurons(self.module)
+        return self.env
+
+
+class AnalogTwin(fx.Interpreter):
+    """The analog net that a spiking one stands for: the same graph, with ReLUs in the units of the thresholds.
+
+    ``activations[name]`` is ``max(0, current) / threshold`` of a spiking layer, which its firing rate is to approach;
+    ``sums[name]`` its sum, which is all that is kept if ``keep`` is False.
+    """
+
+    def __init__(self, graph: fx.GraphModule, keep: bool = True) -> None:
+        super().__init__(graph)
+        self.keep = keep
+        self.activations: dict[str, Tensor] = {}
+        self.sums: dict[str, float] = {}
+
+    def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        module = self.fetch_attr(target)
+        if is_max_pool(module):  # of spikes or of values, the rule for values is the same
+            return next(kind for kind in MAX_POOLS if isinstance(module, kind)).forward(module, args[0])
+        if is_delay(module):
+            return args[0]
+        if not is_spiking(module):
+            return super().call_module(target, args, kwargs)
+        activation, output = _transfer(module, args[0])
+        self.sums[str(target)] = float(activation.sum(dtype=torch.float64))
+        if self.keep:
+            self.activations[str(target)] = activation
+        return output
+
+    @torch.no_grad()
+    def __call__(self, x: Tensor) -> Any:
+        self.activations, self.sums = {}, {}
+        return self.run(x)
+
+
+def _transfer(neuron: Any, current: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the normalised activation of a neuron, and what it passes on."""
+    if not hasattr(neuron, "p") and not hasattr(neuron, "v_threshold"):  # an encoder, whose events have a sign
+        events = current.clamp(-1.0, 1.0)
+        return events.abs(), events
+    threshold = neuron.p[:1] if hasattr(neuron, "p") else neuron.v_threshold
+    activation = current.clamp_min(0.0) / threshold
+    return activation, activation * threshold if getattr(neuron, "scale_output", False) else activation

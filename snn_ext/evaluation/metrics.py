@@ -1,0 +1,208 @@
+"""What is summed up while a net is simulated: decisions for every delay and step, spikes, agreement with the ANN."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["LayerSums", "ReadoutSums", "rank_of_label"]
+
+
+def rank_of_label(scores: Tensor, labels: Tensor) -> Tensor:
+    """Return how many classes come before the right one, ``[..., N, K]`` and ``[N]`` to ``[..., N]``.
+
+    Of equal scores the first class comes first, as with ``argmax``: a net that has not fired yet decides for class 0.
+
+    Examples
+    --------
+    >>> import torch
+    >>> rank_of_label(torch.tensor([[1.0, 3.0, 3.0]]), torch.tensor([2]))
+    tensor([1])
+    """
+    index = labels.expand(scores.shape[:-1])[..., None]
+    own = scores.gather(-1, index)
+    earlier = torch.arange(scores.shape[-1], device=scores.device) < index
+    return ((scores > own) | ((scores == own) & earlier)).sum(-1)
+
+
+class ReadoutSums:
+    r"""Decisions and errors of a counting read-out, for every delay of a grid and every stopping time.
+
+    .. math:: r(t; t_d) = \frac{1}{t - t_d} \sum_{\tau = t_d + 1}^{t} y(\tau)
+
+    Parameters
+    ----------
+    time_steps : int
+        T.
+    delays : sequence of int
+        Steps of output that are not counted.
+    top : sequence of int
+        A decision counts as right if the label is among as many of the largest scores.
+
+    Attributes
+    ----------
+    correct : Tensor
+        Right decisions, ``[len(top), D, T]``, int64; zero for t <= t_d, where there is no decision.
+    squared_error : Tensor
+        Sum over the samples of the mean squared difference to the analog output, ``[D, T]``, float64. While nothing is
+        counted the rate is 0.
+
+    Notes
+    -----
+    All delays come from one simulation: y is summed up once, and sums at t_d are subtracted. Source: Hwang et al. 2021,
+    delayed evaluation.
+    """
+
+    def __init__(self, time_steps: int, delays: Sequence[int], top: Sequence[int]) -> None:
+        self.delays, self.top = tuple(delays), tuple(top)
+        self.correct = torch.zeros(len(top), len(delays), time_steps, dtype=torch.int64)
+        self.squared_error = torch.zeros(len(delays), time_steps, dtype=torch.float64)
+        self.analog_correct = torch.zeros(len(top), dtype=torch.int64)
+        self.samples = 0
+
+    def begin(self, analog_output: Tensor, labels: Tensor | None) -> None:
+        """Start a batch."""
+        self._target, self._labels, self._t = analog_output.flatten(1).double(), labels, 0
+        self._total = torch.zeros_like(self._target)
+        self._at_delay: dict[int, Tensor] = {0: self._total}
+        self.samples += len(analog_output)
+
+    def count_analog(self, scores: Tensor, labels: Tensor) -> None:
+        """Count the right decisions of the analog net."""
+        rank = rank_of_label(scores, labels)
+        self.analog_correct += torch.stack([(rank < k).sum() for k in self.top]).cpu()
+
+    def add(self, output: Tensor) -> None:
+        """Take in the next steps of output, ``[T', N, ...]``."""
+        sums = output.flatten(2).double().cumsum(0) + self._total
+        steps = self._t + 1 + torch.arange(len(sums))
+        for delay in self.delays:
+            if self._t < delay <= int(steps[-1]):
+                self._at_delay[delay] = sums[delay - self._t - 1].clone()
+        for row, delay in enumerate(self.delays):
+            counting = steps > delay
+            silent = steps[~counting] - 1
+            if len(silent):
+                self.squared_error[row, silent] += self._target.square().mean(1).sum().cpu()
+            if not counting.any():
+                continue
+            since = sums[counting.to(sums.device)] - self._at_delay[delay]
+            columns = steps[counting] - 1
+            rate = since / (steps[counting] - delay).to(since)[:, None, None]
+            self.squared_error[row, columns] += (rate - self._target).square().mean(2).sum(1).cpu()
+            if self._labels is not None:
+                rank = rank_of_label(since, self._labels)
+                self.correct[:, row, columns] += torch.stack([(rank < k).sum(1) for k in self.top]).cpu()
+        self._total, self._t = sums[-1].clone(), int(steps[-1])
+
+    def state_dict(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in ("correct", "squared_error", "analog_correct", "samples")}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for name, value in state.items():
+            setattr(self, name, value)
+
+
+class LayerSums:
+    """Spikes, synaptic operations and rates of one layer.
+
+    Parameters
+    ----------
+    time_steps : int
+        T.
+    correlation_steps : sequence of int
+        Steps at which rates are compared with activations.
+    sample : int
+        Pairs of rate and activation that are kept of a batch, for a scatter plot.
+
+    Attributes
+    ----------
+    fan_out : Tensor or None
+        Synapses of each neuron, flat, float64; to be set before the first batch if they are known.
+    signed : bool
+        Events may be negative, those of an encoder; they count all the same.
+    spikes, synops : Tensor
+        Sums over the samples at each step, ``[T]``, float64.
+    moments : Tensor
+        Sums of 1, r, a, r^2, a^2 and r a at each step of the correlation, ``[S, 6]``, float64.
+    """
+
+    def __init__(self, time_steps: int, correlation_steps: Sequence[int] = (), sample: int = 200) -> None:
+        self.fan_out: Tensor | None = None
+        self.signed = False
+        self.steps, self.sample = tuple(correlation_steps), sample
+        self.spikes = torch.zeros(time_steps, dtype=torch.float64)
+        self.synops = torch.zeros(time_steps, dtype=torch.float64)
+        self.moments = torch.zeros(len(self.steps), 6, dtype=torch.float64)
+        self.activation, self.neurons, self.analog = 0.0, 0, False
+        self.scatter: list[Tensor] = []  # for each batch [S, 2, at most sample]
+
+    def begin(self, total: float | None, activation: Tensor | None = None) -> None:
+        """Start a batch.
+
+        Parameters
+        ----------
+        total : float or None
+            Sum of the analog activations; ``None`` for a layer that the analog net does not have.
+        activation : Tensor, optional
+            The activations ``[N, ...]``, for the correlation.
+        """
+        self._activation, self._t = activation, 0
+        self._count: Tensor | None = None
+        self._pairs: list[Tensor] = []
+        if total is not None:
+            self.activation += total
+            self.analog = True
+
+    def add(self, spikes: Tensor) -> None:
+        """Take in the next steps, ``[T', N, ...]``."""
+        steps = len(spikes)
+        self.neurons = spikes[0, 0].numel()
+        columns = slice(self._t, self._t + steps)
+        events = spikes.abs() if self.signed else spikes
+        # Sums over the samples are small integers, exact in float32; what follows is taken in float64.
+        per_neuron = events.sum(1).flatten(1).double()
+        self.spikes[columns] += per_neuron.sum(1).cpu()
+        if self.fan_out is not None:
+            self.synops[columns] += (per_neuron @ self.fan_out).cpu()
+        if self._activation is not None and self.steps:
+            self._compare(spikes)
+        self._t += steps
+
+    def end(self) -> None:
+        """End a batch."""
+        if self._pairs:
+            self.scatter.append(torch.stack(self._pairs))
+        self._count = self._activation = None
+
+    def _compare(self, spikes: Tensor) -> None:
+        assert self._activation is not None
+        if self._count is None:
+            self._count = torch.zeros_like(spikes[0], dtype=torch.float32)
+        done = 0
+        for row, step in enumerate(self.steps):
+            if self._t < step <= self._t + len(spikes):
+                self._count += spikes[done : step - self._t].sum(0)
+                done = step - self._t
+                rate, activation = (self._count / step).flatten().double(), self._activation.flatten().double()
+                sums = (rate, activation, rate.square(), activation.square(), rate * activation)
+                self.moments[row] += torch.tensor([rate.numel(), *(float(s.sum()) for s in sums)], dtype=torch.float64)
+                stride = -(-rate.numel() // self.sample)
+                self._pairs.append(torch.stack([rate[::stride], activation[::stride]]).float().cpu())
+        self._count += spikes[done:].sum(0)
+
+    def state_dict(self) -> dict[str, Any]:
+        names = ("spikes", "synops", "moments", "activation", "neurons", "analog", "scatter")
+        return {name: getattr(self, name) for name in names}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for name, value in state.items():
+            setattr(self, name, value)
+
+    def correlation(self) -> Tensor:
+        """Return Pearson's coefficient at each step of the correlation; NaN where one side does not vary."""
+        n, r, a, rr, aa, ra = self.moments.unbind(1)
+        return (n * ra - r * a) / ((n * rr - r * r).clamp_min(0) * (n * aa - a * a).clamp_min(0)).sqrt()

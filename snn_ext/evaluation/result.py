@@ -1,0 +1,318 @@
+"""The result of :func:`snn_ext.evaluate`: figures over time, and what follows from them."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from .._errors import bad_value
+from .._files import replacing
+from .energy import ENERGY_45NM, EnergyModel
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["Evaluation", "LayerEvaluation", "first_crossing", "last_crossing"]
+
+
+def first_crossing(values: Tensor, level: float) -> int | None:
+    """Return the first step (from 1) at which a curve reaches a level, ``None`` if it does not.
+
+    Examples
+    --------
+    >>> first_crossing(torch.tensor([0.1, 0.9, 0.8, 0.9]), 0.9)
+    2
+    """
+    reached = torch.nonzero(values >= level - 1e-9)
+    return int(reached[0]) + 1 if len(reached) else None
+
+
+def last_crossing(values: Tensor, level: float) -> int | None:
+    """Return the step (from 1) from which on a curve stays at a level, ``None`` if it ends below.
+
+    Examples
+    --------
+    >>> last_crossing(torch.tensor([0.1, 0.9, 0.8, 0.9]), 0.9)
+    4
+    """
+    below = torch.nonzero(~(values >= level - 1e-9))
+    step = int(below[-1]) + 2 if len(below) else 1
+    return step if step <= len(values) else None
+
+
+@dataclass
+class LayerEvaluation:
+    """What one layer that emits spikes did; figures are means over the samples.
+
+    Attributes
+    ----------
+    name : str
+        Of the module in the net.
+    kind : {"neuron", "input", "pool"}
+        A layer of neurons, one that encodes the image, or a max pooling that lets some spikes pass.
+    neurons : int
+        For one sample.
+    spikes, synops : Tensor
+        Of one sample in steps 1..t, ``[T]``. The operations are NaN where the synapses are not known.
+    mean_activation : float or None
+        Of the analog net in units of the threshold, over neurons and samples.
+    fan_out : float or None
+        Synapses of a neuron, mean over the layer.
+    fed_macs : int
+        Multiply-accumulates, in one pass of the analog net, of the layers that it feeds.
+    correlation : dict of int to float
+        Pearson's coefficient of rate and activation over neurons and samples, by step.
+    scatter : dict of int to Tensor
+        An evenly spaced sample of them, ``[2, n]``: rates, activations.
+    """
+
+    name: str
+    kind: str
+    neurons: int
+    spikes: Tensor
+    synops: Tensor
+    mean_activation: float | None = None
+    fan_out: float | None = None
+    fed_macs: int = 0
+    correlation: dict[int, float] = field(default_factory=dict)
+    scatter: dict[int, Tensor] = field(default_factory=dict)
+
+    @property
+    def spikes_per_neuron(self) -> float:
+        """Mean number of spikes of a neuron in all steps."""
+        return float(self.spikes[-1]) / self.neurons
+
+    @property
+    def normalised_rate(self) -> Tensor:
+        """Mean firing rate in steps 1..t over the mean analog activation, ``[T]``; it tends to 1."""
+        if not self.mean_activation:
+            return torch.full_like(self.spikes, torch.nan)
+        steps = torch.arange(1, len(self.spikes) + 1)
+        return self.spikes / (steps * self.neurons * self.mean_activation)
+
+
+@dataclass
+class Evaluation:
+    """What a spiking net did on a data set, at every step.
+
+    Attributes
+    ----------
+    time_steps, samples : int
+        T, and over how many samples the figures are.
+    delays : tuple of int
+        Steps at the start whose output is not counted, one row of the read-out each.
+    top : tuple of int
+        Among how many of the largest scores the label has to be.
+    correct : Tensor or None
+        Share of right decisions, ``[len(top), D, T]``, NaN for t <= delay; ``None`` for data without labels.
+    analog_correct : tuple of float or None
+        The same of the analog net.
+    mse : Tensor
+        Mean squared difference between the mean output since the delay and that of the analog net, ``[D, T]``; in
+        the units of the output. While nothing is counted the mean output is 0.
+    layers : list of LayerEvaluation
+        In the order of the forward pass.
+    macs, input_macs : int
+        Multiply-accumulates of one pass of the analog net, and those behind an analog input, spent once.
+    """
+
+    time_steps: int
+    samples: int
+    delays: tuple[int, ...]
+    top: tuple[int, ...]
+    correct: Tensor | None
+    analog_correct: tuple[float, ...] | None
+    mse: Tensor
+    layers: list[LayerEvaluation]
+    macs: int
+    input_macs: int
+
+    # -- the read-out ------------------------------------------------------------------------------------------------
+
+    @property
+    def accuracy(self) -> Tensor:
+        """Share of right decisions at each step, ``[T]``, at the first of the delays."""
+        return self.accuracy_at(self.delays[0])
+
+    @property
+    def analog_accuracy(self) -> float:
+        """Share of right decisions of the analog net."""
+        if self.analog_correct is None:
+            bad_value("loader", "data without labels", "batches (inputs, labels) for an accuracy")
+        return self.analog_correct[0]
+
+    def accuracy_at(self, delay: int = 0, top: int | None = None) -> Tensor:
+        """Return the share of right decisions at each step, ``[T]``, NaN for steps at which nothing is counted yet."""
+        if self.correct is None:
+            bad_value("loader", "data without labels", "batches (inputs, labels) for an accuracy")
+        top = self.top[0] if top is None else top
+        if top not in self.top:
+            bad_value("top", top, f"one of those that were counted, {self.top}")
+        return self.correct[self.top.index(top), self._row(delay)]
+
+    @property
+    def latency(self) -> dict[float, int | None]:
+        """First step that reaches 99.0, 99.5 and 99.9 % of the analog accuracy; ``None`` if none does."""
+        return self.latency_at()
+
+    def latency_at(
+        self,
+        delay: int | None = None,
+        levels: tuple[float, ...] = (99.0, 99.5, 99.9),
+        *,
+        last: bool = False,
+        top: int | None = None,
+    ) -> dict[float, int | None]:
+        """Return the step that reaches each level, in percent of the analog accuracy.
+
+        Parameters
+        ----------
+        delay : int, optional
+            One of ``delays``, the first by default; its steps are counted in the latency.
+        levels : tuple of float
+            Percent of the analog accuracy.
+        last : bool
+            The step from which on the accuracy stays at the level, and not the first that reaches it.
+        top : int, optional
+            Which of ``top``, the first by default.
+        """
+        accuracy = self.accuracy_at(self.delays[0] if delay is None else delay, top)
+        assert self.analog_correct is not None
+        analog = self.analog_correct[0 if top is None else self.top.index(top)]
+        crossing = last_crossing if last else first_crossing
+        return {level: crossing(accuracy, level / 100 * analog) for level in levels}
+
+    def mse_at(self, delay: int = 0) -> Tensor:
+        """Return the mean squared error of the output at each step, ``[T]``."""
+        return self.mse[self._row(delay)]
+
+    def steps_to_mse(self, reference: float, delay: int = 0) -> int | None:
+        """Return the first step whose mean squared error is not above a reference."""
+        return first_crossing(-self.mse_at(delay), -reference)
+
+    def _row(self, delay: int) -> int:
+        if delay not in self.delays:
+            bad_value("delay", delay, f"one of those that were evaluated, {self.delays}")
+        return self.delays.index(delay)
+
+    # -- operations --------------------------------------------------------------------------------------------------
+
+    @property
+    def spikes(self) -> Tensor:
+        """Spikes of all neurons for one sample in steps 1..t, ``[T]``: the count of operations of Hwang et al. 2021."""
+        return torch.stack([layer.spikes for layer in self.layers if layer.kind != "pool"]).sum(0)
+
+    @property
+    def synops(self) -> Tensor:
+        """Synaptic operations for one sample in steps 1..t, ``[T]``: each spike times its true fan-out."""
+        return torch.stack([layer.synops for layer in self.layers]).sum(0)
+
+    @property
+    def ac_mac_ratio(self) -> Tensor:
+        """Accumulates of the spiking net over multiply-accumulates of the analog one, in steps 1..t, ``[T]``.
+
+        Sum over the layers of neurons of (mean cumulative spikes per neuron times the multiply-accumulates of the
+        layers that they feed), over the multiply-accumulates of one analog pass; the spikes of an input encoder are
+        left out. Source: Sengupta et al. 2019.
+        """
+        fed = [layer.spikes / layer.neurons * layer.fed_macs for layer in self.layers if layer.kind != "input"]
+        return torch.stack(fed).sum(0) / self.macs
+
+    def energy(self, model: EnergyModel = ENERGY_45NM) -> Tensor:
+        """Return the energy in picojoule for one sample in steps 1..t, ``[T]``."""
+        return model.accumulate * self.synops + model.multiply_accumulate * self.input_macs
+
+    def analog_energy(self, model: EnergyModel = ENERGY_45NM) -> float:
+        """Return the energy in picojoule of one pass of the analog net."""
+        return model.analog(self.macs)
+
+    # -- files -------------------------------------------------------------------------------------------------------
+
+    def to_json(self, path: Path | str | None = None) -> str:
+        """Return all figures as JSON (NaN as null), and write them to a file if one is named, whole or not at all."""
+        content = {name: value for name, value in vars(self).items() if name != "layers"}
+        content["layers"] = [vars(layer) for layer in self.layers]
+        text = json.dumps(_plain(content), allow_nan=False)
+        if path is not None:
+            with replacing(Path(path)) as temporary:
+                temporary.write_text(text + "\n")
+        return text
+
+    @classmethod
+    def from_json(cls, text: str) -> Evaluation:
+        """Build an evaluation from what :meth:`to_json` returned or wrote."""
+        content = json.loads(text)
+        layers = []
+        for layer in content.pop("layers"):
+            layer["spikes"], layer["synops"] = _tensor(layer["spikes"]), _tensor(layer["synops"])
+            layer["correlation"] = {int(t): torch.nan if r is None else r for t, r in layer["correlation"].items()}
+            layer["scatter"] = {int(t): _tensor(pairs).float() for t, pairs in layer["scatter"].items()}
+            layers.append(LayerEvaluation(**layer))
+        for name in ("correct", "mse"):
+            content[name] = None if content[name] is None else _tensor(content[name])
+        for name in ("delays", "top", "analog_correct"):
+            content[name] = None if content[name] is None else tuple(content[name])
+        return cls(layers=layers, **content)
+
+    def to_csv(self, path: Path | str) -> None:
+        """Write one line for each step: the accuracy of every delay, its error, and operations by layer."""
+        columns: dict[str, Tensor] = {"step": torch.arange(1, self.time_steps + 1)}
+        for delay in self.delays:
+            for k in self.top if self.correct is not None else ():
+                columns[f"top{k}_delay{delay}"] = self.accuracy_at(delay, k)
+            columns[f"mse_delay{delay}"] = self.mse_at(delay)
+        columns |= {"spikes": self.spikes, "synops": self.synops, "ac_mac_ratio": self.ac_mac_ratio}
+        columns["energy_pj"] = self.energy()
+        for layer in self.layers:
+            columns[f"spikes_{layer.name}"], columns[f"synops_{layer.name}"] = layer.spikes, layer.synops
+            columns[f"normalised_rate_{layer.name}"] = layer.normalised_rate
+        with replacing(Path(path)) as temporary, open(temporary, "w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(columns)
+            writer.writerows(zip(*(values.tolist() for values in columns.values()), strict=True))
+
+    def plot(self, path: Path | str | None = None) -> Figure:
+        """Draw accuracy, normalised rates, operations over time, and spikes by depth; needs matplotlib.
+
+        Parameters
+        ----------
+        path : Path or str, optional
+            A file to write the figure to, whole or not at all.
+        """
+        from .plots import overview
+
+        figure = overview(self)
+        if path is not None:
+            with replacing(Path(path)) as temporary:
+                figure.savefig(temporary, dpi=150)
+        return figure
+
+    def __repr__(self) -> str:
+        text = f"Evaluation({self.samples:,} samples, T = {self.time_steps}"
+        if self.correct is not None:
+            text += f", {self.accuracy[-1]:.2%} (analog {self.analog_accuracy:.2%}), latency {self.latency}"
+        return f"{text}, {self.spikes[-1]:,.0f} spikes and {self.synops[-1]:,.0f} SynOps a sample)"
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as JSON can hold it; a number that is not finite becomes null."""
+    if isinstance(value, Tensor):
+        return _plain(value.tolist())
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    return None if isinstance(value, float) and value - value != 0 else value
+
+
+def _tensor(values: Any) -> Tensor:
+    def numbers(value: Any) -> Any:
+        return [numbers(v) for v in value] if isinstance(value, list) else torch.nan if value is None else value
+
+    return torch.tensor(numbers(values), dtype=torch.float64)

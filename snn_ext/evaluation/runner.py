@@ -1,0 +1,369 @@
+"""Simulating a net on a data set and summing up what it does: :func:`evaluate`."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Iterable, Iterator, Sequence, Sized
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from .._errors import bad_type, bad_value, check_bool, check_count
+from .._files import replacing
+from .graph import AnalogTwin, as_graph, event_sources
+from .metrics import LayerSums, ReadoutSums
+from .result import Evaluation, LayerEvaluation
+from .simulation import Simulation, emits_spikes
+from .synapses import Synapses, count_synapses
+
+__all__ = ["evaluate"]
+
+
+@torch.no_grad()
+def evaluate(
+    snn: nn.Module,
+    loader: Iterable[Any],
+    time_steps: int,
+    *,
+    ann: nn.Module | None = None,
+    delay: int | Sequence[int] = 0,
+    chunk: int | None = None,
+    memory: int = 1 << 30,
+    correlation_steps: Sequence[int] = (),
+    top: Sequence[int] = (1,),
+    resume: Path | str | None = None,
+    progress: bool = True,
+) -> Evaluation:
+    """Simulate a spiking net and measure accuracy, latency, rates and operations at every step.
+
+    The output is summed up over time; the class with the largest sum is the decision, of equal ones the first. One
+    simulation gives every stopping time of every delay.
+
+    Parameters
+    ----------
+    snn : nn.Module
+        A converted net, or any traceable net of SpikingJelly neurons in step mode "s". It runs in eval mode and is
+        reset; its modes are restored.
+    loader : iterable
+        Batches ``(inputs, labels)``, or inputs alone: then there are errors and operations, and no accuracy.
+    time_steps : int
+        T, all of them counted.
+    ann : nn.Module, optional
+        The analog net whose accuracy the latencies refer to. By default it is that of the spiking net's own graph,
+        with ReLUs in place of its neurons.
+    delay : int or sequence of int
+        Steps at the start whose output is not counted (delayed evaluation); several are all evaluated.
+    chunk : int, optional
+        Steps that are simulated at a time; by default as many as ``memory`` allows.
+    memory : int
+        Bytes that the simulation of a converted net may take.
+    correlation_steps : sequence of int
+        Steps at which the rate of every neuron is compared with its analog activation.
+    top : sequence of int
+        ``(1, 5)`` counts decisions also as right if the label is among the five largest.
+    resume : Path or str, optional
+        A file in which the state is kept after every batch. If it is there from an interrupted call with the same
+        net, settings and batches, that call is continued; it is removed at the end.
+    progress : bool
+        Show a progress bar (tqdm).
+
+    Returns
+    -------
+    Evaluation
+
+    Raises
+    ------
+    TypeError, ValueError
+        Naming the argument, what came and what is wanted.
+
+    Notes
+    -----
+    Rates and activations are in units of the thresholds. Source of the metrics: Hwang et al. 2021 and Sengupta et al.
+    2019.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from torch import nn
+    >>> from snn_ext import evaluate
+    >>> from snn_ext.spikingjelly import PCMPIFNode
+    >>> net = nn.Sequential(nn.Linear(2, 4), PCMPIFNode(precharge=0.5), nn.Linear(4, 2))
+    >>> batch = torch.rand(8, 2), torch.randint(2, (8,))
+    >>> evaluation = evaluate(net, [batch], 16, progress=False)
+    >>> evaluation.accuracy.shape, len(evaluation.layers)
+    (torch.Size([16]), 1)
+    """
+    delays = (delay,) if isinstance(delay, int) else tuple(delay)
+    top, correlation_steps = tuple(top), tuple(sorted(correlation_steps))
+    _check(time_steps, delays, top, correlation_steps, memory)
+    check_bool("progress", progress)
+    if ann is not None and not isinstance(ann, nn.Module):
+        bad_type("ann", ann, "an nn.Module, or None")
+    graph = as_graph(snn)
+    with _as_it_is_measured(graph, ann):
+        run = _Run(graph, ann, time_steps, delays, top, correlation_steps)
+        state = None if resume is None else _State(Path(resume), run.settings())
+        batches = run.batches(loader, state)
+        simulation = Simulation(graph, chunk=chunk, memory=memory)
+        for x, labels in _progress(batches, loader, progress, run):
+            run.batch(simulation, x, labels)
+            if state is not None:
+                state.save(run)
+        result = run.result()
+        if state is not None:
+            state.remove()
+        return result
+
+
+@contextmanager
+def _as_it_is_measured(graph: fx.GraphModule, ann: nn.Module | None) -> Iterator[None]:
+    """Evaluation mode, and layers in step mode "s"; both are restored."""
+    modules = [m for net in (graph, ann) if net is not None for m in net.modules()]
+    training = [m.training for m in modules]
+    sequential = [m for m in graph.modules() if m is not graph and getattr(m, "step_mode", "s") == "m"]
+    for module in modules:
+        module.training = False
+    for module in sequential:
+        module.step_mode = "s"  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        for module, mode in zip(modules, training, strict=True):
+            module.training = mode
+        for module in sequential:
+            module.step_mode = "m"  # type: ignore[assignment]
+
+
+class _Run:
+    """The sums of one evaluation, and the batch that is under way."""
+
+    def __init__(
+        self,
+        graph: fx.GraphModule,
+        ann: nn.Module | None,
+        time_steps: int,
+        delays: tuple[int, ...],
+        top: tuple[int, ...],
+        correlation_steps: tuple[int, ...],
+    ) -> None:
+        self.graph, self.ann, self.time_steps, self.correlation_steps = graph, ann, time_steps, correlation_steps
+        self.readout = ReadoutSums(time_steps, delays, top)
+        self.layers: dict[str, LayerSums] = {}
+        self.synapses: Synapses | None = None
+        self.twin, self.sources = AnalogTwin(graph, keep=bool(correlation_steps)), event_sources(graph)
+        self.labelled: bool | None = None
+        self.done, self.digest = 0, ""
+        parameter = next(graph.parameters(), next(graph.buffers(), None))
+        self.device = torch.device("cpu") if parameter is None else parameter.device
+
+    def settings(self) -> dict[str, Any]:
+        """Return what an interrupted evaluation has to have in common with the one that continues it."""
+        digest = hashlib.sha256(self.graph.code.encode())
+        for net in (self.graph, self.ann):
+            for name, value in {} if net is None else net.state_dict().items():
+                digest.update(name.encode())
+                digest.update(_bytes(value) if isinstance(value, Tensor) else repr(value).encode())
+        for name, module in self.graph.named_modules():
+            digest.update(f"{name}{module.extra_repr()}".encode())
+        return {
+            "time_steps": self.time_steps, "delays": self.readout.delays, "top": self.readout.top,
+            "correlation_steps": self.correlation_steps, "net": digest.hexdigest(),
+        }  # fmt: skip
+
+    def batches(self, loader: Iterable[Any], state: _State | None) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """Yield the batches that are still to do; those that are done have to be the same ones."""
+        start, expected = state.restore(self) if state is not None else (0, "")
+        digest = hashlib.sha256()
+        for index, batch in enumerate(loader):
+            x, labels = _inputs_and_labels(batch)
+            if state is not None:
+                for part in (x, labels):
+                    digest.update(b"" if part is None else _bytes(part))
+            if index < start:
+                self._prepare(x.to(self.device))
+                if index == start - 1 and digest.hexdigest() != expected:
+                    bad_value("loader", "other batches than the interrupted evaluation", "the same ones, unshuffled")
+                continue
+            if self.labelled not in (None, labels is not None):
+                bad_value("loader", "batches with and without labels", "labels in all of them or in none")
+            self.labelled = labels is not None
+            self.done, self.digest = index + 1, digest.hexdigest()
+            yield x.to(self.device), None if labels is None else labels.to(self.device)
+        if self.done == 0:
+            bad_value("loader", "no batch", "at least one")
+
+    def batch(self, simulation: Simulation, x: Tensor, labels: Tensor | None) -> None:
+        """Simulate a batch and add it to the sums."""
+        self._prepare(x)
+        analog = self.twin(x)
+        if not isinstance(analog, Tensor):
+            bad_value("snn", f"an output of type {type(analog).__name__}", "one tensor [N, ...]")
+        self.readout.begin(analog, labels)
+        if labels is not None:
+            scores = analog if self.ann is None else self.ann(x)
+            if scores.ndim != 2 or labels.shape != scores.shape[:1] or labels.is_floating_point():
+                bad_value("loader", labels, f"one integer label for each of the outputs {list(scores.shape)}")
+            self.readout.count_analog(scores, labels)
+        for name, layer in self.layers.items():
+            layer.begin(self.twin.sums.get(name), self.twin.activations.get(name))
+        with self._watching_pools(simulation, x):
+            for output in simulation.run(x, self.time_steps, self._observe):
+                self.readout.add(output)
+        for layer in self.layers.values():
+            layer.end()
+
+    def _observe(self, name: str, module: nn.Module, spikes: Tensor) -> None:
+        self.layers[name].add(spikes)
+
+    @contextmanager
+    def _watching_pools(self, simulation: Simulation, x: Tensor) -> Iterator[None]:
+        """Watch poolings that do not report their spikes themselves: they get time flattened into the batch."""
+        pools = {name: self.graph.get_submodule(name) for name in self.sources}
+        pools = {name: module for name, module in pools.items() if not emits_spikes(module)}
+        if pools:
+            next(simulation.run(x, 1))  # measures, once a shape, how long chunks may be: nobody is to watch that
+        hooks = []
+        for name, pool in pools.items():
+
+            def hook(module: nn.Module, inputs: Any, output: Tensor, name: str = name) -> None:
+                self._observe(name, module, (output != 0).to(output.dtype).unflatten(0, (-1, len(x))))
+
+            hooks.append(pool.register_forward_hook(hook))
+        try:
+            yield
+        finally:
+            for handle in hooks:
+                handle.remove()
+
+    def _prepare(self, x: Tensor) -> None:
+        """Count synapses at the shape of the first batch."""
+        if self.synapses is not None:
+            return
+        try:
+            self.synapses = count_synapses(self.graph, x)
+        except ValueError as error:
+            warnings.warn(f"{error}; synaptic operations are left out", stacklevel=4)
+            self.synapses = Synapses()
+        for name in self.sources:
+            fan_out = self.synapses.fan_out.get(name)
+            layer = self.layers.setdefault(name, LayerSums(self.time_steps, self.correlation_steps))
+            layer.fan_out = None if fan_out is None else fan_out.flatten().double().to(self.device)
+            layer.signed = self.sources[name] == "input"
+
+    def state_dict(self) -> dict[str, Any]:
+        layers = {name: layer.state_dict() for name, layer in self.layers.items()}
+        return {
+            "readout": self.readout.state_dict(), "layers": layers, "done": self.done, "digest": self.digest,
+            "labelled": self.labelled,
+        }  # fmt: skip
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.readout.load_state_dict(state["readout"])
+        self.labelled, self.done, self.digest = state["labelled"], state["done"], state["digest"]
+        for name, layer in state["layers"].items():
+            self.layers[name] = LayerSums(self.time_steps, self.correlation_steps)
+            self.layers[name].load_state_dict(layer)
+
+    def result(self) -> Evaluation:
+        """Turn the sums into means."""
+        readout, samples, synapses = self.readout, self.readout.samples, self.synapses or Synapses()
+        correct = analog = None
+        if self.labelled:
+            correct = readout.correct.double() / samples
+            for row, delay in enumerate(readout.delays):
+                correct[:, row, :delay] = torch.nan
+            analog = tuple((readout.analog_correct.double() / samples).tolist())
+        return Evaluation(
+            self.time_steps, samples, readout.delays, readout.top, correct, analog, readout.squared_error / samples,
+            [self._layer(name, sums, synapses) for name, sums in self.layers.items()],
+            synapses.macs, synapses.input_macs,
+        )  # fmt: skip
+
+    def _layer(self, name: str, sums: LayerSums, synapses: Synapses) -> LayerEvaluation:
+        samples, fan_out = self.readout.samples, sums.fan_out
+        pairs = torch.cat(sums.scatter, dim=2) if sums.scatter else None
+        correlation = sums.correlation().tolist() if sums.analog else []
+        return LayerEvaluation(
+            name, self.sources[name], sums.neurons, sums.spikes.cumsum(0) / samples,
+            sums.synops.cumsum(0) / samples if fan_out is not None else torch.full_like(sums.synops, torch.nan),
+            sums.activation / (samples * sums.neurons) if sums.analog else None,
+            None if fan_out is None else float(fan_out.mean()), synapses.fed_macs.get(name, 0),
+            dict(zip(self.correlation_steps, correlation, strict=False)),
+            {} if pairs is None else dict(zip(self.correlation_steps, pairs, strict=True)),
+        )  # fmt: skip
+
+
+class _State:
+    """The file of an evaluation that may be interrupted."""
+
+    def __init__(self, path: Path, settings: dict[str, Any]) -> None:
+        self.path, self.settings = path, settings
+        if path.is_dir():
+            bad_value("resume", str(path), "a file, that is there or not")
+
+    def restore(self, run: _Run) -> tuple[int, str]:
+        """Load the sums, and return how many batches are in them and their digest."""
+        if not self.path.exists():
+            return 0, ""
+        content = torch.load(self.path, map_location="cpu", weights_only=True)
+        for name, value in self.settings.items():
+            if content["settings"][name] != value:
+                there = "another net" if name == "net" else f"{name}={content['settings'][name]!r}"
+                raise ValueError(
+                    f"resume: got {self.path}, an evaluation with {there}, want the same {name} as now, or another file"
+                )
+        run.load_state_dict(content["run"])
+        return run.done, run.digest
+
+    def save(self, run: _Run) -> None:
+        with replacing(self.path) as temporary:
+            torch.save({"settings": self.settings, "run": run.state_dict()}, temporary)
+
+    def remove(self) -> None:
+        self.path.unlink(missing_ok=True)
+
+
+def _check(
+    time_steps: int, delays: tuple[int, ...], top: tuple[int, ...], correlation_steps: tuple[int, ...], memory: int
+) -> None:
+    check_count("time_steps", time_steps)
+    check_count("memory", memory)
+    if not delays or any(isinstance(d, bool) or not isinstance(d, int) or not 0 <= d < time_steps for d in delays):
+        bad_value("delay", delays, f"ints in [0, {time_steps})")
+    if len(set(delays)) < len(delays):
+        bad_value("delay", delays, "different ones")
+    if not top or any(isinstance(k, bool) or not isinstance(k, int) or k < 1 for k in top):
+        bad_value("top", top, "ints >= 1")
+    if any(isinstance(t, bool) or not isinstance(t, int) or not 1 <= t <= time_steps for t in correlation_steps):
+        bad_value("correlation_steps", correlation_steps, f"ints in [1, {time_steps}]")
+
+
+def _bytes(x: Tensor) -> bytes:
+    return x.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+
+
+def _inputs_and_labels(batch: Any) -> tuple[Tensor, Tensor | None]:
+    parts = tuple(batch) if isinstance(batch, tuple | list) else (batch,)
+    if not parts or not all(isinstance(part, Tensor) for part in parts[:2]):
+        bad_type("loader", batch, "batches (inputs, labels) or inputs, as tensors")
+    return parts[0], parts[1] if len(parts) > 1 else None
+
+
+def _progress(
+    batches: Iterator[tuple[Tensor, Tensor | None]], loader: Iterable[Any], progress: bool, run: _Run
+) -> Iterator[tuple[Tensor, Tensor | None]]:
+    if not progress:
+        yield from batches
+        return
+    from tqdm import tqdm  # SpikingJelly requires it
+
+    total = len(loader) if isinstance(loader, Sized) else None
+    with tqdm(desc="evaluate", total=total, unit="batch", dynamic_ncols=True) as bar:
+        for batch in batches:
+            bar.update(run.done - 1 - bar.n)  # batches of an interrupted call, and those that are done now
+            yield batch
+        bar.update(run.done - bar.n)

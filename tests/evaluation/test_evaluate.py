@@ -1,0 +1,328 @@
+"""Figures over time against a plain loop; delays, interruptions, files."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+pytest.importorskip("spikingjelly")
+
+from spikingjelly.activation_based import functional, layer, neuron  # noqa: E402
+
+from snn_ext import evaluate, evaluation  # noqa: E402
+from snn_ext.evaluation import (  # noqa: E402
+    ENERGY_45NM,
+    Evaluation,
+    best_delay,
+    delay_regimes,
+    first_crossing,
+    last_crossing,
+)
+from snn_ext.evaluation.metrics import ReadoutSums, rank_of_label  # noqa: E402
+from snn_ext.spikingjelly import ATIFnuNode, ATIFuNode, PCMPIFNode  # noqa: E402
+
+T = 12
+
+
+def small_net(precharge: float = 0.25, readout: bool = False) -> nn.Sequential:
+    torch.manual_seed(3)
+    layers = [
+        nn.Conv2d(1, 4, 3), PCMPIFNode(0.5, precharge=precharge), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(36, 8),
+        PCMPIFNode(0.25, precharge=precharge), nn.Linear(8, 5),
+    ]  # fmt: skip
+    net = nn.Sequential(*layers, *[PCMPIFNode(0.125, precharge=precharge)] * readout)
+    with torch.no_grad():  # a grid, where ties are frequent
+        for parameter in net.parameters():
+            parameter.copy_((4 * parameter).mul(16).round() / 16)
+    return net
+
+
+def batches(sizes: tuple[int, ...] = (6, 4)) -> list[tuple[Tensor, Tensor]]:
+    torch.manual_seed(4)
+    return [(torch.randint(0, 17, (n, 1, 8, 8)) / 16, torch.randint(5, (n,))) for n in sizes]
+
+
+def plain_loop(net: nn.Module, x: Tensor, time_steps: int = T) -> Tensor:
+    functional.reset_net(net)
+    with torch.no_grad():
+        output = torch.stack([net(x) for _ in range(time_steps)])
+    functional.reset_net(net)
+    return output.double()
+
+
+@pytest.mark.parametrize("readout", [False, True])
+def test_every_delay_and_stopping_time_is_that_of_a_loop_of_its_own(readout: bool) -> None:
+    net, delays = small_net(readout=readout), (0, 1, 5, 11)
+    found = evaluate(net, batches(), T, delay=delays, top=(1, 2), progress=False)
+    output = [plain_loop(net, x) for x, _ in batches()]
+    for delay in delays:
+        for t in range(1, T + 1):
+            if t <= delay:
+                assert found.accuracy_at(delay)[t - 1].isnan()
+                continue
+            counts = torch.cat([y[delay:t].sum(0) for y in output])
+            labels = torch.cat([y for _, y in batches()])
+            assert float(found.accuracy_at(delay)[t - 1]) == pytest.approx(
+                float((counts.argmax(1) == labels).double().mean())
+            )
+            top = (counts.topk(2, 1).indices == labels[:, None]).any(1).double().mean()
+            if not readout:  # counts tie, and topk may take any of equal ones
+                assert float(found.accuracy_at(delay, 2)[t - 1]) == pytest.approx(float(top))
+
+
+def test_error_of_the_output_is_constant_while_nothing_is_counted() -> None:
+    net, x = small_net(), batches((6,))[0][0]
+    found = evaluate(net, [x], T, delay=(0, 3), progress=False)
+    assert found.correct is None
+    with pytest.raises(ValueError, match="loader: got 'data without labels'"):
+        found.latency  # noqa: B018
+    with torch.no_grad():
+        h = net[0](x).relu() / 0.5
+        target = net[6](net[4](net[3](net[2](h))).relu() / 0.25)
+    output = plain_loop(net, x)
+    expected = [float((output[3:t].mean(0) - target).square().mean()) for t in range(4, T + 1)]
+    assert found.mse_at(3)[:3].tolist() == pytest.approx([float(target.square().mean())] * 3)
+    assert found.mse_at(3)[3:].tolist() == pytest.approx(expected)
+    assert found.steps_to_mse(2 * float(found.mse_at(0)[-1]), 0) <= T
+
+
+def test_rates_and_correlation_compare_with_the_analog_net_in_units_of_the_threshold() -> None:
+    net, data = small_net(), batches()
+    found = evaluate(net, data, T, correlation_steps=(T, 4), progress=False)
+    x = torch.cat([x for x, _ in data])
+    with torch.no_grad():
+        activation = net[0](x).relu() / 0.5
+        functional.reset_net(net)
+        spikes = torch.stack([net[1](net[0](x)) for _ in range(T)])
+        functional.reset_net(net)
+    first = found.layers[0]
+    assert first.mean_activation == pytest.approx(float(activation.mean()))
+    for t in (1, 4, T):
+        rate = spikes[:t].mean(0)
+        assert float(first.normalised_rate[t - 1]) == pytest.approx(float(rate.mean() / activation.mean()))
+    for t in (4, T):
+        pair = torch.stack([spikes[:t].mean(0).flatten(), activation.flatten()])
+        assert first.correlation[t] == pytest.approx(float(torch.corrcoef(pair)[0, 1]), abs=1e-5)
+        assert first.scatter[t].shape[0] == 2
+    assert first.spikes_per_neuron == pytest.approx(float(spikes.sum(0).mean()))
+    # accumulates over multiply-accumulates, by hand
+    ratio = (found.layers[0].spikes_per_neuron * 8 * 36 + found.layers[1].spikes_per_neuron * 40) / found.macs
+    assert found.macs == 4 * 36 * 9 + 36 * 8 + 40 and found.input_macs == 4 * 36 * 9
+    assert float(found.ac_mac_ratio[-1]) == pytest.approx(ratio)
+    assert float(found.energy()[-1]) == pytest.approx(0.9 * float(found.synops[-1]) + 4.6 * 4 * 36 * 9)
+    assert found.analog_energy() == ENERGY_45NM.analog(found.macs)
+
+
+def test_input_neurons_count_as_spikes_and_not_in_the_ratio() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(PCMPIFNode(1.0, precharge=0.0), nn.Linear(6, 4), PCMPIFNode(1.0), nn.Linear(4, 2))
+    found = evaluate(net, [torch.ones(3, 6)], T, progress=False)
+    assert [layer.kind for layer in found.layers] == ["input", "neuron"]
+    assert found.layers[0].spikes[-1] == 6 * T and found.layers[0].synops[-1] == 6 * T * 4
+    assert found.input_macs == 0
+    assert float(found.ac_mac_ratio[-1]) == pytest.approx(found.layers[1].spikes_per_neuron * 8 / 32)
+
+
+@pytest.mark.parametrize("kind", [ATIFuNode, lambda t, **k: ATIFnuNode(t, T=T, **k), neuron.IFNode])
+def test_any_neuron_of_the_host_is_measured_also_with_a_scaled_output(kind: object) -> None:
+    scaled = {} if kind is neuron.IFNode else {"scale_output": True}
+    options = {"v_reset": None} if kind is neuron.IFNode else {}
+    net = nn.Sequential(nn.Linear(4, 6), kind(0.5, **options, **scaled), nn.Linear(6, 3))  # type: ignore[operator]
+    found = evaluate(net, [(torch.rand(5, 4), torch.arange(5) % 3)], T, progress=False)
+    assert found.layers[0].spikes[-1] <= 6 * T
+    torch.testing.assert_close(found.synops, 3 * found.spikes)
+    assert found.mse_at(0)[-1] < found.mse_at(0)[0] or found.mse_at(0)[-1] < 0.05
+
+
+def test_net_is_left_as_it_was() -> None:
+    net = small_net().train()
+    net[2].eval()
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    evaluate(net, batches(), 3, progress=False)
+    assert net.training and not net[2].training and net[1].v == 0.0
+    assert not any(m._forward_hooks for m in net.modules())
+    assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
+
+
+# -- latency and delay ------------------------------------------------------------------------------------------------
+
+
+def test_crossings_first_and_last_and_none() -> None:
+    curve = torch.tensor([torch.nan, 0.5, 0.9, 0.7, 0.9, 0.9])
+    assert (first_crossing(curve, 0.9), last_crossing(curve, 0.9)) == (3, 5)
+    assert (first_crossing(curve, 0.5), last_crossing(curve, 0.5)) == (2, 2)
+    assert (first_crossing(curve, 0.95), last_crossing(curve, 0.95)) == (None, None)
+    assert (first_crossing(torch.ones(3), 1.0), last_crossing(torch.ones(3), 1.0)) == (1, 1)
+    assert last_crossing(torch.tensor([1.0, 0.0]), 0.5) is None
+
+
+def test_of_equal_scores_the_first_class_decides() -> None:
+    scores = torch.tensor([[0.0, 0.0, 0.0], [1.0, 2.0, 2.0]])
+    for label in range(3):
+        rank = rank_of_label(scores, torch.full((2,), label))
+        assert (rank == 0).tolist() == (scores.argmax(1) == label).tolist()
+
+
+def with_latencies(latencies: dict[int, int | None], time_steps: int = 50) -> Evaluation:
+    accuracy = torch.full((1, len(latencies), time_steps), 0.5)
+    for row, (delay, latency) in enumerate(latencies.items()):
+        accuracy[0, row, :delay] = torch.nan
+        if latency is not None:
+            accuracy[0, row, latency - 1 :] = 1.0
+    return Evaluation(
+        time_steps, 10, tuple(latencies), (1,), accuracy, (1.0,), torch.zeros(len(latencies), 50), [], 1, 0
+    )
+
+
+def test_best_delay_is_the_shortest_of_those_that_reach_the_level_first() -> None:
+    assert best_delay(with_latencies({0: 30, 5: 20, 10: 20, 15: 25})) == 5
+    with pytest.raises(ValueError, match="never reaches 99.0 % of the analog accuracy in 50 steps"):
+        best_delay(with_latencies({0: None, 5: None}))
+
+
+@pytest.mark.parametrize(
+    ("latencies", "regimes"),
+    [
+        (
+            {0: 30, 4: 30, 8: 20, 12: 15, 16: 15, 20: 22},
+            [("no spike", 0, 4), ("error removal", 8, 16), ("excessive delay", 20, 20)],
+        ),
+        ({0: 10, 4: 10, 8: 12, 12: 16}, [("no spike", 0, 4), ("excessive delay", 8, 12)]),
+        ({0: 30, 4: 20, 8: 10}, [("no spike", 0, 0), ("error removal", 4, 8)]),
+        ({0: 30, 4: 30}, [("no spike", 0, 4)]),
+        ({0: None, 4: 20, 8: None}, [("no spike", 0, 0), ("error removal", 4, 4), ("excessive delay", 8, 8)]),
+    ],
+)  # fmt: skip
+def test_regimes_of_a_delay(latencies: dict[int, int | None], regimes: list[tuple[str, int, int]]) -> None:
+    assert [(r.name, r.first, r.last) for r in delay_regimes(with_latencies(latencies))] == regimes
+
+
+def test_readout_does_not_depend_on_the_size_of_the_chunks() -> None:
+    output, target, labels = torch.randn(T, 4, 3), torch.randn(4, 3), torch.tensor([0, 1, 2, 0])
+    sums = []
+    for chunks in ((T,), (1,) * T, (5, 7), (4, 1, 7)):
+        readout = ReadoutSums(T, (0, 4, 5), (1,))
+        readout.begin(target, labels)
+        for part in output.split(chunks):
+            readout.add(part)
+        sums.append(readout)
+    for other in sums[1:]:
+        assert torch.equal(sums[0].correct, other.correct)
+        torch.testing.assert_close(sums[0].squared_error, other.squared_error, rtol=1e-12, atol=0.0)
+
+
+# -- interruption and files -------------------------------------------------------------------------------------------
+
+
+class Interrupted(list):  # type: ignore[type-arg]
+    """Batches of which the third never comes."""
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for index, batch in enumerate(super().__iter__()):
+            if index == 2:
+                raise KeyboardInterrupt
+            yield batch
+
+
+def test_interrupted_evaluation_continues_and_gives_the_same_figures(tmp_path: Path) -> None:
+    data, file = batches((4, 4, 4, 2)), tmp_path / "state.pt"
+    options = {"delay": (0, 2), "correlation_steps": (4,), "progress": False}
+    whole = evaluate(small_net(), data, T, **options)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(small_net(), Interrupted(data), T, resume=file, **options)
+    assert [path.name for path in tmp_path.iterdir()] == ["state.pt"]
+    with pytest.raises(ValueError, match="with another net, want the same net as now"):
+        evaluate(small_net(precharge=0.5), data, T, resume=file, **options)
+    with pytest.raises(ValueError, match="with time_steps=12, want the same time_steps"):
+        evaluate(small_net(), data, T + 1, resume=file, **options)
+    with pytest.raises(ValueError, match="loader: got 'other batches than the interrupted evaluation'"):
+        evaluate(small_net(), data[::-1], T, resume=file, **options)
+    seen: list[int] = []
+    net = small_net()
+    net[0].register_forward_hook(lambda module, inputs, output: seen.append(len(output)))
+    continued = evaluate(net, data, T, resume=file, **options)
+    assert continued.to_json() == whole.to_json() and not file.exists()
+    assert seen[-1] == 2 and seen.count(4) <= 3  # the third batch and the last
+
+
+def test_evaluation_that_was_interrupted_after_its_last_batch_is_complete(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, file = batches(), tmp_path / "state.pt"
+    whole = evaluate(small_net(), data, T, correlation_steps=(4,), progress=False)
+
+    def interrupt(self: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("snn_ext.evaluation.runner._State.remove", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            evaluate(small_net(), data, T, correlation_steps=(4,), resume=file, progress=False)
+    found = evaluate(small_net(), data, T, correlation_steps=(4,), resume=file, progress=False)
+    assert found.to_json() == whole.to_json()
+
+
+def test_step_mode_of_a_net_does_not_matter_and_is_restored() -> None:
+    net = nn.Sequential(layer.Conv2d(1, 4, 3), PCMPIFNode(0.5), layer.Flatten(), layer.Linear(144, 5))
+    single = evaluate(net, batches(), T, progress=False)
+    functional.set_step_mode(net, "m")
+    assert evaluate(net, batches(), T, progress=False).to_json() == single.to_json()
+    assert all(m.step_mode == "m" for m in net)
+
+
+def test_json_holds_everything_and_csv_a_line_a_step(tmp_path: Path) -> None:
+    found = evaluate(small_net(), batches(), T, delay=(0, 3), correlation_steps=(4,), top=(1, 2), progress=False)
+    again = Evaluation.from_json(found.to_json(tmp_path / "evaluation.json"))
+    assert again.to_json() == found.to_json() == (tmp_path / "evaluation.json").read_text().strip()
+    assert again.latency == found.latency and again.layers[0].correlation == found.layers[0].correlation
+    json.loads(found.to_json(), parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+    found.to_csv(tmp_path / "evaluation.csv")
+    with open(tmp_path / "evaluation.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == T and float(rows[-1]["top1_delay0"]) == float(found.accuracy[-1])
+    assert float(rows[-1]["synops"]) == float(found.synops[-1])
+
+
+def test_figures_are_drawn(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    from snn_ext.evaluation import plots
+
+    found = evaluate(small_net(), batches(), T, delay=(0, 3), correlation_steps=(4, 8), progress=False)
+    found.plot(tmp_path / "overview.png")
+    assert (tmp_path / "overview.png").read_bytes().startswith(b"\x89PNG")
+    plots.delays({"net": found}).savefig(tmp_path / "delays.png")
+    plots.correlations(found).savefig(tmp_path / "correlations.png")
+    with pytest.raises(ValueError, match="want evaluate"):
+        plots.correlations(evaluate(small_net(), batches(), 2, progress=False))
+    evaluate(small_net(), [batches()[0][0]], T, progress=False).plot()  # no labels
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"time_steps": 0}, "time_steps: got 0, want an int >= 1"),
+        ({"delay": 12}, r"delay: got \(12,\), want ints in \[0, 12\)"),
+        ({"delay": (1, 1)}, "delay: got .*, want different ones"),
+        ({"top": (0,)}, "top: got"),
+        ({"correlation_steps": (13,)}, "correlation_steps: got"),
+        ({"loader": []}, "loader: got 'no batch'"),
+        ({"loader": [(torch.rand(2, 1, 8, 8), torch.rand(2))]}, "loader: got a torch.float32 tensor"),
+        ({"loader": [torch.rand(2, 1, 8, 8), batches()[0]]}, "with and without labels"),
+        ({"snn": nn.Sequential(nn.Linear(2, 2))}, "snn: got 'Sequential'"),
+    ],
+)
+def test_wrong_argument_is_named(arguments: dict[str, object], message: str) -> None:
+    values = {"snn": small_net(), "loader": batches(), "time_steps": T, "progress": False} | arguments
+    with pytest.raises(ValueError, match=message):
+        evaluate(**values)  # type: ignore[arg-type]
+
+
+def test_public_names_are_documented() -> None:
+    for name in evaluation.__all__:
+        assert getattr(evaluation, name).__doc__ or name.isupper(), name
