@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from snn_ext.conversion import optimize_precharge
 from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
 from snn_ext import convert
+from snn_ext.conversion import optimize_precharge
 from snn_ext.evaluation import Evaluation, Simulation
 
 from . import conversion_plots as plots

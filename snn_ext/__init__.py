@@ -16,7 +16,7 @@ __all__ = [
 ]  # fmt: skip
 
 if TYPE_CHECKING:
-    from .conversion import convert
+    from .conversion.convert import convert
     from .evaluation import evaluate
 
 
