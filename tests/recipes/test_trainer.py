@@ -183,12 +183,12 @@ def test_only_leftovers_of_a_run_are_taken_away(tmp_path: Path) -> None:
     for name in foreign:
         (tmp_path / name).write_text("precious")
     (tmp_path / ".config.d").mkdir()
-    (tmp_path / ".last.123.pt").write_text("half")
+    (tmp_path / ".settings.123.json").write_text("half")
     folder = RunFolder(tmp_path, {}, resume=False)
     folder.log(epoch=0)
     folder.close()
     assert [(tmp_path / name).read_text() for name in foreign] == ["precious"] * 4
-    assert (tmp_path / ".config.d").is_dir() and not (tmp_path / ".last.123.pt").exists()
+    assert (tmp_path / ".config.d").is_dir() and not (tmp_path / ".settings.123.json").exists()
 
 
 def test_run_begun_before_a_setting_was_there_goes_on_with_its_default(tmp_path: Path) -> None:
