@@ -26,7 +26,8 @@ from tqdm import tqdm
 
 from .data.images import DATA_SETS
 from .files import replacing
-from .train_images import MODELS, argument_parser
+from .train_images import MODELS
+from .train_images import parse_arguments as parse_run
 
 __all__ = ["Cell", "cells", "main", "markdown"]
 
@@ -76,12 +77,14 @@ class Cell:
     def run(self, threads: int) -> bool:
         """Run or continue the cell in a process of its own, with its output in ``output.txt``; return the success."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        with replacing(self.folder / "command.json") as temporary:
-            temporary.write_text(json.dumps(self.options))
         command = [sys.executable, "-m", "recipes.train_images", *self.options, "--out", str(self.folder), "--resume"]
         with open(self.folder / "output.txt", "w") as output:
             environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-            return subprocess.run(command, env=environment, stdout=output, stderr=output).returncode == 0
+            success = subprocess.run(command, env=environment, stdout=output, stderr=output).returncode == 0
+        if success:  # only now: until then the folder may hold the result of other options
+            with replacing(self.folder / "command.json") as temporary:
+                temporary.write_text(json.dumps(self.options))
+        return success
 
 
 def cells(args: argparse.Namespace, options: Sequence[str]) -> list[Cell]:
@@ -176,7 +179,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> tuple[argparse.Namespa
         parser.error(f"argument --rows: got {unknown}, want some of {list(rows)}")
     if args.fine_tune_epochs and (args.ablation or (args.rows is not None and "ReLU" not in args.rows)):
         parser.error("argument --fine-tune-epochs: got no row ReLU to start from, want it among --rows, no --ablation")
-    argument_parser().parse_args([*options, "--out", str(args.out)])  # a wrong option is named now
+    for model in args.models:
+        parse_run([*options, "--out", str(args.out), "--model", model])  # a wrong option is named now
     return args, options
 
 

@@ -43,8 +43,8 @@ SHORT: dict[str, Any] = {
 }  # fmt: skip
 PRESETS = {"short": SHORT, "paper": PAPER}
 
-SAME_NET = ("data", "model", "width", "norm", "pool")
-"""What a net has to have in common with the one it starts from."""
+SAME_NET = ("data", "train_images", "model", "width", "norm", "pool")
+"""What a net has to have in common with the one it starts from; other images are normalised otherwise."""
 
 
 class ImageTrainer(Trainer):
@@ -58,13 +58,19 @@ class ImageTrainer(Trainer):
         return net
 
     def analog_net(self, args: argparse.Namespace, num_classes: int) -> tuple[Classifier, list[torch.Tensor] | None]:
-        """Build the ReLU net; with ``--from`` it is the trained one, and images come along to calibrate thresholds."""
+        """Build the ReLU net; with ``--from`` it is the trained one, and images come along to calibrate thresholds.
+
+        A run that goes on from its checkpoint needs neither.
+        """
         net = build_net(args, num_classes, self.data.channels)
-        if args.start is None:
+        if args.start is None or self.checkpoint is not None:
             return net, None
         net.load_state_dict(_trained_relu_net(args))
         batches = zip(self.calibration_loader, range(-(-args.calibration_images // 100)), strict=False)
         return net.to(self.device), [images for (images, _), _ in batches]
+
+    def defaults(self, args: argparse.Namespace) -> dict[str, Any]:
+        return vars(parse_arguments(["--out", str(args.out), "--preset", args.preset]))
 
     def threshold_modules(self) -> list[nn.Module]:
         return self.neurons
@@ -99,13 +105,15 @@ def build_net(args: argparse.Namespace, classes: int, channels: int) -> Classifi
 
 
 def _trained_relu_net(args: argparse.Namespace) -> dict[str, torch.Tensor]:
+    if not args.start.is_file():
+        raise ValueError(f"--from: got {args.start}, want a checkpoint that exists")
     checkpoint = torch.load(args.start, map_location="cpu", weights_only=True)
     if not isinstance(checkpoint, dict) or "settings" not in checkpoint:
         raise ValueError(f"--from: got {args.start}, want a checkpoint of recipes.train_images")
     there = checkpoint["settings"]
     for name, want in {"neuron": "relu", **{name: getattr(args, name) for name in SAME_NET}}.items():
-        if there[name] != want:
-            raise ValueError(f"--from: got {args.start} with {name}={there[name]!r}, want {want!r}")
+        if there.get(name) != want:
+            raise ValueError(f"--from: got {args.start} with {name}={there.get(name)!r}, want {want!r}")
     return checkpoint["model"]
 
 
@@ -140,14 +148,44 @@ def parse_arguments(
     parser.set_defaults(**PRESETS[preset])
     args = parser.parse_args(argv)
     check_neuron_arguments(parser, args)
+    _check_ranges(parser, args)
     if args.amp is None:
         args.amp = torch.device(args.device).type == "cuda"
-    for name, low in (("epochs", 1), ("batch_size", 1), ("train_images", 1), ("test_images", 1), ("seed", 0)):
-        if getattr(args, name) is not None and getattr(args, name) < low:
-            parser.error(f"argument --{name.replace('_', '-')}: got {getattr(args, name)}, want an int >= {low}")
-    if args.start is not None and not args.start.is_file():
+    if args.pool != "max" and args.model != "vgg16":
+        parser.error(f"argument --pool: got {args.pool} with --model {args.model}, want it with vgg16 only")
+    if args.start is not None and not args.resume and not args.start.is_file():
         parser.error(f"argument --from: got {args.start}, want a checkpoint that exists")
     return args
+
+
+COUNTS = {
+    "epochs": 1, "batch_size": 1, "train_images": 1, "test_images": 1, "calibration_images": 1, "lr_step_size": 1,
+    "seed": 0, "log_every": 0, "lr_warmup_epochs": 0, "crop": 0,
+}  # fmt: skip
+NOT_NEGATIVE = ("lr", "threshold_lr", "momentum", "weight_decay", "lr_gamma", "mixup_alpha", "label_smoothing")
+POSITIVE = ("width", "alpha", "v_threshold", "clip_grad_norm", "lr_warmup_decay")
+
+
+def _check_ranges(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    def refuse_unless(good: bool, name: str, want: str) -> None:
+        if not good:
+            parser.error(f"argument --{name.replace('_', '-')}: got {getattr(args, name)}, want {want}")
+
+    given = {name: value for name, value in vars(args).items() if value is not None}
+    for name in given.keys() & COUNTS.keys():
+        refuse_unless(given[name] >= COUNTS[name], name, f"an int >= {COUNTS[name]}")
+    for name in given.keys() & {*NOT_NEGATIVE}:
+        refuse_unless(isfinite(given[name]) and given[name] >= 0, name, "a finite number >= 0")
+    for name in given.keys() & {*POSITIVE}:
+        refuse_unless(isfinite(given[name]) and given[name] > 0, name, "a finite number > 0")
+    for name in ("label_smoothing", "lr_warmup_decay"):
+        refuse_unless(given[name] <= 1, name, "at most 1")
+    refuse_unless(args.lr_warmup_epochs < args.epochs, "lr_warmup_epochs", f"fewer than --epochs, {args.epochs}")
+    try:
+        there = torch.device(args.device).type != "cuda" or torch.cuda.is_available()
+    except RuntimeError:  # of a name that torch does not know
+        there = False
+    refuse_unless(there, "device", "cpu or another device that torch finds here")
 
 
 def time_step(args: argparse.Namespace) -> dict[str, Any]:

@@ -90,6 +90,9 @@ class MeanLogitCrossEntropy(SF.ce_max_membrane_loss):
 class SnnTorchTrainer(ImageTrainer):
     """The trainer of ``recipes.train_images`` with snnTorch's neurons and training loop."""
 
+    def defaults(self, args: argparse.Namespace) -> dict[str, Any]:
+        return vars(_parse(["--out", str(args.out), "--preset", args.preset]))
+
     def load_model(self, args: argparse.Namespace, num_classes: int) -> nn.Module:
         if self.processes > 1:
             raise ValueError(f"torchrun: got {self.processes} processes, want one: snnTorch's trainer knows no others")
@@ -176,10 +179,13 @@ def assert_same_spikes(net: Classifier, twin: Classifier, images: Tensor, time_s
             each.train()
             records.append(outputs)
         ours, theirs = records
-        assert ours.keys() == theirs.keys() and ours
+        if not ours or ours.keys() != theirs.keys():  # raised, as python -O takes assert statements away
+            raise AssertionError(f"neurons of snnTorch {[*ours]}, of SpikingJelly {[*theirs]}, want the same")
         for name in ours:
             for a, b in zip(ours[name], theirs[name], strict=True):
-                assert torch.equal(a, b), f"{name}: snnTorch and SpikingJelly differ in {int((a != b).sum())} spikes"
+                if not torch.equal(a, b):
+                    differ = int((a != b).sum())
+                    raise AssertionError(f"{name}: snnTorch and SpikingJelly differ in {differ} spikes")
                 spikes += int(a.count_nonzero())
     return spikes
 
@@ -209,19 +215,31 @@ def _set_steps(net: Classifier, time_steps: int | None) -> None:
             module.step_mode = "s" if time_steps is None else "m"
 
 
-def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
-    """Parse the command line and run."""
+NEUTRAL = {
+    "amp": False, "benchmark_step": False, "clip_grad_norm": None, "detach_reset": False, "grad_scale": "none",
+    "label_smoothing": 0.0, "log_every": 0,
+}  # fmt: skip
+"""Options of ``recipes.train_images`` that snnTorch's trainers do not have, and their value here."""
+
+
+def _parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argument_parser()
     parser.prog, parser.description = "python -m recipes.train_images_snntorch", __doc__.split("\n\n")[0]
     parser.add_argument("--trainer", choices=TRAINERS, default="snn_ext", help="which backpropagation through time")
+    parser.set_defaults(**NEUTRAL)
     args = parse_arguments(argv, parser)
-    for name, neutral in (("clip_grad_norm", None), ("amp", False), ("label_smoothing", 0.0), ("grad_scale", "none")):
+    for name, neutral in NEUTRAL.items():
         if getattr(args, name) != neutral:
             option, value = name.replace("_", "-"), getattr(args, name)
             parser.error(f"argument --{option}: got {value}, want {neutral}: snnTorch's trainers do not have it")
     if args.neuron == "relu":
         parser.error("argument --neuron: got relu, want a spiking neuron")
-    return run(SnnTorchTrainer(), args)
+    return args
+
+
+def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
+    """Parse the command line and run."""
+    return run(SnnTorchTrainer(), _parse(argv))
 
 
 if __name__ == "__main__":

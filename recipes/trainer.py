@@ -45,6 +45,8 @@ class Trainer(train_classify.Trainer):
     model: nn.Module
     rank = 0
     processes = 1
+    checkpoint: dict[str, Any] | None = None
+    """What a continued run goes on from."""
 
     # -- hooks ------------------------------------------------------------------------------------------------------
 
@@ -64,6 +66,10 @@ class Trainer(train_classify.Trainer):
     def load_model(self, args: argparse.Namespace, num_classes: int) -> nn.Module:
         """Build the net; ``self.data`` and the loaders are there. To be overridden."""
         raise NotImplementedError
+
+    def defaults(self, args: argparse.Namespace) -> dict[str, Any]:
+        """Return the defaults of the options, for runs begun before an option was there."""
+        return {}
 
     def threshold_modules(self) -> list[nn.Module]:
         """Return the modules whose parameters are thresholds: they get no weight decay."""
@@ -94,7 +100,9 @@ class Trainer(train_classify.Trainer):
             settings = {k: str(v) if isinstance(v, Path) else v for k, v in settings.items()}
             # More epochs go on as the first ones only where the schedule does not depend on their number.
             may_grow = ("epochs",) if args.lr_scheduler != "cosa" else ()
-            folder = RunFolder(args.out, settings, args.resume, may_grow) if self.rank == 0 else None
+            folder = None
+            if self.rank == 0:
+                folder = RunFolder(args.out, settings, args.resume, may_grow, self.defaults(args))
             try:
                 result = self._from_first(folder.result if folder else None)
                 return self._run(args, device, folder) if result is None else result
@@ -117,6 +125,7 @@ class Trainer(train_classify.Trainer):
         if len(self.train_loader) == 0:
             raise ValueError(f"--batch-size: got {args.batch_size}, want at most {len(self.data.train[1])} images")
 
+        self.checkpoint = checkpoint = self._from_first(folder.checkpoint() if folder else None)
         self.model = self.load_model(args, len(self.data.classes)).to(device)
         criterion = nn.CrossEntropyLoss(label_smoothing=args.label_smoothing)
         optimizer = self.set_optimizer(args, None)
@@ -124,7 +133,6 @@ class Trainer(train_classify.Trainer):
         scaler = torch.amp.GradScaler(device.type, enabled=args.amp and device.type == "cuda")
         state = {"model": self.model, "optimizer": optimizer, "schedule": schedule, "scaler": scaler}
         start, best = 0, -1.0
-        checkpoint = self._from_first(folder.checkpoint() if folder else None)
         if checkpoint is not None:
             for name, part in state.items():
                 part.load_state_dict(checkpoint[name])
@@ -149,6 +157,12 @@ class Trainer(train_classify.Trainer):
                     model, criterion, optimizer, self.train_loader, device, epoch, args, scaler=scaler
                 )
                 test = self.evaluate(args, self.model, criterion, self.test_loader, device)
+                for loss in (train[0], test[0]):  # before anything is logged or saved
+                    if not np.isfinite(loss):
+                        raise FloatingPointError(
+                            f"loss of epoch {epoch}: got {loss}, want a finite one: try a smaller --lr, or with "
+                            f"recipes.train_images --clip-grad-norm 1 or --grad-scale lsq"
+                        )
                 schedule.step()
                 if folder is None or writer is None:
                     continue
@@ -206,11 +220,7 @@ class Trainer(train_classify.Trainer):
                 self.bar.set_postfix(epoch=epoch, loss=f"{value:.3f}", refresh=False)
                 if self.step_log:
                     self.step_log.log(epoch=epoch, step=step, loss=value)
-        result = totals.result(self.processes)
-        if not np.isfinite(result[0]):
-            raise FloatingPointError(f"loss of epoch {epoch}: got {result[0]}, want a finite one: try a smaller --lr, "
-                                     f"--clip-grad-norm 1 or --grad-scale lsq")  # fmt: skip
-        return result
+        return totals.result(self.processes)
 
     @torch.no_grad()
     def evaluate(self, args, model, criterion, data_loader, device, log_suffix=""):  # noqa: D102

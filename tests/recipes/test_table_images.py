@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -34,11 +35,32 @@ def test_second_call_runs_only_what_is_not_finished(tmp_path: Path, monkeypatch:
     text = (tmp_path / "table.md").read_text()
     assert "sample of 32 + 20 images" in text and "CIFAR-10 (" not in text
     assert "| vgg16 | ATIF-u   | 1 of 1" in text
+    with pytest.raises(SystemExit, match="failed: .*output.txt"):  # other options, refused by the run that is there
+        main([*command, "--lr", "0.5"])
+    assert "0 of 1" in (tmp_path / "table.md").read_text() and "1 of 1" not in (tmp_path / "table.md").read_text()
+    main([*command, "--report-only"])
+    assert (tmp_path / "table.md").read_text() == text
+
+
+def test_old_result_is_not_shown_for_a_run_of_other_options_that_was_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "cell"
+    folder.mkdir()
+    (folder / "result.json").write_text('{"accuracy": 0.5}')
+    (folder / "command.json").write_text('["--epochs", "1"]')  # as tables begun before wrote it, ahead of the run
+    short, longer = (Cell("mnist", "vgg16", "ReLU", 0, folder, ("--epochs", n)) for n in "12")
+    assert short.result == {"accuracy": 0.5}
+    monkeypatch.setattr(subprocess, "run", lambda command, **_: subprocess.CompletedProcess(command, -9))
+    assert not longer.run(threads=1)
+    assert longer.result is None and short.result == {"accuracy": 0.5}
 
 
 def test_wrong_option_of_a_run_is_named_before_any_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for options, message in (
         (["--no-such-option", "1"], "--no-such-option"),
+        (["--crop", "-1"], "argument --crop: got -1"),
+        (["--pool", "avg"], "argument --pool: got avg with --model resnet18"),
         (["--rows", "LIF"], "argument --rows: got ['LIF']"),
         (["--fine-tune-epochs", "1", "--rows", "ATIF-u"], "argument --fine-tune-epochs"),
     ):

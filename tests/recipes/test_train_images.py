@@ -43,6 +43,14 @@ def test_paper_preset_is_the_paper_and_an_option_goes_before_it() -> None:
         (["--epochs", "-1"], "--epochs: got -1, want an int >= 1"),
         (["--from", "nowhere.pt"], "--from: got nowhere.pt, want a checkpoint that exists"),
         (["--thresold-lr", "1"], "--thresold-lr"),
+        (["--crop", "-1"], "--crop: got -1, want an int >= 0"),
+        (["--mixup-alpha", "-1"], "--mixup-alpha: got -1.0, want a finite number >= 0"),
+        (["--lr", "nan"], "--lr: got nan, want a finite number >= 0"),
+        (["--width", "-3"], "--width: got -3.0, want a finite number > 0"),
+        (["--device", "foo"], "--device: got foo, want cpu or another device"),
+        (["--lr-step-size", "0"], "--lr-step-size: got 0, want an int >= 1"),
+        (["--lr-warmup-epochs", "5", "--epochs", "1"], "--lr-warmup-epochs: got 5, want fewer than --epochs, 1"),
+        (["--pool", "avg", "--model", "resnet18"], "--pool: got avg with --model resnet18"),
     ],
 )
 def test_wrong_argument_is_named(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -51,9 +59,20 @@ def test_wrong_argument_is_named(arguments: list[str], message: str, capsys: pyt
     assert message in capsys.readouterr().err
 
 
-def test_batch_larger_than_the_data_is_named(tmp_path: Path) -> None:
+def test_cuda_that_is_not_there_is_named(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit):
+        parse_arguments(["--out", "x", "--device", "cuda"])
+    assert "--device: got cuda, want cpu or another device" in capsys.readouterr().err
+
+
+def test_batch_larger_than_the_data_is_named_and_the_folder_stays_free(tmp_path: Path) -> None:
+    options = [*TINY, "--neuron", "relu", "--out", str(tmp_path / "run")]
     with pytest.raises(SystemExit, match="--batch-size: got 64, want at most 48"):
-        main([*TINY, "--batch-size", "64", "--out", str(tmp_path / "run")])
+        main([*options, "--batch-size", "64"])
+    with pytest.raises(SystemExit, match="not found"):
+        main([*options, "--data", "cifar10-jpeg", "--data-dir", str(tmp_path / "nowhere")])
+    assert main(options)["train_loss"] > 0
 
 
 @pytest.mark.parametrize("neuron", ["atif-u", "atif-nu"])
@@ -77,6 +96,14 @@ def test_fine_tuning_starts_from_calibrated_thresholds_and_refuses_another_net(t
     assert torch.equal(trained["body.1.residual.0.weight"], tuned["body.1.residual.0.weight"])
     points = [value for name, value in tuned.items() if name.endswith(".p")]
     assert len(points) == 25 and not any(torch.equal(p, torch.tensor([1.0, 0.5])) for p in points)
+    with pytest.raises(SystemExit, match="with train_images=48, want 40"):  # other images, another normalisation
+        main([*TINY, *start, "--train-images", "40", "--out", str(tmp_path / "sample")])
+    (tmp_path / "relu" / "last.pt").rename(tmp_path / "relu" / "moved.pt")
+    (tmp_path / "nu" / "result.json").unlink()
+    assert main([*TINY, *start, "--neuron", "atif-nu", "--lr", "0", "--out", str(tmp_path / "nu"), "--resume"])["theta"]
+    with pytest.raises(SystemExit, match="want a checkpoint that exists"):
+        main([*TINY, *start, "--out", str(tmp_path / "new"), "--resume"])
+    (tmp_path / "relu" / "moved.pt").rename(tmp_path / "relu" / "last.pt")
     with pytest.raises(SystemExit, match="with width=0.0625, want 0.125"):
         main([*TINY, *start, "--width", "0.125", "--out", str(tmp_path / "wide")])
     with pytest.raises(SystemExit, match="with neuron='atif-nu', want 'relu'"):

@@ -56,7 +56,38 @@ def test_trainers_of_both_hosts_reach_the_same_net(tmp_path: Path) -> None:
         assert result["theta"] == pytest.approx(results[0]["theta"], rel=1e-2)
 
 
-@pytest.mark.parametrize("option", [["--amp"], ["--clip-grad-norm", "1"], ["--neuron", "relu"]])
+def test_spikes_are_compared_also_without_assert_statements(monkeypatch: pytest.MonkeyPatch) -> None:
+    path = Path(train_images_snntorch.__file__)
+    optimised = {"__name__": "recipes.optimised", "__package__": "recipes"}
+    exec(compile(path.read_text(), path, "exec", optimize=1), optimised)  # as python -O does
+    args = train_images.parse_arguments(["--out", "x", *TINY])
+    net, twin = vgg16(10, 1, width=0.0625), vgg16(10, 1, width=0.0625)
+    make_spiking(twin, args)
+    replace_activations(net, lambda inputs: snntorch_neuron(args, inputs))
+    with pytest.raises(AssertionError, match="differ in"):
+        optimised["assert_same_spikes"](net, twin, torch.randn(4, 1, 28, 28), 3)
+
+
+def test_command_runs_as_documented_where_there_is_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(train_images_snntorch, "run", lambda trainer, args: vars(args))
+    args = train_images_snntorch.main(["--model", "resnet18", "--neuron", "atif-nu", "--out", "x"])
+    assert (args["device"], args["amp"]) == ("cuda", False)
+
+
+def test_diverging_training_ends_before_anything_is_saved(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="want a finite one: try a smaller --lr"):
+        train_images_snntorch.main([*TINY, "--opt", "sgd", "--lr", "1e30", "--no-norm", "--out", str(tmp_path / "run")])
+    assert not [*(tmp_path / "run").glob("*.pt")] and not (tmp_path / "run" / "log.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        ["--amp"], ["--clip-grad-norm", "1"], ["--neuron", "relu"], ["--benchmark-step"], ["--detach-reset"],
+        ["--log-every", "5"],
+    ],
+)  # fmt: skip
 def test_what_the_host_does_not_have_is_named(option: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         train_images_snntorch.main(["--out", "x", *option])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
 import subprocess
@@ -168,10 +170,60 @@ def test_two_runs_at_once_in_one_folder_are_refused(tmp_path: Path) -> None:
     RunFolder(tmp_path, {"seed": 0}, resume=True).close()
 
 
-def test_folder_of_something_else_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "weights.pt").write_bytes(b"precious")
+@pytest.mark.parametrize("name", ["weights.pt", "log.jsonl", "result.json"])
+def test_folder_of_something_else_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"precious")
     with pytest.raises(ValueError, match="files of something else"):
         RunFolder(tmp_path, {}, resume=True)
+    assert (tmp_path / name).read_bytes() == b"precious"
+
+
+def test_only_leftovers_of_a_run_are_taken_away(tmp_path: Path) -> None:
+    foreign = [".tmux.conf", ".gitlab-ci.yml", ".notes.12.json", "lock"]
+    for name in foreign:
+        (tmp_path / name).write_text("precious")
+    (tmp_path / ".config.d").mkdir()
+    (tmp_path / ".settings.123.json").write_text("half")
+    folder = RunFolder(tmp_path, {}, resume=False)
+    folder.log(epoch=0)
+    folder.close()
+    assert [(tmp_path / name).read_text() for name in foreign] == ["precious"] * 4
+    assert (tmp_path / ".config.d").is_dir() and not (tmp_path / ".settings.123.json").exists()
+
+
+def test_run_begun_before_a_setting_was_there_goes_on_with_its_default(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path, {"seed": 0}, resume=False)
+    folder.finish({"accuracy": 1.0})
+    folder.close()
+    later = RunFolder(tmp_path, {"seed": 0, "ema": False}, resume=True, defaults={"seed": 7, "ema": False})
+    assert later.result == {"accuracy": 1.0, "settings": {"seed": 0}}
+    later.close()
+    with pytest.raises(ValueError, match="ema=False, and now ema=True"):
+        RunFolder(tmp_path, {"seed": 0, "ema": True}, resume=True, defaults={"seed": 7, "ema": False})
+
+
+def test_trainer_knows_the_default_of_a_setting_that_an_old_run_lacks(tmp_path: Path, undisturbed: Path) -> None:
+    for name in ("settings.json", "result.json"):
+        content = json.loads((undisturbed / name).read_text())
+        content.get("settings", content).pop("label_smoothing")
+        (tmp_path / name).write_text(json.dumps(content))
+    assert main([*TINY, "--out", str(tmp_path), "--resume"])["accuracy"] == outcome(undisturbed)[0]["accuracy"]
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOLCK, "No locks available"), ImportError()])
+def test_system_without_locks_still_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    fcntl = pytest.importorskip("fcntl")
+
+    def fails(*_: Any) -> None:
+        raise error
+
+    warns: Any = pytest.warns(UserWarning, match="can not be locked")
+    if isinstance(error, ImportError):  # Windows
+        monkeypatch.setitem(sys.modules, "fcntl", None)
+        warns = contextlib.nullcontext()
+    monkeypatch.setattr(fcntl, "flock", fails)
+    with warns:
+        RunFolder(tmp_path, {}, resume=False).close()
 
 
 def test_log_is_cut_off_after_the_last_checkpoint_also_within_a_line(tmp_path: Path) -> None:
