@@ -27,7 +27,7 @@ from .options import add_data_arguments, add_run_arguments, add_training_argumen
 from .trainer import Trainer
 from .training import measure
 
-__all__ = ["ImageTrainer", "argument_parser", "main", "parse_arguments", "run"]
+__all__ = ["ImageTrainer", "argument_parser", "load_net", "main", "parse_arguments", "run"]
 
 MODELS = {"vgg16": vgg16, "resnet18": resnet18}
 
@@ -104,12 +104,38 @@ def build_net(args: argparse.Namespace, classes: int, channels: int) -> Classifi
     return MODELS[args.model](classes, channels, width=args.width, norm=args.norm, **pool)
 
 
-def _trained_relu_net(args: argparse.Namespace) -> dict[str, torch.Tensor]:
-    if not args.start.is_file():
-        raise ValueError(f"--from: got {args.start}, want a checkpoint that exists")
-    checkpoint = torch.load(args.start, map_location="cpu", weights_only=True)
+def load_net(path: Path | str, device: torch.device | str = "cpu") -> Classifier:
+    """Rebuild the trained net of a checkpoint, ``last.pt`` or ``best.pt``, in evaluation mode.
+
+    Images ``[N, C, H, W]`` are to be normalised as in training: in [0, 1], by ``channel_statistics`` of its images.
+    Reset the net after each batch: ``functional.reset_net(net)``.
+
+    Examples
+    --------
+    >>> net = load_net("runs/u/best.pt")  # doctest: +SKIP
+    >>> net(images).argmax(1)  # doctest: +SKIP
+    """
+    checkpoint = _checkpoint("path", Path(path))
+    defaults = vars(argument_parser().parse_args(["--out", "."]))  # of options younger than the checkpoint
+    args, weights = argparse.Namespace(**defaults | checkpoint["settings"]), checkpoint["model"]
+    net = build_net(args, list(weights.values())[-1].shape[0], weights["stem.0.weight"].shape[1])
+    if args.neuron != "relu":
+        make_spiking(net, args)
+    net.load_state_dict(weights)
+    return net.to(device).eval()
+
+
+def _checkpoint(name: str, path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise ValueError(f"{name}: got {path}, want a checkpoint that exists")
+    checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     if not isinstance(checkpoint, dict) or "settings" not in checkpoint:
-        raise ValueError(f"--from: got {args.start}, want a checkpoint of recipes.train_images")
+        raise ValueError(f"{name}: got {path}, want a checkpoint of recipes.train_images")
+    return checkpoint
+
+
+def _trained_relu_net(args: argparse.Namespace) -> dict[str, torch.Tensor]:
+    checkpoint = _checkpoint("--from", args.start)
     there = checkpoint["settings"]
     for name, want in {"neuron": "relu", **{name: getattr(args, name) for name in SAME_NET}}.items():
         if there.get(name) != want:

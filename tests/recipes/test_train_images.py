@@ -13,9 +13,10 @@ from torch import nn
 pytest.importorskip("spikingjelly")
 pytest.importorskip("torchvision")
 
+from recipes.data.images import channel_statistics, load_images  # noqa: E402
 from recipes.models.resnet import resnet18  # noqa: E402
 from recipes.neurons import make_spiking  # noqa: E402
-from recipes.train_images import ImageTrainer, main, parse_arguments  # noqa: E402
+from recipes.train_images import ImageTrainer, load_net, main, parse_arguments  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -114,6 +115,19 @@ def test_fine_tuning_starts_from_calibrated_thresholds_and_refuses_another_net(t
 def test_options_of_the_training_run_on_a_cpu(tmp_path: Path, options: list[str]) -> None:
     result = main([*TINY, *options, "--train-images", "16", "--out", str(tmp_path / "run")])
     assert result["train_loss"] > 0 and len(result["layers"]) == 25
+
+
+@pytest.mark.parametrize("neuron", ["relu", "atif-nu"])
+def test_net_of_a_checkpoint_has_the_accuracy_of_the_run(neuron: str, tmp_path: Path) -> None:
+    result = main([*TINY, "--neuron", neuron, "--out", str(tmp_path)])
+    data = load_images("fashion-mnist-subset").first(48, 20)
+    net, (images, labels) = load_net(tmp_path / "last.pt"), data.test
+    mean, std = channel_statistics(data.train[0])
+    with torch.no_grad():
+        found = net((images / 255 - mean[:, None, None]) / std[:, None, None]).argmax(1)
+    assert (found == labels).double().mean() == pytest.approx(result["accuracy"], abs=1e-9)
+    with pytest.raises(ValueError, match="path: got .*nothing.pt, want a checkpoint that exists"):
+        load_net(tmp_path / "nothing.pt")
 
 
 def test_diverging_training_ends_with_a_remedy(tmp_path: Path) -> None:
