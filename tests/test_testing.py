@@ -28,7 +28,7 @@ NODES = {
     "ATIF-nu cumulative": lambda: ATIFnuNode(0.9, T=4, recursion="cumulative", scale_output=True),
     "ATIF-nu paper": lambda: ATIFnuNode(POINTS, T=4, recursion="paper", v_init=0.25, grad_scale="lsq"),
     "PCMP": lambda: PCMPIFNode(),
-    "ASN": lambda: ASNNode(),
+    "ASN": lambda: ASNNode(scale_output=True),
     "ASN of all kinds": lambda: ASNNode(
         2.0,
         detach_reset=True,
