@@ -37,7 +37,6 @@ NODES = {
         tau_phi=0.0,
         analog_input=True,
         bias=torch.nn.Parameter(torch.tensor([0.1, 0.2, 0.0, -0.1])),
-        scale_output=True,
     ),
     "PCMP per channel": lambda: PCMPIFNode(0.7, precharge=torch.tensor([0.0, 0.5, 0.25, 1.0])),
 }
