@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def correct() -> bool:
     """Run the tests that hold every execution to the definition."""
-    tests = [str(ROOT / "tests" / "ops" / "test_soft_reset.py"), str(ROOT / "tests" / "ops" / "test_layout.py")]
+    tests = [str(ROOT / "tests" / "ops" / f"test_{name}.py") for name in ("soft_reset", "adaptive", "layout")]
     return subprocess.run([sys.executable, "-m", "pytest", "-q", "-x", *tests], cwd=ROOT, check=False).returncode == 0
 
 

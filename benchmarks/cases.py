@@ -15,6 +15,8 @@ from spikingjelly.activation_based import functional, neuron
 from spikingjelly.activation_based.model import spiking_resnet
 from torch import Tensor, nn
 
+from snn_ext import functional as definition
+from snn_ext import ops
 from snn_ext.spikingjelly import ATIFuNode
 
 from .contenders import BASELINE, Contender, available, compiled_loop, hosts, ours
@@ -119,6 +121,34 @@ def against_compile(shape: tuple[int, ...], demand: float | None) -> Case:
         wanted = "" if demand is None else f">= {demand:g}x torch.compile"
         name, floor = f"{best}: {faster}x torch.compile", ratio(timings[best], timings[COPY])
         rows.append(Row(case, name, 1e3 * timings[best].median, "ms", None, floor, wanted, met))
+        return rows
+
+    return run
+
+
+def adaptive(shape: tuple[int, ...], demand: float) -> Case:
+    """Adaptive spiking neurons, forward and with backward pass, against the plain loop over the steps."""
+
+    def run(settings: Settings) -> list[Row]:
+        current_seq = (0.1 * _input(shape, settings)).requires_grad_()
+        gradient = torch.randn(shape)
+        contenders = {"plain loop": Contender(lambda x: definition.adaptive_spiking(x)[0])}
+        for name in available():
+            contenders[f"operator, {name}"] = Contender(lambda x: ops.adaptive_spiking(x)[0], name)
+        rows = []
+        for kind, calls in (
+            ("inference", {name: _bind(c.infer, current_seq) for name, c in contenders.items()}),
+            ("training", {name: _bind(c.train, current_seq, gradient) for name, c in contenders.items()}),
+        ):
+            timings = measure(calls, settings.rounds)
+            for name, timing in timings.items():
+                text, wanted, met = name, "", None
+                if name != "plain loop":
+                    faster = ratio(timings["plain loop"], timing)
+                    text = f"{name}: {faster}x the plain loop"
+                    if "native" in name and kind == "inference":
+                        wanted, met = f">= {demand:g}x the plain loop", faster.median >= demand
+                rows.append(Row(_name(f"ASN {kind}", shape), text, 1e3 * timing.median, "ms", demand=wanted, met=met))
         return rows
 
     return run
@@ -281,6 +311,7 @@ for _shape, _forward, _training in zip(
     register(_name("training", _shape), training(_shape, _training), quick=_shape == SHAPES[1])
 for _shape, _demand in (((4, 32, 64, 32, 32), 0.8), ((32, 4, 64, 32, 32), 3.0), ((255, 1, 32, 32, 32), 3.0)):
     register(_name("compile", _shape), against_compile(_shape, _demand))
+register("ASN [500,16,1024]", adaptive((500, 16, 1024), 10.0), quick=True)
 register("kept", kept, quick=True)
 register("overhead", overhead, quick=True)
 register("busy", busy_neighbour)

@@ -184,6 +184,8 @@ def _losses(old: nn.Module, new: nn.Module) -> dict[str, str]:
     lost: dict[str, str] = {}
     if isinstance(old, AdaptiveNeuron) != isinstance(new, AdaptiveNeuron):
         lost["dynamics"] = ""
+    elif isinstance(old, AdaptiveNeuron) and old.bias is not None and getattr(new, "bias", None) is None:
+        lost["dynamics"] = "its bias in the factory or "
     kinds = {base.__name__ for base in type(old).__mro__}
     if isinstance(old, NonUniformSoftResetNeuron):
         # Points other than the uniform ones are not copied: they belong to one number of steps.

@@ -206,8 +206,11 @@ def test_replacing_relus_and_refusing_to_change_the_dynamics_unasked() -> None:
     assert net[1].v_threshold.tolist() == [0.5]
     with pytest.raises(ValueError, match="dynamics"):
         replace_neurons(net, lambda old: ATIFuNode())
-    net = nn.Sequential(nn.Linear(3, 3), ASN())
-    assert replace_neurons(net, lambda old: ASN(m_f=0.3)) == 1
+    net = nn.Sequential(nn.Linear(3, 3), ASN(bias=BIAS[:3]))
+    with pytest.raises(ValueError, match="its bias in the factory or drop"):
+        replace_neurons(net, lambda old: ASN(m_f=0.3))
+    assert replace_neurons(net, lambda old: ASN(m_f=0.3, bias=old.bias)) == 1
+    assert torch.equal(net[1].bias, BIAS[:3]) and net[1].m_f.item() == pytest.approx(0.3)
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ NODES = {
     "ATIF-nu cumulative": lambda: ATIFnuNode(0.9, T=4, recursion="cumulative", scale_output=True),
     "ATIF-nu paper": lambda: ATIFnuNode(POINTS, T=4, recursion="paper", v_init=0.25, grad_scale="lsq"),
     "PCMP": lambda: PCMPIFNode(),
-    "ASN": lambda: ASNNode(),
+    "ASN": lambda: ASNNode(scale_output=True),
     "ASN of all kinds": lambda: ASNNode(
         2.0,
         detach_reset=True,
@@ -37,7 +37,6 @@ NODES = {
         tau_phi=0.0,
         analog_input=True,
         bias=torch.nn.Parameter(torch.tensor([0.1, 0.2, 0.0, -0.1])),
-        scale_output=True,
     ),
     "PCMP per channel": lambda: PCMPIFNode(0.7, precharge=torch.tensor([0.0, 0.5, 0.25, 1.0])),
 }

@@ -6,7 +6,7 @@
 #include "cpu.h"
 #include "adaptive_step.h"
 
-enum { BLOCK = 1024, SEGMENT = 16, STATES = 4 };
+enum { BLOCK = 2048, SEGMENT = 16, STATES = 4 };
 
 typedef struct { adaptive_constants same; const float *rows; index_t N; } constants_t;
 
