@@ -15,6 +15,7 @@ from .._errors import bad_type, bad_value, check_bool, check_choice, check_count
 from ..evaluation.simulation import Simulation
 from .analog import AnalogTwin
 from .batches import Batches
+from .modules import per_channel
 from .net import ConvertedNet
 from .phased import phased
 from .precharge import optimize_precharge
@@ -22,7 +23,7 @@ from .report import LayerReport, Numbers, Report
 from .scales import fold
 from .spike_norm import spike_norm
 from .spiking import INPUT, OUTPUT, Thresholds, neurons, residual_units, spiking_net
-from .surgery import Activation, prepare
+from .surgery import Activation, plain_copy, prepare
 from .thresholds import activation_thresholds
 from .weights import WEIGHTED
 
@@ -134,7 +135,7 @@ class ConversionRecipe(FXConversionRecipe):
         self._batches = Batches(self.calibration, converter.device)
         self._first = self._batches.first()
         self._check_inputs()
-        ann = copy.deepcopy(ann).to(converter.device).eval()
+        ann = plain_copy(ann).to(converter.device)
         graph, self._activations = prepare(ann, self._first)
         self._check_quantized()
         self._reference = ann(self._first[:_REPORT_SAMPLES])
@@ -158,6 +159,7 @@ class ConversionRecipe(FXConversionRecipe):
                 f"ann: got a net whose copy of known layers differs from it by {error:.3g}, want layers that do in "
                 "evaluation what their torch.nn base class does"
             )
+        self._rectified = self._without_quantisation(fx_model)
         return fx_model
 
     def calibrate(self, converter: Any, fx_model: fx.GraphModule) -> fx.GraphModule:
@@ -184,6 +186,7 @@ class ConversionRecipe(FXConversionRecipe):
                 net.clips[name] = 1.0
             elif activation.clip is not None:
                 net.clips[name] = _numbers(activation.clip / self._thresholds[name])
+        self._check_analog(net)
         net.report = Report(self._layer_report(net, name, arriving) for name in neurons(net))
         if self.precharge == "optimize":
             optimize_precharge(net, None, self._batches, time_steps=self.time_steps or 255, memory=self.memory)
@@ -194,6 +197,30 @@ class ConversionRecipe(FXConversionRecipe):
         return net.eval()
 
     # -- what they call ---------------------------------------------------------------------------------------------
+
+    def _without_quantisation(self, graph: fx.GraphModule) -> Tensor:
+        """Return the output on the first samples with quantised activations clipped only."""
+        twin = copy.deepcopy(graph)
+        for name, activation in self._activations.items():
+            if activation.quantized is not None:
+                _assign(twin, name, nn.Hardtanh(0.0, float(activation.quantized.threshold)))
+        x = self._first[:_REPORT_SAMPLES]
+        result: Tensor = twin(x.clamp(-1.0, 1.0) if self.encoder == "poisson" else x)
+        return result
+
+    def _check_analog(self, net: ConvertedNet) -> None:
+        """Check that rectifiers in the place of the neurons give the analog net, in its units."""
+        result, wanted = AnalogTwin(net).result(self._first[:_REPORT_SAMPLES]), self._rectified
+        if self.readout == "spikes":
+            if OUTPUT not in self._activations:  # an output of spikes, in the units of each channel
+                return
+            result = result * per_channel(self._thresholds[OUTPUT].to(result), result.ndim)
+        error = float((result - wanted).abs().max())
+        if not error <= 1e-3 * (1.0 + float(wanted.abs().max())):
+            raise RuntimeError(
+                f"conversion: the spiking net stands for another analog net, which differs by {error:.3g} in its "
+                "output; this is a defect of snn_ext"
+            )
 
     def _spiking(self, graph: fx.GraphModule) -> ConvertedNet:
         return spiking_net(

@@ -91,12 +91,17 @@ def _push_back(net: fx.GraphModule, node: fx.Node) -> None:
         for operand in source.all_input_nodes:
             part = _insert_scale(net, operand, source, scale.weight)
             _push_back(net, part)
-    elif _module(net, source, WEIGHTED) is None:
+    elif _module(net, source, WEIGHTED) is None or (len(scale.weight) > 1 and _is_wide(net, source)):
         return
     else:
         scale_rows(net.get_submodule(str(source.target)), scale.weight)
     node.replace_all_uses_with(source)
     net.graph.erase_node(node)
+
+
+def _is_wide(net: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether a linear layer works on ``[N, C, ..., F]``: its weights belong to features then, not to channels."""
+    return _module(net, node, nn.Linear) is not None and len(node.meta["shape"]) != 2
 
 
 # -- forwards --------------------------------------------------------------------------------------------------------
@@ -143,7 +148,7 @@ class _Fold:
                 self.net.graph.erase_node(node)
         elif isinstance(module, WEIGHTED):
             unit = self.units[inputs[0]]
-            if len(unit) > 1 and isinstance(module, nn.Linear) and len(node.meta["shape"]) != 2:
+            if len(unit) > 1 and _is_wide(self.net, node):
                 self._settle(node, inputs[0])
             elif not _is_one(unit):
                 scale_columns(module, unit)

@@ -12,12 +12,13 @@ from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils import parametrize
 
 from ..replacement import is_neuron
 from .quantized import QuantizedReLU, quantized_relu
 from .weights import WEIGHTED, fold_batch_norm
 
-__all__ = ["MAX_POOLS", "Activation", "prepare", "spread_shapes"]
+__all__ = ["MAX_POOLS", "Activation", "plain_copy", "prepare", "spread_shapes"]
 
 MAX_POOLS = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)
 AVERAGE_POOLS = (
@@ -88,7 +89,7 @@ def prepare(ann: nn.Module, x: Tensor) -> tuple[fx.GraphModule, dict[str, Activa
     ValueError
         Names what can not be converted, where it is, and what to do.
     """
-    ann = copy.deepcopy(ann).eval()
+    ann = plain_copy(ann)
     x = x[:1].expand(2, *x.shape[1:])  # two samples: a reshape that mixes samples shows
     graph = _trace(ann)
     try:
@@ -100,6 +101,7 @@ def prepare(ann: nn.Module, x: Tensor) -> tuple[fx.GraphModule, dict[str, Activa
     ShapeProp(graph).propagate(x)
     _own_modules(graph)
     activations: dict[str, Activation] = {}
+    _compute_sizes(graph)
     for node in list(graph.graph.nodes):
         _normalise(graph, node, activations)
     graph.graph.eliminate_dead_code()
@@ -132,12 +134,9 @@ class _Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         if isinstance(m, QuantizedReLU | _BatchNorm) or is_neuron(m):
             return True
-        known = m.__module__.startswith(("torch.nn", "torch.ao.nn", "spikingjelly.", "snntorch."))
-        return known and not isinstance(m, nn.Sequential) and not (m._modules and not _is_torch(m))
-
-
-def _is_torch(module: nn.Module) -> bool:
-    return module.__module__.startswith("torch.")
+        known = type(m).forward.__module__.startswith(("torch.nn", "torch.ao.nn", "spikingjelly.", "snntorch."))
+        contains = bool(m._modules) and not m.__module__.startswith("torch.")
+        return known and not isinstance(m, nn.Sequential) and not contains
 
 
 def _trace(ann: nn.Module) -> fx.GraphModule:
@@ -148,6 +147,55 @@ def _trace(ann: nn.Module) -> fx.GraphModule:
             f"ann: got {type(ann).__name__}, which can not be traced ({error}), want a net whose forward pass does "
             "not depend on values"
         ) from error
+
+
+def plain_copy(ann: nn.Module) -> nn.Module:
+    """Copy a net in evaluation mode, with weights that a parametrisation computes turned into parameters."""
+    for name, module in ann.named_modules():
+        computed = isinstance(module, WEIGHTED) and "weight" not in module._parameters
+        if computed and not parametrize.is_parametrized(module):
+            _refuse(f"{_kind(module)} {name} with a weight that is computed", "remove_weight_norm before")
+    ann = copy.deepcopy(ann).eval()
+    for module in ann.modules():
+        if parametrize.is_parametrized(module):
+            # Not by remove_parametrizations: a copy shares its class with the original, and would spoil that too.
+            names = list(module.parametrizations)  # type: ignore[arg-type]
+            weights = {name: getattr(module, name).detach().clone() for name in names}
+            module.__class__ = type(module).__bases__[0]
+            del module.parametrizations
+            for name, weight in weights.items():
+                module.register_parameter(name, nn.Parameter(weight))
+    return ann
+
+
+def _compute_sizes(graph: fx.GraphModule) -> None:
+    """Put numbers in the place of sizes other than that of the batch, and of arithmetic with them."""
+    for node in list(graph.graph.nodes):
+        value = _size(node)
+        if value is None and node.op == "call_function" and node.target in _ARITHMETIC and not node.all_input_nodes:
+            value = node.target(*node.args)
+        if value is not None:
+            for user in list(node.users):
+                _put_number(user, node, value)
+
+
+def _put_number(user: fx.Node, node: fx.Node, value: Any) -> None:
+    def number(argument: Any) -> Any:
+        return value if argument is node else argument
+
+    user.args, user.kwargs = fx.node.map_aggregate((user.args, user.kwargs), number)
+
+
+def _size(node: fx.Node) -> int | None:
+    """Return the size that a node asks for, unless it is that of the batch."""
+    if node.op == "call_method" and node.target == "size" and len(node.args) == 2:
+        source, dim = node.args
+    elif node.target is operator.getitem and _is_size(node.args[0]) and isinstance(node.args[1], int):
+        source, dim = node.args[0].args[0], node.args[1]  # type: ignore[union-attr]
+    else:
+        return None
+    shape = _shape(source)
+    return shape[dim] if isinstance(dim, int) and dim % len(shape) else None
 
 
 def _own_modules(graph: fx.GraphModule) -> None:
@@ -208,8 +256,8 @@ def _normalise_module(
             _refuse(f"{_kind(module)} {name} with padding_mode={module.padding_mode!r}", "padding_mode='zeros'", node)
         return _assign(graph, name, _plain(module))
     if isinstance(module, LINEAR):
-        if isinstance(module, nn.Upsample) and module.mode == "bicubic":
-            pass  # linear too
+        if _shape(node)[0] != _shape(node.args[0])[0]:
+            _refuse(f"{_kind(module)} {name}, which mixes samples", "the batch as the first dimension", node)
         return _assign(graph, name, _plain(module))
     if is_neuron(module):
         _refuse(f"{_kind(module)} {name}, a spiking neuron already", "a net of analog activations", node)
@@ -225,6 +273,8 @@ def _normalise_module(
 
 def _normalise_call(graph: fx.GraphModule, node: fx.Node, activations: dict[str, Activation]) -> None:
     target: Any = node.target
+    if _is_size(node):
+        return  # of no use but to a reshape; what is left of them is refused at the end
     if target in _RELUS:
         _replace(graph, node, Activation(), activations)
     elif target is F.relu6:
@@ -265,8 +315,6 @@ def _normalise_call(graph: fx.GraphModule, node: fx.Node, activations: dict[str,
     elif target is operator.getitem:
         item = node.args[1] if isinstance(node.args[1], tuple) else (node.args[1],)
         kept = item[0] in (slice(None), Ellipsis) and all(isinstance(i, slice) or i is Ellipsis for i in item)
-        if _is_size(node.args[0]):
-            return
         if not kept:
             _refuse(f"{_name(node)}, an index into the batch or a single element", "slices that keep the batch", node)
     elif target in (F.pad, torch.nn.functional.pad):
@@ -274,13 +322,11 @@ def _normalise_call(graph: fx.GraphModule, node: fx.Node, activations: dict[str,
             _refuse(f"{_name(node)} with other values than 0", "zero padding", node)
     elif target in (F.interpolate, F.upsample) or target in _AVERAGE_FUNCTIONS:
         return
-    elif target in ("size", "dim", "numel") or target is getattr or (target in _ARITHMETIC and _only_sizes(node)):
-        return  # of no use but to a reshape; what is left of them is refused at the end
     else:
         _refuse(f"the call of {_name(node)}", _hint_for_call(target), node)
 
 
-_ARITHMETIC = (operator.mul, operator.floordiv, operator.sub, operator.truediv, operator.neg)
+_ARITHMETIC = (operator.add, operator.mul, operator.floordiv, operator.sub, operator.truediv, operator.neg)
 
 
 def _hint_for_call(target: Any) -> str:
@@ -301,7 +347,7 @@ def _normalise_reshape(graph: fx.GraphModule, node: fx.Node) -> None:
     if len(after) == 2 and after[0] == before[0]:
         _as_module(graph, node, nn.Flatten(1))
         return
-    if node.target in (torch.squeeze, "squeeze") and after[:2] == before[:2]:
+    if node.target in (torch.squeeze, "squeeze", torch.flatten, "flatten") and after[:2] == before[:2]:
         return
     _refuse(f"{_name(node)} from {list(before)} to {list(after)}", "flattening of all dimensions but the batch", node)
 
@@ -466,10 +512,6 @@ def _shape(node: Any) -> torch.Size:
 
 def _is_size(node: Any) -> bool:
     return isinstance(node, fx.Node) and "tensor_meta" not in node.meta and node.op in ("call_method", "call_function")
-
-
-def _only_sizes(node: fx.Node) -> bool:
-    return all(_is_size(n) for n in node.all_input_nodes)
 
 
 def _is_last(node: fx.Node) -> bool:

@@ -66,6 +66,8 @@ ROUTES: dict[str, Any] = {
     "addition": (lambda x: torch.add(x.relu(), x.clamp(0, 0.1)), 256),
     "type A shortcut": (lambda x: F.pad(x.relu()[:, :, ::2, ::2], (0, 0, 0, 0, 2, 2)), 128),
     "upsampling": (lambda x: F.interpolate(x.relu(), scale_factor=2.0), 1024),
+    "size of the input as kernel": (lambda x: F.avg_pool2d(x.relu(), x.size()[3] // 2), 16),
+    "linear on the last dimension": (lambda x: F.relu(x.flatten(2)[:, :, :8] + x.relu().flatten(2)[:, :, 8:16]), 32),
     "dropout": (lambda x: F.dropout(x.relu(), 0.5, training=False), 256),
 }
 
@@ -165,6 +167,38 @@ REFUSED: dict[str, Any] = {
 def test_what_can_not_be_converted_is_refused_by_name(message: str) -> None:
     with pytest.raises(ValueError, match=f"ann: got .*{message}"):
         prepare(REFUSED[message].eval(), images())
+
+
+def test_weights_that_are_computed_become_parameters_or_are_refused() -> None:
+    x = images()
+    ann = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Conv2d(2, 3, 3)), nn.ReLU(), nn.Conv2d(3, 2, 3))
+    nn.utils.parametrizations.spectral_norm(ann[2])
+    graph, _ = prepare(ann.eval(), x)
+    torch.testing.assert_close(graph(x), ann(x))
+    assert isinstance(graph.get_submodule("2").weight, nn.Parameter)
+    assert torch.nn.utils.parametrize.is_parametrized(ann[0], "weight") and ann[0].weight.requires_grad
+    with pytest.warns(FutureWarning):
+        old = nn.Sequential(nn.utils.weight_norm(nn.Conv2d(2, 3, 3)), nn.ReLU())
+    with pytest.raises(ValueError, match="Conv2d 0 with a weight that is computed"):
+        prepare(old, x)
+
+
+def test_a_subclass_that_keeps_the_forward_of_its_layer_is_that_layer() -> None:
+    class Named(nn.Conv2d):
+        pass
+
+    graph, _ = prepare(nn.Sequential(Named(2, 3, 3), nn.ReLU()), images())
+    assert type(graph.get_submodule("0")) is nn.Conv2d
+
+
+def test_linear_layers_on_the_last_of_three_dimensions_convert_per_channel() -> None:
+    from snn_ext.evaluation import Simulation
+
+    ann, x = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 4), nn.ReLU(), nn.Flatten()), torch.rand(8, 3, 6)
+    snn = convert(ann, x, method="data-norm", precharge=0.5, channel_wise=True)
+    with torch.no_grad():
+        wanted = ann(x)
+    assert (torch.cat(list(Simulation(snn).run(x, 300))).mean(0) - wanted).abs().max() < 0.02
 
 
 def test_several_inputs_outputs_and_loose_parameters_are_refused() -> None:
