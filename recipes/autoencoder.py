@@ -9,6 +9,7 @@ without pre-charge and with a delay. What is finished is kept: started again, th
 from __future__ import annotations
 
 import argparse
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -166,21 +167,26 @@ def report(net: nn.Module, data: ImageData, args: argparse.Namespace) -> str:
 
     makers = {"no pre-charge": converted, "pre-charge 0.3": lambda: converted(0.3), "by layer": by_layer}
     found: dict[str, Evaluation] = {}
+    notes: dict[str, Any] = {}
     for label, make in makers.items():
         settings = {"net": digest(net), "data": data.name, "picture": name, "tiles": len(x[: args.eval_tiles]),
                     "search": [args.search_images, args.search_steps]}  # fmt: skip
-        found[label], _ = evaluations.get(
+        found[label], notes[label] = evaluations.get(
             f"autoencoder {label}", settings, make, batches, args.time_steps, delay=delays
         )
     none = found["no pre-charge"]
     with torch.no_grad():
         analog = torch.cat([net(part) for part in x.split(64)])
     columns = image.shape[2] // SIZE
-    own = {label: make() for label, make in makers.items()}
     steps = [t for t in SNAPSHOTS if t <= args.time_steps]
-    scale = own["no pre-charge"].report[-1].scale  # of the output in the units of the image
-    pictures = {"no pre-charge": (own["no pre-charge"], 0), "by layer": (own["by layer"], 0)}
-    pictures["by layer, delay"] = (own["by layer"], _delay(found["by layer"]))
+    snn = converted()
+    scale = snn.report[-1].scale  # of the output in the units of the image
+    charged = copy.deepcopy(snn)
+    for layer in notes["by layer"]["layers"]:  # the search has been done, and is written down
+        neuron = charged.get_submodule(layer["name"])
+        neuron.v_init = torch.full_like(neuron.v_init, layer["precharge"])
+    pictures = {"no pre-charge": (snn, 0), "by layer": (charged, 0)}
+    pictures["by layer, delay"] = (charged, _delay(found["by layer"]))
     rows = {
         label: [
             *(untile(scale * y, columns).cpu() for y in rebuild(snn, x, steps, delay)),

@@ -200,17 +200,21 @@ def methods(analog: Trained | Pretrained, evaluations: Evaluations, args: argpar
 
 
 def _comparison(found: dict[str, Evaluation], level: float = 99.0) -> str:
-    """Say what the best of ours needs to a level, and every rival."""
-    steps = {name: evaluation.latency_at(levels=(level,))[level] for name, evaluation in found.items()}
-    ours = {name: step for name, step in steps.items() if name in OURS and step is not None}
-    if not ours:
-        return f"None of ours reaches {level:g} %."
-    best = min(ours, key=lambda name: ours[name])
-    rivals = [
-        f"{name}: not reached" if step is None else f"{name}: {step}, ours needs {ours[best] / step:.2f} of that"
-        for name, step in steps.items() if name in RIVALS
-    ]  # fmt: skip
-    return f"Steps to {level:g} %, best of ours ({best}): {ours[best]}. " + "; ".join(rivals) + "."
+    """Say what the best of ours needs to a level, and every rival; the best is chosen on the same test images."""
+    lines = []
+    for kind, last in (("First step at", False), ("Step from which on the accuracy stays at", True)):
+        steps = {name: e.latency_at(levels=(level,), last=last)[level] for name, e in found.items()}
+        ours = {name: step for name, step in steps.items() if name in OURS and step is not None}
+        if not ours:
+            lines.append(f"- {kind} {level:g} %: none of ours reaches it.")
+            continue
+        best = min(ours, key=lambda name: ours[name])
+        rivals = [
+            f"{name} " + ("does not get there" if step is None else f"{step} (ratio {ours[best] / step:.2f})")
+            for name, step in steps.items() if name in RIVALS
+        ]  # fmt: skip
+        lines.append(f"- {kind} {level:g} %: {ours[best]} for the best of ours, {best}; {'; '.join(rivals)}.")
+    return "\n".join(lines) + "\n\nThe best of ours is chosen on the same test images as it is measured on."
 
 
 def _best_delay(evaluation: Evaluation) -> str | None:

@@ -23,7 +23,7 @@ from .report import LayerReport, Numbers, Report
 from .scales import fold
 from .spike_norm import spike_norm
 from .spiking import INPUT, OUTPUT, Thresholds, neurons, residual_units, spiking_net
-from .surgery import Activation, prepare
+from .surgery import Activation, plain_copy, prepare
 from .thresholds import activation_thresholds
 from .weights import WEIGHTED
 
@@ -135,7 +135,7 @@ class ConversionRecipe(FXConversionRecipe):
         self._batches = Batches(self.calibration, converter.device)
         self._first = self._batches.first()
         self._check_inputs()
-        ann = copy.deepcopy(ann).to(converter.device).eval()
+        ann = plain_copy(ann).to(converter.device)
         graph, self._activations = prepare(ann, self._first)
         self._check_quantized()
         self._reference = ann(self._first[:_REPORT_SAMPLES])

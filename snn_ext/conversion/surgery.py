@@ -18,7 +18,7 @@ from ..replacement import is_neuron
 from .quantized import QuantizedReLU, quantized_relu
 from .weights import WEIGHTED, fold_batch_norm
 
-__all__ = ["MAX_POOLS", "Activation", "prepare", "spread_shapes"]
+__all__ = ["MAX_POOLS", "Activation", "plain_copy", "prepare", "spread_shapes"]
 
 MAX_POOLS = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)
 AVERAGE_POOLS = (
@@ -89,7 +89,7 @@ def prepare(ann: nn.Module, x: Tensor) -> tuple[fx.GraphModule, dict[str, Activa
     ValueError
         Names what can not be converted, where it is, and what to do.
     """
-    ann = _with_plain_weights(copy.deepcopy(ann).eval())
+    ann = plain_copy(ann)
     x = x[:1].expand(2, *x.shape[1:])  # two samples: a reshape that mixes samples shows
     graph = _trace(ann)
     try:
@@ -149,8 +149,13 @@ def _trace(ann: nn.Module) -> fx.GraphModule:
         ) from error
 
 
-def _with_plain_weights(ann: nn.Module) -> nn.Module:
-    """Turn weights that are computed, by a parametrisation, into parameters."""
+def plain_copy(ann: nn.Module) -> nn.Module:
+    """Copy a net in evaluation mode, with weights that a parametrisation computes turned into parameters."""
+    for name, module in ann.named_modules():
+        computed = isinstance(module, WEIGHTED) and "weight" not in module._parameters
+        if computed and not parametrize.is_parametrized(module):
+            _refuse(f"{_kind(module)} {name} with a weight that is computed", "remove_weight_norm before")
+    ann = copy.deepcopy(ann).eval()
     for module in ann.modules():
         if parametrize.is_parametrized(module):
             # Not by remove_parametrizations: a copy shares its class with the original, and would spoil that too.
@@ -249,8 +254,6 @@ def _normalise_module(
     if isinstance(module, WEIGHTED):
         if getattr(module, "padding_mode", "zeros") != "zeros":
             _refuse(f"{_kind(module)} {name} with padding_mode={module.padding_mode!r}", "padding_mode='zeros'", node)
-        if "weight" not in module._parameters:
-            _refuse(f"{_kind(module)} {name} with a weight that is computed", "remove_weight_norm before", node)
         return _assign(graph, name, _plain(module))
     if isinstance(module, LINEAR):
         if _shape(node)[0] != _shape(node.args[0])[0]:
