@@ -214,7 +214,8 @@ class ConversionRecipe(FXConversionRecipe):
         if self.readout == "spikes":
             if OUTPUT not in self._activations:  # an output of spikes, in the units of each channel
                 return
-            result = result * per_channel(self._thresholds[OUTPUT].to(result), result.ndim)
+            if self.fold_scales:  # its spikes are 0 and 1
+                result = result * per_channel(self._thresholds[OUTPUT].to(result), result.ndim)
         error = float((result - wanted).abs().max())
         if not error <= 1e-3 * (1.0 + float(wanted.abs().max())):
             raise RuntimeError(
