@@ -1,5 +1,6 @@
 """Conversion of trained ReLU nets to spiking ones; needs SpikingJelly."""
 
+from ..evaluation.delay import best_delay
 from .convert import convert
 from .diagnosis import LayerDiagnosis, diagnose
 from .modules import PoissonEncoder, Scale, SpikeMaxPool1d, SpikeMaxPool2d, SpikeMaxPool3d
@@ -26,6 +27,7 @@ __all__ = [
     "SpikeMaxPool2d",
     "SpikeMaxPool3d",
     "SpikeNormRecipe",
+    "best_delay",
     "convert",
     "diagnose",
     "fold_scales",

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, fx, nn
 
 from .._errors import bad_type, bad_value, check_count
+from ..evaluation.analog import AnalogTwin
 from ..evaluation.simulation import Simulation
 from ..replacement import is_neuron
-from .analog import AnalogTwin
 from .net import ConvertedNet
 
 __all__ = ["LayerDiagnosis", "diagnose"]
@@ -97,7 +97,7 @@ def diagnose(snn: ConvertedNet, x: Tensor, time_steps: int, *, memory: int = 1 <
     layers = [n for n in snn.graph.nodes if n.op == "call_module" and is_neuron(snn.get_submodule(str(n.target)))]
     if any(snn.get_submodule(str(n.target)).v_reset is not None for n in layers):
         bad_value("snn", "neurons that reset to zero", "reset by subtraction")
-    expected = AnalogTwin(snn, time_steps).activations(x)
+    expected = AnalogTwin(snn, time_steps).rates(x)
     charges: dict[fx.Node, Any] = dict.fromkeys(layers, 0.0)
     counts: dict[fx.Node, Any] = dict.fromkeys(layers, 0.0)
     states: dict[fx.Node, tuple[Any, ...]] = {}

@@ -10,7 +10,7 @@ from spikingjelly.activation_based import base
 from torch import Tensor, fx, nn
 
 from .._errors import bad_value
-from ..evaluation.simulation import run_sequence
+from ..evaluation.program import run_sequence
 from ..replacement import replace_neurons
 from .report import Numbers, Report
 

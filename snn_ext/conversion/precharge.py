@@ -9,10 +9,13 @@ from torch import Tensor, fx, nn
 
 from .._errors import bad_type, bad_value, check_count, check_real
 from .._soft_reset_neuron import SoftResetNeuron
-from .analog import AnalogTwin, activations_of
+from ..evaluation.analog import AnalogTwin
 from .batches import Batches
 from .layerwise import Layerwise
+from .modules import per_channel
 from .net import ConvertedNet
+from .spiking import INPUT, OUTPUT
+from .surgery import prepare
 
 __all__ = ["lower_thresholds", "optimize_precharge", "precharge_errors"]
 
@@ -83,7 +86,7 @@ def optimize_precharge(
     batches = list(Batches(loader, _device(snn)))
     values = torch.linspace(0.0, 0.5, candidates)
     analog = AnalogTwin(snn)
-    targets = [analog.activations(x) if ann is None else activations_of(ann, snn, x) for x in batches]
+    targets = [analog.rates(x) if ann is None else _activations_of(ann, snn, x) for x in batches]
     layers = Layerwise(snn, batches, time_steps, memory)
     found: list[float] = []
     for node in layers.layers():
@@ -181,6 +184,29 @@ def lower_thresholds(snn: ConvertedNet, factor: float) -> None:
         old = layer.threshold
         layer.threshold = [t * factor for t in old] if isinstance(old, list) else old * factor
         layer.rule = f"{layer.rule}, lowered by {factor:g}"
+
+
+def _activations_of(ann: nn.Module, snn: ConvertedNet, x: Tensor) -> dict[str, Tensor]:
+    """Return the activations of the net that a spiking one was converted from, in units of its thresholds."""
+    graph, activations = prepare(ann, x)
+    record: dict[str, Tensor] = {}
+
+    def keep(name: str) -> Any:
+        return lambda module, inputs, output: record.update({name: output.detach()})
+
+    for name in activations:
+        graph.get_submodule(name).register_forward_hook(keep(name))
+    output = graph(x)
+    found: dict[str, Tensor] = {}
+    for layer in snn.report:
+        source = {INPUT: x.clamp(0.0, 1.0), OUTPUT: output.relu()}.get(layer.name, record.get(layer.name))
+        if source is None:
+            raise ValueError(
+                f"ann: got {type(ann).__name__} without the activation {layer.name}, want the net that snn was "
+                "converted from"
+            )
+        found[layer.name] = source / per_channel(torch.tensor(layer.scale).to(x), source.ndim)
+    return found
 
 
 def _device(net: nn.Module) -> torch.device | None:

@@ -12,8 +12,9 @@ from spikingjelly.activation_based.ann2snn import FXConversionRecipe
 from torch import Tensor, fx, nn
 
 from .._errors import bad_type, bad_value, check_bool, check_choice, check_count, check_real
+from ..evaluation.analog import AnalogTwin
+from ..evaluation.graph import WEIGHTED
 from ..evaluation.simulation import Simulation
-from .analog import AnalogTwin
 from .batches import Batches
 from .modules import per_channel
 from .net import ConvertedNet
@@ -25,7 +26,6 @@ from .spike_norm import spike_norm
 from .spiking import INPUT, OUTPUT, Thresholds, neurons, residual_units, spiking_net
 from .surgery import Activation, plain_copy, prepare
 from .thresholds import activation_thresholds
-from .weights import WEIGHTED
 
 __all__ = ["ConversionRecipe", "DataNormRecipe", "SpikeNormRecipe"]
 
@@ -180,6 +180,8 @@ class ConversionRecipe(FXConversionRecipe):
         arriving = _arriving(net, self._thresholds)
         if self.fold_scales:
             fold(net, keep_output=self.readout == "linear")
+        elif OUTPUT in self._activations:
+            _emit_ones(net)
         net.time_steps = self.time_steps
         for name, activation in self._activations.items():
             if activation.quantized is not None:
@@ -210,12 +212,11 @@ class ConversionRecipe(FXConversionRecipe):
 
     def _check_analog(self, net: ConvertedNet) -> None:
         """Check that rectifiers in the place of the neurons give the analog net, in its units."""
-        result, wanted = AnalogTwin(net).result(self._first[:_REPORT_SAMPLES]), self._rectified
+        result, wanted = AnalogTwin(net, keep=False)(self._first[:_REPORT_SAMPLES]), self._rectified
         if self.readout == "spikes":
             if OUTPUT not in self._activations:  # an output of spikes, in the units of each channel
                 return
-            if self.fold_scales:  # its spikes are 0 and 1
-                result = result * per_channel(self._thresholds[OUTPUT].to(result), result.ndim)
+            result = result * per_channel(self._thresholds[OUTPUT].to(result), result.ndim)
         error = float((result - wanted).abs().max())
         if not error <= 1e-3 * (1.0 + float(wanted.abs().max())):
             raise RuntimeError(
@@ -298,7 +299,7 @@ class ConversionRecipe(FXConversionRecipe):
         """Run a few samples and compare rates with activations."""
         x = self._first[:_REPORT_SAMPLES]
         steps = net.latency or min(self.time_steps or _REPORT_STEPS, 256)
-        wanted = AnalogTwin(net).activations(x)
+        wanted = AnalogTwin(net).rates(x)
         counts: dict[str, Any] = {}
 
         def count(name: str, module: nn.Module, spikes: Tensor) -> None:
@@ -431,6 +432,17 @@ class SpikeNormRecipe(ConversionRecipe):
             return found
 
         return self._with_residual_rule(ann, find)
+
+
+def _emit_ones(net: ConvertedNet) -> None:
+    """Let the neurons on the output emit 0 and 1 in a net whose other neurons scale their output."""
+    net.get_submodule(OUTPUT).scale_output = False  # type: ignore[assignment]
+    for node in list(net.graph.nodes):
+        if node.target == f"{OUTPUT}_after":
+            node.replace_all_uses_with(node.args[0])
+            net.graph.erase_node(node)
+    net.delete_all_unused_submodules()
+    net.recompile()
 
 
 def _is_fed_by_activations(graph: fx.GraphModule, node: Any, activations: dict[str, Activation]) -> bool:

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from .._errors import bad_type, bad_value
+from .._errors import bad_value
 from .._soft_reset_neuron import SoftResetNeuron
-from ..evaluation.simulation import as_graph, emits_spikes
+from ..evaluation.graph import MAX_POOLS, WEIGHTED, as_graph, emits_spikes
 from .modules import Scale
 from .net import ConvertedNet
-from .surgery import DROPOUTS, LINEAR, MAX_POOLS, free_name
-from .weights import WEIGHTED, multiply, scale_columns, scale_rows
+from .surgery import DROPOUTS, LINEAR, free_name
+from .weights import multiply, scale_columns, scale_rows
 
 __all__ = ["fold", "fold_scales"]
 
@@ -48,8 +48,6 @@ def fold_scales(net: nn.Module) -> ConvertedNet:
     >>> torch.equal(fold_scales(net).get_submodule("2").weight, net[2].weight * 0.5)
     True
     """
-    if not isinstance(net, nn.Module):
-        bad_type("net", net, "an nn.Module")
     graph = copy.deepcopy(as_graph(net))
     if not any(getattr(m, "scale_output", False) for m in graph.modules()):
         bad_value("net", type(net).__name__, "a net with neurons of scale_output=True")

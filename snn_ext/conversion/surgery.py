@@ -14,13 +14,13 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
 
+from ..evaluation.graph import MAX_POOLS, WEIGHTED
 from ..replacement import is_neuron
 from .quantized import QuantizedReLU, quantized_relu
-from .weights import WEIGHTED, fold_batch_norm
+from .weights import fold_batch_norm
 
-__all__ = ["MAX_POOLS", "Activation", "plain_copy", "prepare", "spread_shapes"]
+__all__ = ["Activation", "plain_copy", "prepare", "spread_shapes"]
 
-MAX_POOLS = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)
 AVERAGE_POOLS = (
     *(nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d),
     *(nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d),

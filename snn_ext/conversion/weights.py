@@ -8,10 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ..evaluation.graph import CONVOLUTIONS, TRANSPOSED_CONVOLUTIONS
+
 __all__ = [
-    "CONVOLUTIONS",
-    "TRANSPOSED",
-    "WEIGHTED",
     "affine_of",
     "fold_batch_norm",
     "multiply",
@@ -19,17 +18,13 @@ __all__ = [
     "scale_rows",
 ]
 
-CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-WEIGHTED = (*CONVOLUTIONS, *TRANSPOSED, nn.Linear)
-
 
 def scale_rows(layer: Any, factor: Tensor) -> None:
     """Multiply the output of a layer: its weights and bias, by one number or one per outgoing channel."""
     factor = factor.double()
     if len(factor) == 1:
         weight = factor
-    elif isinstance(layer, TRANSPOSED):  # [in, out / groups, ...]
+    elif isinstance(layer, TRANSPOSED_CONVOLUTIONS):  # [in, out / groups, ...]
         rows = factor.reshape(layer.groups, 1, -1).expand(-1, layer.in_channels // layer.groups, -1)
         weight = rows.reshape(layer.in_channels, -1, *[1] * (layer.weight.ndim - 2))
     else:
@@ -42,7 +37,7 @@ def scale_rows(layer: Any, factor: Tensor) -> None:
 def scale_columns(layer: Any, factor: Tensor) -> None:
     """Multiply what comes into a layer: its weights, by one number or one per incoming channel."""
     if len(factor) > 1:
-        if isinstance(layer, TRANSPOSED):  # [in, out / groups, ...]
+        if isinstance(layer, TRANSPOSED_CONVOLUTIONS):  # [in, out / groups, ...]
             factor = factor.reshape(-1, *[1] * (layer.weight.ndim - 1))
         elif isinstance(layer, CONVOLUTIONS):  # [out, in / groups, ...]
             rows = factor.reshape(layer.groups, 1, -1).expand(-1, layer.out_channels // layer.groups, -1)

@@ -1,19 +1,17 @@
-"""A net as a graph of layers: which of them emit spikes, what arrives where, and the analog net it stands for."""
+"""A net as a graph of layers: which of them emit spikes, and what arrives where."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor, fx, nn
 
-from .._errors import bad_type, bad_value
-from ..replacement import LeafTracer, reset_neurons
-from .simulation import emits_spikes
+from .._errors import bad_type
+from ..replacement import LeafTracer, is_neuron, reset_neurons
 
 __all__ = [
-    "CONVOLUTIONS", "TRANSPOSED_CONVOLUTIONS", "WEIGHTED", "AnalogTwin", "Recorder", "as_graph", "event_sources",
-    "is_delay", "is_max_pool", "is_spiking", "module_of", "origins",
+    "CONVOLUTIONS", "MAX_POOLS", "TRANSPOSED_CONVOLUTIONS", "WEIGHTED", "Recorder", "as_graph", "emits_spikes",
+    "event_sources", "is_delay", "is_max_pool", "is_spiking", "is_stateful", "module_of", "origins",
 ]  # fmt: skip
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -22,7 +20,7 @@ WEIGHTED = (*CONVOLUTIONS, *TRANSPOSED_CONVOLUTIONS, nn.Linear)
 MAX_POOLS = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)
 
 
-def as_graph(snn: nn.Module) -> fx.GraphModule:
+def as_graph(net: nn.Module, name: str = "net") -> fx.GraphModule:
     """Return a net as a graph whose leaves are layers; a converted net is one already.
 
     Raises
@@ -30,24 +28,31 @@ def as_graph(snn: nn.Module) -> fx.GraphModule:
     TypeError
         If it is no module.
     ValueError
-        If it can not be traced, with the reason, or has no spiking layer.
+        If it can not be traced, with the reason; ``name`` is what the caller calls the argument.
     """
-    if not isinstance(snn, nn.Module):
-        bad_type("snn", snn, "an nn.Module")
-    graph = snn if isinstance(snn, fx.GraphModule) else _trace(snn)
-    if not any(is_spiking(module_of(graph, node)) for node in graph.graph.nodes):
-        bad_value("snn", type(snn).__name__, "a net with at least one spiking neuron")
-    return graph
-
-
-def _trace(snn: nn.Module) -> fx.GraphModule:
+    if not isinstance(net, nn.Module):
+        bad_type(name, net, "an nn.Module")
+    if isinstance(net, fx.GraphModule):
+        return net
     try:
-        return fx.GraphModule(snn, LeafTracer().trace(snn))
+        return fx.GraphModule(net, LeafTracer().trace(net))
     except Exception as error:
         raise ValueError(
-            f"snn: got {type(snn).__name__}, which can not be traced ({error}), "
+            f"{name}: got {type(net).__name__}, which can not be traced ({error}), "
             "want a net whose forward pass does not depend on values"
         ) from error
+
+
+def is_stateful(module: nn.Module | None) -> bool:
+    """Whether a module has memories: neurons, encoders, poolings of spikes, delays."""
+    return bool(getattr(module, "_memories", None))
+
+
+def emits_spikes(module: nn.Module | None) -> bool:
+    """Whether a module's output is a train of spikes: neurons, encoders and poolings of spikes."""
+    if module is None or isinstance(module, nn.ReLU):
+        return False
+    return is_neuron(module) or bool(getattr(module, "emits_spikes", False))
 
 
 def is_spiking(module: nn.Module | None) -> bool:
@@ -95,7 +100,7 @@ def module_of(graph: fx.GraphModule, node: fx.Node) -> nn.Module | None:
 
 def is_delay(module: nn.Module | None) -> bool:
     """Whether a module has a state and emits no spikes of its own: it passes on what it got, perhaps later."""
-    return bool(getattr(module, "_memories", None)) and not emits_spikes(module)
+    return is_stateful(module) and not emits_spikes(module)
 
 
 def is_max_pool(module: nn.Module | None) -> bool:
@@ -116,46 +121,3 @@ class Recorder(fx.Interpreter):
         finally:
             reset_neurons(self.module)
         return self.env
-
-
-class AnalogTwin(fx.Interpreter):
-    """The analog net that a spiking one stands for: the same graph, with ReLUs in the units of the thresholds.
-
-    ``activations[name]`` is ``max(0, current) / threshold`` of a spiking layer, which its firing rate is to approach;
-    ``sums[name]`` its sum, which is all that is kept if ``keep`` is False.
-    """
-
-    def __init__(self, graph: fx.GraphModule, keep: bool = True) -> None:
-        super().__init__(graph)
-        self.keep = keep
-        self.activations: dict[str, Tensor] = {}
-        self.sums: dict[str, float] = {}
-
-    def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        module = self.fetch_attr(target)
-        if is_max_pool(module):  # of spikes or of values, the rule for values is the same
-            return next(kind for kind in MAX_POOLS if isinstance(module, kind)).forward(module, args[0])
-        if is_delay(module):
-            return args[0]
-        if not is_spiking(module):
-            return super().call_module(target, args, kwargs)
-        activation, output = _transfer(module, args[0])
-        self.sums[str(target)] = float(activation.sum(dtype=torch.float64))
-        if self.keep:
-            self.activations[str(target)] = activation
-        return output
-
-    @torch.no_grad()
-    def __call__(self, x: Tensor) -> Any:
-        self.activations, self.sums = {}, {}
-        return self.run(x)
-
-
-def _transfer(neuron: Any, current: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the normalised activation of a neuron, and what it passes on."""
-    if not hasattr(neuron, "p") and not hasattr(neuron, "v_threshold"):  # an encoder, whose events have a sign
-        events = current.clamp(-1.0, 1.0)
-        return events.abs(), events
-    threshold = neuron.p[:1] if hasattr(neuron, "p") else neuron.v_threshold
-    activation = current.clamp_min(0.0) / threshold
-    return activation, activation * threshold if getattr(neuron, "scale_output", False) else activation

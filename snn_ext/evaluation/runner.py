@@ -14,10 +14,11 @@ from torch import Tensor, fx, nn
 
 from .._errors import bad_type, bad_value, check_bool, check_count
 from .._files import replacing
-from .graph import AnalogTwin, as_graph, event_sources
+from .analog import AnalogTwin
+from .graph import as_graph, emits_spikes, event_sources, is_spiking, module_of
 from .metrics import LayerSums, ReadoutSums
 from .result import Evaluation, LayerEvaluation
-from .simulation import Simulation, emits_spikes
+from .simulation import Simulation
 from .synapses import Synapses, count_synapses
 
 __all__ = ["evaluate"]
@@ -103,7 +104,9 @@ def evaluate(
     check_bool("progress", progress)
     if ann is not None and not isinstance(ann, nn.Module):
         bad_type("ann", ann, "an nn.Module, or None")
-    graph = as_graph(snn)
+    graph = as_graph(snn, "snn")
+    if not any(is_spiking(module_of(graph, node)) for node in graph.graph.nodes):
+        bad_value("snn", type(snn).__name__, "a net with at least one spiking neuron")
     with _as_it_is_measured(graph, ann):
         run = _Run(graph, ann, time_steps, delays, top, correlation_steps)
         state = None if resume is None else _State(Path(resume), run.settings())

@@ -121,11 +121,14 @@ def test_report_says_what_was_done_and_survives_json() -> None:
     assert "maximum" in str(snn.report)
 
 
-def test_spike_readout_counts_normalised_activations() -> None:
+@pytest.mark.parametrize("channel_wise", [False, True], ids=["layer", "channel"])
+@pytest.mark.parametrize("fold", [True, False], ids=["folded", "unfolded"])
+def test_spike_readout_counts_normalised_activations(fold: bool, channel_wise: bool) -> None:
     ann, x = trained(vgg()), images(16)
-    snn = convert(ann, x, method="data-norm", precharge=0.5, readout="spikes")
+    options = {"fold_scales": fold, "channel_wise": channel_wise}
+    snn = convert(ann, x, method="data-norm", precharge=0.5, readout="spikes", **options)
     with torch.no_grad():
-        wanted = ann(x).relu() / snn.report[-1].scale
+        wanted = ann(x).relu() / torch.tensor(snn.report[-1].scale)
     output = torch.cat(list(Simulation(snn).run(x, 300)))
     assert ((output == 0) | (output == 1)).all()
     assert (output.mean(0) - wanted).abs().max() < 0.03
@@ -153,6 +156,28 @@ def test_calibration_is_a_tensor_a_loader_or_a_callable(kind: str) -> None:
         )
         if kind == "generator":
             break
+
+
+def test_mobilenet_v1_converts_with_its_clips() -> None:
+    def separable(inputs: int, outputs: int, stride: int) -> list[nn.Module]:
+        depthwise = nn.Conv2d(inputs, inputs, 3, stride, 1, groups=inputs, bias=False)
+        pointwise = nn.Conv2d(inputs, outputs, 1, bias=False)
+        return [depthwise, nn.BatchNorm2d(inputs), nn.ReLU6(), pointwise, nn.BatchNorm2d(outputs), nn.ReLU6()]
+
+    body = [*separable(2, 6, 1), *separable(6, 8, 2), *separable(8, 8, 1)]
+    ann, x = trained(nn.Sequential(*body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3))), images()
+    with torch.no_grad():
+        wanted = ann(x)
+    for channel_wise in (False, True):
+        snn = convert(ann, x, method="data-norm", precharge=0.5, channel_wise=channel_wise)
+        assert len(snn.report) == 6 and (mean_output(snn, x, 300) - wanted).abs().max() < 0.05 * wanted.abs().max()
+
+
+def test_double_precision_converts_in_double_precision() -> None:
+    ann, x = trained(vgg()).double(), images().double()
+    snn = convert(ann, x, method="data-norm", precharge=0.5, channel_wise=True)
+    output = mean_output(snn, x, 200)
+    assert output.dtype == torch.float64 and (output - ann(x)).abs().max() < 0.03
 
 
 def test_recipes_run_in_the_hosts_converter() -> None:

@@ -31,16 +31,16 @@ def test_max_pooling_emits_spikes_whose_count_is_the_maximum_at_every_step(dims:
 def test_poisson_events_have_rate_and_sign_of_the_input_and_are_independent() -> None:
     encoder = PoissonEncoder(seed=1)
     encoder.step_mode = "m"
-    x = torch.rand(4, 3, 6, 6) * 2 - 1
-    train = encoder(x.expand(4000, *x.shape))
+    x = torch.rand(4, 3, 4, 4) * 2 - 1
+    train = encoder(x.expand(2500, *x.shape))
     assert set(train.unique().tolist()) == {-1.0, 0.0, 1.0}
-    deviation = (train.mean(0) - x) / (x.abs() * (1 - x.abs()) / 4000).sqrt()
+    deviation = (train.mean(0) - x) / (x.abs() * (1 - x.abs()) / 2500).sqrt()
     assert deviation.abs().max() < 4.5 and 0.9 < deviation.std() < 1.1
-    flat = train.flatten(1)[:, :60]
-    correlation = torch.corrcoef(flat.T) - torch.eye(60)
-    assert correlation.abs().max() < 0.08  # 3600 pairs, standard deviation 0.016
+    flat = train.flatten(1)[:, :40]
+    correlation = torch.corrcoef(flat.T) - torch.eye(40)
+    assert correlation.abs().max() < 0.1  # 780 pairs, standard deviation 0.02
     lagged = ((flat[1:] - flat.mean(0)) * (flat[:-1] - flat.mean(0))).mean(0) / flat.var(0)
-    assert lagged.abs().max() < 0.08
+    assert lagged.abs().max() < 0.1
 
 
 def test_poisson_train_belongs_to_the_sample_the_step_and_the_seed() -> None:

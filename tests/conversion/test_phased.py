@@ -12,8 +12,8 @@ pytest.importorskip("spikingjelly")
 
 from snn_ext import convert  # noqa: E402
 from snn_ext.conversion import QuantizedReLU, diagnose  # noqa: E402
-from snn_ext.conversion.analog import AnalogTwin  # noqa: E402
 from snn_ext.evaluation import Simulation  # noqa: E402
+from snn_ext.evaluation.analog import AnalogTwin  # noqa: E402
 from tests.conversion.nets import ResNet, dyadic, images, loop, spikes_of, trained, vgg  # noqa: E402
 
 MAKES: dict[str, Any] = {
@@ -78,7 +78,7 @@ def test_diagnosis_finds_a_wrong_count_that_it_can_not_explain() -> None:
 def test_quantised_twin_is_the_quantised_net() -> None:
     ann, x = dyadic(ResNet(lambda: QuantizedReLU(4, 0.5, "ceil"))), images()
     with torch.no_grad():
-        assert torch.equal(AnalogTwin(convert(ann, x, method="data-norm"), 4).result(x), ann(x))
+        assert torch.equal(AnalogTwin(convert(ann, x, method="data-norm"), 4)(x), ann(x))
 
 
 def test_relu_nets_convert_to_the_phased_schedule_with_input_neurons_and_counted_output() -> None:

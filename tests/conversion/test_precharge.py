@@ -12,8 +12,8 @@ pytest.importorskip("spikingjelly")
 
 from snn_ext import convert  # noqa: E402
 from snn_ext.conversion import lower_thresholds, optimize_precharge  # noqa: E402
-from snn_ext.conversion.analog import AnalogTwin  # noqa: E402
 from snn_ext.evaluation import Simulation  # noqa: E402
+from snn_ext.evaluation.analog import AnalogTwin  # noqa: E402
 from tests.conversion.nets import ResNet, images, spikes_of, trained, vgg  # noqa: E402
 
 T, CANDIDATES = 10, 4
@@ -21,7 +21,7 @@ T, CANDIDATES = 10, 4
 
 def algorithm_1(snn: Any, x: Tensor) -> list[float]:
     """Hwang et al. 2021, algorithm 1, as it stands."""
-    activations, found = AnalogTwin(snn).activations(x), []
+    activations, found = AnalogTwin(snn).rates(x), []
     steps = torch.arange(1, T + 1).double()
     for layer in snn.report:
         node, errors = snn.get_submodule(layer.name), []

@@ -59,6 +59,21 @@ def test_analog_accuracy_and_activations_are_those_of_the_net_it_was_converted_f
     assert own.macs == 64 * 6 * 18 + 2 * 16 * 6 * 54 + 24 and own.input_macs == 64 * 6 * 18
 
 
+@pytest.mark.parametrize("channel_wise", [False, True], ids=["layer", "channel"])
+def test_a_clip_holds_in_the_analog_net_that_rates_are_compared_with(
+    channel_wise: bool, data: tuple[Tensor, Tensor]
+) -> None:
+    """A neuron saturates at the clip of its activation, so that is what its rate is to approach."""
+    ann = nn.Sequential(nn.Conv2d(2, 4, 3), nn.Hardtanh(0.0, 0.05), nn.Flatten(), nn.Linear(144, 4)).eval()
+    snn = convert(ann, data[0], method="data-norm", precharge=0.5, channel_wise=channel_wise)
+    found = evaluate(snn, [data], 200, progress=False)
+    with torch.no_grad():
+        assert float(found.mse_at(0)[-1]) < 1e-3 * float(ann(data[0]).var())
+        wanted = ann[1](ann[0](data[0])).mean() / 0.05
+    assert found.layers[0].mean_activation == pytest.approx(float(wanted), rel=1e-5)
+    assert float(found.layers[0].normalised_rate[-1]) == pytest.approx(1.0, abs=0.01)
+
+
 def test_synops_of_a_folded_net_agree_with_the_counter_of_the_host(data: tuple[Tensor, Tensor]) -> None:
     snn = convert(plain_net(), data[0], method="data-norm", precharge=0.5)
     evaluation = evaluate(snn, [data], T, progress=False)
