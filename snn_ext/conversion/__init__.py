@@ -1,5 +1,7 @@
 """Conversion of trained ReLU nets to spiking ones; needs SpikingJelly."""
 
+from ..precision import set_precision
+from .adaptive import AdSNNRecipe
 from .convert import convert
 from .diagnosis import LayerDiagnosis, diagnose
 from .modules import PoissonEncoder, Scale, SpikeMaxPool1d, SpikeMaxPool2d, SpikeMaxPool3d
@@ -12,6 +14,7 @@ from .report import LayerReport, Report
 from .scales import fold_scales
 
 __all__ = [
+    "AdSNNRecipe",
     "ConversionRecipe",
     "ConvertedNet",
     "DataNormRecipe",
@@ -31,4 +34,5 @@ __all__ = [
     "fold_scales",
     "lower_thresholds",
     "optimize_precharge",
+    "set_precision",
 ]

@@ -7,13 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from .._adaptive_neuron import AdaptiveNeuron
 from .._errors import bad_type, bad_value
 from ..replacement import LeafTracer, reset_neurons
 from .simulation import emits_spikes
 
 __all__ = [
     "CONVOLUTIONS", "TRANSPOSED_CONVOLUTIONS", "WEIGHTED", "AnalogTwin", "Recorder", "as_graph", "event_sources",
-    "is_delay", "is_max_pool", "is_spiking", "module_of", "origins",
+    "is_delay", "is_filter", "is_max_pool", "is_spiking", "module_of", "origins",
 ]  # fmt: skip
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -84,7 +85,7 @@ def origins(graph: fx.GraphModule) -> dict[fx.Node, frozenset[str]]:
         arriving = frozenset[str]().union(*(found[n] for n in node.all_input_nodes))
         if is_spiking(module) or (is_max_pool(module) and arriving):  # a pooling of spikes emits them anew
             arriving = frozenset((str(node.target),))
-        found[node] = frozenset() if isinstance(module, WEIGHTED) else arriving
+        found[node] = frozenset() if isinstance(module, WEIGHTED) or is_filter(module) else arriving
     return found
 
 
@@ -95,7 +96,12 @@ def module_of(graph: fx.GraphModule, node: fx.Node) -> nn.Module | None:
 
 def is_delay(module: nn.Module | None) -> bool:
     """Whether a module has a state and emits no spikes of its own: it passes on what it got, perhaps later."""
-    return bool(getattr(module, "_memories", None)) and not emits_spikes(module)
+    return bool(getattr(module, "_memories", None)) and not emits_spikes(module) and not is_filter(module)
+
+
+def is_filter(module: nn.Module | None) -> bool:
+    """Whether a module is a membrane without spikes: the read-out of adaptive neurons, or what is before a pooling."""
+    return isinstance(module, AdaptiveNeuron) and not emits_spikes(module)
 
 
 def is_max_pool(module: nn.Module | None) -> bool:
@@ -121,7 +127,8 @@ class Recorder(fx.Interpreter):
 class AnalogTwin(fx.Interpreter):
     """The analog net that a spiking one stands for: the same graph, with ReLUs in the units of the thresholds.
 
-    ``activations[name]`` is ``max(0, current) / threshold`` of a spiking layer, which its firing rate is to approach;
+    ``activations[name]`` is the rate that a spiking layer is to approach: ``max(0, current) / threshold``, or that of
+    an adaptive neuron, which stands for its transfer function;
     ``sums[name]`` its sum, which is all that is kept if ``keep`` is False.
     """
 
@@ -137,6 +144,8 @@ class AnalogTwin(fx.Interpreter):
             return next(kind for kind in MAX_POOLS if isinstance(module, kind)).forward(module, args[0])
         if is_delay(module):
             return args[0]
+        if is_filter(module):
+            return module.analog(args[0])[1]
         if not is_spiking(module):
             return super().call_module(target, args, kwargs)
         activation, output = _transfer(module, args[0])
@@ -152,7 +161,9 @@ class AnalogTwin(fx.Interpreter):
 
 
 def _transfer(neuron: Any, current: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the normalised activation of a neuron, and what it passes on."""
+    """Return the normalised activation of a neuron, which is the rate it is to fire at, and what it passes on."""
+    if isinstance(neuron, AdaptiveNeuron):
+        return neuron.analog(current)
     if not hasattr(neuron, "p") and not hasattr(neuron, "v_threshold"):  # an encoder, whose events have a sign
         events = current.clamp(-1.0, 1.0)
         return events.abs(), events

@@ -335,10 +335,10 @@ class _LeafTracer(fx.Tracer):
 
 
 def emits_spikes(module: nn.Module | None) -> bool:
-    """Whether a module's output is a train of spikes: neurons, encoders and poolings of spikes."""
+    """Whether a module's output is a train of spikes: neurons but read-outs, encoders and poolings of spikes."""
     if module is None or isinstance(module, nn.ReLU):
         return False
-    return is_neuron(module) or bool(getattr(module, "emits_spikes", False))
+    return bool(getattr(module, "emits_spikes", is_neuron(module)))
 
 
 def _carry(states: dict[fx.Node, tuple[Any, ...]]) -> Callable[[fx.Node, nn.Module, Tensor], Tensor]:
@@ -411,6 +411,7 @@ def spike_value(module: Any) -> float | Tensor:
 
 
 def _binary(module: nn.Module, spikes: Tensor) -> Tensor:
-    """Return 0/1 spikes: a scaled output without its scale, the signed events of an encoder without their sign."""
-    plain = is_neuron(module) and not getattr(module, "scale_output", False)
+    """Return 0/1 spikes: those with a value without it, the signed events of an encoder without their sign."""
+    valued = getattr(module, "scale_output", False) or getattr(module, "spike_height", "fixed") == "adaptive"
+    plain = is_neuron(module) and not valued
     return spikes if plain else (spikes != 0).to(spikes.dtype)
