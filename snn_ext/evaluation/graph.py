@@ -15,6 +15,7 @@ from .simulation import emits_spikes
 __all__ = [
     "CONVOLUTIONS", "TRANSPOSED_CONVOLUTIONS", "WEIGHTED", "AnalogTwin", "Recorder", "as_graph", "event_sources",
     "is_delay", "is_filter", "is_max_pool", "is_spiking", "module_of", "origins",
+    "smoothed_readout", "step_length",
 ]  # fmt: skip
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -87,6 +88,20 @@ def origins(graph: fx.GraphModule) -> dict[fx.Node, frozenset[str]]:
             arriving = frozenset((str(node.target),))
         found[node] = frozenset() if isinstance(module, WEIGHTED) or is_filter(module) else arriving
     return found
+
+
+def smoothed_readout(graph: fx.GraphModule) -> bool:
+    """Whether the output of a net is that of adaptive neurons without spikes, which filter it themselves."""
+    output = next(node for node in graph.graph.nodes if node.op == "output").args[0]
+    return isinstance(output, fx.Node) and is_filter(module_of(graph, output))
+
+
+def step_length(graph: fx.GraphModule) -> float | None:
+    """Return the length of a step in ms; None for a net without adaptive neurons, whose steps have no length."""
+    lengths = {m.dt for m in graph.modules() if isinstance(m, AdaptiveNeuron)}
+    if len(lengths) > 1:
+        bad_value("snn", f"neurons with steps of {sorted(lengths)} ms", "one dt for the whole net")
+    return lengths.pop() if lengths else None
 
 
 def module_of(graph: fx.GraphModule, node: fx.Node) -> nn.Module | None:
