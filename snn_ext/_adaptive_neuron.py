@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from ._errors import bad_type, bad_value, check_bool, check_choice
 from ._soft_reset_neuron import ThresholdNeuron, per_channel
-from .functional import ASNState, asn_spike_height, state_dtype
+from .functional import ASNState, asn_spike_height, asn_transfer, state_dtype
 from .functional.adaptive import SpikeHeight, check_constant, check_constant_values
 from .functional.soft_reset import as_step, broadcasts
+from .functional.transfer import asn_expanded_interval
 from .ops import adaptive_spiking, postsynaptic_potential
 
 __all__ = ["AdaptiveNeuron"]
@@ -91,6 +92,35 @@ class AdaptiveNeuron(ThresholdNeuron):
             self.m_f, self.theta_0, tau_gamma=self.tau_gamma, tau_eta=self.tau_eta, tau_beta=self.tau_beta
         )
         return height.to(self.m_f.dtype) * self._raw_threshold()
+
+    @property
+    def emits_spikes(self) -> bool:
+        """Whether the output is a train of spikes: not that of a read-out, or of the filter before a pooling."""
+        return not self.readout
+
+    def analog(self, current: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what the neuron stands for in an analog net, under a constant mean current ``[N, ...]``.
+
+        Returns
+        -------
+        rate : Tensor
+            Spikes a step in equilibrium, from the second-order expansion of equation 10; at most 1.
+        output : Tensor
+            Mean effect of its spikes on what receives them: f(S) in units of the height of a spike, or S.
+        """
+        x_seq = current.unsqueeze(0)
+        s = current if self.bias is None else current + _for_step("bias", self.bias, x_seq).to(current.dtype)
+        if self.readout:
+            return torch.zeros_like(s), s
+        unit = self._raw_threshold().detach().to(s.dtype).reshape(())
+        m_f, theta_0 = (_for_step(name, getattr(self, name), x_seq).to(s.dtype) for name in ("m_f", "theta_0"))
+        taus = self._times("tau_gamma", "tau_eta")
+        interval = asn_expanded_interval(s / unit, m_f, theta_0, **taus)
+        rate = (self.dt / interval).clamp_max(1.0)
+        if self.spike_height == "adaptive":
+            return rate, s.clamp_min(0.0)
+        f = asn_transfer(s / unit, m_f, theta_0, **taus, tau_beta=self.tau_beta) * unit
+        return rate, f if self.scale_output else f / _for_step("h", self.h, x_seq).to(s.dtype)
 
     # -- from parameters to the operator ----------------------------------------------------------------------------
 

@@ -1,6 +1,8 @@
 """Conversion of trained ReLU nets to spiking ones; needs SpikingJelly."""
 
 from ..evaluation.delay import best_delay
+from ..precision import set_precision
+from .adaptive import AdSNNRecipe
 from .convert import convert
 from .diagnosis import LayerDiagnosis, diagnose
 from .modules import PoissonEncoder, Scale, SpikeMaxPool1d, SpikeMaxPool2d, SpikeMaxPool3d
@@ -13,6 +15,7 @@ from .report import LayerReport, Report
 from .scales import fold_scales
 
 __all__ = [
+    "AdSNNRecipe",
     "ConversionRecipe",
     "ConvertedNet",
     "DataNormRecipe",
@@ -33,4 +36,5 @@ __all__ = [
     "fold_scales",
     "lower_thresholds",
     "optimize_precharge",
+    "set_precision",
 ]

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any, Literal
 
 from spikingjelly.activation_based.ann2snn import Converter
 from torch import nn
 
 from .._errors import bad_type, bad_value, check_choice
+from .adaptive import AdSNNRecipe
 from .net import ConvertedNet
 from .recipes import ConversionRecipe, DataNormRecipe, SpikeNormRecipe
 
 __all__ = ["convert"]
 
-_RECIPES: dict[str, type[ConversionRecipe]] = {"spike-norm": SpikeNormRecipe, "data-norm": DataNormRecipe}
+_RECIPES: dict[str, type[ConversionRecipe | AdSNNRecipe]] = {
+    "spike-norm": SpikeNormRecipe,
+    "data-norm": DataNormRecipe,
+    "adsnn": AdSNNRecipe,
+}
 
 
 def convert(
     ann: nn.Module,
     calibration: Any,
     *,
-    method: Literal["spike-norm", "data-norm"] = "spike-norm",
+    method: Literal["spike-norm", "data-norm", "adsnn"] = "spike-norm",
     percentile: float = 100.0,
     time_steps: int | None = None,
     encoder: Literal["direct", "if", "poisson"] = "direct",
@@ -32,9 +38,14 @@ def convert(
     fold_scales: bool = True,
     residual: Literal["junction", "unit-threshold"] = "junction",
     channel_wise: bool = False,
+    m_f: float | None = None,
+    spike_height: Literal["fixed", "adaptive"] = "fixed",
+    tau_phi: float = 5.0,
+    tau_readout: float = 50.0,
+    dt: float = 1.0,
     memory: int = 1 << 30,
 ) -> ConvertedNet:
-    """Convert a trained ReLU net to a spiking one.
+    """Convert a trained net to a spiking one: a ReLU net to integrate-and-fire neurons, a net of AANs to adaptive ones.
 
     Convolutions, linear layers and transposed convolutions with batch norm behind them; ReLU, ReLU6 and clamp as
     modules or functions, and :class:`snn_ext.conversion.QuantizedReLU`; average and maximum pooling, addition,
@@ -50,11 +61,12 @@ def convert(
     calibration : Tensor, iterable or callable
         Inputs, from which thresholds are found: one batch, a loader (of inputs, or tuples that begin with them), or a
         function that returns one.
-    method : {"spike-norm", "data-norm"}
+    method : {"spike-norm", "data-norm", "adsnn"}
         Thresholds from the largest weighted spike input (Sengupta et al. 2019), or from the largest activation of the
-        analog net (Diehl et al. 2015).
+        analog net (Diehl et al. 2015); or adaptive spiking neurons, see :class:`snn_ext.conversion.AdSNNRecipe`: for
+        them are ``m_f`` to ``dt`` and ``fold_scales``, and nothing else below but ``memory``.
     percentile : float
-        With "data-norm": of the activations, in place of their maximum.
+        With "data-norm": of the activations, in place of their maximum. With "adsnn" and adaptive height: the unit.
     time_steps : int, optional
         T of the simulations during conversion (256 for Spike-Norm, 255 for the search of pre-charges by default), and
         the length of a phase, which has no default.
@@ -81,6 +93,12 @@ def convert(
         neurons inside residual units, that of what enters them (Sengupta et al. 2019, constraint 2).
     channel_wise : bool
         A threshold for each channel in place of one for each layer.
+    m_f : float, optional
+        With "adsnn": the precision to deploy, that of the AANs by default, 0.1 for a ReLU net.
+    spike_height : {"fixed", "adaptive"}
+        With "adsnn": "fixed" for a net trained with :class:`snn_ext.AAN`, "adaptive" for a ReLU net as it is.
+    tau_phi, tau_readout, dt : float
+        With "adsnn": membrane filter of the neurons and of the read-out, and length of a step, in ms.
     memory : int
         Bytes that the simulations during conversion may take.
 
@@ -112,18 +130,27 @@ def convert(
     """
     if not isinstance(ann, nn.Module):
         bad_type("ann", ann, "an nn.Module")
-    if str(method) == "adsnn":
-        want = "'spike-norm' or 'data-norm'; adaptive spiking neurons are not part of this version"
-        bad_value("method", method, want)
     check_choice("method", method, tuple(_RECIPES))
-    options: dict[str, Any] = {
-        "time_steps": time_steps, "encoder": encoder, "seed": seed, "precharge": precharge, "reset": reset,
-        "readout": readout, "schedule": schedule, "fold_scales": fold_scales, "residual": residual,
-        "channel_wise": channel_wise, "memory": memory,
+    given: dict[str, Any] = {
+        "percentile": percentile, "time_steps": time_steps, "encoder": encoder, "seed": seed, "precharge": precharge,
+        "reset": reset, "readout": readout, "schedule": schedule, "fold_scales": fold_scales, "residual": residual,
+        "channel_wise": channel_wise, "m_f": m_f, "spike_height": spike_height, "tau_phi": tau_phi,
+        "tau_readout": tau_readout, "dt": dt, "memory": memory,
     }  # fmt: skip
-    if method == "data-norm":
-        options["percentile"] = percentile
-    elif percentile != 100.0:
-        bad_value("percentile", percentile, "100.0 with method='spike-norm', which takes the maximum")
+    options = {name: value for name, value in given.items() if _applies(name, method)}
+    defaults = inspect.signature(convert).parameters
+    for name, value in given.items():
+        if name not in options and value != defaults[name].default:
+            bad_value(name, value, f"{defaults[name].default!r} with method={method!r}, which does not use it")
     net: ConvertedNet = Converter(_RECIPES[method](calibration, **options)).convert(ann)
     return net
+
+
+def _applies(name: str, method: str) -> bool:
+    """Whether the recipe of a method has an option."""
+    if method == "adsnn":
+        return name in _ADAPTIVE or name in ("percentile", "fold_scales", "memory")
+    return name not in _ADAPTIVE and (name != "percentile" or method == "data-norm")
+
+
+_ADAPTIVE = ("m_f", "spike_height", "tau_phi", "tau_readout", "dt")

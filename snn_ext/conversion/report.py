@@ -48,6 +48,11 @@ class LayerReport:
     relative_threshold: float | None = None
     steps: int | None = None
 
+    def describe(self, neuron: Any) -> None:
+        """Take over threshold at rest and height of a spike from an adaptive neuron."""
+        self.threshold = float(neuron.theta_0 * neuron.v_threshold)
+        self.scale = float(neuron.h)
+
 
 class Report(list[LayerReport]):
     """A list of :class:`LayerReport` in the order of the forward pass.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import operator
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import torch
 from torch import Tensor, fx, nn
@@ -14,17 +14,19 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
 
+from ..activation import AAN
 from ..evaluation.graph import MAX_POOLS, WEIGHTED
 from ..replacement import is_neuron
 from .quantized import QuantizedReLU, quantized_relu
 from .weights import fold_batch_norm
 
-__all__ = ["Activation", "plain_copy", "prepare", "spread_shapes"]
+__all__ = ["POOLS", "Activation", "plain_copy", "prepare", "refuse", "spread_shapes"]
 
 AVERAGE_POOLS = (
     *(nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d),
     *(nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d),
 )
+POOLS = (*MAX_POOLS, *AVERAGE_POOLS)
 LINEAR = (*AVERAGE_POOLS, nn.Flatten, nn.Upsample, nn.UpsamplingNearest2d, nn.UpsamplingBilinear2d, nn.ZeroPad2d)
 DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 
@@ -54,19 +56,25 @@ class Activation:
         Largest value, of a ReLU6 or a clamp.
     quantized : QuantizedReLU or None
         The module, where the activation is quantised: its threshold and rounding are the neuron's.
+    adaptive : AAN or None
+        The module, where the activation is that of adaptive spiking neurons: its constants are the neuron's.
     """
 
     clip: float | None = None
     quantized: QuantizedReLU | None = None
+    adaptive: AAN | None = None
 
     def module(self) -> nn.Module:
         """Return it as a module."""
-        if self.quantized is not None:
-            return self.quantized
+        own = self.quantized or self.adaptive
+        if own is not None:
+            return own
         return nn.ReLU() if self.clip is None else nn.Hardtanh(0.0, self.clip)
 
 
-def prepare(ann: nn.Module, x: Tensor) -> tuple[fx.GraphModule, dict[str, Activation]]:
+def prepare(
+    ann: nn.Module, x: Tensor, *, pools: Literal["behind", "before"] = "behind"
+) -> tuple[fx.GraphModule, dict[str, Activation]]:
     """Copy a net into a graph of plain layers with batch norm folded, and find its activations.
 
     Parameters
@@ -75,12 +83,14 @@ def prepare(ann: nn.Module, x: Tensor) -> tuple[fx.GraphModule, dict[str, Activa
         A trained net of one input and one output; it is not changed.
     x : Tensor
         A few samples of its input.
+    pools : {"behind", "before"}
+        On which side of the activations maximum poolings are put.
 
     Returns
     -------
     graph : fx.GraphModule
         Layers of ``torch.nn``, each called once; activations stand in it as ``nn.ReLU`` (``nn.Hardtanh`` with a clip,
-        :class:`QuantizedReLU`), maximum poolings behind them.
+        :class:`QuantizedReLU`, :class:`snn_ext.AAN`).
     activations : dict of str to Activation
         By the name of their module, in the order of the forward pass.
 
@@ -107,9 +117,12 @@ def prepare(ann: nn.Module, x: Tensor) -> tuple[fx.GraphModule, dict[str, Activa
     graph.graph.eliminate_dead_code()
     _check_inputs(graph)
     _fold_batch_norm(graph)
-    _pool_after_activations(graph, activations)
+    if pools == "behind":
+        _pool_behind_activations(graph, activations)
+    else:
+        _pool_before_activations(graph, activations)
     if not activations:
-        _refuse("no activation at all", "a net with at least one ReLU, ReLU6, clamp or QuantizedReLU")
+        refuse("no activation at all", "a net with at least one ReLU, ReLU6, clamp, QuantizedReLU or AAN")
     graph.delete_all_unused_submodules()
     graph.graph.lint()
     graph.recompile()
@@ -132,7 +145,7 @@ class _Tracer(fx.Tracer):
     """Keeps layers whole, a host's layers and neurons too; looks into everything else."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        if isinstance(m, QuantizedReLU | _BatchNorm) or is_neuron(m):
+        if isinstance(m, QuantizedReLU | AAN | _BatchNorm) or is_neuron(m):
             return True
         known = type(m).forward.__module__.startswith(("torch.nn", "torch.ao.nn", "spikingjelly.", "snntorch."))
         contains = bool(m._modules) and not m.__module__.startswith("torch.")
@@ -154,7 +167,7 @@ def plain_copy(ann: nn.Module) -> nn.Module:
     for name, module in ann.named_modules():
         computed = isinstance(module, WEIGHTED) and "weight" not in module._parameters
         if computed and not parametrize.is_parametrized(module):
-            _refuse(f"{_kind(module)} {name} with a weight that is computed", "remove_weight_norm before")
+            refuse(f"{_kind(module)} {name} with a weight that is computed", "remove_weight_norm before")
     ann = copy.deepcopy(ann).eval()
     for module in ann.modules():
         if parametrize.is_parametrized(module):
@@ -223,7 +236,7 @@ def _normalise(graph: fx.GraphModule, node: fx.Node, activations: dict[str, Acti
             _normalise_call(graph, node, activations)
         case "output":
             if not isinstance(node.args[0], fx.Node):
-                _refuse(f"an output of {node.args[0]!r}", "a net that returns one tensor")
+                refuse(f"an output of {node.args[0]!r}", "a net that returns one tensor")
         case "get_attr":
             pass  # of no use but to a quantised activation; what is left of them is refused at the end
 
@@ -232,12 +245,14 @@ def _normalise_module(
     graph: fx.GraphModule, node: fx.Node, module: nn.Module, activations: dict[str, Activation]
 ) -> None:
     name = str(node.target)
-    if isinstance(module, nn.ReLU | nn.Identity | QuantizedReLU | nn.ReLU6 | nn.Hardtanh):
+    if isinstance(module, nn.ReLU | nn.Identity | QuantizedReLU | AAN | nn.ReLU6 | nn.Hardtanh):
         if isinstance(module, nn.Identity):
             return _bypass(node)
         activation = Activation()
         if isinstance(module, QuantizedReLU):
             activation = Activation(quantized=module)
+        elif isinstance(module, AAN):
+            activation = Activation(adaptive=module)
         elif isinstance(module, nn.Hardtanh):  # ReLU6 is one
             activation = _clipped(node, module.min_val, module.max_val)
         return _set(graph, name, activation, activations)
@@ -245,22 +260,22 @@ def _normalise_module(
         return _bypass(node)
     if isinstance(module, MAX_POOLS):
         if module.return_indices:
-            _refuse(f"{_kind(module)} {name} with return_indices=True", "return_indices=False", node)
+            refuse(f"{_kind(module)} {name} with return_indices=True", "return_indices=False", node)
         return _assign(graph, name, _plain(module))
     if isinstance(module, _BatchNorm):
         if module.running_mean is None:
-            _refuse(f"{_kind(module)} {name} without running statistics", "track_running_stats=True", node)
+            refuse(f"{_kind(module)} {name} without running statistics", "track_running_stats=True", node)
         return _assign(graph, name, _plain_batch_norm(module))
     if isinstance(module, WEIGHTED):
         if getattr(module, "padding_mode", "zeros") != "zeros":
-            _refuse(f"{_kind(module)} {name} with padding_mode={module.padding_mode!r}", "padding_mode='zeros'", node)
+            refuse(f"{_kind(module)} {name} with padding_mode={module.padding_mode!r}", "padding_mode='zeros'", node)
         return _assign(graph, name, _plain(module))
     if isinstance(module, LINEAR):
         if _shape(node)[0] != _shape(node.args[0])[0]:
-            _refuse(f"{_kind(module)} {name}, which mixes samples", "the batch as the first dimension", node)
+            refuse(f"{_kind(module)} {name}, which mixes samples", "the batch as the first dimension", node)
         return _assign(graph, name, _plain(module))
     if is_neuron(module):
-        _refuse(f"{_kind(module)} {name}, a spiking neuron already", "a net of analog activations", node)
+        refuse(f"{_kind(module)} {name}, a spiking neuron already", "a net of analog activations", node)
     hint = "a ReLU, ReLU6, clamp or QuantizedReLU in its place, and the net trained with it"
     if isinstance(module, nn.Softmax | nn.LogSoftmax | nn.Sigmoid) and _is_last(node):
         hint = "the net without it: convert what gives the logits, and apply it to the mean of the output"
@@ -268,7 +283,7 @@ def _normalise_module(
         hint = "a MaxPool of fixed size"
     elif "Norm" in _kind(module):
         hint = "a batch norm, which is an affine function after training"
-    _refuse(f"{_kind(module)} {name}", hint, node)
+    refuse(f"{_kind(module)} {name}", hint, node)
 
 
 def _normalise_call(graph: fx.GraphModule, node: fx.Node, activations: dict[str, Activation]) -> None:
@@ -304,26 +319,26 @@ def _normalise_call(graph: fx.GraphModule, node: fx.Node, activations: dict[str,
         _normalise_reshape(graph, node)
     elif target in _ADDS:
         if len(node.args) != 2 or not all(isinstance(a, fx.Node) for a in node.args) or node.kwargs:
-            _refuse(f"{_name(node)} of other than two values", "x + y; a constant belongs into a bias", node)
+            refuse(f"{_name(node)} of other than two values", "x + y; a constant belongs into a bias", node)
         node.target, node.op = operator.add, "call_function"  # never in place: a neuron's spikes are used twice
     elif target in _CONCATENATIONS:
         dim = _argument(node, 1, "dim", 0)
         if dim % len(_shape(node)) == 0:
-            _refuse(f"{_name(node)} along the batch", "dim >= 1", node)
+            refuse(f"{_name(node)} along the batch", "dim >= 1", node)
     elif target in (torch.mean, "mean"):
         _check_mean(node)
     elif target is operator.getitem:
         item = node.args[1] if isinstance(node.args[1], tuple) else (node.args[1],)
         kept = item[0] in (slice(None), Ellipsis) and all(isinstance(i, slice) or i is Ellipsis for i in item)
         if not kept:
-            _refuse(f"{_name(node)}, an index into the batch or a single element", "slices that keep the batch", node)
+            refuse(f"{_name(node)}, an index into the batch or a single element", "slices that keep the batch", node)
     elif target in (F.pad, torch.nn.functional.pad):
         if _argument(node, 2, "mode", "constant") != "constant" or _argument(node, 3, "value", 0) not in (0, None):
-            _refuse(f"{_name(node)} with other values than 0", "zero padding", node)
+            refuse(f"{_name(node)} with other values than 0", "zero padding", node)
     elif target in (F.interpolate, F.upsample) or target in _AVERAGE_FUNCTIONS:
         return
     else:
-        _refuse(f"the call of {_name(node)}", _hint_for_call(target), node)
+        refuse(f"the call of {_name(node)}", _hint_for_call(target), node)
 
 
 _ARITHMETIC = (operator.add, operator.mul, operator.floordiv, operator.sub, operator.truediv, operator.neg)
@@ -349,7 +364,7 @@ def _normalise_reshape(graph: fx.GraphModule, node: fx.Node) -> None:
         return
     if node.target in (torch.squeeze, "squeeze", torch.flatten, "flatten") and after[:2] == before[:2]:
         return
-    _refuse(f"{_name(node)} from {list(before)} to {list(after)}", "flattening of all dimensions but the batch", node)
+    refuse(f"{_name(node)} from {list(before)} to {list(after)}", "flattening of all dimensions but the batch", node)
 
 
 def _check_mean(node: fx.Node) -> None:
@@ -357,16 +372,16 @@ def _check_mean(node: fx.Node) -> None:
     dims = (dims,) if isinstance(dims, int) else dims
     rank = len(_shape(node.args[0]))
     if dims is None or any(d % rank < 2 for d in dims):
-        _refuse(f"{_name(node)} over the batch or the channels", "a mean over spatial dimensions", node)
+        refuse(f"{_name(node)} over the batch or the channels", "a mean over spatial dimensions", node)
 
 
 def _clipped(node: fx.Node, low: Any, high: Any) -> Activation:
     if isinstance(low, fx.Node) or isinstance(high, fx.Node):
-        _refuse(f"{_name(node)} with bounds that are computed", "numbers", node)
+        refuse(f"{_name(node)} with bounds that are computed", "numbers", node)
     if low is None or float(low) != 0.0:
-        _refuse(f"{_name(node)} with a lower bound of {low}", "0, for a firing rate is not negative", node)
+        refuse(f"{_name(node)} with a lower bound of {low}", "0, for a firing rate is not negative", node)
     if high is not None and not float(high) > 0:
-        _refuse(f"{_name(node)} with an upper bound of {high}", "a positive one", node)
+        refuse(f"{_name(node)} with an upper bound of {high}", "a positive one", node)
     return Activation(clip=None if high is None or float(high) == float("inf") else float(high))
 
 
@@ -375,15 +390,15 @@ def _check_inputs(graph: fx.GraphModule) -> None:
     inputs = [n for n in graph.graph.nodes if n.op == "placeholder"]
     used = [n for n in inputs if n.users]
     if len(used) != 1:
-        _refuse(f"{len(used)} inputs ({', '.join(map(str, used))})", "a net of one input")
+        refuse(f"{len(used)} inputs ({', '.join(map(str, used))})", "a net of one input")
     for node in inputs:
         if not node.users:
             graph.graph.erase_node(node)
     for node in graph.graph.nodes:
         if node.op == "get_attr":
-            _refuse(f"the parameter {node.target} in {_name(next(iter(node.users)))}", "it inside a layer", node)
+            refuse(f"the parameter {node.target} in {_name(next(iter(node.users)))}", "it inside a layer", node)
         if _is_size(node):
-            _refuse(f"{_name(next(iter(node.users)))}, which depends on a size", "a net of fixed shapes", node)
+            refuse(f"{_name(next(iter(node.users)))}, which depends on a size", "a net of fixed shapes", node)
 
 
 # -- batch norm ------------------------------------------------------------------------------------------------------
@@ -405,7 +420,7 @@ def _fold_batch_norm(graph: fx.GraphModule) -> None:
         _bypass(node)
 
 
-def _pool_after_activations(graph: fx.GraphModule, activations: dict[str, Activation]) -> None:
+def _pool_behind_activations(graph: fx.GraphModule, activations: dict[str, Activation]) -> None:
     """Put maximum pooling behind the activation: the two commute, and spikes can be pooled, currents can not."""
     moved = True
     while moved:
@@ -424,16 +439,57 @@ def _pool_after_activations(graph: fx.GraphModule, activations: dict[str, Activa
     for node in graph.graph.nodes:
         module = graph.get_submodule(str(node.target)) if node.op == "call_module" else None
         if isinstance(module, MAX_POOLS) and not rectified[node.args[0]]:
-            _refuse(f"{_kind(module)} {node.target} of values that may be negative", "it behind an activation", node)
+            refuse(f"{_kind(module)} {node.target} of values that may be negative", "it behind an activation", node)
         inputs = [rectified[n] for n in node.all_input_nodes]
         weighted = isinstance(module, (*WEIGHTED, _BatchNorm))
         rectified[node] = str(node.target) in activations or (bool(inputs) and all(inputs) and not weighted)
 
 
+def _pool_before_activations(graph: fx.GraphModule, activations: dict[str, Activation]) -> None:
+    """Put maximum pooling before the activation, where adaptive neurons take it in; the two commute.
+
+    An activation that is used without the pooling too gets a copy behind it.
+    """
+    moved = True
+    while moved:
+        moved = False
+        for pool in list(graph.graph.nodes):
+            if pool.op != "call_module" or not isinstance(graph.get_submodule(str(pool.target)), MAX_POOLS):
+                continue
+            before = pool.args[0]
+            if before.op != "call_module" or str(before.target) not in activations:
+                continue
+            name, alone = str(before.target), len(before.users) == 1
+            if not alone:
+                name = free_name(graph, f"{name}_pooled")
+                activations[name] = activations[str(before.target)]
+                graph.add_submodule(name, activations[name].module())
+            with graph.graph.inserting_after(pool):
+                behind = graph.graph.call_module(name)
+            behind.meta = dict(pool.meta)
+            pool.replace_all_uses_with(behind)
+            behind.args, pool.args = (pool,), (before.args[0],)
+            if alone:
+                graph.graph.erase_node(before)
+            moved = True
+    for node in graph.graph.nodes:
+        module = graph.get_submodule(str(node.target)) if node.op == "call_module" else None
+        if isinstance(module, MAX_POOLS) and not all(_is_pooled_activation(graph, n, activations) for n in node.users):
+            refuse(f"{_kind(module)} {node.target} without an activation beside it", "one before or behind it")
+
+
+def _is_pooled_activation(graph: fx.GraphModule, node: fx.Node, activations: dict[str, Activation]) -> bool:
+    """Whether a value is an activation, or a pooling of which nothing but activations are made."""
+    if node.op == "call_module" and str(node.target) in activations:
+        return True
+    pool = node.op == "call_module" and isinstance(graph.get_submodule(str(node.target)), POOLS)
+    return pool and all(_is_pooled_activation(graph, user, activations) for user in node.users)
+
+
 # -- small tools -----------------------------------------------------------------------------------------------------
 
 
-def _refuse(got: str, want: str, node: fx.Node | None = None) -> NoReturn:
+def refuse(got: str, want: str, node: fx.Node | None = None) -> NoReturn:
     place = "" if node is None else f" (at {node.format_node() if node.op == 'output' else node.name})"
     raise ValueError(f"ann: got {got}{place}, which can not be converted, want {want}")
 

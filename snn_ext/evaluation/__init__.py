@@ -1,14 +1,18 @@
 """Evaluation of spiking nets: simulation; accuracy and latency at every step, rates, synaptic operations, energy."""
 
+from .arousal import Arousal, ArousedSimulation, estimate_arousal
 from .delay import Regime, best_delay, delay_regimes
 from .energy import ENERGY_45NM, EnergyModel
 from .result import Evaluation, LayerEvaluation, first_crossing, last_crossing
 from .runner import evaluate
 from .simulation import Simulation
+from .sweep import lowest_rate, sweep_precision
 from .synapses import Synapses, count_synapses
 
 __all__ = [
     "ENERGY_45NM",
+    "Arousal",
+    "ArousedSimulation",
     "EnergyModel",
     "Evaluation",
     "LayerEvaluation",
@@ -18,7 +22,10 @@ __all__ = [
     "best_delay",
     "count_synapses",
     "delay_regimes",
+    "estimate_arousal",
     "evaluate",
     "first_crossing",
     "last_crossing",
+    "lowest_rate",
+    "sweep_precision",
 ]

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from .graph import MAX_POOLS, is_delay, is_max_pool, is_spiking
+from .._adaptive_neuron import AdaptiveNeuron
+from .graph import MAX_POOLS, is_delay, is_filter, is_max_pool, is_spiking
 
 __all__ = ["AnalogTwin"]
 
@@ -29,7 +30,7 @@ class AnalogTwin(fx.Interpreter):
     ----------
     activations : dict of str to Tensor
         Of the last input, by the name of the layer: ``max(0, current) / threshold``, which the firing rate is to
-        approach.
+        approach, or the rate of an adaptive neuron, which stands for its transfer function.
     sums : dict of str to float
         Their sums.
     """
@@ -58,6 +59,8 @@ class AnalogTwin(fx.Interpreter):
             return next(kind for kind in MAX_POOLS if isinstance(module, kind)).forward(module, args[0])
         if is_delay(module):  # or a gate, of the phased schedule
             return args[0]
+        if is_filter(module):
+            return module.analog(args[0])[1]
         if not is_spiking(module):
             return super().call_module(target, args, kwargs)
         rate, output = self._transfer(str(target), module, args[0])
@@ -68,6 +71,8 @@ class AnalogTwin(fx.Interpreter):
 
     def _transfer(self, name: str, neuron: Any, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the activation of a layer in units of its threshold, and what it passes on."""
+        if isinstance(neuron, AdaptiveNeuron):
+            return neuron.analog(x)
         if not hasattr(neuron, "quantizer") and not hasattr(neuron, "v_threshold"):  # an encoder: events have a sign
             events = x.clamp(-1.0, 1.0)
             return events.abs(), events

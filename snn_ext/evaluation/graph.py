@@ -6,12 +6,14 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
-from .._errors import bad_type
+from .._adaptive_neuron import AdaptiveNeuron
+from .._errors import bad_type, bad_value
 from ..replacement import LeafTracer, is_neuron, reset_neurons
 
 __all__ = [
     "CONVOLUTIONS", "MAX_POOLS", "TRANSPOSED_CONVOLUTIONS", "WEIGHTED", "Recorder", "as_graph", "emits_spikes",
-    "event_sources", "is_delay", "is_max_pool", "is_spiking", "is_stateful", "module_of", "origins",
+    "event_sources", "is_delay", "is_filter", "is_max_pool", "is_spiking", "is_stateful", "module_of", "origins",
+    "smoothed_readout", "step_length",
 ]  # fmt: skip
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -49,10 +51,10 @@ def is_stateful(module: nn.Module | None) -> bool:
 
 
 def emits_spikes(module: nn.Module | None) -> bool:
-    """Whether a module's output is a train of spikes: neurons, encoders and poolings of spikes."""
+    """Whether a module's output is a train of spikes: neurons but read-outs, encoders and poolings of spikes."""
     if module is None or isinstance(module, nn.ReLU):
         return False
-    return is_neuron(module) or bool(getattr(module, "emits_spikes", False))
+    return bool(getattr(module, "emits_spikes", is_neuron(module)))
 
 
 def is_spiking(module: nn.Module | None) -> bool:
@@ -89,8 +91,22 @@ def origins(graph: fx.GraphModule) -> dict[fx.Node, frozenset[str]]:
         arriving = frozenset[str]().union(*(found[n] for n in node.all_input_nodes))
         if is_spiking(module) or (is_max_pool(module) and arriving):  # a pooling of spikes emits them anew
             arriving = frozenset((str(node.target),))
-        found[node] = frozenset() if isinstance(module, WEIGHTED) else arriving
+        found[node] = frozenset() if isinstance(module, WEIGHTED) or is_filter(module) else arriving
     return found
+
+
+def smoothed_readout(graph: fx.GraphModule) -> bool:
+    """Whether the output of a net is that of adaptive neurons without spikes, which filter it themselves."""
+    output = next(node for node in graph.graph.nodes if node.op == "output").args[0]
+    return isinstance(output, fx.Node) and is_filter(module_of(graph, output))
+
+
+def step_length(graph: fx.GraphModule) -> float | None:
+    """Return the length of a step in ms; None for a net without adaptive neurons, whose steps have no length."""
+    lengths = {m.dt for m in graph.modules() if isinstance(m, AdaptiveNeuron)}
+    if len(lengths) > 1:
+        bad_value("snn", f"neurons with steps of {sorted(lengths)} ms", "one dt for the whole net")
+    return lengths.pop() if lengths else None
 
 
 def module_of(graph: fx.GraphModule, node: fx.Node) -> nn.Module | None:
@@ -100,7 +116,12 @@ def module_of(graph: fx.GraphModule, node: fx.Node) -> nn.Module | None:
 
 def is_delay(module: nn.Module | None) -> bool:
     """Whether a module has a state and emits no spikes of its own: it passes on what it got, perhaps later."""
-    return is_stateful(module) and not emits_spikes(module)
+    return is_stateful(module) and not emits_spikes(module) and not is_filter(module)
+
+
+def is_filter(module: nn.Module | None) -> bool:
+    """Whether a module is a membrane without spikes: the read-out of adaptive neurons, or what is before a pooling."""
+    return isinstance(module, AdaptiveNeuron) and not emits_spikes(module)
 
 
 def is_max_pool(module: nn.Module | None) -> bool:

@@ -41,6 +41,9 @@ class ReadoutSums:
         Steps of output that are not counted.
     top : sequence of int
         A decision counts as right if the label is among as many of the largest scores.
+    smoothed : bool
+        The output is the state of a read-out that filters itself: the decision is that of its value at each step, and
+        no sum is taken. There are no delays then.
 
     Attributes
     ----------
@@ -56,8 +59,10 @@ class ReadoutSums:
     delayed evaluation.
     """
 
-    def __init__(self, time_steps: int, delays: Sequence[int], top: Sequence[int]) -> None:
-        self.delays, self.top = tuple(delays), tuple(top)
+    def __init__(
+        self, time_steps: int, delays: Sequence[int], top: Sequence[int], smoothed: bool = False
+    ) -> None:
+        self.delays, self.top, self.smoothed = tuple(delays), tuple(top), smoothed
         self.correct = torch.zeros(len(top), len(delays), time_steps, dtype=torch.int64)
         self.squared_error = torch.zeros(len(delays), time_steps, dtype=torch.float64)
         self.analog_correct = torch.zeros(len(top), dtype=torch.int64)
@@ -77,6 +82,9 @@ class ReadoutSums:
 
     def add(self, output: Tensor) -> None:
         """Take in the next steps of output, ``[T', N, ...]``."""
+        if self.smoothed:
+            self._add_smoothed(output.flatten(2).double())
+            return
         sums = output.flatten(2).double().cumsum(0) + self._total
         steps = self._t + 1 + torch.arange(len(sums))
         for delay in self.delays:
@@ -97,6 +105,14 @@ class ReadoutSums:
                 rank = rank_of_label(since, self._labels)
                 self.correct[:, row, columns] += torch.stack([(rank < k).sum(1) for k in self.top]).cpu()
         self._total, self._t = sums[-1].clone(), int(steps[-1])
+
+    def _add_smoothed(self, output: Tensor) -> None:
+        columns = slice(self._t, self._t + len(output))
+        self.squared_error[0, columns] += (output - self._target).square().mean(2).sum(1).cpu()
+        if self._labels is not None:
+            rank = rank_of_label(output, self._labels)
+            self.correct[:, 0, columns] += torch.stack([(rank < k).sum(1) for k in self.top]).cpu()
+        self._t += len(output)
 
     def state_dict(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in ("correct", "squared_error", "analog_correct", "samples")}

@@ -205,6 +205,7 @@ def _shape_of(value: Tensor, steps: int) -> Tensor:
 
 
 def _binary(module: nn.Module, spikes: Tensor) -> Tensor:
-    """Return 0/1 spikes: a scaled output without its scale, the signed events of an encoder without their sign."""
-    plain = is_neuron(module) and not getattr(module, "scale_output", False)
+    """Return 0/1 spikes: those with a value without it, the signed events of an encoder without their sign."""
+    valued = getattr(module, "scale_output", False) or getattr(module, "spike_height", "fixed") == "adaptive"
+    plain = is_neuron(module) and not valued
     return spikes if plain else (spikes != 0).to(spikes.dtype)

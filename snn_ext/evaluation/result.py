@@ -120,6 +120,10 @@ class Evaluation:
         In the order of the forward pass.
     macs, input_macs : int
         Multiply-accumulates of one pass of the analog net, and those behind an analog input, spent once.
+    dt : float or None
+        Length of a step in ms; ``None`` for neurons whose steps have no length.
+    selectivity : float or None
+        Share of the samples that were switched to a higher precision; see :class:`snn_ext.evaluation.Arousal`.
     """
 
     time_steps: int
@@ -132,6 +136,8 @@ class Evaluation:
     layers: list[LayerEvaluation]
     macs: int
     input_macs: int
+    dt: float | None = None
+    selectivity: float | None = None
 
     # -- the read-out ------------------------------------------------------------------------------------------------
 
@@ -200,6 +206,35 @@ class Evaluation:
         if delay not in self.delays:
             bad_value("delay", delay, f"one of those that were evaluated, {self.delays}")
         return self.delays.index(delay)
+
+    # -- in milliseconds ---------------------------------------------------------------------------------------------
+
+    @property
+    def firing_rate(self) -> float:
+        """Spikes of a neuron in a second, averaged over all neurons, samples and the whole stimulus, in Hz."""
+        neurons = sum(layer.neurons for layer in self.layers if layer.kind != "pool")
+        return float(self.spikes[-1]) / (neurons * self.time_steps * self._milliseconds()) * 1e3
+
+    def matching_time(self, level: float = 99.0) -> float | None:
+        """Return the time in ms at which the accuracy first reaches ``level`` percent of its own maximum.
+
+        Source: Zambrano et al. 2017, matching time.
+        """
+        dt, accuracy = self._milliseconds(), self.accuracy
+        step = first_crossing(accuracy, level / 100 * float(accuracy[~accuracy.isnan()].max()))
+        return None if step is None else step * dt
+
+    def stability(self, level: float = 99.0) -> float:
+        """Return the standard deviation of the accuracy from the matching time to the end."""
+        time = self.matching_time(level)
+        assert time is not None  # the maximum is reached
+        kept = self.accuracy[round(time / self._milliseconds()) - 1 :]
+        return float(kept.std(correction=0))
+
+    def _milliseconds(self) -> float:
+        if self.dt is None:
+            bad_value("snn", "a net whose steps have no length", "adaptive neurons: convert(..., method='adsnn')")
+        return self.dt
 
     # -- operations --------------------------------------------------------------------------------------------------
 

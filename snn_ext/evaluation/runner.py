@@ -15,7 +15,8 @@ from torch import Tensor, fx, nn
 from .._errors import bad_type, bad_value, check_bool, check_count
 from .._files import replacing
 from .analog import AnalogTwin
-from .graph import as_graph, emits_spikes, event_sources, is_spiking, module_of
+from .arousal import Arousal, ArousedSimulation
+from .graph import as_graph, emits_spikes, event_sources, is_spiking, module_of, smoothed_readout, step_length
 from .metrics import LayerSums, ReadoutSums
 from .result import Evaluation, LayerEvaluation
 from .simulation import Simulation
@@ -36,13 +37,15 @@ def evaluate(
     memory: int = 1 << 30,
     correlation_steps: Sequence[int] = (),
     top: Sequence[int] = (1,),
+    arousal: Arousal | None = None,
     resume: Path | str | None = None,
     progress: bool = True,
 ) -> Evaluation:
     """Simulate a spiking net and measure accuracy, latency, rates and operations at every step.
 
     The output is summed up over time; the class with the largest sum is the decision, of equal ones the first. One
-    simulation gives every stopping time of every delay.
+    simulation gives every stopping time of every delay. A read-out that is smoothed, as that of adaptive spiking
+    neurons, decides by its value at each step instead.
 
     Parameters
     ----------
@@ -66,6 +69,8 @@ def evaluate(
         Steps at which the rate of every neuron is compared with its analog activation.
     top : sequence of int
         ``(1, 5)`` counts decisions also as right if the label is among the five largest.
+    arousal : Arousal, optional
+        For a net of adaptive spiking neurons: samples of which it is not certain get a higher precision.
     resume : Path or str, optional
         A file in which the state is kept after every batch. If it is there from an interrupted call with the same
         net, settings and batches, that call is continued; it is removed at the end.
@@ -107,11 +112,18 @@ def evaluate(
     graph = as_graph(snn, "snn")
     if not any(is_spiking(module_of(graph, node)) for node in graph.graph.nodes):
         bad_value("snn", type(snn).__name__, "a net with at least one spiking neuron")
+    if delays != (0,) and smoothed_readout(graph):
+        bad_value("delay", delay, "0 for a read-out that is smoothed: no output is summed up, so none is left out")
+    simulation: Simulation | ArousedSimulation = Simulation(graph, chunk=chunk, memory=memory)
+    if arousal is not None:
+        if not isinstance(arousal, Arousal):
+            bad_type("arousal", arousal, "an Arousal, or None")
+        simulation = ArousedSimulation(graph, arousal, chunk=chunk, memory=memory)
+        graph = simulation.low
     with _as_it_is_measured(graph, ann):
-        run = _Run(graph, ann, time_steps, delays, top, correlation_steps)
+        run = _Run(graph, ann, time_steps, delays, top, correlation_steps, arousal)
         state = None if resume is None else _State(Path(resume), run.settings())
         batches = run.batches(loader, state)
-        simulation = Simulation(graph, chunk=chunk, memory=memory)
         for x, labels in _progress(batches, loader, progress, run):
             run.batch(simulation, x, labels)
             if state is not None:
@@ -152,9 +164,11 @@ class _Run:
         delays: tuple[int, ...],
         top: tuple[int, ...],
         correlation_steps: tuple[int, ...],
+        arousal: Arousal | None = None,
     ) -> None:
+        self.arousal, self.aroused = arousal, 0
         self.graph, self.ann, self.time_steps, self.correlation_steps = graph, ann, time_steps, correlation_steps
-        self.readout = ReadoutSums(time_steps, delays, top)
+        self.readout = ReadoutSums(time_steps, delays, top, smoothed_readout(graph))
         self.layers: dict[str, LayerSums] = {}
         self.synapses: Synapses | None = None
         self.twin, self.sources = AnalogTwin(graph, keep=bool(correlation_steps)), event_sources(graph)
@@ -174,7 +188,7 @@ class _Run:
             digest.update(f"{name}{module.extra_repr()}".encode())
         return {
             "time_steps": self.time_steps, "delays": self.readout.delays, "top": self.readout.top,
-            "correlation_steps": self.correlation_steps, "net": digest.hexdigest(),
+            "correlation_steps": self.correlation_steps, "net": digest.hexdigest(), "arousal": repr(self.arousal),
         }  # fmt: skip
 
     def batches(self, loader: Iterable[Any], state: _State | None) -> Iterator[tuple[Tensor, Tensor | None]]:
@@ -199,7 +213,7 @@ class _Run:
         if self.done == 0:
             bad_value("loader", "no batch", "at least one")
 
-    def batch(self, simulation: Simulation, x: Tensor, labels: Tensor | None) -> None:
+    def batch(self, simulation: Simulation | ArousedSimulation, x: Tensor, labels: Tensor | None) -> None:
         """Simulate a batch and add it to the sums."""
         self._prepare(x)
         analog = self.twin(x)
@@ -218,12 +232,14 @@ class _Run:
                 self.readout.add(output)
         for layer in self.layers.values():
             layer.end()
+        if isinstance(simulation, ArousedSimulation):
+            self.aroused += int(simulation.aroused.sum())
 
     def _observe(self, name: str, module: nn.Module, spikes: Tensor) -> None:
         self.layers[name].add(spikes)
 
     @contextmanager
-    def _watching_pools(self, simulation: Simulation, x: Tensor) -> Iterator[None]:
+    def _watching_pools(self, simulation: Simulation | ArousedSimulation, x: Tensor) -> Iterator[None]:
         """Watch poolings that do not report their spikes themselves: they get time flattened into the batch."""
         pools = {name: self.graph.get_submodule(name) for name in self.sources}
         pools = {name: module for name, module in pools.items() if not emits_spikes(module)}
@@ -261,12 +277,13 @@ class _Run:
         layers = {name: layer.state_dict() for name, layer in self.layers.items()}
         return {
             "readout": self.readout.state_dict(), "layers": layers, "done": self.done, "digest": self.digest,
-            "labelled": self.labelled,
+            "labelled": self.labelled, "aroused": self.aroused,
         }  # fmt: skip
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.readout.load_state_dict(state["readout"])
         self.labelled, self.done, self.digest = state["labelled"], state["done"], state["digest"]
+        self.aroused = state["aroused"]
         for name, layer in state["layers"].items():
             self.layers[name] = LayerSums(self.time_steps, self.correlation_steps)
             self.layers[name].load_state_dict(layer)
@@ -283,7 +300,8 @@ class _Run:
         return Evaluation(
             self.time_steps, samples, readout.delays, readout.top, correct, analog, readout.squared_error / samples,
             [self._layer(name, sums, synapses) for name, sums in self.layers.items()],
-            synapses.macs, synapses.input_macs,
+            synapses.macs, synapses.input_macs, step_length(self.graph),
+            None if self.arousal is None else self.aroused / samples,
         )  # fmt: skip
 
     def _layer(self, name: str, sums: LayerSums, synapses: Synapses) -> LayerEvaluation:
@@ -314,8 +332,8 @@ class _State:
             return 0, ""
         content = torch.load(self.path, map_location="cpu", weights_only=True)
         for name, value in self.settings.items():
-            if content["settings"][name] != value:
-                there = "another net" if name == "net" else f"{name}={content['settings'][name]!r}"
+            if content["settings"].get(name) != value:
+                there = "another net" if name == "net" else f"{name}={content['settings'].get(name)!r}"
                 raise ValueError(
                     f"resume: got {self.path}, an evaluation with {there}, want the same {name} as now, or another file"
                 )

@@ -77,11 +77,9 @@ class Simulation:
         observe : callable, optional
             Gets the spikes of each spiking layer, chunk after chunk.
         """
-        outputs = self._outputs()
-        if not isinstance(outputs[0], fx.Node):
-            bad_value("net", f"a net that returns {outputs[0]!r}", "a net that returns one tensor")
-        for values in self.stream(x, time_steps, outputs, observe=observe):
-            yield values[outputs[0]]
+        output = self.output()
+        for values in self.stream(x, time_steps, [output], observe=observe):
+            yield values[output]
 
     @torch.no_grad()
     def stream(
@@ -115,7 +113,7 @@ class Simulation:
         states = {} if states is None else states
         with _as_it_is_simulated(self.net):
             constants = program.constants(x)
-            step = self._steps(x)
+            step = self.steps(x)
         for start in range(0, time_steps, step):
             steps = min(step, time_steps - start)
             known = {node: trains[node].read(start, start + steps).flatten(0, 1) for node in program.given}
@@ -137,16 +135,20 @@ class Simulation:
         """Whether a value is the same at every step: it depends on no neuron."""
         return node in Program(self.graph, [node]).steady
 
-    def _outputs(self) -> tuple[Any, ...]:
-        return next(node for node in self.graph.graph.nodes if node.op == "output").args
+    def output(self) -> fx.Node:
+        """Return the node whose value is the output."""
+        output = next(node for node in self.graph.graph.nodes if node.op == "output").args[0]
+        if not isinstance(output, fx.Node):
+            bad_value("net", f"a net that returns {output!r}", "a net that returns one tensor")
+        return output
 
-    def _steps(self, x: Tensor) -> int:
-        """Return how many steps a chunk has."""
+    def steps(self, x: Tensor) -> int:
+        """Return how many steps a chunk has for a batch ``x``."""
         if self.chunk is not None:
             return self.chunk
         shape = x.shape[1:]
         if shape not in self._bytes_a_step:
-            self._bytes_a_step[shape] = Program(self.graph, self._outputs()).bytes_a_step(x, _carry({}))
+            self._bytes_a_step[shape] = Program(self.graph, [self.output()]).bytes_a_step(x, _carry({}))
         fastest = min(_MAX_STEPS, max(_MIN_STEPS, math.ceil(_SAMPLES_A_CHUNK / len(x))))
         affordable = self.memory / max(1.0, _WORKSPACE * self._bytes_a_step[shape] * len(x))
         return max(1, min(fastest, int(affordable)))

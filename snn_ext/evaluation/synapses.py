@@ -19,6 +19,7 @@ from .graph import (
     Recorder,
     event_sources,
     is_delay,
+    is_filter,
     is_max_pool,
     is_spiking,
     module_of,
@@ -120,7 +121,7 @@ def _through(
         return torch.zeros_like(value)
     if isinstance(module, WEIGHTED):
         return _transpose(_ones_like_layer(module), value, torch.ones_like(values[user]))
-    if is_spiking(module):
+    if is_spiking(module) or is_filter(module):
         return torch.ones_like(value)
     if is_max_pool(module):
         return torch.zeros_like(value)  # the spikes that it lets pass are counted behind it

@@ -1,0 +1,297 @@
+"""Arousal: samples of which a net of adaptive neurons is not certain get a higher precision while they are shown."""
+
+from __future__ import annotations
+
+import copy
+import math
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from .._errors import bad_type, bad_value, check_count, check_real
+from ..functional.adaptive import check_constant
+from ..precision import set_precision
+from .graph import as_graph, smoothed_readout, step_length
+from .program import Observer
+from .result import first_crossing
+from .simulation import Simulation
+
+__all__ = ["Arousal", "ArousedSimulation", "estimate_arousal"]
+
+WINDOWS = (10, 20, 30, 50, 75, 100)
+
+
+@dataclass(frozen=True)
+class Arousal:
+    """When a sample is switched to a higher precision, and to which.
+
+    All samples begin with ``m_f_low``. In the window after the waiting time the difference of the two largest outputs
+    is averaged; where it is not above the threshold the sample gets ``m_f_high`` for the rest of the stimulus. State
+    is carried over; the others go on as they are.
+
+    Attributes
+    ----------
+    m_f_low, m_f_high : float
+        Low precision, which all samples begin with, and high precision.
+    wait, window : float
+        In ms.
+    threshold : float
+        Of the mean difference of the two largest outputs.
+
+    Notes
+    -----
+    Source: Zambrano et al. 2017, on arousal. :func:`estimate_arousal` finds waiting time, window and threshold.
+
+    Examples
+    --------
+    >>> arousal = Arousal(m_f_low=0.3, m_f_high=0.1, wait=150.0, window=50.0, threshold=1.2)
+    """
+
+    m_f_low: float
+    m_f_high: float
+    wait: float
+    window: float
+    threshold: float
+
+    def __post_init__(self) -> None:
+        for name in ("m_f_low", "m_f_high"):
+            check_constant(name.removesuffix("_low").removesuffix("_high"), getattr(self, name))
+        if self.m_f_high >= self.m_f_low:
+            bad_value("m_f_high", self.m_f_high, f"less than m_f_low, {self.m_f_low}: smaller is more precise")
+        check_real("wait", self.wait, "a time in ms, >= 0", 0.0)
+        if check_real("window", self.window, "a time in ms, > 0", 0.0) == 0:
+            bad_value("window", self.window, "a time in ms, > 0")
+        if math.isnan(self.threshold):
+            bad_value("threshold", self.threshold, "a number")
+
+
+class ArousedSimulation:
+    """Run a net of adaptive neurons under a constant input, uncertain samples with a higher precision from then on.
+
+    Two copies of the net, one of each precision, take turns: samples are handed over with the states of all neurons.
+    A sample gets exactly what it gets alone, for sums of spikes are exact; see :func:`snn_ext.conversion.set_precision`.
+
+    Parameters
+    ----------
+    net : nn.Module
+        A converted net; it is not changed.
+    arousal : Arousal
+        When and to what.
+    chunk, memory
+        As in :class:`snn_ext.evaluation.Simulation`.
+
+    Attributes
+    ----------
+    aroused : Tensor
+        Which samples of the last run were switched, ``[N]``, bool.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from snn_ext import AAN, BNAAN, convert
+    >>> ann = nn.Sequential(BNAAN(4, dims=0), nn.Linear(4, 2)).eval()
+    >>> x = torch.rand(8, 4)
+    >>> simulation = ArousedSimulation(convert(ann, x, method="adsnn"), Arousal(0.3, 0.1, 20.0, 10.0, threshold=0.1))
+    >>> torch.cat(list(simulation.run(x, 100))).shape
+    torch.Size([100, 8, 2])
+    """
+
+    def __init__(self, net: nn.Module, arousal: Arousal, *, chunk: int | None = None, memory: int = 1 << 30) -> None:
+        self.arousal = arousal
+        self.low, self.high = _at(net, arousal.m_f_low), _at(net, arousal.m_f_high)
+        if not smoothed_readout(self.low):
+            bad_value("net", type(net).__name__, "a net with a smoothed read-out: convert(..., method='adsnn')")
+        self._simulations = tuple(Simulation(graph, chunk=chunk, memory=memory) for graph in (self.low, self.high))
+        dt = step_length(self.low) or 1.0
+        self._first, self._steps = round(arousal.wait / dt), max(1, round(arousal.window / dt))
+        self.aroused = torch.zeros(0, dtype=torch.bool)
+
+    def run(self, x: Tensor, time_steps: int, observe: Observer | None = None) -> Iterator[Tensor]:
+        """Yield the output ``[T', N, K]`` of chunk after chunk under the constant input ``x``; see ``Simulation.run``."""
+        check_count("time_steps", time_steps)
+        low, high = self._simulations
+        output, decision = low.output(), self._first + self._steps
+        states: dict[fx.Node, tuple[Any, ...]] = {}
+        self.aroused = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+        margin, t = torch.zeros(len(x), dtype=torch.float64, device=x.device), 0
+        for values in low.stream(x, min(decision, time_steps), [output], observe=observe, states=states):
+            y = values[output]
+            margin += _margins(y[max(0, self._first - t) :]).sum(0)
+            t += len(y)
+            yield y
+        if t == time_steps:
+            return
+        self.aroused = ~(margin / self._steps > self.arousal.threshold)  # NaN is not certain
+        yield from self._in_groups(x, time_steps - t, states, observe)
+
+    def _in_groups(
+        self, x: Tensor, time_steps: int, states: dict[fx.Node, tuple[Any, ...]], observe: Observer | None
+    ) -> Iterator[Tensor]:
+        """Go on with both groups of samples, each by itself, and put their results together again."""
+        groups: list[tuple[Simulation, Tensor]] = []
+        for simulation, mask in zip(self._simulations, (~self.aroused, self.aroused), strict=True):
+            if bool(mask.any()):
+                groups.append((simulation, mask.nonzero().flatten()))
+        order = torch.cat([index for _, index in groups]).argsort()
+        steps = min(simulation.steps(x) for simulation, _ in groups)
+        seen: dict[str, tuple[nn.Module, list[Tensor]]] = {}
+
+        def keep(name: str, module: nn.Module, spikes: Tensor) -> None:
+            seen.setdefault(name, (module, []))[1].append(spikes)
+
+        streams = [
+            Simulation(simulation.graph, chunk=steps).stream(
+                x[index], time_steps, [simulation.output()], observe=None if observe is None else keep,
+                states=_handed_over(states, simulation.graph, index),
+            )
+            for simulation, index in groups
+        ]  # fmt: skip
+        for chunk in zip(*streams, strict=True):
+            if observe is not None:
+                for name, (module, parts) in seen.items():
+                    observe(name, module, torch.cat(parts, dim=1)[:, order])
+                seen.clear()
+            yield torch.cat([next(iter(values.values())) for values in chunk], dim=1)[:, order]
+
+
+def _margins(output: Tensor) -> Tensor:
+    """Return the difference of the two largest outputs, ``[T, N, K]`` to ``[T, N]``."""
+    if output.ndim != 3 or output.shape[2] < 2:
+        bad_value("net", f"an output {list(output.shape[1:])}", "scores [N, K] of at least two classes")
+    two = output.double().topk(2, dim=2).values
+    return two[..., 0] - two[..., 1]
+
+
+def _handed_over(
+    states: dict[fx.Node, tuple[Any, ...]], graph: fx.GraphModule, index: Tensor
+) -> dict[fx.Node, tuple[Any, ...]]:
+    """Return the states of some samples for another copy of the net."""
+    nodes = {node.name: node for node in graph.graph.nodes}
+    return {nodes[node.name]: tuple(part[index] for part in state) for node, state in states.items()}
+
+
+def _at(net: nn.Module, m_f: float) -> fx.GraphModule:
+    """Return a copy of a net at another precision."""
+    graph = copy.deepcopy(as_graph(net))
+    set_precision(graph, m_f)
+    return graph
+
+
+# -- estimation ------------------------------------------------------------------------------------------------------
+
+
+def estimate_arousal(
+    snn: nn.Module,
+    loader: Iterable[Any],
+    time_steps: int = 500,
+    *,
+    m_f_low: float = 0.3,
+    m_f_high: float = 0.1,
+    wait: float | None = None,
+    window: float | None = None,
+    errors: float = 99.0,
+    chunk: int | None = None,
+    memory: int = 1 << 30,
+) -> Arousal:
+    """Estimate waiting time, window and threshold of :class:`Arousal` on training data.
+
+    The net is simulated at low precision. The waiting time is its matching time: when its accuracy reaches 99 % of its
+    maximum. For each window the threshold is the largest difference of outputs of the given share of the samples that
+    it decides wrongly at the end, so that as many are switched. Of several windows the one is taken with which the
+    switched samples spend the least time at high precision.
+
+    Parameters
+    ----------
+    snn : nn.Module
+        From :func:`snn_ext.convert` with ``method="adsnn"``; it is not changed.
+    loader : iterable
+        Batches ``(inputs, labels)``.
+    time_steps : int
+        Of the stimulus.
+    m_f_low, m_f_high : float
+        The two precisions.
+    wait, window : float, optional
+        In ms, where they are not to be estimated.
+    errors : float
+        Percentage of the errors at low precision that is to be switched.
+    chunk, memory
+        As in :class:`snn_ext.evaluation.Simulation`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Naming the argument, what came and what is wanted.
+
+    Warns
+    -----
+    UserWarning
+        If no sample is decided wrongly: then no sample is ever switched.
+
+    Notes
+    -----
+    Source: Zambrano et al. 2017, on arousal; its constants are not stated, the rules for waiting time and window are
+    this project's.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from snn_ext import AAN, BNAAN, convert
+    >>> ann = nn.Sequential(BNAAN(4, dims=0), nn.Linear(4, 2)).eval()
+    >>> x, labels = torch.rand(64, 4), torch.arange(64) % 2
+    >>> arousal = estimate_arousal(convert(ann, x, method="adsnn"), [(x, labels)], 300, window=20.0)
+    >>> arousal.window
+    20.0
+    """
+    check_count("time_steps", time_steps)
+    if check_real("errors", errors, "a percentage in (0, 100]", 0.0, 100.0) == 0:
+        bad_value("errors", errors, "a percentage in (0, 100]")
+    Arousal(m_f_low, m_f_high, 0.0 if wait is None else wait, 1.0 if window is None else window, 0.0)  # checks them
+    low = _at(snn, m_f_low)
+    dt = step_length(low) or 1.0
+    margins, accuracy, wrong = _at_low_precision(Simulation(low, chunk=chunk, memory=memory), loader, time_steps)
+    if wait is None:
+        wait = dt * (first_crossing(accuracy, 0.99 * float(accuracy.max())) or 1)
+    first = round(wait / dt)
+    steps = [round(w / dt) for w in (WINDOWS if window is None else (window,))]
+    steps = [n for n in steps if n >= 1 and first + n < time_steps]
+    if not steps:
+        bad_value("time_steps", time_steps, f"more than waiting time and window, {wait:g} ms and a window at least")
+    if not bool(wrong.any()):
+        warnings.warn("loader: no sample is decided wrongly at low precision, so none will be switched", stacklevel=2)
+        return Arousal(m_f_low, m_f_high, wait, min(steps) * dt, -math.inf)
+    found = []
+    for n in steps:
+        margin = margins[first : first + n].double().mean(0)
+        failed = margin[wrong].sort().values
+        threshold = float(failed[min(len(failed), math.ceil(errors / 100 * len(failed) - 1e-9)) - 1])
+        switched = float((margin <= threshold).double().mean())
+        found.append((switched * (time_steps - first - n), n, threshold))
+    _, n, threshold = min(found)
+    return Arousal(m_f_low, m_f_high, wait, n * dt, threshold)
+
+
+def _at_low_precision(
+    simulation: Simulation, loader: Iterable[Any], time_steps: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the difference of the two largest outputs ``[T, N]``, the accuracy ``[T]``, and who is wrong in the end."""
+    margins, wrong, correct = [], [], torch.zeros(time_steps, dtype=torch.float64)
+    parameter = next(simulation.graph.parameters(), next(simulation.graph.buffers()))
+    for batch in loader:
+        if not isinstance(batch, tuple | list) or len(batch) < 2:
+            bad_type("loader", batch, "batches (inputs, labels)")
+        x, labels = batch[0].to(parameter.device), batch[1].to(parameter.device)
+        right, margin = [], []
+        for output in simulation.run(x, time_steps):
+            margin.append(_margins(output).float().cpu())
+            right.append((output.argmax(2) == labels).cpu())
+        margins.append(torch.cat(margin))
+        whole = torch.cat(right)
+        correct += whole.double().sum(1)
+        wrong.append(~whole[-1])
+    if not margins:
+        bad_value("loader", "no batch", "at least one")
+    return torch.cat(margins, 1), correct / sum(map(len, wrong)), torch.cat(wrong)
