@@ -156,16 +156,18 @@ def _host_loop(net: nn.Module, x: Tensor) -> list[Tensor]:
 
 def _spike_norm_from_the_input(net: ConvertedNet, x: Tensor, steps: int, keep: Callable[[str, Tensor], Tensor]) -> None:
     """Simulate from the input for every layer, with the package's own engine."""
+    simulation = Simulation(net)
     for node in _layers(net):
-        top = max(values[node.args[0]].max() for values in Simulation(net).stream(x, steps, [node.args[0]]))
+        top = max(values[node.args[0]].max() for values in simulation.stream(x, steps, [node.args[0]]))
         keep(str(node.target), top.reshape(1))
 
 
 def _one_candidate_a_layer(net: ConvertedNet, x: Tensor, steps: int) -> None:
     """Run layers 0..l for one pre-charge of each layer l and sum up its error, with the package's own engine."""
+    simulation = Simulation(net)
     for node in _layers(net):
         count, error = torch.zeros(()), 0.0
-        for values in Simulation(net).stream(x, steps, [node]):
+        for values in simulation.stream(x, steps, [node]):
             for t, spikes in enumerate(values[node], 1):
                 count = count + spikes
                 error += float((count / t - 0.5).square().mean())

@@ -57,9 +57,10 @@ def accuracy_latency_synops(evaluations: Mapping[str, Evaluation], title: str, l
 
 
 def accuracy_over_time(evaluations: Mapping[str, Evaluation], title: str) -> Figure:
-    """Draw accuracy over time steps."""
+    """Draw accuracy over time steps, on a logarithmic axis: most happens in the first ones."""
     figure, axes = _axes(title)
     draw_accuracy(axes, {name: (evaluation, evaluation.delays[0]) for name, evaluation in evaluations.items()})
+    axes.set_xscale("log")
     return figure
 
 
@@ -102,27 +103,29 @@ def latencies(values: Mapping[float, Sequence[float | None]], x: Sequence[float]
 
 def curves(
     values: Mapping[str, tuple[Sequence[float] | Tensor, Sequence[float] | Tensor]], xlabel: str, ylabel: str,
-    title: str, *, log: bool = False,
+    title: str, *, log: bool = False, dashed: Sequence[str] = (),
 ) -> Figure:  # fmt: skip
     """Draw some curves with a legend."""
     figure, axes = _axes(title)
-    for name, (x, y) in values.items():
-        axes.plot(x, y, label=name, lw=1.3)
+    for i, (name, (x, y)) in enumerate(values.items()):
+        axes.plot(x, y, "--" if name in dashed else "-", color=COLOURS[i % len(COLOURS)], label=name, lw=1.3)
     axes.set(xlabel=xlabel, ylabel=ylabel, yscale="log" if log else "linear")
     axes.legend(frameon=False, fontsize=8)
     return figure
 
 
 def bars(values: Mapping[str, Sequence[float | None]], groups: Sequence[str], ylabel: str, title: str) -> Figure:
-    """Draw groups of bars."""
+    """Draw groups of bars; one that is not there has no height."""
     figure, axes = _axes(title)
     width = 0.8 / len(values)
     for i, (name, heights) in enumerate(values.items()):
+        colour = COLOURS[i % len(COLOURS)]
         x = [group + (i - (len(values) - 1) / 2) * width for group in range(len(groups))]
-        axes.bar(x, [torch.nan if h is None else h for h in heights], width, label=name)
+        axes.bar(x, [torch.nan if h is None else h for h in heights], width, label=name, color=colour)
     axes.set_xticks(range(len(groups)), groups)
     axes.set_ylabel(ylabel)
-    axes.legend(frameon=False, fontsize=8)
+    axes.grid(visible=False, axis="x")
+    figure.legend(loc="outside lower center", ncols=min(3, len(values)), frameon=False, fontsize=8)
     return figure
 
 

@@ -18,7 +18,16 @@ Run = tuple[Callable[[Sequence[str]], str], str, list[str]]
 RUNS: dict[str, Run] = {
     "methods-vgg16": (convert_images.main, "vgg16", ["--model", "vgg16", "--experiments", "methods"]),
     "methods-resnet20": (convert_images.main, "resnet20", ["--model", "resnet20", "--experiments", "methods"]),
-    "normalisation": (convert_images.main, "vgg16", ["--model", "vgg16", "--experiments", "normalisation"]),
+    "normalisation-vgg16": (
+        convert_images.main,
+        "vgg16",
+        ["--model", "vgg16", "--experiments", "normalisation", "--poisson-steps", "2500", "--poisson-images", "50"],
+    ),
+    "normalisation-resnet20": (
+        convert_images.main,
+        "resnet20",
+        ["--model", "resnet20", "--experiments", "normalisation"],
+    ),
     "constraints": (convert_images.main, "resnet20", ["--model", "resnet20", "--experiments", "constraints"]),
     "precharge-net1": (precharge.main, "precharge-net1", ["--model", "net1"]),
     "precharge-net2": (precharge.main, "precharge-net2", ["--model", "net2"]),

@@ -103,7 +103,9 @@ def report(analog: Trained, evaluations: Evaluations, args: argparse.Namespace) 
     none, half = swept["pre-charge 0"], swept["pre-charge 0.5"]
     _figures(args.out, title, swept, lowered, layerwise, snapshots)
     found = {"Algorithm 1": (range(len(by_layer)), by_layer)}
-    save(plots.curves(found, "layer (0: input)", "pre-charge", title), args.out / "precharge_by_layer.png")
+    figure = plots.curves(found, "layer (0: input)", "pre-charge", title)
+    figure.axes[0].set(ylim=(0.0, 0.52), xticks=range(len(by_layer)))
+    save(figure, args.out / "precharge_by_layer.png")
 
     lines = []
     for name, evaluation in {**swept, "by layer": layerwise, **lowered}.items():
@@ -160,8 +162,9 @@ def one_neuron(time_steps: int = 255, activations: int = 512) -> Figure:
     theory = [(1 / 12 + (0.5 - value) ** 2) * total for value in values]
     curves = {"pre-charge, simulated": (values, simulated), "pre-charge, theory": (values, theory)}
     curves["threshold 1 - x/2"] = (values, lowered)
-    return plots.curves(curves, "pre-charge x, in thresholds", f"squared error, sum over {time_steps} steps",
-                        "one neuron, activations uniform in [0, 1]", log=True)  # fmt: skip
+    title = "one neuron, activations uniform in [0, 1]"
+    ylabel = f"squared error, sum over {time_steps} steps"
+    return plots.curves(curves, "pre-charge x, in thresholds", ylabel, title, log=True, dashed=["pre-charge, theory"])
 
 
 def _line(name: str, evaluation: Evaluation, none: Evaluation, delay: int) -> list[str]:

@@ -57,11 +57,12 @@ def spike_norm(
     thresholds: dict[str, Tensor] = {}
     for node in layers.layers():
         maximum: Tensor | None = None
+        is_constant = layers.is_constant(node)
         for batch in range(len(batches)):
             for current in layers.current(node, batch):
-                current = current[:1] if layers.is_constant(node) else current
-                rows = current.movedim(2, 0).flatten(1) if channel_wise else current.reshape(1, -1)
-                top = rows.amax(1)
+                current = current[:1] if is_constant else current
+                others = [d for d in range(current.ndim) if d != 2] if channel_wise else []
+                top = current.amax(others).reshape(-1)
                 maximum = top if maximum is None else torch.maximum(maximum, top)
         assert maximum is not None
         thresholds[str(node.target)] = set_threshold(str(node.target), maximum)

@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 
 from ..ops.layout import dense
 from ..replacement import is_neuron
-from .graph import emits_spikes, is_stateful
+from .graph import WEIGHTED, emits_spikes, is_stateful
 
 __all__ = ["Call", "Observer", "Program", "run_sequence"]
 
@@ -35,31 +35,39 @@ class Program:
         Nodes whose values will be given.
     sequence : bool
         The input varies over time too.
+    prepare : callable, optional
+        From a layer with weights behind spikes to what computes it; the layer itself by default.
     """
 
     graph: fx.GraphModule
     targets: Sequence[Any]
     known: frozenset[fx.Node] = frozenset()
     sequence: bool = False
+    prepare: Callable[[nn.Module], Callable[[Tensor], Tensor]] | None = None
     order: list[fx.Node] = field(init=False)  # varying in time, in the order of the forward pass
     steady: list[fx.Node] = field(init=False)  # constant in time
     _sequences: dict[tuple[fx.Node, int], Tensor] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.modules = dict(self.graph.named_modules())
-        needed = _ancestors(self.targets, self.known)
-        self.given = [node for node in self.known if node in needed]
+        ancestors = _ancestors(self.targets, self.known)
+        needed = [node for node in self.graph.graph.nodes if node in ancestors]
+        called = {str(node.target) for node in needed if node.op == "call_module"}
+        self.modules = {name: self.graph.get_submodule(name) for name in called}
+        self.given = [node for node in needed if node in self.known]
         varying: set[fx.Node] = set()
-        for node in self.graph.graph.nodes:
+        for node in needed:
             given = node in self.known or (self.sequence and node.op == "placeholder")
             if given or is_stateful(self._module(node)) or any(n in varying for n in node.all_input_nodes):
                 varying.add(node)
-        self.steady = [n for n in self.graph.graph.nodes if n in needed and n not in varying]
+        self.steady = [n for n in needed if n not in varying]
         self.order = [
-            n
-            for n in self.graph.graph.nodes
-            if n in needed and n in varying and n not in self.known and n.op not in ("placeholder", "output")
+            n for n in needed if n in varying and n not in self.known and n.op not in ("placeholder", "output")
         ]
+        self._layers: dict[fx.Node, Callable[[Tensor], Tensor]] = {}
+        if self.prepare is not None:
+            weighted = [node for node in self.order if isinstance(self._module(node), WEIGHTED)]
+            behind = [node for node in weighted if self._carries_spikes(node.all_input_nodes[0])]
+            self._layers = {node: self.prepare(self.modules[str(node.target)]) for node in behind}
         wanted = set(self.targets)
         self._last_use: dict[fx.Node, list[fx.Node]] = {}
         seen: set[fx.Node] = set()
@@ -67,6 +75,13 @@ class Program:
             done = [n for n in node.all_input_nodes if n in varying and n not in seen and n not in wanted]
             self._last_use[node] = done
             seen.update(done)
+
+    def _carries_spikes(self, node: fx.Node) -> bool:
+        """Whether spikes reach a node unweighted."""
+        module = self._module(node)
+        if node in self.known or emits_spikes(module):
+            return True
+        return not isinstance(module, WEIGHTED) and any(map(self._carries_spikes, node.all_input_nodes))
 
     def constants(self, x: Tensor) -> dict[fx.Node, Any]:
         """Compute what does not depend on time: everything before the first neuron."""
@@ -149,6 +164,8 @@ class Program:
         return self.modules[str(node.target)] if node.op == "call_module" else None
 
     def _call(self, node: fx.Node, env: Mapping[fx.Node, Any]) -> Any:
+        if node in self._layers:
+            return self._layers[node](env[node.all_input_nodes[0]])
         args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: env[n])
         if node.op == "call_module":
             return self.modules[str(node.target)](*args, **kwargs)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,15 +11,16 @@ import torch
 from torch import Tensor, fx, nn
 
 from .._errors import bad_value, check_count
+from ..ops.selection import select
 from .graph import as_graph, is_stateful
 from .program import Call, Observer, Program
 from .trains import SpikeTrain
 
 __all__ = ["Simulation", "spike_value"]
 
-# Samples times steps in one chunk: enough for the convolutions, few enough to stay in the caches. More steps than
-# MAX_STEPS a chunk gain nothing.
-_SAMPLES_A_CHUNK, _MIN_STEPS, _MAX_STEPS = 32, 4, 32
+# Samples times steps in one chunk: enough for the convolutions, few enough to stay in the caches, so more of them in a
+# small net. More steps than MAX_STEPS a chunk gain nothing.
+_SAMPLES_A_CHUNK, _CACHE, _MIN_STEPS, _MAX_STEPS = 32, 8 << 20, 4, 32
 # A layer's input and output are alive at once, and a convolution may reorder both.
 _WORKSPACE = 3.0
 
@@ -64,6 +65,7 @@ class Simulation:
         check_count("memory", memory)
         self.net, self.chunk, self.memory = net, chunk, memory
         self._bytes_a_step: dict[tuple[int, ...], float] = {}
+        self._prepared: dict[nn.Module, tuple[Any, Callable[[Tensor], Tensor]]] = {}
 
     def run(self, x: Tensor, time_steps: int, observe: Observer | None = None) -> Iterator[Tensor]:
         """Yield the output ``[T', N, ...]`` of chunk after chunk under the constant input ``x`` of shape ``[N, ...]``.
@@ -109,15 +111,17 @@ class Simulation:
         if not isinstance(x, Tensor) or x.ndim < 2 or len(x) < 1:
             bad_value("x", x, "a tensor [N, ...] with at least one sample")
         trains = {} if trains is None else trains
-        program = Program(self.graph, targets, frozenset(trains))
+        program = Program(self.graph, targets, frozenset(trains), prepare=self._layer)
         states = {} if states is None else states
-        with _as_it_is_simulated(self.net):
+        modules = list(self.net.modules())
+        stepped = [m for m in modules[1:] if hasattr(m, "step_mode") and not is_stateful(m)]
+        with _as_it_is_simulated(modules, stepped):
             constants = program.constants(x)
             step = self.steps(x)
         for start in range(0, time_steps, step):
             steps = min(step, time_steps - start)
             known = {node: trains[node].read(start, start + steps).flatten(0, 1) for node in program.given}
-            with _as_it_is_simulated(self.net):  # not while the caller has the chunk
+            with _as_it_is_simulated(modules, stepped):  # not while the caller has the chunk
                 values = program.chunk(constants, known, steps, len(x), _carry(states), observe)
             yield values
 
@@ -142,6 +146,15 @@ class Simulation:
             bad_value("net", f"a net that returns {output!r}", "a net that returns one tensor")
         return output
 
+    def _layer(self, layer: nn.Module) -> Callable[[Tensor], Tensor]:
+        """Return what computes a layer with weights for spikes; it is prepared anew when the weights are other ones."""
+        parts = (layer.weight, layer.bias)
+        key = [(p.data_ptr(), p._version) for p in parts if isinstance(p, Tensor)]
+        if self._prepared.get(layer, (None,))[0] != key:
+            execution = select("spike_convolution", layer.weight.device, layer.weight.dtype)  # type: ignore[arg-type]
+            self._prepared[layer] = key, execution.prepare(layer)
+        return self._prepared[layer][1]
+
     def steps(self, x: Tensor) -> int:
         """Return how many steps a chunk has for a batch ``x``."""
         if self.chunk is not None:
@@ -149,8 +162,9 @@ class Simulation:
         shape = x.shape[1:]
         if shape not in self._bytes_a_step:
             self._bytes_a_step[shape] = Program(self.graph, [self.output()]).bytes_a_step(x, _carry({}))
-        fastest = min(_MAX_STEPS, max(_MIN_STEPS, math.ceil(_SAMPLES_A_CHUNK / len(x))))
-        affordable = self.memory / max(1.0, _WORKSPACE * self._bytes_a_step[shape] * len(x))
+        bytes_a_step = max(1.0, self._bytes_a_step[shape] * len(x))
+        fastest = max(_MIN_STEPS, math.ceil(_SAMPLES_A_CHUNK / len(x)), int(_CACHE / bytes_a_step))
+        fastest, affordable = min(fastest, _MAX_STEPS), self.memory / (_WORKSPACE * bytes_a_step)
         return max(1, min(fastest, int(affordable)))
 
 
@@ -169,18 +183,19 @@ def _carry(states: dict[fx.Node, tuple[Any, ...]]) -> Call:
 
 
 @contextmanager
-def _as_it_is_simulated(net: nn.Module) -> Iterator[None]:
+def _as_it_is_simulated(modules: list[nn.Module], stepped: list[nn.Module]) -> Iterator[None]:
     """Evaluation mode, and stateless layers in step mode "s", which is what time flattened into the batch needs."""
-    modes = {module: module.training for module in net.modules()}
-    steps = [m for m in net.modules() if not is_stateful(m) and m is not net and getattr(m, "step_mode", "s") == "m"]
-    net.eval()
+    training = [module for module in modules if module.training]
+    steps = [module for module in stepped if module.step_mode == "m"]
+    for module in training:
+        module.training = False
     for module in steps:
         module.step_mode = "s"  # type: ignore[assignment]
     try:
         yield
     finally:
-        for module, training in modes.items():
-            module.training = training
+        for module in training:
+            module.training = True
         for module in steps:
             module.step_mode = "m"  # type: ignore[assignment]
 

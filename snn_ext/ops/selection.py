@@ -19,6 +19,7 @@ from .adaptive_torch import AdaptiveTorchExecution
 from .cuda_backends import CupyBackend, DriverBackend
 from .cuda_execution import CudaExecution
 from .native_execution import NativeExecution
+from .spike_convolution import SpikeConvolutionNative, SpikeConvolutionTorch
 from .torch_execution import TorchExecution
 from .transfer_executions import TransferNativeExecution, TransferTorchExecution
 
@@ -36,6 +37,7 @@ EXECUTIONS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             for e in (CudaExecution(CupyBackend()), CudaExecution(DriverBackend()), NativeExecution(), TorchExecution())
         },
         "adaptive_spiking": {e.name: e for e in (AdaptiveNativeExecution(), AdaptiveTorchExecution())},
+        "spike_convolution": {e.name: e for e in (SpikeConvolutionNative(), SpikeConvolutionTorch())},
         "asn_transfer": {e.name: e for e in (TransferNativeExecution(), TransferTorchExecution())},
     }
 )
@@ -66,8 +68,8 @@ def implementation(
 
     Parameters
     ----------
-    op : {"soft_reset_if", "adaptive_spiking", "asn_transfer"}
-        Name of the operator.
+    op : {"soft_reset_if", "adaptive_spiking", "asn_transfer", "spike_convolution"}
+        Name of the operator; the last one is a layer behind spikes in a simulation.
     device : torch.device or str
         Where the input is.
     dtype : torch.dtype, optional

@@ -17,6 +17,7 @@ from spikingjelly.activation_based.ann2snn import Converter, RateCodingRecipe  #
 from snn_ext import convert  # noqa: E402
 from snn_ext.evaluation import Simulation  # noqa: E402
 from snn_ext.evaluation.trains import SpikeTrain  # noqa: E402
+from snn_ext.ops import implementation, use_implementation  # noqa: E402
 from snn_ext.spikingjelly import ATIFnuNode, ATIFuNode, PCMPIFNode  # noqa: E402
 from tests.conversion.nets import ResNet, dyadic, images, loop, spikes_of, vgg  # noqa: E402
 
@@ -48,6 +49,27 @@ def test_spikes_are_those_of_the_plain_loop_in_any_chunk(make: object, chunk: in
     for name, train in spikes_of(snn, x, T).items():
         assert torch.equal(torch.cat(seen[name]), (train != 0).float()), name
         assert all(len(s) <= chunk for s in seen[name])
+
+
+def wide_net() -> nn.Module:
+    """Layers with enough weights to add up spikes one by one."""
+    layers = [nn.Conv2d(2, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 40, 3, padding=1), nn.ReLU(), nn.AvgPool2d(2)]
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(640, 24), nn.ReLU(), nn.Linear(24, 5))
+
+
+def test_layers_that_add_up_single_spikes_give_the_same_ones_and_notice_new_weights() -> None:
+    ann, x = dyadic(wide_net()), images()
+    snn = powers_of_two(convert(ann, x, method="data-norm", precharge=0.5, fold_scales=False))
+    simulation, wanted = Simulation(snn, chunk=4), loop(snn, x, T)
+    assert torch.equal(torch.cat(list(simulation.run(x, T))), wanted)
+    if "cpu-native" not in implementation("spike_convolution", "cpu").unavailable:
+        prepared = [type(run).__name__ for _, run in simulation._prepared.values()]
+        assert prepared == ["_PackedLayer", "_PackedLayer", "Linear"]
+    with torch.no_grad():
+        snn.get_submodule("2").weight.mul_(0.5)
+    assert torch.equal(torch.cat(list(simulation.run(x, T))), loop(snn, x, T))
+    with use_implementation("torch"):
+        assert torch.equal(torch.cat(list(Simulation(snn).run(x, T))), loop(snn, x, T))
 
 
 @pytest.mark.parametrize("encoder", ["if", "poisson"])
