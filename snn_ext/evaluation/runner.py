@@ -14,7 +14,7 @@ from torch import Tensor, fx, nn
 
 from .._errors import bad_type, bad_value, check_bool, check_count
 from .._files import replacing
-from .arousal import ArousedSimulation, Arousal
+from .arousal import Arousal, ArousedSimulation
 from .graph import AnalogTwin, as_graph, event_sources, smoothed_readout, step_length
 from .metrics import LayerSums, ReadoutSums
 from .result import Evaluation, LayerEvaluation
@@ -361,7 +361,9 @@ def _check(
 
 
 def _bytes(x: Tensor) -> bytes:
-    return x.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+    # contiguous() may leave the strides of a dimension of size 1 such that a view of bytes is refused
+    plain = x.detach().cpu().clone(memory_format=torch.contiguous_format).flatten()
+    return plain.view(torch.uint8).numpy().tobytes()
 
 
 def _inputs_and_labels(batch: Any) -> tuple[Tensor, Tensor | None]:
