@@ -107,9 +107,9 @@ class Evaluations:
         loader, time_steps, **options
             For :func:`snn_ext.evaluate`.
         """
-        slug = re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-")
+        slug = _slug(name)
         plain = {key: value for key, value in options.items() if not isinstance(value, nn.Module)}
-        settings = json.loads(json.dumps({**settings, "time_steps": time_steps, **plain}, default=list))
+        settings = json.loads(json.dumps({**settings, "time_steps": time_steps, **plain}, default=_as_json))
         path = self.folder / f"{slug}.json"
         if path.exists():
             content = json.loads(path.read_text())
@@ -124,6 +124,27 @@ class Evaluations:
                 json.dumps({"settings": settings, "evaluation": evaluation.to_json(), "notes": notes}) + "\n"
             )
         return evaluation, notes
+
+    def note(self, name: str, settings: dict[str, Any], make: Callable[[], Any]) -> Any:
+        """Return a JSON value, from its file if it is there with the same settings, or else made now."""
+        path = self.folder / f"{_slug(name)}.json"
+        settings = json.loads(json.dumps(settings, default=_as_json))
+        if path.exists():
+            content = json.loads(path.read_text())
+            if content["settings"] == settings:
+                return content["value"]
+        value = json.loads(json.dumps(make()))
+        with replacing(path) as temporary:
+            temporary.write_text(json.dumps({"settings": settings, "value": value}) + "\n")
+        return value
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-")
+
+
+def _as_json(value: Any) -> Any:
+    return list(value) if isinstance(value, Iterable) else repr(value)
 
 
 def _report(snn: nn.Module) -> list[dict[str, Any]]:

@@ -93,6 +93,11 @@ class AdaptiveNeuron(ThresholdNeuron):
         )
         return height.to(self.m_f.dtype) * self._raw_threshold()
 
+    def options(self) -> dict[str, Any]:
+        """Return the arguments that are no tensors, to build a neuron like this one, in either host."""
+        names = ("tau_gamma", "tau_eta", "tau_beta", "tau_phi", "dt", "analog_input", "spike_height", "readout")
+        return {name: getattr(self, name) for name in (*names, "scale_output")}
+
     @property
     def emits_spikes(self) -> bool:
         """Whether the output is a train of spikes: not that of a read-out, or of the filter before a pooling."""

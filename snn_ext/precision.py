@@ -59,7 +59,9 @@ def set_precision(net: nn.Module, m_f: float, theta_0: float | None = None) -> N
     neurons = adaptive_neurons(net)
     for name, value in (("m_f", m_f), ("theta_0", m_f if theta_0 is None else theta_0)):
         if isinstance(value, Tensor) and value.numel() > 1:
-            bad_value(name, value, "one number for the net; a neuron's own set_precision takes one per channel or sample")
+            bad_value(
+                name, value, "one number for the net; a neuron's own set_precision takes one per channel or sample"
+            )
         as_constant(name, value)
     for neuron in neurons.values():
         if neuron.spike_height == "fixed":

@@ -191,7 +191,7 @@ def _losses(old: nn.Module, new: nn.Module) -> dict[str, str]:
         # Points other than the uniform ones are not copied: they belong to one number of steps.
         if _threshold(old) is None and not (isinstance(new, NonUniformSoftResetNeuron) and _threshold(new) is None):
             lost["dynamics"] = "its points in the factory (as of old.at(T)) or "
-    elif not isinstance(old, SoftResetNeuron) and type(old) is not type(new):
+    elif not isinstance(old, SoftResetNeuron | AdaptiveNeuron) and type(old) is not type(new):
         if kinds & {"RLeaky", "RSynaptic", "SLSTM", "SConv2dLSTM"}:
             lost["recurrence"] = ""
         if kinds & {"Leaky", "RLeaky"}:

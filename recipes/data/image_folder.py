@@ -11,7 +11,7 @@ import torchvision
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
-__all__ = ["ImageFolders"]
+__all__ = ["FolderImages", "ImageFolders", "folder_name"]
 
 IMAGENET = 1000, 50_000
 """Classes and validation images of what may be called ImageNet."""
@@ -44,9 +44,7 @@ class ImageFolders:
                 raise FileNotFoundError(f"{folder / name}: not found, want a folder with a folder of images per class")
             self.parts[part] = torchvision.datasets.ImageFolder(str(folder / name), transform)
         self.device, self.workers = device, workers
-        classes, images = len(self.parts["test"].classes), len(self.parts["test"])
-        kind = "ImageNet" if (classes, images) == IMAGENET else "image folder"
-        self.name = f"{kind}, {classes:,} classes, {images:,} test images"
+        self.name = folder_name(self.parts["test"])
         self.classes = tuple(self.parts["test"].classes)
 
     def loader(self, part: str, images: int | None, batch_size: int) -> _Batches:
@@ -67,3 +65,31 @@ class _Batches:
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         for images, labels in self.loader:
             yield images.to(self.device), labels.to(self.device)
+
+
+def folder_name(test: Any) -> str:
+    """Return what results with the test images of a folder are called: ImageNet only if it can be."""
+    classes, images = len(test.classes), len(test)
+    kind = "ImageNet" if (classes, images) == IMAGENET else "image folder"
+    return f"{kind}, {classes:,} classes, {images:,} test images"
+
+
+class FolderImages:
+    """The images of a folder, read when they are indexed: stands for a tensor ``[N, 3, size, size]``, uint8.
+
+    Parameters
+    ----------
+    folder : torchvision.datasets.ImageFolder
+        Without a transform.
+    size : int
+        The shorter side is scaled to 8/7 of it, and the middle is cut out.
+    """
+
+    def __init__(self, folder: Any, size: int) -> None:
+        transforms = torchvision.transforms
+        steps = [transforms.Resize(size * 8 // 7), transforms.CenterCrop(size), transforms.PILToTensor()]
+        self._folder, self._transform = folder, transforms.Compose(steps)
+        self.shape = torch.Size((len(folder), 3, size, size))
+
+    def __getitem__(self, index: Tensor) -> Tensor:
+        return torch.stack([self._transform(self._folder[int(i)][0].convert("YCbCr")) for i in index])

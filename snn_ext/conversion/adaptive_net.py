@@ -241,7 +241,7 @@ class _Heights:
             self._visit(scale)
 
     def _bits_behind(self, node: fx.Node, module: Any, bits: list[int | None]) -> int | None:
-        """Return how many bits a value needs behind the point, larger sums counted too; None for thirds and the like."""
+        """Return how many bits a value needs behind the point, larger sums counted in; None for thirds and such."""
         if any(b is None for b in bits):
             return None
         most = max(b for b in bits if b is not None)

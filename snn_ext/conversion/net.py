@@ -9,6 +9,7 @@ import torch
 from spikingjelly.activation_based import base
 from torch import Tensor, fx, nn
 
+from .._adaptive_neuron import AdaptiveNeuron
 from .._errors import bad_value
 from ..evaluation.program import run_sequence
 from ..replacement import replace_neurons
@@ -75,12 +76,14 @@ class ConvertedNet(fx.GraphModule, base.StepModule):
         """
         if self.schedule != "streaming":
             bad_value("schedule", self.schedule, "'streaming': snnTorch has no neurons of phases")
-        from ..snntorch import PCMPIF
+        from ..snntorch import ASN, PCMPIF
 
         twin = copy.deepcopy(self)
         twin.step_mode = "s"
 
         def factory(old: Any) -> nn.Module:
+            if isinstance(old, AdaptiveNeuron):
+                return ASN(old.v_threshold, m_f=old.m_f, theta_0=old.theta_0, bias=old.bias, **old.options())
             reset = "subtract" if old.v_reset is None else "zero"
             return PCMPIF(precharge=old.v_init.detach(), reset_mechanism=reset, init_hidden=True)
 

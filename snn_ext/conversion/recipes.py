@@ -24,7 +24,7 @@ from .report import LayerReport, Numbers, Report
 from .scales import fold
 from .spike_norm import spike_norm
 from .spiking import INPUT, OUTPUT, Thresholds, neurons, residual_units, spiking_net
-from .surgery import Activation, plain_copy, prepare
+from .surgery import Activation, plain_copy, prepare, refuse
 from .thresholds import activation_thresholds
 
 __all__ = ["ConversionRecipe", "DataNormRecipe", "SpikeNormRecipe"]
@@ -249,6 +249,9 @@ class ConversionRecipe(FXConversionRecipe):
             )
 
     def _check_quantized(self) -> None:
+        for name, activation in self._activations.items():
+            if activation.adaptive is not None:
+                refuse(f"AAN {name}", "method='adsnn', or a net of ReLUs: these neurons integrate and fire")
         plain = [name for name, activation in self._activations.items() if activation.quantized is None]
         if len(plain) < len(self._activations) and self.reset == "zero":
             bad_value("reset", "zero", "'subtract' for quantised activations")

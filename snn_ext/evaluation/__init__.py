@@ -1,6 +1,6 @@
 """Evaluation of spiking nets: simulation; accuracy and latency at every step, rates, synaptic operations, energy."""
 
-from .arousal import Arousal, ArousedSimulation, estimate_arousal
+from .arousal import Arousal, ArousedSimulation, Margins, estimate_arousal, observe_margins
 from .delay import Regime, best_delay, delay_regimes
 from .energy import ENERGY_45NM, EnergyModel
 from .result import Evaluation, LayerEvaluation, first_crossing, last_crossing
@@ -16,6 +16,7 @@ __all__ = [
     "EnergyModel",
     "Evaluation",
     "LayerEvaluation",
+    "Margins",
     "Regime",
     "Simulation",
     "Synapses",
@@ -27,5 +28,6 @@ __all__ = [
     "first_crossing",
     "last_crossing",
     "lowest_rate",
+    "observe_margins",
     "sweep_precision",
 ]

@@ -20,9 +20,10 @@ from .program import Observer
 from .result import first_crossing
 from .simulation import Simulation
 
-__all__ = ["Arousal", "ArousedSimulation", "estimate_arousal"]
+__all__ = ["Arousal", "ArousedSimulation", "Margins", "estimate_arousal", "observe_margins"]
 
-WINDOWS = (10, 20, 30, 50, 75, 100)
+WINDOWS = (10.0, 20.0, 30.0, 50.0, 75.0, 100.0)
+"""In ms, of which one is taken."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class ArousedSimulation:
     """Run a net of adaptive neurons under a constant input, uncertain samples with a higher precision from then on.
 
     Two copies of the net, one of each precision, take turns: samples are handed over with the states of all neurons.
-    A sample gets exactly what it gets alone, for sums of spikes are exact; see :func:`snn_ext.conversion.set_precision`.
+    A sample gets exactly what it gets alone, as sums of spikes are exact; see :func:`snn_ext.conversion.set_precision`.
 
     Parameters
     ----------
@@ -111,7 +112,7 @@ class ArousedSimulation:
         self.aroused = torch.zeros(0, dtype=torch.bool)
 
     def run(self, x: Tensor, time_steps: int, observe: Observer | None = None) -> Iterator[Tensor]:
-        """Yield the output ``[T', N, K]`` of chunk after chunk under the constant input ``x``; see ``Simulation.run``."""
+        """Yield the output ``[T', N, K]`` of chunk after chunk under a constant ``x``; see ``Simulation.run``."""
         check_count("time_steps", time_steps)
         low, high = self._simulations
         output, decision = low.output(), self._first + self._steps
@@ -246,40 +247,99 @@ def estimate_arousal(
     >>> arousal.window
     20.0
     """
-    check_count("time_steps", time_steps)
-    if check_real("errors", errors, "a percentage in (0, 100]", 0.0, 100.0) == 0:
-        bad_value("errors", errors, "a percentage in (0, 100]")
     Arousal(m_f_low, m_f_high, 0.0 if wait is None else wait, 1.0 if window is None else window, 0.0)  # checks them
+    margins = observe_margins(snn, loader, time_steps, m_f_low=m_f_low, chunk=chunk, memory=memory)
+    return margins.estimate(m_f_high=m_f_high, wait=wait, window=window, errors=errors)
+
+
+@dataclass
+class Margins:
+    """How certain a net of low precision is of each training sample; from :func:`observe_margins`.
+
+    Attributes
+    ----------
+    m_f_low, dt : float
+        The precision, and the length of a step in ms.
+    margins : Tensor
+        Difference of the two largest outputs at every step, ``[T, N]``.
+    accuracy : Tensor
+        At every step, ``[T]``.
+    wrong : Tensor
+        Which samples are decided wrongly at the end, ``[N]``.
+    """
+
+    m_f_low: float
+    dt: float
+    margins: Tensor
+    accuracy: Tensor
+    wrong: Tensor
+
+    def estimate(
+        self,
+        *,
+        m_f_high: float = 0.1,
+        wait: float | None = None,
+        window: float | None = None,
+        errors: float = 99.0,
+    ) -> Arousal:
+        """Return waiting time, window and threshold; see :func:`estimate_arousal`."""
+        wait = self.matching_time() if wait is None else wait
+        found = self.by_window(WINDOWS if window is None else (window,), wait=wait, errors=errors)
+        if not found:
+            bad_value(
+                "time_steps", len(self.margins), f"more than waiting time and window, {wait:g} ms and a window at least"
+            )
+        if not bool(self.wrong.any()):
+            warnings.warn("loader: no sample is decided wrongly at low precision: none will be switched", stacklevel=2)
+        duration = len(self.margins) * self.dt
+        best = min(found, key=lambda w: (found[w][1] * (duration - wait - w), w))
+        return Arousal(self.m_f_low, m_f_high, wait, best, found[best][0])
+
+    def by_window(
+        self, windows: Sequence[float] = WINDOWS, *, wait: float | None = None, errors: float = 99.0
+    ) -> dict[float, tuple[float, float]]:
+        """Return for each window in ms the threshold, and the share of the samples that it switches."""
+        if check_real("errors", errors, "a percentage in (0, 100]", 0.0, 100.0) == 0:
+            bad_value("errors", errors, "a percentage in (0, 100]")
+        first = round((self.matching_time() if wait is None else wait) / self.dt)
+        found = {}
+        for window in windows:
+            steps = max(1, round(window / self.dt))
+            if first + steps >= len(self.margins):
+                continue
+            margin = self.margins[first : first + steps].double().mean(0)
+            failed = margin[self.wrong].sort().values
+            last = math.ceil(errors / 100 * len(failed) - 1e-9) - 1
+            threshold = float(failed[last]) if len(failed) else -math.inf
+            found[float(window)] = threshold, float((margin <= threshold).double().mean())
+        return found
+
+    def matching_time(self) -> float:
+        """Return the time in ms at which the accuracy first reaches 99 % of its maximum."""
+        return self.dt * (first_crossing(self.accuracy, 0.99 * float(self.accuracy.max())) or 1)
+
+
+def observe_margins(
+    snn: nn.Module,
+    loader: Iterable[Any],
+    time_steps: int = 500,
+    *,
+    m_f_low: float = 0.3,
+    chunk: int | None = None,
+    memory: int = 1 << 30,
+) -> Margins:
+    """Simulate a net at low precision and keep how certain it is of each sample at every step.
+
+    Parameters
+    ----------
+    snn, loader, time_steps, m_f_low, chunk, memory
+        As in :func:`estimate_arousal`.
+    """
+    check_count("time_steps", time_steps)
     low = _at(snn, m_f_low)
-    dt = step_length(low) or 1.0
-    margins, accuracy, wrong = _at_low_precision(Simulation(low, chunk=chunk, memory=memory), loader, time_steps)
-    if wait is None:
-        wait = dt * (first_crossing(accuracy, 0.99 * float(accuracy.max())) or 1)
-    first = round(wait / dt)
-    steps = [round(w / dt) for w in (WINDOWS if window is None else (window,))]
-    steps = [n for n in steps if n >= 1 and first + n < time_steps]
-    if not steps:
-        bad_value("time_steps", time_steps, f"more than waiting time and window, {wait:g} ms and a window at least")
-    if not bool(wrong.any()):
-        warnings.warn("loader: no sample is decided wrongly at low precision, so none will be switched", stacklevel=2)
-        return Arousal(m_f_low, m_f_high, wait, min(steps) * dt, -math.inf)
-    found = []
-    for n in steps:
-        margin = margins[first : first + n].double().mean(0)
-        failed = margin[wrong].sort().values
-        threshold = float(failed[min(len(failed), math.ceil(errors / 100 * len(failed) - 1e-9)) - 1])
-        switched = float((margin <= threshold).double().mean())
-        found.append((switched * (time_steps - first - n), n, threshold))
-    _, n, threshold = min(found)
-    return Arousal(m_f_low, m_f_high, wait, n * dt, threshold)
-
-
-def _at_low_precision(
-    simulation: Simulation, loader: Iterable[Any], time_steps: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the difference of the two largest outputs ``[T, N]``, the accuracy ``[T]``, and who is wrong in the end."""
+    simulation = Simulation(low, chunk=chunk, memory=memory)
     margins, wrong, correct = [], [], torch.zeros(time_steps, dtype=torch.float64)
-    parameter = next(simulation.graph.parameters(), next(simulation.graph.buffers()))
+    parameter = next(low.parameters(), next(low.buffers()))
     for batch in loader:
         if not isinstance(batch, tuple | list) or len(batch) < 2:
             bad_type("loader", batch, "batches (inputs, labels)")
@@ -294,4 +354,5 @@ def _at_low_precision(
         wrong.append(~whole[-1])
     if not margins:
         bad_value("loader", "no batch", "at least one")
-    return torch.cat(margins, 1), correct / sum(map(len, wrong)), torch.cat(wrong)
+    decided = torch.cat(wrong)
+    return Margins(m_f_low, step_length(low) or 1.0, torch.cat(margins, 1), correct / len(decided), decided)

@@ -59,9 +59,7 @@ class ReadoutSums:
     delayed evaluation.
     """
 
-    def __init__(
-        self, time_steps: int, delays: Sequence[int], top: Sequence[int], smoothed: bool = False
-    ) -> None:
+    def __init__(self, time_steps: int, delays: Sequence[int], top: Sequence[int], smoothed: bool = False) -> None:
         self.delays, self.top, self.smoothed = tuple(delays), tuple(top), smoothed
         self.correct = torch.zeros(len(top), len(delays), time_steps, dtype=torch.int64)
         self.squared_error = torch.zeros(len(delays), time_steps, dtype=torch.float64)

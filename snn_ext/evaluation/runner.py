@@ -364,7 +364,9 @@ def _check(
 
 
 def _bytes(x: Tensor) -> bytes:
-    return x.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+    # contiguous() may leave the strides of a dimension of size 1 such that a view of bytes is refused
+    plain = x.detach().cpu().clone(memory_format=torch.contiguous_format).flatten()
+    return plain.view(torch.uint8).numpy().tobytes()
 
 
 def _inputs_and_labels(batch: Any) -> tuple[Tensor, Tensor | None]:

@@ -1,0 +1,73 @@
+"""All AdSNN runs that a CPU can do, and their page of results: ``python -m recipes.adsnn_results --out runs/adsnn``.
+
+Every run keeps what is finished, so the command can be interrupted and started again. SONAR is looked for in
+``--data-dir``; without it the page says that it is left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from . import adsnn
+from .adsnn_figures import neuron_figures
+from .data.images import data_folder
+from .files import replacing
+from .pages import provenance
+from .plots import save
+
+__all__ = ["RUNS", "main"]
+
+SEEDS = ["--seeds", "0", "1", "2"]
+RUNS = {
+    "iris": SEEDS,
+    "sonar": SEEDS,
+    "digits": [*SEEDS, "--eval-images", "355"],
+    "fashion-mnist-subset": [*SEEDS, "--eval-images", "400", "--arousal-images", "400"],
+}
+"""Options of each data set."""
+INTRODUCTION = """\
+# Adaptive spiking neural networks: results
+
+Nets of AANs, converted to adaptive spiking neurons and shown each sample for 500 steps of 1 ms; what the columns mean is
+in [adsnn.md](adsnn.md). Narrow nets on data that need no download, SONAR apart; no figure here is one of MNIST,
+CIFAR-10 or ImageNet, for which the paper has firing rates of 24 to 68 Hz, and of 10 to 22 Hz at low precision. One
+command makes this page, and the figures beside it:
+
+    python -m recipes.adsnn_results --out runs/adsnn {options}--markdown docs/adsnn-results.md
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run what is not finished, and write the page."""
+    parser = argparse.ArgumentParser(prog="python -m recipes.adsnn_results", description=__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
+    parser.add_argument("--runs", choices=RUNS, nargs="+", default=list(RUNS))
+    parser.add_argument("--data-dir", type=Path, help="where SONAR is (default: SNN_EXT_DATA, or the user's cache)")
+    parser.add_argument("--markdown", type=Path, help="file for the page")
+    args = parser.parse_args(argv)
+    for name, figure in neuron_figures():
+        save(figure, args.out / f"{name}.png")
+    sections = []
+    for name in args.runs:
+        folder = args.data_dir or data_folder()
+        if name == "sonar" and not any((folder / file).is_file() for file in ("sonar.all-data", "Sonar.rda")):
+            sections.append("### SONAR\n\nLeft out: its file is not in the data folder.\n")
+            continue
+        where = ["--data-dir", str(args.data_dir)] if name == "sonar" and args.data_dir else []
+        sections.append(adsnn.main(["--data", name, *RUNS[name], *where, "--out", str(args.out / name)]))
+    if args.markdown is not None:
+        options = "" if args.runs == list(RUNS) else f"--runs {' '.join(args.runs)} "
+        options += "--data-dir FOLDER " if args.data_dir else ""
+        page = [INTRODUCTION.format(options=options), *(section.replace("### ", "## ", 1) for section in sections)]
+        page.append(provenance("python -m recipes.adsnn --data NAME --out FOLDER", "0, 1, 2"))
+        with replacing(args.markdown) as temporary:
+            temporary.write_text("\n".join(page))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except KeyboardInterrupt:
+        raise SystemExit("interrupted; the same command continues") from None

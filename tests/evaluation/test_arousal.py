@@ -1,0 +1,202 @@
+"""Nets of adaptive neurons in milliseconds: firing rate, matching time, sweep of precisions, arousal."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+pytest.importorskip("spikingjelly")
+
+from recipes.models.adaptive import layout_net  # noqa: E402
+from snn_ext import convert, evaluate  # noqa: E402
+from snn_ext.conversion import ConvertedNet, set_precision  # noqa: E402
+from snn_ext.evaluation import (  # noqa: E402
+    Arousal,
+    ArousedSimulation,
+    Evaluation,
+    Margins,
+    Simulation,
+    estimate_arousal,
+    lowest_rate,
+    observe_margins,
+    sweep_precision,
+)
+from tests.conversion.nets import images, loop, trained, vgg  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def task() -> tuple[nn.Module, ConvertedNet, Tensor, Tensor]:
+    """Return a trained net of features, its AdSNN, and data of which some are hard."""
+    torch.manual_seed(3)
+    labels, centres = torch.randint(0, 4, (240,)), torch.randn(4, 6)
+    x = centres[labels] + 0.8 * torch.randn(240, 6)
+    ann = layout_net("d20-d20", (6,), 4)
+    optimizer = torch.optim.Adam(ann.parameters(), 1e-2)
+    for _ in range(60):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(ann(x), labels).backward()
+        optimizer.step()
+    return ann.eval(), convert(ann, x, method="adsnn"), x, labels
+
+
+def test_figures_in_milliseconds_are_those_of_the_spikes(task: Any) -> None:
+    ann, snn, x, labels = task
+    counts: dict[str, Tensor] = {}
+
+    def count(name: str, module: nn.Module, spikes: Tensor) -> None:
+        counts[name] = counts.get(name, torch.zeros(())) + spikes.sum(0)
+
+    output = torch.cat(list(Simulation(snn).run(x, 200, count)))
+    evaluation = evaluate(snn, [(x[:100], labels[:100]), (x[100:], labels[100:])], 200, ann=ann, progress=False)
+    rates = torch.cat([c for c in counts.values()], 1).mean() / 0.2
+    assert evaluation.firing_rate == pytest.approx(float(rates), rel=1e-6) and evaluation.dt == 1.0
+    accuracy = (output.argmax(2) == labels).double().mean(1)
+    assert torch.equal(evaluation.accuracy, accuracy)  # of every millisecond, not of a sum over time
+    time = evaluation.matching_time()
+    assert time == 1 + int((accuracy >= 0.99 * accuracy.max() - 1e-9).nonzero()[0])
+    assert evaluation.stability() == pytest.approx(float(accuracy[int(time) - 1 :].std(correction=0)))
+    assert all(layer.normalised_rate[-1] < 1.1 for layer in evaluation.layers)
+    again = Evaluation.from_json(evaluation.to_json())
+    assert (again.firing_rate, again.matching_time()) == (evaluation.firing_rate, time)
+    assert [layer.kind for layer in evaluation.layers] == ["input", "neuron", "neuron"]
+    assert [layer.fan_out for layer in evaluation.layers] == [20.0, 20.0, 4.0]
+
+
+def test_the_length_of_a_step_counts(task: Any) -> None:
+    ann, _, x, labels = task
+    rates, times = [], []
+    for dt in (1.0, 0.5):
+        net = layout_net("d20-d20", (6,), 4, activation=lambda dt=dt: __import__("snn_ext").AAN(dt=dt))
+        net.load_state_dict(ann.state_dict())
+        snn = convert(net.eval(), x, method="adsnn", dt=dt)
+        evaluation = evaluate(snn, [(x, labels)], round(200 / dt), progress=False)
+        rates.append(evaluation.firing_rate)
+        times.append(evaluation.matching_time())
+    assert rates[0] == pytest.approx(rates[1], rel=0.1) and abs(times[0] - times[1]) < 60
+
+
+def test_nets_without_milliseconds_and_delays_of_a_smoothed_read_out_are_refused(task: Any) -> None:
+    _, snn, x, labels = task
+    with pytest.raises(ValueError, match="delay: got 5, want 0 for a read-out that is smoothed"):
+        evaluate(snn, [(x, labels)], 10, delay=5, progress=False)
+    other = evaluate(convert(trained(vgg()), images(), method="data-norm"), [images()], 3, progress=False)
+    with pytest.raises(ValueError, match="snn: got 'a net whose steps have no length'"):
+        _ = other.firing_rate
+
+
+def test_the_sweep_finds_the_lowest_rate_that_matches(task: Any) -> None:
+    ann, snn, x, labels = task
+    sweep = sweep_precision(snn, [(x, labels)], 250, m_f=(0.1, 0.3, 1.0), ann=ann, progress=False)
+    rates = [e.firing_rate for e in sweep.values()]
+    assert rates == sorted(rates, reverse=True) and snn.get_submodule("1").m_f == torch.tensor([0.1])
+    matching = [m for m, e in sweep.items() if e.accuracy[-1] >= e.analog_accuracy - 0.02]
+    assert lowest_rate(sweep, within=2.0) == max(matching)
+    with pytest.raises(ValueError, match="sweep: got 'a best accuracy of"):
+        lowest_rate({m: e for m, e in sweep.items() if m == 1.0}, within=0.0)
+
+
+AROUSAL = Arousal(m_f_low=1.0, m_f_high=0.1, wait=80.0, window=20.0, threshold=1.5)
+
+
+@pytest.mark.parametrize("kind", ["features", "images"])
+def test_in_a_mixed_batch_each_sample_gets_exactly_what_it_gets_alone(task: Any, kind: str) -> None:
+    if kind == "features":
+        snn, x = task[1], task[2][:24]
+    else:  # convolutions, pooling, and weights that are on no grid of their own
+        x = images(8)
+        snn = convert(trained(layout_net("6c3-m2-8c3-a2-d12", (2, 8, 8), 5)), x, method="adsnn")
+    low = torch.cat(list(Simulation(_at(snn, 1.0)).run(x, 100)))[80:]
+    margins = low.topk(2, 2).values.diff(dim=2).abs().squeeze(2).mean(0)
+    arousal = Arousal(1.0, 0.1, 80.0, 20.0, float(margins.median()))
+    simulation, seen = ArousedSimulation(snn, arousal), dict[str, list[Tensor]]()
+    together = torch.cat(list(simulation.run(x, 200, lambda n, m, s: seen.setdefault(n, []).append(s))))
+    aroused = simulation.aroused.clone()
+    assert 0 < int(aroused.sum()) < len(x)
+    for i in range(len(x)):
+        alone, spikes = ArousedSimulation(snn, arousal), dict[str, list[Tensor]]()
+        result = torch.cat(list(alone.run(x[i : i + 1], 200, lambda n, m, s: spikes.setdefault(n, []).append(s))))  # noqa: B023
+        assert torch.equal(result[:, 0], together[:, i]) and bool(alone.aroused) == bool(aroused[i])
+        for name, parts in seen.items():
+            assert torch.equal(torch.cat(spikes[name])[:, 0], torch.cat(parts)[:, i])
+
+
+def test_certain_samples_go_on_as_without_arousal_and_state_is_carried_over(task: Any) -> None:
+    _, snn, x, _ = task
+    simulation = ArousedSimulation(snn, AROUSAL)
+    output = torch.cat(list(simulation.run(x, 200)))
+    low = loop(_at(snn, 1.0), x, 200)
+    kept = ~simulation.aroused
+    assert torch.equal(output[:, kept], low[:, kept]) and torch.equal(output[:100], low[:100])
+    snn = _at(snn, 1.0)  # by hand: the net itself, switched between two steps
+    switched = x[simulation.aroused]
+    with torch.no_grad():
+        for _ in range(100):
+            snn(switched)
+        set_precision(snn, 0.1)
+        assert torch.equal(torch.stack([snn(switched) for _ in range(100)]), output[100:, simulation.aroused])
+
+
+def test_evaluate_with_arousal_counts_both_groups(task: Any, tmp_path: Path) -> None:
+    ann, snn, x, labels = task
+    batches = [(x[:100], labels[:100]), (x[100:], labels[100:])]
+    result = evaluate(snn, batches, 200, ann=ann, arousal=AROUSAL, progress=False, resume=tmp_path / "state.pt")
+    low, high = (evaluate(_at(snn, m), batches, 200, ann=ann, progress=False) for m in (1.0, 0.1))
+    assert low.firing_rate < result.firing_rate < high.firing_rate and 0 < result.selectivity < 1
+    simulation, spikes = ArousedSimulation(snn, AROUSAL), [0.0]
+
+    def count(name: str, module: nn.Module, seen: Tensor) -> None:
+        spikes[0] += float(seen.sum())
+
+    switched = torch.cat(list(simulation.run(x, 200, count)))
+    assert torch.equal(result.accuracy, (switched.argmax(2) == labels).double().mean(1))
+    assert float(result.spikes[-1]) * len(x) == pytest.approx(spikes[0])
+    assert result.selectivity == pytest.approx(float(simulation.aroused.double().mean()))
+    assert snn.get_submodule("1").m_f == torch.tensor([0.1])
+
+
+def test_the_estimate_selects_the_share_of_the_errors(task: Any) -> None:
+    _, snn, x, labels = task
+    margins = observe_margins(snn, [(x, labels)], 200, m_f_low=1.0)
+    for share in (50.0, 90.0, 100.0):
+        arousal = margins.estimate(m_f_high=0.1, errors=share, window=30.0)
+        first = round(arousal.wait)
+        mean = margins.margins[first : first + 30].double().mean(0)
+        selected = (mean <= arousal.threshold)[margins.wrong].double().mean()
+        assert share / 100 <= selected < share / 100 + 2 / int(margins.wrong.sum())
+        assert arousal.wait == margins.matching_time()
+    best = estimate_arousal(snn, [(x, labels)], 200, m_f_low=1.0)
+    spent = {w: s * (200 - best.wait - w) for w, (_, s) in margins.by_window().items()}
+    assert spent[best.window] == min(spent.values())
+
+
+def test_without_an_error_nothing_is_switched() -> None:
+    margins = Margins(0.3, 1.0, torch.rand(100, 5), torch.ones(100), torch.zeros(5, dtype=torch.bool))
+    with pytest.warns(UserWarning, match="no sample is decided wrongly"):
+        assert margins.estimate().threshold == -math.inf
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"m_f_high": 2.0}, "m_f_high: got 2.0, want less than m_f_low"),
+        ({"m_f_low": -1.0}, "m_f: got -1.0, want a finite number > 0"),
+        ({"window": 0.0}, "window: got 0.0"),
+        ({"wait": -1.0}, "wait: got -1.0"),
+    ],
+)
+def test_bad_settings_are_named(change: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Arousal(**{**AROUSAL.__dict__, **change})
+
+
+def _at(snn: nn.Module, m_f: float) -> Any:
+    import copy
+
+    twin = copy.deepcopy(snn)
+    set_precision(twin, m_f)
+    return twin
