@@ -127,9 +127,9 @@ template <typename T> static inline T __shfl_xor_sync(unsigned, T value, int dis
     return (T)fibers::exchange(value, distance);
 }
 static inline void __threadfence() {}
-static inline unsigned atomicInc(unsigned *address, unsigned most) {
+static inline unsigned atomicAdd(unsigned *address, unsigned more) {
     const unsigned old = *address;
-    *address = old >= most ? 0 : old + 1;
+    *address = old + more;
     return old;
 }
 

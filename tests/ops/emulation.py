@@ -18,9 +18,10 @@ from typing import Any
 import pytest
 import torch
 
-from snn_ext.ops import cuda_execution, selection
+from snn_ext.ops import selection
 from snn_ext.ops.build import cache_folder, load_or_make
-from snn_ext.ops.cuda_execution import CudaExecution, Kernel, kernel_source
+from snn_ext.ops.cuda_execution import CudaExecution
+from snn_ext.ops.cuda_launcher import DTYPES, CudaKernels, Kernel
 
 FLAGS = ("-std=c++17", "-O0", "-ffp-contract=off", "-fPIC", "-shared", "-w")
 HEADER = Path(__file__).with_name("cuda_on_cpu.h")
@@ -47,9 +48,6 @@ class Recorder:
     def load(self, source: str, options: tuple[str, ...], name: str, device: torch.device) -> Kernel:
         self.wanted[source, options, name] = None
         return lambda grid, block, arguments: None
-
-    def stream(self, device: torch.device) -> int:
-        return 0
 
     def is_capturing(self) -> bool:
         return False
@@ -96,20 +94,22 @@ class Emulator(Recorder):
 
 
 @contextmanager
-def installed(execution: CudaExecution) -> Iterator[CudaExecution]:
-    """Put an execution in the place of all others."""
+def installed(*executions: CudaKernels) -> Iterator[None]:
+    """Put executions in the place of all others of their operators."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(selection, "EXECUTIONS", MappingProxyType({"soft_reset_if": {execution.name: execution}}))
+        changed = {execution.operator: {execution.name: execution} for execution in executions}
+        patch.setattr(selection, "EXECUTIONS", MappingProxyType({**selection.EXECUTIONS, **changed}))
         selection._select.cache_clear()
-        yield execution
+        yield
     selection._select.cache_clear()
 
 
-def recorded(source: str | None, calls: Callable[[], object]) -> list[Wanted]:
-    """Return the kernels that calls of the operator need."""
+def recorded(
+    source: str | None, calls: Callable[[], object], kernels: type[CudaKernels] = CudaExecution
+) -> list[Wanted]:
+    """Return the kernels that calls of an operator need."""
     recorder = Recorder()
-    with pytest.MonkeyPatch.context() as patch, installed(CudaExecution(recorder, source)):
-        patch.setattr(cuda_execution, "agrees_with_torch", lambda *arguments: True)
+    with untested(), installed(kernels(recorder, source)):
         calls()
     return list(recorder.wanted)
 
@@ -161,9 +161,25 @@ def _word(argument: int | float) -> int:
     return argument
 
 
-def emulated_source(*replacements: tuple[str, str]) -> str:
-    """Return the source with changes; each has to apply exactly once."""
-    source = kernel_source()
+def self_test_kernels(kernels: type[CudaKernels] = CudaExecution) -> list[Wanted]:
+    """Return the kernels that the self-test of every dtype needs."""
+    recorder = Recorder()
+    for dtype in DTYPES:
+        kernels(recorder)._failure(torch.device("cpu"), dtype)
+    return list(recorder.wanted)
+
+
+@contextmanager
+def untested() -> Iterator[None]:
+    """Let kernels be used without a self-test."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CudaKernels, "_self_test", lambda *arguments: None)
+        yield
+
+
+def emulated_source(*replacements: tuple[str, str], kernels: type[CudaKernels] = CudaExecution) -> str:
+    """Return a source with changes; each has to apply exactly once."""
+    source = kernels.source()
     for old, new in replacements:
         assert source.count(old) == 1, f"the source has {source.count(old)} times {old!r}"
         source = source.replace(old, new)
