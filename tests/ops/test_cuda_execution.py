@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import gc
+import itertools
+import math
+import mmap
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,11 +18,13 @@ from torch import Tensor
 
 from snn_ext import functional, ops
 from snn_ext.functional import Sigmoid
-from snn_ext.ops import cuda_execution, cuda_launcher, implementation, soft_reset, use_implementation
+from snn_ext.ops import cuda_execution, cuda_launcher, implementation, use_implementation
 from snn_ext.ops.cuda_execution import CudaExecution
 from snn_ext.ops.cuda_launcher import Kernel
-from tests.ops.checks import Case, check_exact, check_gradients, gradient_cases, make_case
-from tests.ops.emulation import Emulator, Recorder, emulated_source, installed, recorded, untested
+from snn_ext.ops.execution import Settings
+from tests.ops import every_variant
+from tests.ops.checks import Case, gradient_cases, make_case
+from tests.ops.emulation import Emulator, Recorder, check, emulated_source, installed, recorded, untested
 
 SUM = "for (int w = 0; w < WARPS; w++) sum += step_sums[threadIdx.x][w];"
 THETA = "continue;\n                const float theta = thresholds[PER_STEP ? first + k : 0]"
@@ -69,38 +75,6 @@ BUGS = {
     "barrier in divergent code": ("if (inside && grad_v) store", "if (inside) __syncthreads();\n if (grad_v) store",
                                   "chunks"),
 }  # fmt: skip
-
-
-def check(execution: CudaExecution, emulator: Emulator, case: Case) -> None:
-    """Hold an execution to the definition: in both orders of the threads, twice, between guard zones."""
-    with installed(execution), guard_zones() as check_zones:
-        for emulator.descending in (False, True, False):
-            check_exact(case)
-            if not case.x_seq.isnan().any():
-                check_gradients(case)
-            check_zones()
-
-
-@contextmanager
-def guard_zones() -> Iterator[Callable[[], None]]:
-    """Put everything that the operators write between two zones, and yield what checks them."""
-    zones: list[Tensor] = []
-    size, mark = 4096, 12345.0
-
-    def guarded(like: Tensor) -> Tensor:
-        storage = torch.full((like.numel() + 2 * size,), mark, dtype=like.dtype)
-        zones.extend((storage[:size], storage[-size:]))
-        return storage.as_strided(like.shape, like.stride(), size).fill_(torch.nan)
-
-    def check_zones() -> None:
-        touched = sum(int((zone != zone.new_tensor(mark)).sum()) for zone in zones)
-        assert not touched, f"Case(...): {touched} elements beyond the arrays were written"
-
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("_empty_outputs", "_empty_gradients"):
-            empty = getattr(soft_reset, name)
-            patch.setattr(soft_reset, name, lambda *a, _empty=empty: type(_empty(*a))(map(guarded, _empty(*a))))
-        yield check_zones
 
 
 @pytest.fixture(scope="module")
@@ -170,6 +144,50 @@ def test_a_vector_access_that_is_not_aligned_is_caught(
     with untested(), installed(CudaExecution(Emulator((), "-fsanitize=undefined"))):
         ops.soft_reset_if(torch.rand(4 * 64 + 1)[1:].view(4, 64), 0.0, torch.ones(1))
     assert "misaligned address" in capfd.readouterr().err
+
+
+def test_a_sample_of_every_variant_under_the_sanitizer(capfd: pytest.CaptureFixture[str]) -> None:
+    sample = itertools.islice(every_variant.variants(every=False), 7, None, 110)
+    assert every_variant.run(sample, *every_variant.SANITIZER) >= 6
+    assert "runtime error" not in capfd.readouterr().err
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="takes address space without memory behind it")
+def test_more_than_two_thousand_million_elements() -> None:
+    """Of 2^31 neurons and 8 the last block is run: neither neuron nor step may be counted in 32 bits."""
+    size = 2**31 + 8
+
+    def untouched(dtype: torch.dtype, *shape: int) -> Tensor:
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0x4000)
+        return torch.frombuffer(mmap.mmap(-1, math.prod(shape) * dtype.itemsize, flags), dtype=dtype).view(shape)
+
+    try:
+        x_seq, spike_seq, g, grad_x_seq = (untouched(torch.bfloat16, 2, size) for _ in range(4))
+        v_end = untouched(torch.float32, size)
+    except OSError as error:
+        pytest.skip(f"no address space: {error}")
+    x_seq[:, -8:] = torch.arange(16).view(2, 8) / 8
+    g[:, -8:] = torch.arange(16).view(2, 8) / 4
+    emulator = Emulator(multiprocessors=2**20)
+    emulator.last_block_alone = True
+    execution, v, thresholds = CudaExecution(emulator), torch.tensor(0.25), torch.ones(1)
+    settings = Settings(0, 4.0, 1.0, False, "subtract", True)
+    execution.forward(
+        *(x_seq, v.expand(size), thresholds, None, settings), spike_seq=spike_seq, v_end=v_end, checkpoints=None
+    )
+    execution.backward(
+        *(g, None, x_seq, v.expand(size), thresholds, None, None, settings),
+        grad_x_seq=grad_x_seq,
+        grad_v=None,
+        grad_thresholds=None,
+        grad_scale=None,
+    )
+    last = x_seq[:, -8:].clone().requires_grad_()
+    want, want_v = functional.soft_reset_if(last, 0.25, thresholds)
+    want.backward(g[:, -8:].clone())
+    assert torch.equal(spike_seq[:, -8:], want) and torch.equal(v_end[-8:], want_v)
+    torch.testing.assert_close(grad_x_seq[:, -8:], last.grad, rtol=1.6e-2, atol=1e-2)
+    assert not spike_seq[:, :1000].any() and not grad_x_seq[:, :1000].any()
 
 
 def test_widths_of_access() -> None:

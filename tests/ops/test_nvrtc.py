@@ -90,7 +90,8 @@ def test_the_list_of_variants_holds_whatever_the_launcher_asks_for() -> None:
 
 def test_the_compilers_words_are_kept() -> None:
     with pytest.raises(CompileError, match=r'error: identifier "y" is undefined') as error:
-        load_nvrtc().compile(CudaExecution.source().replace("return v + x;", "return v + y;"), CudaExecution.options(FORWARD[0]), "sm_90")
+        changed = CudaExecution.source().replace("return v + x;", "return v + y;")
+        load_nvrtc().compile(changed, CudaExecution.options(FORWARD[0]), "sm_90")
     assert "\n" not in str(error.value)
     with pytest.raises(CompileError, match="invalid value for --gpu-architecture"):
         load_nvrtc().compile(CudaExecution.source(), CudaExecution.options(FORWARD[0]), "sm_11")
