@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from .build import load_or_make
-from .cuda_execution import Kernel, variant_key
+from .cuda_launcher import Kernel, variant_key
 from .cuda_setup import architecture, why_not_cuda, why_not_cupy
 from .nvrtc import load_nvrtc
 
@@ -31,26 +31,22 @@ class _CudaBackend:
         """Make a device the current one."""
         return torch.cuda.device(device)
 
-    def stream(self, device: torch.device) -> int:
-        """Return the handle of torch's current stream."""
-        return int(torch.cuda.current_stream(device).cuda_stream)
-
     def is_capturing(self) -> bool:
-        """Whether that stream is being captured into a graph."""
+        """Whether torch's current stream is being captured into a graph."""
         return torch.cuda.is_current_stream_capturing()
 
     def multiprocessors(self, device: torch.device) -> int:
         """Return how many multiprocessors a device has."""
         return _multiprocessors(device)
 
-    def _compile(self, source: str, options: tuple[str, ...], device: torch.device) -> tuple[str, bytes]:
+    def _compile(self, source: str, options: tuple[str, ...], name: str, device: torch.device) -> tuple[str, bytes]:
         """Return a file name and machine code, out of the cache if it has it.
 
         CuPy's own compiler is not used: it adds ``-ftz=true``, and a flushed subnormal changes a spike train.
         """
         nvrtc, target = load_nvrtc(), architecture(device)
-        name = f"soft_reset-{target}-{variant_key(source, options, target, str(nvrtc.version))}.cubin"
-        return name, load_or_make(name, lambda: nvrtc.compile(source, options, target))
+        file_name = f"{name}-{target}-{variant_key(source, options, target, str(nvrtc.version))}.cubin"
+        return file_name, load_or_make(file_name, lambda: nvrtc.compile(source, options, target))
 
 
 class CupyBackend(_CudaBackend):
@@ -68,7 +64,7 @@ class CupyBackend(_CudaBackend):
     def load(self, source: str, options: tuple[str, ...], name: str, device: torch.device) -> Kernel:
         """Hand the machine code to ``cupy.RawModule`` in a file, the way that CuPy documents."""
         cupy = importlib.import_module("cupy")
-        file_name, code = self._compile(source, options, device)
+        file_name, code = self._compile(source, options, name, device)
         with tempfile.TemporaryDirectory(prefix="snn_ext-") as folder:
             path = Path(folder, file_name)
             path.write_bytes(code)
@@ -95,7 +91,7 @@ class DriverBackend(_CudaBackend):
 
     def load(self, source: str, options: tuple[str, ...], name: str, device: torch.device) -> Kernel:
         """Load the machine code into the context of torch."""
-        driver, (_, code) = _driver(), self._compile(source, options, device)
+        driver, (_, code) = _driver(), self._compile(source, options, name, device)
         module, function = ctypes.c_void_p(), ctypes.c_void_p()
         driver.bind(device)
         driver.call("cuModuleLoadData", ctypes.byref(module), code)  # stays loaded, like the kernels of torch
@@ -105,7 +101,7 @@ class DriverBackend(_CudaBackend):
             values = [ctypes.c_double(a) if isinstance(a, float) else ctypes.c_int64(a) for a in arguments]
             addresses = (ctypes.c_void_p * len(values))(*map(ctypes.addressof, values))
             x, y, z, bx, by, bz = (ctypes.c_uint(n) for n in (*(*grid, 1, 1)[:3], *(*block, 1, 1)[:3]))
-            stream = ctypes.c_void_p(self.stream(device))
+            stream = ctypes.c_void_p(torch.cuda.current_stream(device).cuda_stream)
             driver.bind(device)
             driver.call("cuLaunchKernel", function, x, y, z, bx, by, bz, ctypes.c_uint(0), stream, addresses, None)
 
@@ -126,12 +122,12 @@ class _Driver:
             raise RuntimeError(f"{name}: {text.value.decode() if text.value else f'CUDA error {status}'}")
 
     def bind(self, device: torch.device) -> None:
-        """Give this thread the context of torch, if it has none: torch may not have touched the device in it yet."""
-        context = ctypes.c_void_p()
-        self.call("cuCtxGetCurrent", ctypes.byref(context))
-        if not context.value:
-            handle = ctypes.c_int()
-            self.call("cuDeviceGet", ctypes.byref(handle), ctypes.c_int(device.index or 0))
+        """Give this thread the context of torch, if it has none or another device's: torch sets it late."""
+        found = ctypes.c_int()
+        status, wanted = self._library.cuCtxGetDevice(ctypes.byref(found)), device.index or 0
+        if status != 0 or found.value != wanted:
+            handle, context = ctypes.c_int(), ctypes.c_void_p()
+            self.call("cuDeviceGet", ctypes.byref(handle), ctypes.c_int(wanted))
             self.call("cuDevicePrimaryCtxRetain", ctypes.byref(context), handle)
             self.call("cuCtxSetCurrent", context)
 

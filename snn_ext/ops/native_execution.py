@@ -142,7 +142,7 @@ class NativeExecution(NativeLibrary):
         time_steps = x_seq.shape[0]
         size = x_seq.numel() // time_steps
         blocks = -(-size // self._library.block_size())
-        sums = torch.zeros(blocks, thresholds.shape[0] + 2, dtype=torch.float64)
+        sums = torch.zeros(blocks, thresholds.shape[0] + 2, dtype=torch.float64, device="cpu")
         self._library.soft_reset_backward(
             address(grad_spike_seq),
             address(grad_v_end),

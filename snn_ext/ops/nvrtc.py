@@ -40,17 +40,22 @@ class Nvrtc:
         CompileError
             With the first line of the compiler's log that has an error.
         """
+        return self.compile_with_log(source, options, architecture)[0]
+
+    def compile_with_log(self, source: str, options: tuple[str, ...], architecture: str) -> tuple[bytes, str]:
+        """Return machine code, and what the compiler says: with ``--ptxas-options=-v`` registers and spills."""
         library, program = self._library, ctypes.c_void_p()
         self._check(library.nvrtcCreateProgram(ctypes.byref(program), source.encode(), b"kernel.cu", 0, None, None))
         try:
             words = [word.encode() for word in (*options, f"--gpu-architecture={architecture}")]
             status = library.nvrtcCompileProgram(program, len(words), (ctypes.c_char_p * len(words))(*words))
+            log = self._content(program, "ProgramLog").decode(errors="replace").rstrip("\0")
             if status != 0:
-                log = self._content(program, "ProgramLog").decode(errors="replace").rstrip("\0").splitlines()
+                lines = log.splitlines()
                 raise CompileError(
-                    "NVRTC failed: " + next((line for line in log if "error" in line), " ".join(log) or str(status))
+                    "NVRTC failed: " + next((line for line in lines if "error" in line), " ".join(lines) or str(status))
                 )
-            return self._content(program, "CUBIN")
+            return self._content(program, "CUBIN"), log
         finally:
             library.nvrtcDestroyProgram(ctypes.byref(program))
 

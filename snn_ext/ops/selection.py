@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -103,7 +103,15 @@ def implementation(
     if not isinstance(surrogate, Surrogate):
         reason = f"the surrogate {describe(surrogate)} is not one of the known curves; the definition runs it"
         return check_definition_may_run(op, reason)
-    return _choose(op, _reasons(op, torch.device(device), dtype or torch.float32))
+    return _choose(op, _reasons(op, _with_index(torch.device(device)), dtype or torch.float32))
+
+
+def _with_index(device: torch.device) -> torch.device:
+    """Return the device that "cuda" alone means now: reasons are remembered by device."""
+    if device.type == "cuda" and device.index is None and torch.cuda.is_available():
+        with suppress(RuntimeError, AssertionError):  # of a driver that fails later; that is a reason, too
+            return torch.device("cuda", torch.cuda.current_device())
+    return device
 
 
 @contextmanager

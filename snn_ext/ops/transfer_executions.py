@@ -33,7 +33,7 @@ class TransferNativeExecution(NativeLibrary):
         self._library.transfer_backward(*arrays, s.numel(), DTYPES[s.dtype], *c, cut, threads_for(s))
 
     def _passes_self_test(self) -> bool:
-        s = torch.linspace(-0.5, 6.0, 37)
+        s = torch.linspace(-0.5, 6.0, 37, dtype=torch.float32, device="cpu")
         c = Coefficients(0.03, 0.01, 0.02, 0.06, 0.01)
         found: list[Tensor] = []
         executions: tuple[Any, ...] = (self, TransferTorchExecution())

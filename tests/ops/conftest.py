@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.ops.checks import run_all
-from tests.ops.emulation import Emulator, recorded
+from tests.ops.emulation import Emulator, recorded, self_test_kernels
 
 
 @pytest.fixture(autouse=True)
@@ -24,4 +24,4 @@ def poisoned_memory() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def emulator() -> Emulator:
     """Return the CUDA source on the CPU, with every variant compiled that ``check_all`` needs."""
-    return Emulator(recorded(None, run_all))
+    return Emulator(recorded(None, run_all) + self_test_kernels())

@@ -36,7 +36,7 @@ static jmp_buf fiber[MOST], scheduler;
 static ucontext_t start[MOST], scheduler_start;
 static char *stacks;
 static bool started[MOST], done[MOST];
-static unsigned current, threads, moves, descending;
+static unsigned current, threads, moves, descending, skipped;
 static unsigned block_arrived, block_turn, warp_arrived[MOST / WARP], warp_turn[MOST / WARP];
 static double slots[MOST];
 static void (*body)(const int64_t *);
@@ -120,16 +120,19 @@ static bool run_block() {
 }
 }
 
-extern "C" void set_descending(unsigned descending) { fibers::descending = descending; }
+extern "C" void set_order(unsigned descending, unsigned skipped) {
+    fibers::descending = descending;
+    fibers::skipped = skipped; /* as many blocks, the first */
+}
 
 #define __syncthreads fibers::block_barrier
 template <typename T> static inline T __shfl_xor_sync(unsigned, T value, int distance) {
     return (T)fibers::exchange(value, distance);
 }
 static inline void __threadfence() {}
-static inline unsigned atomicInc(unsigned *address, unsigned most) {
+static inline unsigned atomicAdd(unsigned *address, unsigned more) {
     const unsigned old = *address;
-    *address = old >= most ? 0 : old + 1;
+    *address = old + more;
     return old;
 }
 
@@ -157,7 +160,7 @@ static int launch(void (*body)(const int64_t *), unsigned grid, unsigned block, 
     fibers::threads = block;
     gridDim = {grid, 1, 1};
     blockDim = {block, 1, 1};
-    for (unsigned b = 0; b < grid; b++) {
+    for (unsigned b = fibers::skipped; b < grid; b++) {
         blockIdx = {fibers::descending ? grid - 1 - b : b, 0, 0};
         if (!fibers::run_block()) return 1;
     }

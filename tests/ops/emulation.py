@@ -12,15 +12,18 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from types import MappingProxyType
+from types import MappingProxyType, ModuleType
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
-from snn_ext.ops import cuda_execution, selection
+from snn_ext.ops import adaptive, selection, soft_reset
 from snn_ext.ops.build import cache_folder, load_or_make
-from snn_ext.ops.cuda_execution import CudaExecution, Kernel, kernel_source
+from snn_ext.ops.cuda_execution import CudaExecution
+from snn_ext.ops.cuda_launcher import DTYPES, CudaKernels, Kernel
+from tests.ops import adaptive_checks, checks
 
 FLAGS = ("-std=c++17", "-O0", "-ffp-contract=off", "-fPIC", "-shared", "-w")
 HEADER = Path(__file__).with_name("cuda_on_cpu.h")
@@ -48,9 +51,6 @@ class Recorder:
         self.wanted[source, options, name] = None
         return lambda grid, block, arguments: None
 
-    def stream(self, device: torch.device) -> int:
-        return 0
-
     def is_capturing(self) -> bool:
         return False
 
@@ -61,12 +61,13 @@ class Recorder:
 class Emulator(Recorder):
     """Compiles what is wanted in one unit beforehand, and what else is asked for one by one."""
 
-    def __init__(self, wanted: Iterable[Wanted] = (), *flags: str, descending: bool = False) -> None:
-        super().__init__()
+    def __init__(self, wanted: Iterable[Wanted] = (), *flags: str, multiprocessors: int = 2) -> None:
+        super().__init__(multiprocessors)
         self._flags = (*FLAGS, *flags)
         self._libraries = {}
         self._lock = threading.Lock()  # there is one set of fibers
-        self.descending = descending
+        self.descending = False
+        self.last_block_alone = False
         self.build(wanted)
 
     def build(self, wanted: Iterable[Wanted]) -> None:
@@ -88,7 +89,7 @@ class Emulator(Recorder):
         def launch(grid: tuple[int, ...], block: tuple[int, ...], arguments: tuple[Any, ...]) -> None:
             words = (ctypes.c_int64 * len(arguments))(*map(_word, arguments))
             with self._lock:
-                library.set_descending(self.descending)
+                library.set_order(self.descending, grid[0] - 1 if self.last_block_alone else 0)
                 if function(*grid, *block, words):
                     raise RuntimeError(f"{name}: its threads wait for each other for ever")
 
@@ -96,20 +97,22 @@ class Emulator(Recorder):
 
 
 @contextmanager
-def installed(execution: CudaExecution) -> Iterator[CudaExecution]:
-    """Put an execution in the place of all others."""
+def installed(*executions: CudaKernels) -> Iterator[None]:
+    """Put executions in the place of all others of their operators."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(selection, "EXECUTIONS", MappingProxyType({"soft_reset_if": {execution.name: execution}}))
+        changed = {execution.operator: {execution.name: execution} for execution in executions}
+        patch.setattr(selection, "EXECUTIONS", MappingProxyType({**selection.EXECUTIONS, **changed}))
         selection._select.cache_clear()
-        yield execution
+        yield
     selection._select.cache_clear()
 
 
-def recorded(source: str | None, calls: Callable[[], object]) -> list[Wanted]:
-    """Return the kernels that calls of the operator need."""
+def recorded(
+    source: str | None, calls: Callable[[], object], kernels: type[CudaKernels] = CudaExecution
+) -> list[Wanted]:
+    """Return the kernels that calls of an operator need."""
     recorder = Recorder()
-    with pytest.MonkeyPatch.context() as patch, installed(CudaExecution(recorder, source)):
-        patch.setattr(cuda_execution, "agrees_with_torch", lambda *arguments: True)
+    with untested(), installed(kernels(recorder, source)):
         calls()
     return list(recorder.wanted)
 
@@ -161,10 +164,63 @@ def _word(argument: int | float) -> int:
     return argument
 
 
-def emulated_source(*replacements: tuple[str, str]) -> str:
-    """Return the source with changes; each has to apply exactly once."""
-    source = kernel_source()
+def self_test_kernels(kernels: type[CudaKernels] = CudaExecution) -> list[Wanted]:
+    """Return the kernels that the self-test of every dtype needs."""
+    recorder = Recorder()
+    for dtype in DTYPES:
+        kernels(recorder)._failure(torch.device("cpu"), dtype)
+    return list(recorder.wanted)
+
+
+@contextmanager
+def untested() -> Iterator[None]:
+    """Let kernels be used without a self-test."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CudaKernels, "_self_test", lambda *arguments: None)
+        yield
+
+
+def emulated_source(*replacements: tuple[str, str], kernels: type[CudaKernels] = CudaExecution) -> str:
+    """Return a source with changes; each has to apply exactly once."""
+    source = kernels.source()
     for old, new in replacements:
         assert source.count(old) == 1, f"the source has {source.count(old)} times {old!r}"
         source = source.replace(old, new)
     return source
+
+
+# -- checks ------------------------------------------------------------------------------------------------------------
+
+
+def check(execution: CudaKernels, emulator: Emulator, case: checks.Case | adaptive_checks.Case) -> None:
+    """Hold an execution to the definition: in both orders of the threads, twice, between guard zones."""
+    plain = isinstance(case, checks.Case)
+    how, module, x_seq = (checks, soft_reset, case.x_seq) if plain else (adaptive_checks, adaptive, case.current_seq)
+    with installed(execution), guard_zones(module) as check_zones:
+        for emulator.descending in (False, True, False):
+            how.check_exact(case)
+            if not x_seq.isnan().any():
+                how.check_gradients(case)
+            check_zones()
+
+
+@contextmanager
+def guard_zones(module: ModuleType) -> Iterator[Callable[[], None]]:
+    """Put everything that an operator writes between two zones, and yield what checks them."""
+    zones: list[Tensor] = []
+    size, mark = 4096, 12345.0
+
+    def guarded(like: Tensor) -> Tensor:
+        storage = torch.full((like.numel() + 2 * size,), mark, dtype=like.dtype)
+        zones.extend((storage[:size], storage[-size:]))
+        return storage.as_strided(like.shape, like.stride(), size).fill_(torch.nan)
+
+    def check_zones() -> None:
+        touched = sum(int((zone != zone.new_tensor(mark)).sum()) for zone in zones)
+        assert not touched, f"Case(...): {touched} elements beyond the arrays were written"
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("_empty_outputs", "_empty_gradients"):
+            empty = getattr(module, name)
+            patch.setattr(module, name, lambda *a, _empty=empty: type(_empty(*a))(map(guarded, _empty(*a))))
+        yield check_zones

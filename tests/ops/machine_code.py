@@ -1,7 +1,7 @@
 """The CUDA kernels as machine code, without a GPU: ``python -m tests.ops.machine_code --help``.
 
-Compiles variants with NVRTC, and reads registers, spills and the order of loads out of them with the disassembler that
-Triton brings along.
+Compiles variants with NVRTC, whose report has registers and spills. The order of loads is read out of the code with the
+disassembler that Triton brings along.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from snn_ext.ops.cuda_execution import kernel_source, options
+from snn_ext.ops.cuda_execution import CudaExecution
+from snn_ext.ops.cuda_launcher import CudaKernels
 from snn_ext.ops.nvrtc import load_nvrtc
 
 ARCHITECTURES = ("sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_120")
@@ -26,47 +27,43 @@ Variant = tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class Usage:
-    """What the compiler's report says of a kernel."""
+class Compiled:
+    """The machine code of a kernel, and what the compiler's report says of it."""
 
+    code: bytes
     registers: int
     spilled: int
-    shared: int
+    """Bytes of a thread that are stored to memory because registers ran out."""
 
 
 @functools.lru_cache(maxsize=64)
-def compile_variant(variant: Variant, architecture: str) -> bytes:
-    """Return the machine code of a variant."""
-    return load_nvrtc().compile(kernel_source(), options(variant), architecture)
-
-
-def usage(code: bytes) -> Usage:
-    """Read registers, bytes of spills and bytes of shared memory."""
-    text = _run("cuobjdump", "--dump-resource-usage", code)
-    found = {name: int(re.search(rf"{name}:(\d+)", text)[1]) for name in ("REG", "STACK", "SHARED")}
-    return Usage(found["REG"], found["STACK"], found["SHARED"])
+def compile_variant(variant: Variant, architecture: str, kernels: type[CudaKernels] = CudaExecution) -> Compiled:
+    """Compile a variant, with a report."""
+    options = (*kernels.options(variant), "--ptxas-options=-v")
+    code, report = load_nvrtc().compile_with_log(kernels.source(), options, architecture)
+    registers, stack, stores = (
+        int(re.search(pattern, report)[1])
+        for pattern in (r"Used (\d+) registers", r"(\d+) bytes stack frame", r"(\d+) bytes spill stores")
+    )
+    return Compiled(code, registers, max(stack, stores))
 
 
 def instructions(code: bytes) -> list[str]:
     """Return the machine instructions, without operands: LDG.E.128.CONSTANT."""
-    lines = re.findall(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([\w.]+)", _run("nvdisasm", "-c", code))
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(code)
+        file.flush()
+        done = subprocess.run([str(disassembler()), "-c", file.name], capture_output=True, text=True, check=True)
+    lines = re.findall(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([\w.]+)", done.stdout)
     assert lines, "nvdisasm gave nothing"
     return lines
 
 
-def tool(name: str) -> Path | None:
-    """Return one of NVIDIA's tools that Triton's package holds."""
+def disassembler() -> Path | None:
+    """Return NVIDIA's nvdisasm, which Triton's package holds."""
     spec = importlib.util.find_spec("triton")
-    path = Path(spec.origin).parent / "backends" / "nvidia" / "bin" / name if spec and spec.origin else None
+    path = Path(spec.origin).parent / "backends" / "nvidia" / "bin" / "nvdisasm" if spec and spec.origin else None
     return path if path and path.exists() else None
-
-
-def _run(name: str, option: str, code: bytes) -> str:
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(code)
-        file.flush()
-        done = subprocess.run([str(tool(name)), option, file.name], capture_output=True, text=True, check=True)
-    return done.stdout
 
 
 # -- all variants that the launcher can ask for ------------------------------------------------------------------------
@@ -113,19 +110,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     part, parts = map(int, chosen.part.split("/"))
     bad = 0
     for architecture in chosen.architectures:
-        count = worst = 0
+        count = worst = registers = 0
         for variant in itertools.islice(variants(chosen.every), part - 1, None, parts):
-            found = usage(compile_variant(variant, architecture)) if tool("cuobjdump") else None
-            if found is None:
-                compile_variant(variant, architecture)
-            elif found.spilled:
-                worst = max(worst, found.spilled)
-                if 0 < variant[2] <= 4:
-                    bad += 1
-                    print(f"{architecture} {variant}: {found.spilled} bytes spilled")
-            count += 1
-        spills = f"at most {worst} bytes spilled" if tool("cuobjdump") else "spills not looked at: no cuobjdump"
-        print(f"{architecture}: {count} variants compiled, {spills}", flush=True)
+            found = compile_variant(variant, architecture)
+            worst, registers, count = max(worst, found.spilled), max(registers, found.registers), count + 1
+            if found.spilled and 0 < variant[2] <= 4:
+                bad += 1
+                print(f"{architecture} {variant}: {found.spilled} bytes spilled")
+        print(
+            f"{architecture}: {count} variants compiled, at most {registers} registers and {worst} bytes spilled, "
+            f"{bad} spill at up to four steps",
+            flush=True,
+        )
     return 1 if bad else 0
 
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from snn_ext import functional, ops
-from snn_ext.ops import cuda_backends, cuda_execution
+from snn_ext.ops import cuda_backends, cuda_launcher
 from snn_ext.ops.cuda_backends import CupyBackend, DriverBackend
 from snn_ext.ops.cuda_execution import CudaExecution
 from tests.ops.emulation import Emulator, installed
@@ -29,12 +29,12 @@ class World:
         self.streams: list[int] = []
         self.stream = SimpleNamespace(cuda_stream=77)
 
-    def compile(self, source: str, options: tuple[str, ...], device: torch.device) -> tuple[str, bytes]:
+    def compile(self, source: str, options: tuple[str, ...], name: str, device: torch.device) -> tuple[str, bytes]:
         code = b"code %d" % len(self.codes)
         self.codes[code] = source, options
         return f"{len(self.codes)}.cubin", code
 
-    def kernel(self, code: bytes, name: str) -> cuda_execution.Kernel:
+    def kernel(self, code: bytes, name: str) -> cuda_launcher.Kernel:
         return self.emulator.load(*self.codes[code], name, torch.device("cpu"))
 
 
@@ -86,13 +86,15 @@ class FakeDriver:
 
     def __init__(self, world: World) -> None:
         self.world = world
-        self.context = 0
+        self.context: int | None = None
         self.modules: list[bytes] = []
-        self.functions: list[cuda_execution.Kernel] = []
+        self.functions: list[cuda_launcher.Kernel] = []
         self.status = 0
 
-    def cuCtxGetCurrent(self, context: Any) -> int:
-        context._obj.value = self.context
+    def cuCtxGetDevice(self, device: Any) -> int:
+        if self.context is None:
+            return 201  # CUDA_ERROR_INVALID_CONTEXT
+        device._obj.value = self.context - 1000
         return 0
 
     def cuDeviceGet(self, handle: Any, ordinal: ctypes.c_int) -> int:
@@ -163,10 +165,11 @@ def test_the_driver_launches_on_the_stream_of_torch(world: World, monkeypatch: p
     with installed(CudaExecution(DriverBackend())):
         check_operator()
         assert set(world.streams) == {77} and driver.context == 1000
-        driver.context = 0  # a thread in which torch has not touched the device
-        world.stream = SimpleNamespace(cuda_stream=78)
-        check_operator()
-        assert world.streams[-2:] == [78, 78] and driver.context == 1000
+        for left in (None, 1003):  # a thread in which torch has not touched the device; somebody left another one
+            driver.context = left
+            world.stream = SimpleNamespace(cuda_stream=78)
+            check_operator()
+            assert world.streams[-2:] == [78, 78] and driver.context == 1000
 
 
 def test_the_drivers_words_are_the_reason(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

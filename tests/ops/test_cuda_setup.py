@@ -42,7 +42,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     )
     for execution in selection.EXECUTIONS["soft_reset_if"].values():
         if isinstance(execution, cuda_execution.CudaExecution):
-            monkeypatch.setattr(execution, "_self_test", lambda device: None)
+            monkeypatch.setattr(execution, "_self_test", lambda device, dtype: None)
     install(monkeypatch, ["numpy", "cupy-cuda13x"])
     return monkeypatch
 

@@ -8,8 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from snn_ext import ops
+from snn_ext import functional, ops
 from snn_ext.ops import implementation, selection, use_implementation
+from snn_ext.ops.adaptive_native import AdaptiveNativeExecution
+from snn_ext.ops.cuda_execution import CudaExecution
+from snn_ext.ops.native_execution import NativeExecution
+from snn_ext.ops.transfer_executions import TransferNativeExecution
+from tests.ops.emulation import Emulator, installed
 
 
 def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -97,3 +102,42 @@ def test_no_compiler_is_a_recorded_reason(tmp_path: Path) -> None:
 def test_unknown_operators_and_names_are_refused() -> None:
     with pytest.raises(ValueError, match="op: got 'lif'"):
         implementation("lif", "cpu")
+
+
+# -- what a user may have set as a default -----------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["float64", "meta"])
+def defaults(request: pytest.FixtureRequest):
+    """Set another default dtype, or another default device."""
+    if request.param == "meta":
+        with torch.device("meta"):
+            yield
+        return
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def test_self_tests_do_not_depend_on_defaults(defaults: None, emulator: Emulator) -> None:
+    cpu = torch.device("cpu")
+    for fresh in (NativeExecution(), AdaptiveNativeExecution(), TransferNativeExecution()):
+        reason = fresh.why_not(cpu, torch.float32)
+        assert reason is None or reason.startswith("no C compiler")
+    assert CudaExecution(emulator).why_not(cpu, torch.float32) is None
+
+
+def test_the_operators_do_not_depend_on_defaults(defaults: None, emulator: Emulator) -> None:
+    x_seq = torch.linspace(-1, 2, 80, dtype=torch.float32, device="cpu").view(4, 20).requires_grad_()
+    threshold = torch.full((1,), 0.75, dtype=torch.float32, device="cpu", requires_grad=True)
+
+    def check() -> None:
+        x_seq.grad = threshold.grad = None
+        spike_seq, v = ops.soft_reset_if(x_seq, 0.25, threshold)
+        (spike_seq.sum() + v.sum()).backward()
+        assert spike_seq.dtype == v.dtype == threshold.grad.dtype == torch.float32
+        assert torch.equal(spike_seq, functional.soft_reset_if(x_seq, 0.25, threshold)[0])
+
+    check()
+    with installed(CudaExecution(emulator)):
+        check()

@@ -1,118 +1,18 @@
-/* soft_reset_if over [T][N] arrays on an NVIDIA GPU; compiled by NVRTC, one kernel in one variant at a time.
+/* soft_reset_if over [T][N] arrays on an NVIDIA GPU; compiled by NVRTC, one kernel in one variant at a time. Beside the
+   macros of cuda.h these are fixed at compile time:
 
-   A thread takes VECTOR neighbouring neurons through all time steps, with their state in registers. The input of up to
-   SEGMENT steps is loaded before the first of them, so that these loads are in flight together.
-
-   No header is included: NVRTC finds none unless somebody installs them. Compile without contraction into FMA, without
-   flushing subnormal numbers, and with the fast division (only surrogates divide). Fixed at compile time:
-
-   BACKWARD            0: soft_reset_forward, 1: soft_reset_backward
-   DTYPE               of input and spikes: 0 float32, 1 float16, 2 bfloat16
-   STEPS               number of time steps up to SEGMENT; 0: any number, with checkpoints of the potential
-   VECTOR              neurons of a thread: divides N, and every array is aligned to VECTOR elements or 16 bytes
    PER_STEP            0: thresholds [1], 1: thresholds [T]
    SCALED              1: spikes are multiplied by scale[0]
-   RESET, SURROGATE    as in soft_reset_step.h
+   RESET               as in soft_reset_step.h
    FIRE_AT_THRESHOLD, DETACH_RESET */
 
-#define STEP_FUNCTION static __device__ __forceinline__
+#include "cuda.h"
+#include "soft_reset_step.h"
 
-typedef long long index_t;
-
-enum { THREADS = 128, LANES = 32, WARPS = THREADS / LANES, SEGMENT = 16, ROWS = STEPS ? STEPS : SEGMENT, AHEAD = 4 };
+enum { AHEAD = 4 }; /* steps by which the backward pass loads incoming gradients before they are needed */
 
 /* Fewer resident blocks than the machine has room for: the registers go to loads in flight. */
 enum { BLOCKS_FORWARD = STEPS ? 8 : 4, BLOCKS_BACKWARD = STEPS ? 4 : 3 };
-
-/* -- numbers ------------------------------------------------------------------------------------------------------ */
-
-#ifdef __CUDACC__
-STEP_FUNCTION float approximate_exp2(float x) {
-    float y;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-    return y;
-}
-STEP_FUNCTION float from_float16(unsigned short half) {
-    float f;
-    asm("cvt.f32.f16 %0, %1;" : "=f"(f) : "h"(half));
-    return f;
-}
-STEP_FUNCTION unsigned short to_float16(float f) {
-    unsigned short half;
-    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(half) : "f"(f));
-    return half;
-}
-
-/* The compiler splits plain stores of two or four words where it can not prove their alignment. */
-STEP_FUNCTION void store_word(unsigned short *to, unsigned short w) { *to = w; }
-STEP_FUNCTION void store_word(unsigned *to, unsigned w) { *to = w; }
-STEP_FUNCTION void store_word(uint2 *to, uint2 w) {
-    asm volatile("st.global.v2.u32 [%0], {%1, %2};" : : "l"(to), "r"(w.x), "r"(w.y) : "memory");
-}
-STEP_FUNCTION void store_word(uint4 *to, uint4 w) {
-    asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};" : : "l"(to), "r"(w.x), "r"(w.y), "r"(w.z), "r"(w.w) : "memory");
-}
-#endif
-
-STEP_FUNCTION float exp_of_negative(float x) { return approximate_exp2(1.44269504f * x); }
-
-STEP_FUNCTION float from_bfloat16(unsigned short b) { return __uint_as_float((unsigned)b << 16); }
-
-STEP_FUNCTION unsigned short to_bfloat16(float f) { /* to nearest, ties to even */
-    const unsigned u = __float_as_uint(f);
-    return f != f ? 0x7fc0 : (unsigned short)((u + 0x7fffu + ((u >> 16) & 1u)) >> 16);
-}
-
-#if DTYPE == 0
-typedef float io_t;
-STEP_FUNCTION float from_io(io_t x) { return x; }
-STEP_FUNCTION io_t to_io(float f) { return f; }
-#else
-typedef unsigned short io_t;
-STEP_FUNCTION float from_io(io_t x) { return DTYPE == 1 ? from_float16(x) : from_bfloat16(x); }
-STEP_FUNCTION io_t to_io(float f) { return DTYPE == 1 ? to_float16(f) : to_bfloat16(f); }
-#endif
-
-#include "soft_reset_step.h"
-
-/* -- a thread's neurons: one access of up to 16 bytes, or two for eight floats ------------------------------------- */
-
-template <int BYTES> struct Word { typedef uint4 type; };
-template <> struct Word<8> { typedef uint2 type; };
-template <> struct Word<4> { typedef unsigned type; };
-template <> struct Word<2> { typedef unsigned short type; };
-
-template <typename T> union Vector {
-    enum { WORDS = VECTOR * sizeof(T) > 16 ? VECTOR * sizeof(T) / 16 : 1 };
-    typedef typename Word<VECTOR * sizeof(T) / WORDS>::type word;
-    T at[VECTOR];
-    word words[WORDS];
-};
-
-template <typename T> STEP_FUNCTION Vector<T> load(const T *from) {
-    typedef typename Vector<T>::word word;
-    Vector<T> v;
-#pragma unroll
-    for (int i = 0; i < v.WORDS; i++) v.words[i] = reinterpret_cast<const word *>(from)[i];
-    return v;
-}
-
-template <typename T> STEP_FUNCTION void store(T *to, const Vector<T> &v) {
-    typedef typename Vector<T>::word word;
-#pragma unroll
-    for (int i = 0; i < v.WORDS; i++) store_word(reinterpret_cast<word *>(to) + i, v.words[i]);
-}
-
-STEP_FUNCTION Vector<float> all(float value) {
-    Vector<float> v;
-#pragma unroll
-    for (int i = 0; i < VECTOR; i++) v.at[i] = value;
-    return v;
-}
-
-STEP_FUNCTION Vector<float> start(const float *v, index_t v_stride, index_t n) {
-    return v_stride ? load(v + n) : all(v[0]);
-}
 
 /* -- forward ------------------------------------------------------------------------------------------------------ */
 
@@ -173,13 +73,12 @@ STEP_FUNCTION double block_sum(double value) {
     return sum;
 }
 
-/* Whether this is the last block to arrive. What the others wrote before is then visible. The counter is 0 again when
-   the kernel ends, so that the next launch, or a graph's next replay, finds it so. */
+/* Whether this is the last block to arrive. What the others wrote before is then visible. The counter starts at 0. */
 STEP_FUNCTION bool is_last_block(unsigned *counter) {
     __shared__ bool last;
     __threadfence();
     __syncthreads();
-    if (threadIdx.x == 0) last = atomicInc(counter, gridDim.x - 1) == gridDim.x - 1;
+    if (threadIdx.x == 0) last = atomicAdd(counter, 1u) == gridDim.x - 1;
     __syncthreads();
     __threadfence();
     return last;
@@ -188,7 +87,8 @@ STEP_FUNCTION bool is_last_block(unsigned *counter) {
 /* Each block takes every gridDim.x-th chunk of THREADS * VECTOR neurons. A gradient that is not wanted is NULL; that
    of the potential is [N] or, in grad_v_sum, a single element. Sums over neurons: float32 within a thread's neurons of
    one step, or a warp's, float64 from there on; each block has a column of partial_sums [thresholds, scale, v][blocks],
-   and the last block to arrive adds them up in the order of the blocks. So the same input gives the same bits. */
+   which start at 0, and the last block to arrive adds them up in the order of the blocks. So the same input gives the
+   same bits. */
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_BACKWARD)
 soft_reset_backward(const io_t *__restrict__ grad_spikes, const float *__restrict__ grad_v_end,
                     const io_t *__restrict__ x, const float *__restrict__ v_start, index_t v_stride,
@@ -258,7 +158,7 @@ soft_reset_backward(const io_t *__restrict__ grad_spikes, const float *__restric
                 __syncthreads();
                 if (threadIdx.x < ROWS && first + (int)threadIdx.x < steps) {
                     double *partial = partial_sums + (first + threadIdx.x) * (index_t)gridDim.x + blockIdx.x;
-                    double sum = chunk == blockIdx.x ? 0.0 : *partial;
+                    double sum = *partial;
                     for (int w = 0; w < WARPS; w++) sum += step_sums[threadIdx.x][w];
                     *partial = sum;
                 }

@@ -1,0 +1,80 @@
+"""Every geometry of the CUDA kernels on the CPU, settings in turn: ``python -m tests.ops.every_variant --help``.
+
+Each variant runs through the launcher on data full of ties, in both orders of the threads, between guard zones, and
+with g++'s sanitizer of undefined behaviour, which ends the process at the first misaligned access.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import sys
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+
+from snn_ext.functional import state_dtype
+from snn_ext.ops.cuda_execution import CudaExecution
+from tests.ops import checks
+from tests.ops.emulation import Emulator, check, recorded, untested
+from tests.ops.machine_code import Variant, variants
+
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+SANITIZER = ("-fsanitize=undefined",)
+TOGETHER = 40
+"""Variants that are compiled in one unit."""
+
+
+def soft_reset_case(variant: Variant) -> checks.Case:
+    """Return a call that makes the launcher take a variant; its settings, where it is a forward kernel."""
+    _, code, steps, width, per_step, scaled, reset, at, detach, curve = variant
+    time_steps, size, dtype = steps or 33, 131 * width, DTYPES[code]  # two blocks, the second almost empty
+    generator = torch.Generator().manual_seed(sum(variant))
+    thresholds = torch.randint(4, 13, (time_steps if per_step else 1,), generator=generator) / 8
+    x_seq = checks.make_input("sixteenths", time_steps, size, thresholds, sum(variant)).to(dtype)
+    v = torch.randint(-4, 5, (size,), generator=generator) / 8 if sum(variant) % 2 else 0.25
+    settings = {
+        "reset": checks.RESETS[reset],
+        "fire_at_threshold": bool(at),
+        "detach_reset": bool(detach),
+        "surrogate": checks.SURROGATES[curve],
+    }
+    return checks.Case(x_seq, v, thresholds, 0.75 if scaled else None, settings)
+
+
+def soft_reset_calls(case: checks.Case) -> Callable[[], object]:
+    """Return what makes the calls of a case, forward and backward."""
+    incoming = torch.zeros_like(case.x_seq), torch.zeros(case.x_seq.shape[1], dtype=state_dtype(case.x_seq.dtype))
+    return lambda: checks._gradients(case, checks.on("cpu"), *incoming)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run them all; the first that is wrong raises."""
+    parser = argparse.ArgumentParser("python -m tests.ops.every_variant", description=__doc__)
+    parser.add_argument("--part", default="1/1", metavar="K/N", help="only every N-th variant, starting at the K-th")
+    part, parts = map(int, parser.parse_args(arguments).part.split("/"))
+    torch.use_deterministic_algorithms(True)  # what nobody writes is NaN
+    run(itertools.islice(variants(every=False), part - 1, None, parts), *SANITIZER, "-fno-sanitize-recover=all")
+    return 0
+
+
+def run(chosen: Iterator[Variant], *flags: str) -> int:
+    """Check variants; return how many."""
+    count = never = 0
+    while group := list(itertools.islice(chosen, TOGETHER)):
+        cases = {variant: soft_reset_case(variant) for variant in group}
+        wanted = {variant: recorded(None, soft_reset_calls(case)) for variant, case in cases.items()}
+        emulator = Emulator((kernel for kernels in wanted.values() for kernel in kernels), *flags)
+        for variant, case in cases.items():
+            if CudaExecution.options(variant) not in [options for _, options, _ in wanted[variant]]:
+                never += 1  # T thresholds at T = 1 are one
+                continue
+            with untested():
+                check(CudaExecution(emulator), emulator, case)
+            count += 1
+        print(f"{count} variants are the definition, {never} are never asked for", flush=True)
+    return count
+
+
+if __name__ == "__main__":
+    sys.exit(main())
