@@ -109,4 +109,3 @@ def _fetch(url: str, part: Path) -> bool:
 
 def _size(path: Path) -> int:
     return path.stat().st_size if path.is_file() else 0
-

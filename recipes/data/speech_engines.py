@@ -135,7 +135,9 @@ def _espeak(voice: str, word: str, pace: float, pitch: float) -> bytes:
     """A process for each word also gives each voice that breathes the same random numbers."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "word.wav"
-        _run(["espeak-ng", "-v", voice, "-s", f"{150 * pace:.0f}", "-p", f"{20 + 60 * pitch:.0f}", "-w", str(path), word])
+        _run(
+            ["espeak-ng", "-v", voice, "-s", f"{150 * pace:.0f}", "-p", f"{20 + 60 * pitch:.0f}", "-w", str(path), word]
+        )
         return path.read_bytes()
 
 
