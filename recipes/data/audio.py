@@ -81,7 +81,7 @@ def one_second(samples: np.ndarray, *, centre: bool = False) -> np.ndarray:
 
 
 def resample(values: np.ndarray, rate: float, speed: float = 1.0) -> np.ndarray:
-    """Return samples ``[n]`` at 16 kHz; ``speed`` above 1 also raises pitch and formants, as a tape played fast does."""
+    """Return samples ``[n]`` at 16 kHz; ``speed`` above 1 raises pitch and formants, as a tape played fast does."""
     source = round(rate * speed)
     divisor = math.gcd(SAMPLE_RATE, source)
     up, down = SAMPLE_RATE // divisor, source // divisor

@@ -1,8 +1,8 @@
 """Make synthetic speech in the layout of Speech Commands: ``python -m recipes.data.make_synthetic_speech --out DIR``.
 
-Every speaker says each of the 35 words. A speaker is a voice of one of three speech synthesisers with an accent, a pace,
-a pitch and a vocal tract of their own; a voice speaks in one split only, and the test split has voices of a kind that
-training has never heard. The clips depend on --seed and the versions of the synthesisers alone. A run that was
+Every speaker says each of the 35 words. A speaker is a voice of one of three speech synthesisers with an accent, a
+pace, a pitch and a vocal tract of their own; a voice speaks in one split only, and the test split has voices of a kind
+that training has never heard. The clips depend on --seed and the versions of the synthesisers alone. A run that was
 interrupted goes on where it was.
 """
 

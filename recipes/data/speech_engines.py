@@ -30,9 +30,9 @@ VOICES = {
     "train": {
         "espeak": tuple(
             "m1 m2 m4 m5 m7 f1 f3 f5 Alex Andrea Andy Annie Denis Diogo Gene Gene2 Henrique Jacky Lee Mario Michael "
-            "Nguyen adam antonio aunty benjamin boris caleb david ed edward edward2 gustave iven iven2 iven3 iven4 john "
-            "klatt klatt2 klatt3 klatt4 linda marcelo max miguel norbert paul quincy rob robert sandro steph steph2 "
-            "steph3 victor zac".split()
+            "Nguyen adam antonio aunty benjamin boris caleb david ed edward edward2 gustave iven iven2 iven3 iven4 "
+            "john klatt klatt2 klatt3 klatt4 linda marcelo max miguel norbert paul quincy rob robert sandro steph "
+            "steph2 steph3 victor zac".split()
         ),
         "flite": ("awb", "kal16"),
         "festival": ("kal_diphone",),
