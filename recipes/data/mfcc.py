@@ -43,8 +43,8 @@ class MFCC(nn.Module):
     Computed in float32, under autocast too; in float64 after ``.double()``. Works on the device of its buffers, which
     are not part of the state dict.
 
-    Castagnetti et al. 2023, Front. Neurosci. 17:1154241, section 4.1. The printed parameters give 49 frames of a
-    second; the paper's 48 are taken to be the first 48.
+    Castagnetti et al. 2023, Front. Neurosci. 17:1154241. The parameters printed there give 49 frames of a second; its
+    48 are taken to be the first 48.
 
     Examples
     --------
