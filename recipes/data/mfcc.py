@@ -40,8 +40,8 @@ class MFCC(nn.Module):
 
     Notes
     -----
-    Computed in float32, under autocast too; in float64 after ``.double()``. Works on the device of its buffers, which
-    are not part of the state dict.
+    Computed in the default dtype at the time it is made, float32, under autocast too. Works on the device of its tables,
+    which are not part of the state dict.
 
     Castagnetti et al. 2023, Front. Neurosci. 17:1154241. The parameters printed there give 49 frames of a second; its
     48 are taken to be the first 48.
