@@ -1,4 +1,4 @@
-"""MFCC of one-second clips, against librosa and torchaudio where they are installed: ``python -m benchmarks.front_end``.
+"""MFCC of one-second clips, against librosa and torchaudio where they are there: ``python -m benchmarks.front_end``.
 
 All contenders compute the same features (see tests/recipes/data/test_mfcc.py), in one process, in turns. librosa is not
 a requirement of anything here: ``pip install librosa``.
