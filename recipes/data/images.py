@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import io
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +15,10 @@ import torchvision
 from PIL import Image
 from torch import Tensor
 
+from ..files import data_folder
 from .embedded import FASHION_MNIST_SUBSET, fashion_mnist_subset
 
-__all__ = ["DATA_SETS", "Batches", "ImageData", "channel_statistics", "data_folder", "load_images"]
+__all__ = ["DATA_SETS", "Batches", "ImageData", "channel_statistics", "load_images"]
 
 JPEG_COPY = "cifar10-jpeg-q75.npz"
 JPEG_COPY_SHA256 = "c47b43cfba9024de1fcf56812fc912fcfc80fd110a5d9a5d31c71616beb55077"
@@ -57,12 +57,6 @@ class ImageData:
         parts = _sample(self.train, train), _sample(self.test, test)
         sizes = " + ".join(f"{len(labels):,}" for _, labels in parts)
         return ImageData(f"{self.name}, sample of {sizes} images", *parts, self.classes)
-
-
-def data_folder() -> Path:
-    """Return the folder data are looked for in and downloaded to: ``SNN_EXT_DATA``, or one in the user's cache."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return Path(os.environ.get("SNN_EXT_DATA") or cache / "snn_ext")
 
 
 @functools.lru_cache(maxsize=2)

@@ -1,0 +1,112 @@
+"""Large files from the network: with progress, resumed where they broke off, and checked."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import os
+import shutil
+import tarfile
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from tqdm import tqdm
+
+__all__ = ["download", "unpack"]
+
+TIMEOUT = 30.0  # seconds without a byte
+PIECE = 1 << 20  # bytes
+ATTEMPTS = 3  # in a row that bring nothing
+
+
+def download(url: str, target: Path, sha256: str) -> Path:
+    """Download a file, if it is not there.
+
+    What has come so far is kept in ``TARGET.part``, and the next call goes on behind it where the server can.
+
+    Parameters
+    ----------
+    url : str
+        Where it is.
+    target : Path
+        Where it goes, whole and checked or not at all.
+    sha256 : str
+        Its checksum.
+
+    Raises
+    ------
+    OSError
+        If the network fails.
+    ValueError
+        If the checksum is another one; what has come is thrown away.
+    """
+    if target.is_file():
+        return target
+    part = target.with_name(target.name + ".part")
+    part.parent.mkdir(parents=True, exist_ok=True)
+    failures = 0
+    while True:
+        before = _size(part)
+        try:
+            if _fetch(url, part):
+                break
+            error: Exception = OSError("the connection was closed")
+        except urllib.error.HTTPError as refused:
+            raise OSError(f"{url}: the server answers {refused.code} {refused.reason}") from refused
+        except (OSError, http.client.HTTPException) as broken:
+            error = broken
+        failures = 0 if _size(part) > before else failures + 1
+        if failures == ATTEMPTS:
+            raise OSError(
+                f"{url}: {error}; the {_size(part):,} bytes that have come are kept in {part}, and the next call goes on"
+            ) from error
+    with part.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != sha256:
+        part.unlink()
+        raise ValueError(f"{url}: got sha256 {digest}, want {sha256}; the download was thrown away")
+    os.replace(part, target)
+    return target
+
+
+def unpack(archive: Path, folder: Path) -> None:
+    """Unpack a tar archive into a new folder, which is there whole or not at all."""
+    partial = folder.with_name(f".{folder.name}.{os.getpid()}")
+    try:
+        with tarfile.open(archive) as tar, tqdm(tar, archive.name, unit=" files", disable=None) as members:
+            for member in members:
+                tar.extract(member, partial, filter="data")
+        os.replace(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _fetch(url: str, part: Path) -> bool:
+    """Append to a part what is missing; returns whether it is whole now."""
+    have = _size(part)
+    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    try:
+        response = urllib.request.urlopen(request, timeout=TIMEOUT)
+    except urllib.error.HTTPError as refused:
+        if refused.code == 416 and have:  # nothing is missing, or the part is of another file: the checksum will tell
+            return True
+        raise
+    with response:
+        resumed = response.status == 206
+        have = have if resumed else 0
+        length = response.headers.get("Content-Length")
+        total = have + int(length) if length is not None else None
+        with (
+            part.open("ab" if resumed else "wb") as file,
+            tqdm(desc=part.stem, total=total, initial=have, unit="B", unit_scale=True, disable=None) as bar,
+        ):
+            while piece := response.read(PIECE):
+                file.write(piece)
+                bar.update(len(piece))
+        return total is None or _size(part) == total
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0
+
