@@ -97,9 +97,7 @@ def _mistakes(found: Sequence[KeywordLine], most: int = 8) -> str:
     line = best_line(found)
     counts = np.sum([result["confusion"] for result in line.results], axis=0)
     words, said = line.results[0]["words"], counts.sum(1)
-    wrong = [
-        (counts[i, j] / said[i], words[i], words[j]) for i, j in zip(*np.nonzero(counts), strict=True) if i != j
-    ]
+    wrong = [(counts[i, j] / said[i], words[i], words[j]) for i, j in zip(*np.nonzero(counts), strict=True) if i != j]
     worst = [[f"{a} taken for {b}", f"{100 * share:.0f}"] for share, a, b in sorted(wrong, reverse=True)[:most]]
     text = f"{line.model}, {line.row}, over its seeds ({said.sum():,} decisions). The most frequent mistakes:"
     return f"{text}\n\n{table(worst, ['words', '% of the clips'])}"

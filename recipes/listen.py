@@ -242,7 +242,11 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--smoothing", type=int, default=SMOOTHING, help="windows in that mean, ten in a second")
     args = parser.parse_args(argv)
     if bool(args.recordings) == args.microphone:
-        parser.error("argument recordings: got " + ("both" if args.microphone else "none") + ", want sound files, - or --microphone")
+        parser.error(
+            "argument recordings: got "
+            + ("both" if args.microphone else "none")
+            + ", want sound files, - or --microphone"
+        )
     if not 0 < args.threshold <= 1:
         parser.error(f"argument --threshold: got {args.threshold}, want a number in (0, 1]")
     if args.smoothing < 1:

@@ -133,7 +133,9 @@ def speech_stream(clips: Clips, seed: int = 0) -> tuple[Tensor, list[tuple[str, 
         said.append((clips.words[int(clips.labels[i])], (length + pause) / SAMPLE_RATE))
         length += pause + len(clip)
     stream = torch.cat(parts)
-    noise = torch.cat([pink_noise(1, SAMPLE_RATE * PIECE, generator)[0] for _ in range(length // (SAMPLE_RATE * PIECE) + 1)])
+    noise = torch.cat(
+        [pink_noise(1, SAMPLE_RATE * PIECE, generator)[0] for _ in range(length // (SAMPLE_RATE * PIECE) + 1)]
+    )
     return stream + 1e-3 * noise[:length] / noise.std(), said
 
 

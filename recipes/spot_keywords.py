@@ -19,10 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from .data.augment import Augment
-from .data.features import features
+from .data.features import features, to_float
 from .data.keyword_batches import FeatureBatches, KeywordBatches
 from .data.mfcc import MFCC
-from .data.speech_commands import Clips, load
+from .data.speech_commands import Clips, Corpus, load
 from .files import data_folder
 from .keyword_costs import clip_cost, confusion
 from .neurons import add_neuron_arguments, check_neuron_arguments
@@ -54,11 +54,15 @@ RECURRENT_STEPS = 200
 class KeywordData:
     """A corpus with the name that results have, and its words."""
 
-    name: str
-    classes: tuple[str, ...]
-    train: Clips
-    validation: Clips
-    test: Clips
+    corpus: Corpus
+
+    @property
+    def name(self) -> str:
+        return self.corpus.name
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.corpus.train.words
 
 
 class KeywordTrainer(ImageTrainer):
@@ -68,18 +72,19 @@ class KeywordTrainer(ImageTrainer):
     same_net = ("data", "model", "width", "frames")
 
     def read_data(self, args: argparse.Namespace) -> KeywordData:
-        corpus = load(args.data, args.data_dir)
-        return KeywordData(corpus.name, corpus.train.words, corpus.train, corpus.validation, corpus.test)
+        return KeywordData(load(args.data, args.data_dir))
 
     def set_loaders(self, args: argparse.Namespace) -> None:
         self.front_end = MFCC(args.frames).to(self.device)
-        parts = {p: getattr(self.data, p) for p in ("train", "validation", "test")}
+        corpus: Corpus = self.data.corpus
+        parts = {"train": corpus.train, "validation": corpus.validation, "test": corpus.test}
         found = {part: features(clips, self.front_end, data_folder() / "features") for part, clips in parts.items()}
         mean, std = found["train"].mean((0, 1, 2)), found["train"].std((0, 1, 2))
         self.statistics = mean, std
         self.train_loader = KeywordBatches(
-            self.data.train, args.batch_size, self.front_end, mean, std, _augment(args), background=args.background,
-            mixup=args.mixup_alpha, seed=args.seed, rank=self.rank, processes=self.processes,
+            corpus.train, args.batch_size, self.front_end, mean, std, _augment(args, corpus.noise),
+            background=args.background, mixup=args.mixup_alpha, seed=args.seed, rank=self.rank,
+            processes=self.processes,
         )  # fmt: skip
 
         def in_order(part: str, size: int, **share: int) -> FeatureBatches:
@@ -133,9 +138,12 @@ class SnnTorchKeywordTrainer(SnnTorchTrainer, KeywordTrainer):
 HOSTS = {"spikingjelly": KeywordTrainer, "snntorch": SnnTorchKeywordTrainer}
 
 
-def _augment(args: argparse.Namespace) -> Augment:
+def _augment(args: argparse.Namespace, noise: Tensor) -> Augment:
     masks = int(args.spec_augment)
-    return Augment(shift=args.time_shift, noise_share=args.noise_share, time_masks=masks, band_masks=masks)
+    return Augment(
+        shift=args.time_shift, noise_share=args.noise_share, noise=to_float(noise) if len(noise) else None,
+        time_masks=masks, band_masks=masks,
+    )  # fmt: skip
 
 
 def argument_parser() -> argparse.ArgumentParser:

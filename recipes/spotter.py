@@ -87,7 +87,7 @@ def load_spotter(path: Path | str, device: torch.device | str = "cpu") -> Spotte
     net = build_keyword_net(args, len(words))
     if args.model != RECURRENT and args.neuron != "relu":
         make_spiking(net, args)
-    net.load_state_dict(_of_spikingjelly(checkpoint["model"]))
+    net.load_state_dict(_of_spikingjelly(checkpoint["model"], net))
     statistics = torch.tensor([checkpoint["mean"], checkpoint["std"]])
     spotter = Spotter(net, words, *statistics, frames=args.frames)
     spotter.settings = checkpoint["settings"]
@@ -113,12 +113,11 @@ def digit_accuracy(spotter: Spotter, clips: Clips, batch_size: int = 100) -> flo
     return correct / len(wanted)
 
 
-def _of_spikingjelly(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the weights under the names that they have in SpikingJelly; a checkpoint of snnTorch has others."""
+def _of_spikingjelly(weights: dict[str, Tensor], net: nn.Module) -> dict[str, Tensor]:
+    """Return the weights under the names of SpikingJelly's net; snnTorch has others, and more of them."""
     if not any(name.startswith("classifier.") for name in weights):
         return weights
-    return {
-        name.removeprefix("classifier.").replace(".threshold", ".v_threshold"): value
-        for name, value in weights.items()
-        if name.startswith("classifier.")
+    renamed = {
+        name.removeprefix("classifier.").replace(".threshold", ".v_threshold"): value for name, value in weights.items()
     }
+    return {name: renamed[name] for name in net.state_dict()}

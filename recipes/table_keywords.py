@@ -15,6 +15,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from snn_ext import convert
@@ -79,13 +80,16 @@ def lines(table: Sequence[Cell], args: argparse.Namespace) -> list[Line]:
         result = cell.result
         if result is None:
             continue
+        result["data_share"] = _data_share(cell.folder / "log.jsonl")
         if digits is not None:
             result["real_digits"] = _real_digits(cell, digits)
         line.results.append({**result, "seed": cell.seed})
         if cell.row == "ReLU":
             twin = found.setdefault((cell.model, CONVERTED), Line(cell.model, CONVERTED, 0, []))
             twin.wanted += 1
-            twin.results.append({**result, **converted(cell), "seed": cell.seed, "real_digits": None})
+            twin.results.append(
+                {**result, **converted(cell), "seed": cell.seed, "real_digits": None, "data_share": None}
+            )
     return list(found.values())
 
 
@@ -93,6 +97,14 @@ def _order(cell: Cell, table: Sequence[Cell]) -> tuple[int, int, int]:
     models = [*MODELS, RECURRENT]
     rows = [*ROWS, LIF]
     return models.index(cell.model), rows.index(cell.row), cell.seed
+
+
+def _data_share(log: Path) -> float | None:
+    """Return the part of the training time that batches took, mean over the epochs."""
+    shares = [
+        record["data_share"] for record in map(json.loads, log.read_text().splitlines()) if "data_share" in record
+    ]
+    return fmean(shares) if shares else None
 
 
 class _Converter:
@@ -115,7 +127,9 @@ class _Converter:
 
         name = f"{cell.model} {cell.seed}"
         settings = {"net": digest(spotter.net), "data": corpus.name}
-        evaluation, _ = self.evaluations.get(name, settings, make, batches(corpus.test), CONVERTED_STEPS, progress=False)
+        evaluation, _ = self.evaluations.get(
+            name, settings, make, batches(corpus.test), CONVERTED_STEPS, progress=False
+        )
         return {
             "accuracy": float(evaluation.accuracy[-1]), "time_steps": CONVERTED_STEPS, "theta": None,
             **evaluation_cost(evaluation),
@@ -199,8 +213,8 @@ def _command(args: argparse.Namespace, options: Sequence[str]) -> str:
     parts = [f"--data {args.data}", f"--seeds {' '.join(map(str, args.seeds))}"]
     parts += [f"--larger {' '.join(args.larger)}"] * bool(args.larger)
     parts += [f"--larger-epochs {args.larger_epochs}"] * (args.larger_epochs is not None)
-    parts += [f"--real-digits {args.real_digits.name}"] * (args.real_digits is not None)
-    parts += [f"--listener {args.listener.name}"] * (args.listener is not None)
+    for option, path in (("--real-digits", args.real_digits), ("--listener", args.listener)):
+        parts += [] if path is None else [f"{option} {path.name}"]
     return " ".join(["python -m recipes.table_keywords", *parts, *options, "--out runs/keywords"])
 
 

@@ -101,7 +101,7 @@ class Trainer(train_classify.Trainer):
         return {}
 
     def note_epoch(self, seconds: float) -> dict[str, Any]:
-        """Return what else is to stand in the log of an epoch, whose training took that long."""
+        """Return what else is to stand in the log of an epoch, whose training took that long; not in the result."""
         return {}
 
     def measure(self, args: argparse.Namespace) -> dict[str, Any]:
@@ -187,10 +187,10 @@ class Trainer(train_classify.Trainer):
                 if folder is None or writer is None:
                     continue
                 names = [f"{part}_{what}" for part in ("train", self.watched) for what in ("loss", "acc1", "acc5")]
-                record = {"epoch": epoch, "lr": lr, **dict(zip(names, (*train, *test), strict=True)), **notes}
+                record = {"epoch": epoch, "lr": lr, **dict(zip(names, (*train, *test), strict=True))}
                 better, best = test[1] > best, max(best, test[1])
                 thresholds = [p.flatten().tolist() for m in self.threshold_modules() for p in m.parameters()]
-                folder.log(**record, thresholds=thresholds, seconds=time.perf_counter() - began)
+                folder.log(**record, **notes, thresholds=thresholds, seconds=time.perf_counter() - began)
                 for name in names:
                     if record[name] is not None:
                         writer.add_scalar(name, record[name], epoch)
