@@ -81,7 +81,7 @@ def one_second(samples: np.ndarray, *, centre: bool = False) -> np.ndarray:
 
 
 def resample(values: np.ndarray, rate: float, speed: float = 1.0) -> np.ndarray:
-    """Return samples ``[n]`` at 16 kHz; ``speed`` above 1 also raises pitch and formants, as a tape played fast does."""
+    """Return samples ``[n]`` at 16 kHz; ``speed`` above 1 raises pitch and formants, as a tape played fast does."""
     source = round(rate * speed)
     divisor = math.gcd(SAMPLE_RATE, source)
     up, down = SAMPLE_RATE // divisor, source // divisor
@@ -101,7 +101,9 @@ def _check_length(content: bytes) -> None:
         raise ValueError("empty: 0 bytes")
     if content[:4] == b"RIFF" and len(content) >= 8:
         (size,) = struct.unpack("<I", content[4:8])
-        if size not in (0, 0xFFFFFFFF) and size + 8 > len(content) + 1:  # unknown in a stream; a pad byte may be missing
+        if (
+            size not in (0, 0xFFFFFFFF) and size + 8 > len(content) + 1
+        ):  # unknown in a stream; a pad byte may be missing
             raise ValueError(f"truncated: {len(content):,} of {size + 8:,} bytes")
 
 

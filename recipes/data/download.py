@@ -59,7 +59,7 @@ def download(url: str, target: Path, sha256: str) -> Path:
         failures = 0 if _size(part) > before else failures + 1
         if failures == ATTEMPTS:
             raise OSError(
-                f"{url}: {error}; the {_size(part):,} bytes that have come are kept in {part}, and the next call goes on"
+                f"{url}: {error}; the {_size(part):,} bytes that have come are kept in {part}, the next call goes on"
             ) from error
     with part.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -109,4 +109,3 @@ def _fetch(url: str, part: Path) -> bool:
 
 def _size(path: Path) -> int:
     return path.stat().st_size if path.is_file() else 0
-

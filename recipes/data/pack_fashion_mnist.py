@@ -9,13 +9,12 @@ from __future__ import annotations
 import argparse
 import gzip
 import hashlib
-import zipfile
 import zlib
 from pathlib import Path
 
 import numpy as np
 
-from ..files import replacing
+from ..files import write_arrays
 from .embedded import PATH
 
 __all__ = ["pack", "select_balanced"]
@@ -70,14 +69,7 @@ def pack(source: Path, target: Path) -> str:
         indices = select_balanced(labels, per_class)
         arrays[f"{part}_images"] = _read_idx(source / f"{prefix}-images-idx3-ubyte.gz")[indices]
         arrays[f"{part}_labels"] = labels[indices]
-    with replacing(target) as temporary:
-        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
-            for name, array in arrays.items():
-                # np.savez would write the present time and the platform into the file.
-                entry = zipfile.ZipInfo(f"{name}.npy", date_time=(1980, 1, 1, 0, 0, 0))
-                entry.compress_type, entry.create_system = zipfile.ZIP_DEFLATED, 3
-                with archive.open(entry, "w") as stream:
-                    np.lib.format.write_array(stream, array, allow_pickle=False)
+    write_arrays(target, arrays)
     return hashlib.sha256(target.read_bytes()).hexdigest()
 
 

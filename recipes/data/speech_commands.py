@@ -129,7 +129,9 @@ def load(corpus: str, folder: Path | None = None) -> Corpus:
             )
         return _read_folder(folder, WORDS)
     if corpus == "speech-commands":
-        return _read_folder(_official(Path(folder or data_folder() / "SpeechCommands" / ARCHIVE.split(".tar")[0])), WORDS)
+        return _read_folder(
+            _official(Path(folder or data_folder() / "SpeechCommands" / ARCHIVE.split(".tar")[0])), WORDS
+        )
     if not Path(corpus).is_dir():
         raise ValueError(f"corpus: got {corpus!r}, want 'sample', 'synthetic', 'speech-commands' or a folder")
     return _read_folder(Path(corpus))
@@ -209,7 +211,9 @@ def _read_folder(folder: Path, words: tuple[str, ...] = ()) -> Corpus:
         missing = ", ".join(sorted(set(words) - set(found))) or "any"
         raise FileNotFoundError(f"{folder}: has no folder of the words: {missing}; want WORD/SPEAKER_nohash_N.wav")
     words = words or (WORDS if set(found) <= set(WORDS) else found)
-    names = sorted(f"{word}/{path.name}" for word in found if word in words for path in (folder / word).glob("[!.]*.wav"))
+    names = sorted(
+        f"{word}/{path.name}" for word in found if word in words for path in (folder / word).glob("[!.]*.wav")
+    )
     split = _split(folder, names)
     names.sort(key=lambda name: (SPLITS.index(split[name]), name))
     waveforms = _read({name: (folder / name).read_bytes for name in names})
@@ -259,7 +263,9 @@ def _read(files: Mapping[str, Callable[[], bytes]], digits: bool = False) -> Ten
         repaired.update(repairs)
     if problems:
         more = f"\n... and {len(problems) - 10} more" if len(problems) > 10 else ""
-        raise ValueError(f"{len(problems)} of {len(files)} sound files can not be used:\n" + "\n".join(problems[:10]) + more)
+        raise ValueError(
+            f"{len(problems)} of {len(files)} sound files can not be used:\n" + "\n".join(problems[:10]) + more
+        )
     if repaired and not digits:
         told = ", ".join(f"{what} ({count} files)" for what, count in sorted(repaired.items()))
         warnings.warn(f"sound files that are not one second of 16-bit mono at 16 kHz: {told}", stacklevel=4)
