@@ -19,7 +19,7 @@ def separable(
 
     Neighbouring cepstral coefficients have no more in common than distant ones, so the stem sees all of them at once
     and every later convolution runs along time alone: depthwise over 9 steps, then pointwise over 128 channels. Each
-    of both ends in an activation, so every weight behind the stem is fed by spikes. The stem and the second block
+    of both ends in an activation, so every weight behind the stem is fed by spikes. The stem and the first block
     halve the time: 48 frames become 24, then 12.
 
     Parameters
@@ -51,7 +51,7 @@ def separable(
         *[GlobalBatchNorm2d(channels)] * norm,
     )
     body: list[nn.Module] = [nn.ReLU()]
-    for stride in (1, 2, 1, 1):
+    for stride in (2, 1, 1, 1):
         depthwise = layer.Conv2d(channels, channels, (9, 1), (stride, 1), (4, 0), groups=channels, bias=not norm)
         pointwise = layer.Conv2d(channels, channels, 1, bias=not norm)
         for convolution in (depthwise, pointwise):
