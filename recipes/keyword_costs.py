@@ -47,7 +47,7 @@ def evaluation_cost(evaluation: Evaluation) -> dict[str, float]:
 
 
 def stepwise(net: nn.Module) -> nn.Module | None:
-    """Return a copy of a spiking classifier that takes one step at a time and emits 0 and 1; ``None`` of an analog one."""
+    """Return a copy of a spiking classifier that goes step by step and emits 0 and 1; ``None`` of an analog one."""
     if net.time_steps is None:
         return None
     net = copy.deepcopy(net).eval()

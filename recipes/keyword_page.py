@@ -22,10 +22,11 @@ PAPER = [
 ]
 
 NOTES = """\
-Means over the seeds, with (smallest..largest). Accuracy is that of the last epoch, on voices that are in no training clip.
-Spikes per neuron: of one clip in all T steps, over all neurons of the net. SynOps: each spike times the synapses that it
-meets. Energy of one clip: 0.9 pJ an accumulate and 4.6 pJ a multiply-accumulate (45 nm, arithmetic alone); the analog
-input is paid once. The front end is not in it. Data share: part of the training time that augmentation and features took.
+Means over the seeds, with (smallest..largest). Accuracy is that of the last epoch, on voices that are in no training
+clip. Spikes per neuron: of one clip in all T steps, over all neurons of the net. SynOps: each spike times the synapses
+that it meets. Energy of one clip: 0.9 pJ an accumulate and 4.6 pJ a multiply-accumulate (45 nm, arithmetic alone); the
+analog input is paid once, and the front end is not in it. Data share: part of the training time that augmentation and
+features took.
 """
 
 
@@ -37,8 +38,8 @@ def page(
     data = next(line.results[0]["data"] for line in found if line.results)
     parts = [
         "# Keyword spotting: results",
-        f"All figures of this page are for {data}, split by voice. They are no figures of Google Speech Commands; those of "
-        f"the paper are, and stand in a table of their own.",
+        f"All figures of this page are for {data}, split by voice. They are no figures of Google Speech Commands; "
+        "those of the paper are, and stand in a table of their own.",
         "## Nets and neurons",
         _results(found),
         NOTES,
@@ -114,11 +115,11 @@ def _listening(measured: dict[str, Any]) -> str:
         for threshold, at in measured["at"].items()
     ]  # fmt: skip
     header = ["threshold", f"words in {measured['hours']:g} h of noise", "of them in", "found (%)", "mistaken (%)"]
-    return f"""{measured["net"]} listens to {measured["hours"]:g} h of silence, noises, hum, clicks, tones and engines (some of kinds
+    text = f"""\
+{measured["net"]} listens to {measured["hours"]:g} h of silence, noises, hum, clicks, tones and engines (some of kinds
 that it was not trained on), and to the {said:,} test clips one after another with pauses in noise
-({measured["stream_seconds"] / 60:.0f} minutes). Found: the word, once, while its clip lasts. Mistaken: another word there, or the word again. Between:
-a word in a pause. In percent of the words said. The default threshold is {measured["threshold"]:g}, with a mean over {measured["smoothing"]} windows.
-
-{table(rows, [*header, "between (%)"])}
-
-{measured["times_real_time"]:.0f} times faster than real time on {measured["threads"]} core."""
+({measured["stream_seconds"] / 60:.0f} minutes). Found: the word, once, while its clip lasts. Mistaken: another word
+there, or the word again. Between: a word in a pause. In percent of the words said. The default threshold is
+{measured["threshold"]:g}, for a mean over {measured["smoothing"]} windows, of which there are ten in a second."""
+    speed = f"{measured['times_real_time']:.0f} times faster than real time, on {measured['threads']} core."
+    return "\n\n".join([text, table(rows, [*header, "between (%)"]), speed])

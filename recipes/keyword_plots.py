@@ -72,7 +72,7 @@ def best_line(found: Sequence[KeywordLine]) -> KeywordLine:
 
 
 def confusion_figure(found: Sequence[KeywordLine]) -> Figure:
-    """Plot the confusion matrix of the best spiking net, summed up over its seeds, in percent of the clips of a word."""
+    """Plot the confusion matrix of the best spiking net, over all its seeds, in percent of the clips of a word."""
     line = best_line(found)
     counts = np.sum([result["confusion"] for result in line.results], axis=0)
     share = 100 * counts / np.maximum(1, counts.sum(1, keepdims=True))

@@ -1,8 +1,8 @@
 """Find words in a recording or in what a microphone hears.
 
-``python -m recipes.listen speech.wav``, ``python -m recipes.listen --microphone``, or raw 16-bit samples at 16 kHz from a
-pipe: ``arecord -t raw -f S16_LE -r 16000 | python -m recipes.listen -``. One line for each word: when, which, how sure.
-``--checkpoint`` takes a net of ``recipes.spot_keywords``; the one that comes along knows synthetic speech alone.
+``python -m recipes.listen speech.wav``, ``python -m recipes.listen --microphone``, or raw 16-bit samples at 16 kHz from
+a pipe: ``arecord -t raw -f S16_LE -r 16000 | python -m recipes.listen -``. One line for each word: when, which, how
+sure. ``--checkpoint`` takes a net of ``recipes.spot_keywords``; the one that comes along knows synthetic speech alone.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ class Listener:
         return self.samples / SAMPLE_RATE
 
     def push(self, samples: Tensor) -> list[Detection]:
-        """Take the next samples ``[n]`` of the stream, int16, or floating in [-1, 1]; return the words that are over."""
+        """Take the next samples ``[n]``, int16, or floating in [-1, 1]; return the words that are over."""
         if samples.ndim != 1 or not (samples.is_floating_point() or samples.dtype == torch.int16):
             raise ValueError(f"samples: got {samples.dtype} {list(samples.shape)}, want int16 or floating [n]")
         self.samples += len(samples)

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -168,8 +167,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         temporary.write_text(json.dumps(measured, indent=1) + "\n")
     best = measured["at"][f"{THRESHOLD:g}"]
     print(
-        f"threshold {THRESHOLD:g}: {false_alarms(measured)} words in {args.hours:g} h of noise, of {measured['words_said']} "
-        f"words {best['hits']} found, {best['wrong']} mistaken, {best['between']} between them; "
+        f"threshold {THRESHOLD:g}: {false_alarms(measured)} words in {args.hours:g} h of noise; of "
+        f"{measured['words_said']} words {best['hits']} found, {best['wrong']} mistaken, {best['between']} between; "
         f"{measured['times_real_time']:.0f} times faster than real time on {args.threads} core(s)"
     )
     return measured

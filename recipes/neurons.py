@@ -24,7 +24,8 @@ NEURONS = ("relu", "if", "atif-u", "atif-nu", "pcmp")
 def add_neuron_arguments(parser: argparse.ArgumentParser, more: tuple[str, ...] = ()) -> None:
     """Add the options that :func:`spikingjelly_neuron` reads; ``more`` names neurons that a recipe makes itself."""
     group = parser.add_argument_group("neuron")
-    group.add_argument("--neuron", choices=(*NEURONS, *more), default="atif-u", help="if: the host's, of fixed threshold")
+    names = (*NEURONS, *more)
+    group.add_argument("--neuron", choices=names, default="atif-u", help="if: the host's, of fixed threshold")
     group.add_argument("--time-steps", type=int, default=4, metavar="T")
     group.add_argument("--v-init", type=float, help="V(0) in thresholds, for atif-u, atif-nu (default 0), pcmp (0.5)")
     group.add_argument("--v-threshold", type=float, default=1.0, help="at the start; for atif-nu the clip level p_1")

@@ -2,9 +2,10 @@
 
 ``python -m recipes.spot_keywords --data sample --neuron atif-u --v-init 0.5 --out runs/words``
 
-``--data speech-commands`` is Google's corpus, ``synthetic`` is synthetic speech made on this machine, ``sample`` a small
-piece of that which always works. ``--host snntorch`` trains the same net through snnTorch, and ``--resume`` continues an
-interrupted run exactly. ``python -m recipes.listen --checkpoint runs/words/best.pt speech.wav`` then finds the words.
+``--data speech-commands`` is Google's corpus, ``synthetic`` is synthetic speech made on this machine, ``sample`` a
+small piece of that which always works. ``--host snntorch`` trains the same net through snnTorch, and ``--resume``
+continues an interrupted run exactly. ``python -m recipes.listen --checkpoint runs/words/best.pt speech.wav`` then finds
+the words.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from .data.augment import Augment
 from .data.features import features, to_float
 from .data.keyword_batches import FeatureBatches, KeywordBatches
 from .data.mfcc import MFCC
-from .data.speech_commands import Clips, Corpus, load
+from .data.speech_commands import Corpus, load
 from .files import data_folder
 from .keyword_costs import clip_cost, confusion
 from .neurons import add_neuron_arguments, check_neuron_arguments

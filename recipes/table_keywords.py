@@ -2,8 +2,8 @@
 
 ``python -m recipes.table_keywords --data synthetic --seeds 0 1 2 --out runs/keywords``
 
-Each cell is one run of ``recipes.spot_keywords`` in its own folder; options that are not known here are passed on to it.
-The ReLU nets are also converted to spiking ones (T = 32). Started again, the command keeps what is finished and
+Each cell is one run of ``recipes.spot_keywords`` in its own folder; options that are not known here are passed on to
+it. The ReLU nets are also converted to spiking ones (T = 32). Started again, the command keeps what is finished and
 continues the rest. ``--real-digits`` adds the accuracy on digits that people have said, ``--markdown`` writes the page.
 """
 

@@ -1,4 +1,4 @@
-"""Small nets for keywords ``[N, 1, frames, coefficients]``: a separable one, and a recurrent layer of the host's LIF."""
+"""Nets for keywords ``[N, 1, frames, coefficients]``: a separable one, and a recurrent layer of the host's LIF."""
 
 from __future__ import annotations
 
