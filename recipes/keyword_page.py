@@ -78,7 +78,7 @@ def _results(found: Sequence[KeywordLine]) -> str:
         analog = line.row == "ReLU"
         rows.append([
             line.model, line.row, f"{first['parameters']:,}", f"{len(line.results)} of {line.wanted}",
-            first["epoch"] + 1, None if analog else first["time_steps"], cell(line, "accuracy", 2, 100),
+            first["epochs"], None if analog else first["time_steps"], cell(line, "accuracy", 2, 100),
             cell(line, "spikes_per_neuron", 3), cell(line, "synops", 1, 1e-3), cell(line, "energy_nj", 0),
             cell(line, "real_digits", 1, 100), cell(line, "data_share", 0, 100),
         ])  # fmt: skip

@@ -113,6 +113,8 @@ def calibrated_threshold(args: argparse.Namespace, inputs: Tensor | None) -> Any
     v_init = initial_potential(args)
     if inputs is None or args.neuron == "if":  # the fixed threshold of the baseline is part of what it is
         return args.v_threshold
+    if not (inputs > 0).any():  # a silent layer: nothing fits better than anything else
+        return args.v_threshold
     if args.neuron == "atif-nu" and v_init == 0:
         return best_points(inputs, args.time_steps)
     return best_threshold(inputs, args.time_steps, v_init=v_init)

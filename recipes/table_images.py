@@ -198,14 +198,22 @@ def main(argv: Sequence[str] | None = None) -> list[Cell]:
     return table
 
 
-def run_cells(table: Sequence[Cell], jobs: int, after_each: Callable[[], None] = lambda: None) -> list[Cell]:
-    """Run the cells that are not finished, ReLU first, some at a time, and return those that failed."""
+def run_cells(
+    table: Sequence[Cell], jobs: int, after_each: Callable[[], None] = lambda: None, first: str = "ReLU"
+) -> list[Cell]:
+    """Run the cells that are not finished, some at a time, those of the row ``first`` before the others.
+
+    Returns
+    -------
+    list of Cell
+        Those that failed.
+    """
     todo = [cell for cell in table if cell.result is None]
     threads = max(1, _cores() // jobs)
     failed: list[Cell] = []
     with tqdm(total=len(table), initial=len(table) - len(todo), unit="cell", dynamic_ncols=True) as bar:
-        for first in (True, False):  # the nets to start from, then the others
-            batch = [cell for cell in todo if (cell.row == "ReLU") == first]
+        for begin in (True, False):  # the nets to start from, then the others
+            batch = [cell for cell in todo if (cell.row == first) == begin]
             with ThreadPoolExecutor(jobs) as pool:
                 for cell, success in zip(batch, pool.map(lambda cell: cell.run(threads), batch), strict=True):
                     failed += [] if success else [cell]

@@ -3,8 +3,10 @@
 ``python -m recipes.table_keywords --data synthetic --seeds 0 1 2 --out runs/keywords``
 
 Each cell is one run of ``recipes.spot_keywords`` in its own folder; options that are not known here are passed on to
-it. The ReLU nets are also converted to spiking ones (T = 32). Started again, the command keeps what is finished and
-continues the rest. ``--real-digits`` adds the accuracy on digits that people have said, ``--markdown`` writes the page.
+it. With ``--fine-tune-epochs`` every row, ReLU included, starts from the ReLU net of its seed, which is how to do it on
+a small machine. The ReLU nets are also converted to spiking ones (T = 32). Started again, the command keeps what is
+finished and continues the rest. ``--real-digits`` adds the accuracy on digits that people have said, ``--markdown``
+writes the page.
 """
 
 from __future__ import annotations
@@ -35,6 +37,7 @@ from .table_images import ROWS, Cell, run_cells
 
 __all__ = ["Line", "cells", "lines", "main"]
 
+START = "ReLU, to start from"
 LIF = "LIF, one recurrent layer"
 CONVERTED = "ReLU, converted"
 CONVERTED_STEPS = 32
@@ -56,17 +59,28 @@ class Line:
 
 def cells(args: argparse.Namespace, options: Sequence[str]) -> list[Cell]:
     """Return the runs of the table: all rows of the small net, some of the larger ones, and the recurrent layer."""
-    wanted = [(model, row, seed) for model in args.models for row in args.rows for seed in args.seeds]
-    wanted += [(model, row, seed) for model in args.larger for row in args.larger_rows for seed in args.seeds[:1]]
-    wanted += [(RECURRENT, LIF, seed) for seed in args.seeds] * args.recurrent
+    nets = [(model, args.rows, seed) for seed in args.seeds for model in args.models]
+    nets += [(model, args.larger_rows, seed) for seed in args.seeds[:1] for model in args.larger]
+    nets += [(RECURRENT, [LIF], seed) for seed in args.seeds[: args.recurrent]]
+    data = ["--data", args.data] + ["--data-dir", str(args.data_dir)] * (args.data_dir is not None)
     found = []
-    for model, row, seed in wanted:
-        own = [*options, "--data", args.data, "--model", model, "--seed", str(seed), *ROWS.get(row, [])]
-        own += ["--data-dir", str(args.data_dir)] * (args.data_dir is not None)
-        own += ["--epochs", str(args.larger_epochs)] * (model in args.larger and args.larger_epochs is not None)
+
+    def add(model: str, row: str, seed: int, *own: str) -> Path:
         name = "-".join((model, row.lower().replace(", ", "-").replace(" ", "-"), str(seed)))
-        found.append(Cell(args.data, model, row, seed, args.out / "cells" / name, tuple(own), "recipes.spot_keywords"))
-    return sorted(found, key=lambda cell: cell.row != "ReLU")
+        every = (*options, *data, "--model", model, "--seed", str(seed), *own)
+        found.append(Cell(args.data, model, row, seed, args.out / "cells" / name, every, "recipes.spot_keywords"))
+        return found[-1].folder
+
+    for model, rows, seed in nets:
+        shorter = ("--epochs", str(args.larger_epochs)) if model in args.larger and args.larger_epochs else ()
+        tuned: tuple[str, ...] = shorter
+        if args.fine_tune_epochs and model != RECURRENT:
+            start = add(model, START, seed, *ROWS["ReLU"], *shorter) / "last.pt"
+            tuned = ("--from", str(start), "--epochs", str(args.fine_tune_epochs))
+            tuned += ("--lr", str(args.fine_tune_lr)) if args.fine_tune_lr else ()
+        for row in rows:
+            add(model, row, seed, *ROWS.get(row, ()), *tuned)
+    return found
 
 
 def lines(table: Sequence[Cell], args: argparse.Namespace) -> list[Line]:
@@ -74,12 +88,15 @@ def lines(table: Sequence[Cell], args: argparse.Namespace) -> list[Line]:
     digits = None if args.real_digits is None else real_digits(args.real_digits)
     converted = _Converter(args)
     found: dict[tuple[str, str], Line] = {}
-    for cell in sorted(table, key=lambda cell: _order(cell, table)):
+    before = {(cell.model, cell.seed): cell.result for cell in table if cell.row == START}
+    for cell in sorted((cell for cell in table if cell.row != START), key=_order):
         line = found.setdefault((cell.model, cell.row), Line(cell.model, cell.row, 0, []))
         line.wanted += 1
         result = cell.result
         if result is None:
             continue
+        start = before.get((cell.model, cell.seed))
+        result["epochs"] = f"{start['epoch'] + 1} + {result['epoch'] + 1}" if start else str(result["epoch"] + 1)
         result["data_share"] = _data_share(cell.folder / "log.jsonl")
         if digits is not None:
             result["real_digits"] = _real_digits(cell, digits)
@@ -93,7 +110,7 @@ def lines(table: Sequence[Cell], args: argparse.Namespace) -> list[Line]:
     return list(found.values())
 
 
-def _order(cell: Cell, table: Sequence[Cell]) -> tuple[int, int, int]:
+def _order(cell: Cell) -> tuple[int, int, int]:
     models = [*MODELS, RECURRENT]
     rows = [*ROWS, LIF]
     return models.index(cell.model), rows.index(cell.row), cell.seed
@@ -163,7 +180,11 @@ def parse_arguments(argv: Sequence[str] | None = None) -> tuple[argparse.Namespa
     parser.add_argument("--larger", choices=MODELS, nargs="*", default=[], help="with some rows, first seed alone")
     parser.add_argument("--larger-rows", choices=ROWS, nargs="+", default=["ReLU", [*ROWS][-1]], metavar="NAME")
     parser.add_argument("--larger-epochs", type=int)
-    parser.add_argument("--recurrent", action=argparse.BooleanOptionalAction, default=True, help="the layer of LIF too")
+    parser.add_argument("--fine-tune-epochs", type=int, help="start all rows from a ReLU net and train as many epochs")
+    parser.add_argument("--fine-tune-lr", type=float, help="rate of that (default: as before)")
+    parser.add_argument(
+        "--recurrent", type=int, default=1, metavar="SEEDS", help="seeds of the layer of LIF; 0 for none"
+    )
     parser.add_argument("--real-digits", type=Path, help="fsdd.zip: the Free Spoken Digit Dataset")
     parser.add_argument("--listener", type=Path, help="listener.json of recipes.measure_listener, for the page")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time, which share the processor")
@@ -182,7 +203,7 @@ def main(argv: Sequence[str] | None = None) -> list[Line]:
     """Run what is not finished, and write ``table.json``, ``pareto.png``, ``confusion.png`` and the page."""
     args, options = parse_arguments(argv)
     table = cells(args, options)
-    failed = [] if args.report_only else run_cells(table, args.jobs)
+    failed = [] if args.report_only else run_cells(table, args.jobs, first=START)
     try:
         found = lines(table, args)
     except (ValueError, FileNotFoundError) as error:
@@ -212,7 +233,10 @@ def _command(args: argparse.Namespace, options: Sequence[str]) -> str:
     """Return the command that makes the table, with file names in the place of paths."""
     parts = [f"--data {args.data}", f"--seeds {' '.join(map(str, args.seeds))}"]
     parts += [f"--larger {' '.join(args.larger)}"] * bool(args.larger)
-    parts += [f"--larger-epochs {args.larger_epochs}"] * (args.larger_epochs is not None)
+    for name in ("larger_epochs", "fine_tune_epochs", "fine_tune_lr"):
+        value = getattr(args, name)
+        parts += [] if value is None else [f"--{name.replace('_', '-')} {value:g}"]
+    parts += [f"--recurrent {args.recurrent}"]
     for option, path in (("--real-digits", args.real_digits), ("--listener", args.listener)):
         parts += [] if path is None else [f"{option} {path.name}"]
     return " ".join(["python -m recipes.table_keywords", *parts, *options, "--out runs/keywords"])

@@ -205,9 +205,7 @@ NOT_NEGATIVE = ("lr", "threshold_lr", "momentum", "weight_decay", "lr_gamma", "m
 POSITIVE = ("width", "alpha", "v_threshold", "clip_grad_norm", "lr_warmup_decay")
 
 
-def check_ranges(
-    parser: argparse.ArgumentParser, args: argparse.Namespace, counts: Mapping[str, int] = COUNTS
-) -> None:
+def check_ranges(parser: argparse.ArgumentParser, args: argparse.Namespace, counts: Mapping[str, int] = COUNTS) -> None:
     """Refuse numbers that make no sense; ``counts`` are the options that count something, with the least number."""
 
     def refuse_unless(good: bool, name: str, want: str) -> None:

@@ -164,11 +164,12 @@ def test_table_runs_what_is_missing_and_names_the_data(
     monkeypatch.setattr(Cell, "run", run)
     page = tmp_path / "page.md"
     command = [*TINY, "--data", str(corpus), "--rows", "ReLU", "ATIF-u", "--out", str(tmp_path / "table")]
-    command += ["--no-recurrent", "--markdown", str(page)]
+    command += ["--recurrent", "0", "--fine-tune-epochs", "1", "--markdown", str(page)]
     table_keywords.main(command)
-    assert ran == ["ReLU", "ATIF-u"]
+    assert ran == [table_keywords.START, "ReLU", "ATIF-u"]
     text = page.read_text()
     assert f"{corpus.name} (36 clips)" in text and "no figures of Google Speech Commands" in text
     assert "ReLU, converted" in text and (tmp_path / "keyword-spotting-pareto.png").exists()
+    assert text.count("| 2 + 1 ") == 3  # epochs before and after the start
     table_keywords.main(command)
-    assert ran == ["ReLU", "ATIF-u"] and page.read_text() == text
+    assert len(ran) == 3 and page.read_text() == text
