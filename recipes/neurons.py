@@ -21,10 +21,11 @@ __all__ = [
 NEURONS = ("relu", "if", "atif-u", "atif-nu", "pcmp")
 
 
-def add_neuron_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options that :func:`spikingjelly_neuron` reads."""
+def add_neuron_arguments(parser: argparse.ArgumentParser, more: tuple[str, ...] = ()) -> None:
+    """Add the options that :func:`spikingjelly_neuron` reads; ``more`` names neurons that a recipe makes itself."""
     group = parser.add_argument_group("neuron")
-    group.add_argument("--neuron", choices=NEURONS, default="atif-u", help="if: the host's, of fixed threshold")
+    names = (*NEURONS, *more)
+    group.add_argument("--neuron", choices=names, default="atif-u", help="if: the host's, of fixed threshold")
     group.add_argument("--time-steps", type=int, default=4, metavar="T")
     group.add_argument("--v-init", type=float, help="V(0) in thresholds, for atif-u, atif-nu (default 0), pcmp (0.5)")
     group.add_argument("--v-threshold", type=float, default=1.0, help="at the start; for atif-nu the clip level p_1")
@@ -111,6 +112,8 @@ def calibrated_threshold(args: argparse.Namespace, inputs: Tensor | None) -> Any
     """Return the threshold, or the points of ATIF-nu, that fit recorded inputs best; without any ``v_threshold``."""
     v_init = initial_potential(args)
     if inputs is None or args.neuron == "if":  # the fixed threshold of the baseline is part of what it is
+        return args.v_threshold
+    if not (inputs > 0).any():  # a silent layer: nothing fits better than anything else
         return args.v_threshold
     if args.neuron == "atif-nu" and v_init == 0:
         return best_points(inputs, args.time_steps)

@@ -10,7 +10,7 @@ import torch
 
 from .data.images import DATA_SETS
 
-__all__ = ["add_data_arguments", "add_run_arguments", "add_training_arguments"]
+__all__ = ["add_data_arguments", "add_image_arguments", "add_run_arguments", "add_training_arguments"]
 
 
 def add_run_arguments(parser: argparse.ArgumentParser, presets: Iterable[str], default: str = "short") -> None:
@@ -40,7 +40,7 @@ def add_training_arguments(
     """Add what the trainer reads; the defaults are those of a preset."""
     training = parser.add_argument_group("training (defaults: the preset)")
     training.add_argument("--epochs", type=int)
-    training.add_argument("--batch-size", "-b", type=int, help="images in a step, over all processes")
+    training.add_argument("--batch-size", "-b", type=int, help="samples in a step, over all processes")
     training.add_argument("--opt", choices=optimizers)
     training.add_argument("--lr", type=float)
     training.add_argument("--momentum", type=float)
@@ -53,7 +53,11 @@ def add_training_arguments(
     training.add_argument("--lr-warmup-decay", type=float, default=0.01)
     training.add_argument("--clip-grad-norm", type=float)
     training.add_argument("--label-smoothing", type=float, default=0.0)
-    training.add_argument("--crop", type=int, metavar="PIXELS", help="random crop from a border of this width")
-    training.add_argument("--flip", action=argparse.BooleanOptionalAction)
     training.add_argument("--mixup-alpha", type=float, help="0 for none")
     return training
+
+
+def add_image_arguments(training: argparse._ArgumentGroup) -> None:
+    """Add the augmentation of images to the options of a training."""
+    training.add_argument("--crop", type=int, metavar="PIXELS", help="random crop from a border of this width")
+    training.add_argument("--flip", action=argparse.BooleanOptionalAction)

@@ -15,7 +15,7 @@ import os
 import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +29,7 @@ from .files import replacing
 from .train_images import MODELS
 from .train_images import parse_arguments as parse_run
 
-__all__ = ["Cell", "cells", "main", "markdown"]
+__all__ = ["ROWS", "Cell", "cells", "main", "markdown", "run_cells", "spread"]
 
 ROWS = {
     "ReLU": ["--neuron", "relu"],
@@ -65,6 +65,7 @@ class Cell:
     seed: int
     folder: Path
     options: tuple[str, ...]
+    recipe: str = "recipes.train_images"
 
     @property
     def result(self) -> dict[str, Any] | None:
@@ -77,7 +78,7 @@ class Cell:
     def run(self, threads: int) -> bool:
         """Run or continue the cell in a process of its own, with its output in ``output.txt``; return the success."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "recipes.train_images", *self.options, "--out", str(self.folder), "--resume"]
+        command = [sys.executable, "-m", self.recipe, *self.options, "--out", str(self.folder), "--resume"]
         with open(self.folder / "output.txt", "w") as output:
             environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
             success = subprocess.run(command, env=environment, stdout=output, stderr=output).returncode == 0
@@ -119,10 +120,10 @@ def markdown(table: Sequence[Cell]) -> str:
             line: list[str] = [model, row, f"{len(results)} of {len(group)}"]
             if results:
                 title = results[0]["data"]
-                line += [_spread([100 * r["accuracy"] for r in results], 2)]
+                line += [spread([100 * r["accuracy"] for r in results], 2)]
             if results and "theta" in results[0]:
-                line += [str(results[0]["time_steps"]), _spread([r["theta"] for r in results], 3)]
-                line += [_spread([r["spikes_per_neuron"] for r in results], 3)]
+                line += [str(results[0]["time_steps"]), spread([r["theta"] for r in results], 3)]
+                line += [spread([r["spikes_per_neuron"] for r in results], 3)]
                 layers = [_mean_sqnr(layers) for layers in zip(*(r["layers"] for r in results), strict=True)]
                 known = [value for value in layers if value is not None]
                 line += [f"{statistics.median(known):.1f} ({min(known):.1f}..{max(known):.1f})" if known else "-"]
@@ -154,7 +155,8 @@ def _mean_sqnr(layers: Sequence[dict[str, Any]]) -> float | None:
     return statistics.mean(known) if known else None
 
 
-def _spread(values: Sequence[float], digits: int) -> str:
+def spread(values: Sequence[float], digits: int) -> str:
+    """Return the mean with (smallest..largest), if there are several."""
     mean, low, high = (f"{v:.{digits}f}" for v in (statistics.mean(values), min(values), max(values)))
     return mean if len(values) == 1 else f"{mean} ({low}..{high})"
 
@@ -188,22 +190,36 @@ def main(argv: Sequence[str] | None = None) -> list[Cell]:
     """Run what is not finished, and write ``table.md`` and ``table.json``."""
     args, options = parse_arguments(argv)
     table = cells(args, options)
-    todo = [] if args.report_only else [cell for cell in table if cell.result is None]
-    threads = max(1, _cores() // args.jobs)
-    failed: list[Cell] = []
-    with tqdm(total=len(table), initial=len(table) - len(todo), unit="cell", dynamic_ncols=True) as bar:
-        for first in (True, False):  # the nets to start from, then the others
-            batch = [cell for cell in todo if (cell.row == "ReLU") == first]
-            with ThreadPoolExecutor(args.jobs) as pool:
-                for cell, success in zip(batch, pool.map(lambda cell: cell.run(threads), batch), strict=True):
-                    failed += [] if success else [cell]
-                    bar.update()
-                    _write(args.out, table)
+    failed = [] if args.report_only else run_cells(table, args.jobs, lambda: _write(args.out, table))
     _write(args.out, table)
     print(markdown(table))
     if failed:
         raise SystemExit("failed: " + ", ".join(str(cell.folder / "output.txt") for cell in failed))
     return table
+
+
+def run_cells(
+    table: Sequence[Cell], jobs: int, after_each: Callable[[], None] = lambda: None, first: str = "ReLU"
+) -> list[Cell]:
+    """Run the cells that are not finished, some at a time, those of the row ``first`` before the others.
+
+    Returns
+    -------
+    list of Cell
+        Those that failed.
+    """
+    todo = [cell for cell in table if cell.result is None]
+    threads = max(1, _cores() // jobs)
+    failed: list[Cell] = []
+    with tqdm(total=len(table), initial=len(table) - len(todo), unit="cell", dynamic_ncols=True) as bar:
+        for begin in (True, False):  # the nets to start from, then the others
+            batch = [cell for cell in todo if (cell.row == first) == begin]
+            with ThreadPoolExecutor(jobs) as pool:
+                for cell, success in zip(batch, pool.map(lambda cell: cell.run(threads), batch), strict=True):
+                    failed += [] if success else [cell]
+                    bar.update()
+                    after_each()
+    return failed
 
 
 def _cores() -> int:

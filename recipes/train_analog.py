@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from .data.images import Batches, ImageData, load_images
 from .models import convertible
-from .options import add_data_arguments, add_run_arguments, add_training_arguments
+from .options import add_data_arguments, add_image_arguments, add_run_arguments, add_training_arguments
 from .trainer import Trainer
 
 __all__ = [
@@ -174,6 +174,7 @@ def add_analog_arguments(
     net.add_argument("--dropout", type=float, help="factor on the rates of dropout (default: the preset)")
     net.add_argument("--checkpoint", type=Path, help="load this trained net in place of training one")
     group = add_training_arguments(parser, ("sgd", "adam", "adamw", "rmsprop"))
+    add_image_arguments(group)
     group.add_argument("--lr-milestones", type=int, nargs="*", help="epochs after which the rate drops by --lr-gamma")
 
 

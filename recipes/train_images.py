@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -24,11 +24,13 @@ from .models.classifier import Classifier
 from .models.resnet import resnet18
 from .models.vgg import POOLING, vgg16
 from .neurons import add_neuron_arguments, check_neuron_arguments, make_spiking
-from .options import add_data_arguments, add_run_arguments, add_training_arguments
+from .options import add_data_arguments, add_image_arguments, add_run_arguments, add_training_arguments
 from .trainer import Trainer
 from .training import measure
 
-__all__ = ["ImageTrainer", "argument_parser", "load_net", "main", "parse_arguments", "run"]
+__all__ = [
+    "ImageTrainer", "argument_parser", "check_ranges", "load_checkpoint", "load_net", "main", "parse_arguments", "run",
+]  # fmt: skip
 
 MODELS = {"vgg16": vgg16, "resnet18": resnet18}
 
@@ -52,6 +54,7 @@ class ImageTrainer(Trainer):
     """Builds the net that the options ask for and measures it at the end."""
 
     neurons: list[nn.Module]
+    same_net: tuple[str, ...] = SAME_NET
 
     def load_model(self, args: argparse.Namespace, num_classes: int) -> nn.Module:
         net, calibration = self.analog_net(args, num_classes)
@@ -63,12 +66,16 @@ class ImageTrainer(Trainer):
 
         A run that goes on from its checkpoint needs neither.
         """
-        net = build_net(args, num_classes, self.data.channels)
+        net = self.build_net(args, num_classes)
         if args.start is None or self.checkpoint is not None:
             return net, None
-        net.load_state_dict(_trained_relu_net(args))
+        net.load_state_dict(trained_relu_net(args, self.same_net))
         batches = zip(self.calibration_loader, range(-(-args.calibration_images // 100)), strict=False)
         return net.to(self.device), [images for (images, _), _ in batches]
+
+    def build_net(self, args: argparse.Namespace, num_classes: int) -> Classifier:
+        """Build the analog net that the options describe."""
+        return build_net(args, num_classes, self.data.channels)
 
     def defaults(self, args: argparse.Namespace) -> dict[str, Any]:
         return vars(parse_arguments(["--out", str(args.out), "--preset", args.preset]))
@@ -83,8 +90,7 @@ class ImageTrainer(Trainer):
         then the mean over the layers; ``spikes_per_neuron`` is pooled over all neurons of the net. The SQNR is ``None``
         of a layer without any error (a neuron at an identity shortcut may repeat its spikes) or without any signal.
         """
-        loader = Batches(self.data.test, 100, *self.statistics, device=self.device)
-        measured = measure(self.model, loader, self.neurons, limit=2_000)
+        measured = measure(self.model, self.measured_loader(), self.neurons, limit=2_000)
         result: dict[str, Any] = {"accuracy": measured.accuracy, "time_steps": args.time_steps}
         if self.neurons:
             activity = [m.spikes_per_neuron / args.time_steps for m in measured.layers]
@@ -97,6 +103,10 @@ class ImageTrainer(Trainer):
                 ],
             }
         return result
+
+    def measured_loader(self) -> Iterable[Any]:
+        """Return batches of the whole test set, for the first process alone."""
+        return Batches(self.data.test, 100, *self.statistics, device=self.device)
 
 
 def build_net(args: argparse.Namespace, classes: int, channels: int) -> Classifier:
@@ -116,7 +126,7 @@ def load_net(path: Path | str, device: torch.device | str = "cpu") -> Classifier
     >>> net = load_net("runs/u/best.pt")  # doctest: +SKIP
     >>> net(images).argmax(1)  # doctest: +SKIP
     """
-    checkpoint = _checkpoint("path", Path(path))
+    checkpoint = load_checkpoint("path", Path(path))
     defaults = vars(argument_parser().parse_args(["--out", "."]))  # of options younger than the checkpoint
     args, weights = argparse.Namespace(**defaults | checkpoint["settings"]), checkpoint["model"]
     net = build_net(args, list(weights.values())[-1].shape[0], weights["stem.0.weight"].shape[1])
@@ -126,19 +136,21 @@ def load_net(path: Path | str, device: torch.device | str = "cpu") -> Classifier
     return net.to(device).eval()
 
 
-def _checkpoint(name: str, path: Path) -> dict[str, Any]:
+def load_checkpoint(name: str, path: Path, recipe: str = "recipes.train_images") -> dict[str, Any]:
+    """Load the checkpoint that an argument of that name points to, or say what is wrong with it."""
     if not path.is_file():
         raise ValueError(f"{name}: got {path}, want a checkpoint that exists")
     checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     if not isinstance(checkpoint, dict) or "settings" not in checkpoint:
-        raise ValueError(f"{name}: got {path}, want a checkpoint of recipes.train_images")
+        raise ValueError(f"{name}: got {path}, want a checkpoint of {recipe}")
     return checkpoint
 
 
-def _trained_relu_net(args: argparse.Namespace) -> dict[str, torch.Tensor]:
-    checkpoint = _checkpoint("--from", args.start)
+def trained_relu_net(args: argparse.Namespace, same: Sequence[str] = SAME_NET) -> dict[str, torch.Tensor]:
+    """Return the weights of ``--from``, whose net has to have those settings in common."""
+    checkpoint = load_checkpoint("--from", args.start)
     there = checkpoint["settings"]
-    for name, want in {"neuron": "relu", **{name: getattr(args, name) for name in SAME_NET}}.items():
+    for name, want in {"neuron": "relu", **{name: getattr(args, name) for name in same}}.items():
         if there.get(name) != want:
             raise ValueError(f"--from: got {args.start} with {name}={there.get(name)!r}, want {want!r}")
     return checkpoint["model"]
@@ -161,6 +173,7 @@ def argument_parser() -> argparse.ArgumentParser:
     net.add_argument("--calibration-images", type=int, default=1000, help="for the thresholds, with --from")
     add_neuron_arguments(parser)
     group = add_training_arguments(parser)
+    add_image_arguments(group)
     group.add_argument("--threshold-lr", type=float, help="of the thresholds (default: --lr)")
     parser.add_argument("--benchmark-step", action="store_true", help="only time a step, against the host's IF neuron")
     parser.add_argument("--table", action="store_true", help="all neurons: recipes.table_images, with its options")
@@ -176,7 +189,7 @@ def parse_arguments(
     parser.set_defaults(**PRESETS[preset])
     args = parser.parse_args(argv)
     check_neuron_arguments(parser, args)
-    _check_ranges(parser, args)
+    check_ranges(parser, args)
     if args.amp is None:
         args.amp = torch.device(args.device).type == "cuda"
     if args.pool != "max" and args.model != "vgg16":
@@ -194,14 +207,16 @@ NOT_NEGATIVE = ("lr", "threshold_lr", "momentum", "weight_decay", "lr_gamma", "m
 POSITIVE = ("width", "alpha", "v_threshold", "clip_grad_norm", "lr_warmup_decay")
 
 
-def _check_ranges(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+def check_ranges(parser: argparse.ArgumentParser, args: argparse.Namespace, counts: Mapping[str, int] = COUNTS) -> None:
+    """Refuse numbers that make no sense; ``counts`` are the options that count something, with the least number."""
+
     def refuse_unless(good: bool, name: str, want: str) -> None:
         if not good:
             parser.error(f"argument --{name.replace('_', '-')}: got {getattr(args, name)}, want {want}")
 
     given = {name: value for name, value in vars(args).items() if value is not None}
-    for name in given.keys() & COUNTS.keys():
-        refuse_unless(given[name] >= COUNTS[name], name, f"an int >= {COUNTS[name]}")
+    for name in given.keys() & counts.keys():
+        refuse_unless(given[name] >= counts[name], name, f"an int >= {counts[name]}")
     for name in given.keys() & {*NOT_NEGATIVE}:
         refuse_unless(isfinite(given[name]) and given[name] >= 0, name, "a finite number >= 0")
     for name in given.keys() & {*POSITIVE}:

@@ -30,7 +30,10 @@ from .models.classifier import Classifier
 from .neurons import calibrated_threshold, initial_potential, make_spiking, replace_activations
 from .train_images import ImageTrainer, argument_parser, parse_arguments, run
 
-__all__ = ["SnnTorchNet", "SnnTorchTrainer", "assert_same_spikes", "main", "snntorch_neuron"]
+__all__ = [
+    "NEUTRAL", "TRAINERS", "SnnTorchNet", "SnnTorchTrainer", "assert_same_spikes", "check_snntorch_arguments", "main",
+    "snntorch_neuron",
+]  # fmt: skip
 
 TRAINERS = {"snn_ext": bptt, "host": backprop.BPTT}
 
@@ -228,13 +231,18 @@ def _parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--trainer", choices=TRAINERS, default="snn_ext", help="which backpropagation through time")
     parser.set_defaults(**NEUTRAL)
     args = parse_arguments(argv, parser)
+    check_snntorch_arguments(parser, args)
+    return args
+
+
+def check_snntorch_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Refuse what snnTorch's trainers do not have."""
     for name, neutral in NEUTRAL.items():
-        if getattr(args, name) != neutral:
+        if getattr(args, name, neutral) != neutral:
             option, value = name.replace("_", "-"), getattr(args, name)
             parser.error(f"argument --{option}: got {value}, want {neutral}: snnTorch's trainers do not have it")
     if args.neuron == "relu":
         parser.error("argument --neuron: got relu, want a spiking neuron")
-    return args
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:

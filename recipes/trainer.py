@@ -25,7 +25,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from .data.images import Batches, ImageData, channel_statistics, load_images
+from .data.images import Batches, channel_statistics, load_images
 from .run_folder import RunFolder
 from .training import parameter_groups
 
@@ -47,17 +47,34 @@ class Trainer(train_classify.Trainer):
     processes = 1
     checkpoint: dict[str, Any] | None = None
     """What a continued run goes on from."""
+    watched = "test"
+    """What the samples of ``test_loader`` are called in the log; the best epoch is the best on them."""
 
     # -- hooks ------------------------------------------------------------------------------------------------------
 
-    def load_data(self, args: argparse.Namespace) -> ImageData:
+    def load_data(self, args: argparse.Namespace) -> Any:
         """Load the data set; the first process goes ahead, as it may have to download."""
         if self.rank > 0:
             dist.barrier()
-        data = load_images(args.data, args.data_dir).first(args.train_images, args.test_images)
+        data = self.read_data(args)
         if self.rank == 0 and self.processes > 1:
             dist.barrier()
         return data
+
+    def read_data(self, args: argparse.Namespace) -> Any:
+        """Read the data set, which has a ``name`` and ``classes``."""
+        return load_images(args.data, args.data_dir).first(args.train_images, args.test_images)
+
+    def set_loaders(self, args: argparse.Namespace) -> None:
+        """Make ``train_loader``, ``test_loader`` (of this process) and ``calibration_loader`` from the data."""
+        self.statistics = mean, std = self.input_statistics(args)
+        share: dict[str, Any] = {"rank": self.rank, "processes": self.processes, "device": self.device}
+        self.train_loader = Batches(
+            self.data.train, args.batch_size, mean, std, train=True, crop=args.crop, flip=args.flip,
+            mixup=args.mixup_alpha, classes=len(self.data.classes), seed=args.seed, **share,
+        )  # fmt: skip
+        self.test_loader = Batches(self.data.test, args.batch_size, mean, std, **share)
+        self.calibration_loader = Batches(self.data.train, 100, mean, std, device=self.device)
 
     def input_statistics(self, args: argparse.Namespace) -> tuple[Tensor, Tensor]:
         """Return what images in [0, 1] are shifted by and divided by, ``[C]`` or ``[C, H, W]``."""
@@ -78,6 +95,14 @@ class Trainer(train_classify.Trainer):
     def reset(self, model: nn.Module) -> None:
         """Put the neurons of a net into the state before the first step."""
         functional.reset_net(model)
+
+    def about(self) -> dict[str, Any]:
+        """Return what a checkpoint is to say of the net besides its settings."""
+        return {}
+
+    def note_epoch(self, seconds: float) -> dict[str, Any]:
+        """Return what else is to stand in the log of an epoch, whose training took that long; not in the result."""
+        return {}
 
     def measure(self, args: argparse.Namespace) -> dict[str, Any]:
         """Return what else is to stand in the result of a finished run; called in the first process."""
@@ -114,16 +139,10 @@ class Trainer(train_classify.Trainer):
         train_classify.set_deterministic(args.seed)
         self.device = device
         self.data = self.load_data(args)
-        self.statistics = mean, std = self.input_statistics(args)
-        share: dict[str, Any] = {"rank": self.rank, "processes": self.processes, "device": device}
-        self.train_loader = Batches(
-            self.data.train, args.batch_size, mean, std, train=True, crop=args.crop, flip=args.flip,
-            mixup=args.mixup_alpha, classes=len(self.data.classes), seed=args.seed, **share,
-        )  # fmt: skip
-        self.test_loader = Batches(self.data.test, args.batch_size, mean, std, **share)
-        self.calibration_loader = Batches(self.data.train, 100, mean, std, device=device)
+        self.set_loaders(args)
         if len(self.train_loader) == 0:
-            raise ValueError(f"--batch-size: got {args.batch_size}, want at most {len(self.data.train[1])} images")
+            samples = len(self.train_loader.labels)
+            raise ValueError(f"--batch-size: got {args.batch_size}, want at most {samples}, the samples there are")
 
         self.checkpoint = checkpoint = self._from_first(folder.checkpoint() if folder else None)
         self.model = self.load_model(args, len(self.data.classes)).to(device)
@@ -156,6 +175,7 @@ class Trainer(train_classify.Trainer):
                 train = self.train_one_epoch(
                     model, criterion, optimizer, self.train_loader, device, epoch, args, scaler=scaler
                 )
+                notes = self.note_epoch(time.perf_counter() - began)
                 test = self.evaluate(args, self.model, criterion, self.test_loader, device)
                 for loss in (train[0], test[0]):  # before anything is logged or saved
                     if not np.isfinite(loss):
@@ -166,17 +186,18 @@ class Trainer(train_classify.Trainer):
                 schedule.step()
                 if folder is None or writer is None:
                     continue
-                names = [f"{part}_{what}" for part in ("train", "test") for what in ("loss", "acc1", "acc5")]
+                names = [f"{part}_{what}" for part in ("train", self.watched) for what in ("loss", "acc1", "acc5")]
                 record = {"epoch": epoch, "lr": lr, **dict(zip(names, (*train, *test), strict=True))}
                 better, best = test[1] > best, max(best, test[1])
                 thresholds = [p.flatten().tolist() for m in self.threshold_modules() for p in m.parameters()]
-                folder.log(**record, thresholds=thresholds, seconds=time.perf_counter() - began)
+                folder.log(**record, **notes, thresholds=thresholds, seconds=time.perf_counter() - began)
                 for name in names:
                     if record[name] is not None:
                         writer.add_scalar(name, record[name], epoch)
                 for i, threshold in enumerate(thresholds):
                     writer.add_scalar(f"threshold/{i:02d}", threshold[0], epoch)
                 progress = {"epochs": epoch + 1, "best_accuracy": best, "last": record, "settings": folder.settings}
+                progress |= self.about()
                 folder.save({name: part.state_dict() for name, part in state.items()} | progress, better)
         result = {}
         if folder and writer:

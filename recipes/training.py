@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from math import nan
 from typing import Any
 
 import torch
@@ -107,7 +108,8 @@ class LayerMeasurement:
     sqnr_db : float
         Signal to quantisation noise ratio of the layer in its place in the net, in dB: signal is the neuron's input,
         averaged over time, where that is >= 0 (so it is the ReLU of it); noise is the difference to the decoded
-        value, firing rate times threshold (p_1 for ATIF-nu). Over an evenly spaced sample of inputs.
+        value, firing rate times threshold (p_1 for ATIF-nu). Over an evenly spaced sample of inputs; NaN if all of
+        them are negative.
     inputs : Tensor
         That sample of inputs, flat, negative ones included.
     """
@@ -191,9 +193,8 @@ class _Probe:
     def result(self, samples: int) -> LayerMeasurement:
         inputs, decoded = torch.cat(self.inputs), torch.cat(self.decoded)
         signal = inputs >= 0
-        return LayerMeasurement(
-            self.neurons, self.spikes / (samples * self.neurons), float(sqnr(inputs[signal], decoded[signal])), inputs
-        )
+        ratio = float(sqnr(inputs[signal], decoded[signal])) if signal.any() else nan
+        return LayerMeasurement(self.neurons, self.spikes / (samples * self.neurons), ratio, inputs)
 
 
 def _scale(neuron: nn.Module, x_seq: Tensor) -> Tensor | float:

@@ -1,4 +1,4 @@
-"""ResNet-18 in CIFAR shape, with an activation at the end of each branch."""
+"""ResNet-18 and ResNet-8 in CIFAR shape, with an activation at the end of each branch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from .classifier import Classifier, conv_norm, scaled, stem_conv_norm
 
-__all__ = ["resnet18"]
+__all__ = ["resnet8", "resnet18"]
 
 
 class Block(nn.Module):
@@ -62,11 +62,44 @@ def resnet18(classes: int = 10, in_channels: int = 3, *, width: float = 1.0, nor
     >>> resnet18(classes=35, in_channels=1, width=0.125)(torch.rand(2, 1, 48, 10)).shape
     torch.Size([2, 35])
     """
-    channels = scaled(64, width)
+    return _resnet((64, 128, 256, 512), 2, classes, in_channels, width, norm)
+
+
+def resnet8(classes: int = 10, in_channels: int = 3, *, width: float = 1.0, norm: bool = True) -> Classifier:
+    """Build ResNet-8: a 3x3 stem, then 16-32-64 channels with one basic block each; 10 activations.
+
+    Parameters
+    ----------
+    classes, in_channels, width, norm
+        As of :func:`resnet18`.
+
+    Returns
+    -------
+    Classifier
+
+    Notes
+    -----
+    The layout is He et al.'s for small images with one block a stage.
+
+    Examples
+    --------
+    >>> import torch
+    >>> resnet8(classes=35, in_channels=1)(torch.rand(2, 1, 48, 10)).shape
+    torch.Size([2, 35])
+    """
+    return _resnet((16, 32, 64), 1, classes, in_channels, width, norm)
+
+
+def _resnet(
+    widths: tuple[int, ...], blocks: int, classes: int, in_channels: int, width: float, norm: bool
+) -> Classifier:
+    channels = scaled(widths[0], width)
     stem = stem_conv_norm(in_channels, channels, norm)
     body: list[nn.Module] = [nn.ReLU()]
-    for outputs, stride in ((64, 1), (128, 2), (256, 2), (512, 2)):
-        inputs, channels = channels, scaled(outputs, width)
-        body += [Block(inputs, channels, stride, norm), Block(channels, channels, 1, norm)]
+    for stage, outputs in enumerate(widths):
+        for block in range(blocks):
+            stride = 2 if stage > 0 and block == 0 else 1
+            inputs, channels = channels, scaled(outputs, width)
+            body.append(Block(inputs, channels, stride, norm))
     body += [layer.AdaptiveAvgPool2d(1), layer.Flatten(), layer.Linear(channels, classes)]
     return Classifier(stem, nn.Sequential(*body))

@@ -1,0 +1,123 @@
+"""A trained net for keywords together with its front end: from waveforms to scores, and from a checkpoint to that."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import torch
+from spikingjelly.activation_based import functional
+from torch import Tensor, nn
+
+from .data.features import to_float
+from .data.mfcc import MFCC
+from .data.speech_commands import Clips
+from .files import replacing
+from .models.keyword_nets import RecurrentLIF, separable
+from .models.resnet import resnet8, resnet18
+from .neurons import make_spiking
+from .train_images import load_checkpoint
+
+__all__ = ["MODELS", "RECURRENT", "Spotter", "build_keyword_net", "digit_accuracy", "load_spotter", "save_spotter"]
+
+MODELS = {"separable": separable, "resnet8": resnet8, "resnet18": resnet18}
+RECURRENT = "recurrent-lif"
+DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+
+
+class Spotter(nn.Module):
+    """From waveforms ``[N, samples]`` in [-1, 1] at 16 kHz, of a second, to the scores of the words ``[N, words]``.
+
+    Parameters
+    ----------
+    net : nn.Module
+        From standardised features to scores; its state is reset after every call.
+    words : tuple of str
+        In the order of the scores.
+    mean, std : Tensor
+        Of each coefficient in training, ``[coefficients]``.
+    frames : int
+        Of the front end.
+
+    Attributes
+    ----------
+    settings : dict
+        The options that it was trained with.
+    """
+
+    def __init__(self, net: nn.Module, words: tuple[str, ...], mean: Tensor, std: Tensor, frames: int = 48) -> None:
+        super().__init__()
+        self.net, self.words, self.front_end = net, words, MFCC(frames)
+        self.settings: dict[str, Any] = {}
+        self.register_buffer("mean", mean)
+        self.register_buffer("std", std)
+        self.eval()
+
+    @torch.no_grad()
+    def forward(self, waveforms: Tensor) -> Tensor:
+        scores = self.net((self.front_end(waveforms) - self.mean) / self.std)
+        functional.reset_net(self.net)
+        return scores
+
+
+def build_keyword_net(args: argparse.Namespace, classes: int) -> nn.Module:
+    """Build the net that the options describe: an analog one, but for the recurrent layer."""
+    if args.model == RECURRENT:
+        return RecurrentLIF(classes, time_steps=args.time_steps)
+    net = MODELS[args.model](classes, 1, width=args.width)
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.constant_(module.bias, args.norm_bias)
+    return net
+
+
+def load_spotter(path: Path | str, device: torch.device | str = "cpu") -> Spotter:
+    """Rebuild the trained net of a checkpoint of ``recipes.spot_keywords``, or of :func:`save_spotter`.
+
+    Examples
+    --------
+    >>> spotter = load_spotter("runs/words/best.pt")  # doctest: +SKIP
+    >>> spotter.words[spotter(waveforms)[0].argmax()]  # doctest: +SKIP
+    """
+    checkpoint = load_checkpoint("checkpoint", Path(path), "recipes.spot_keywords")
+    if "words" not in checkpoint:
+        raise ValueError(f"checkpoint: got {path}, want a checkpoint of recipes.spot_keywords")
+    args, words = argparse.Namespace(**checkpoint["settings"]), tuple(checkpoint["words"])
+    net = build_keyword_net(args, len(words))
+    if args.model != RECURRENT and args.neuron != "relu":
+        make_spiking(net, args)
+    net.load_state_dict(_of_spikingjelly(checkpoint["model"], net))
+    statistics = torch.tensor([checkpoint["mean"], checkpoint["std"]])
+    spotter = Spotter(net, words, *statistics, frames=args.frames)
+    spotter.settings = checkpoint["settings"]
+    return spotter.to(device)
+
+
+def save_spotter(checkpoint: Path | str, path: Path | str) -> None:
+    """Write what :func:`load_spotter` needs of a checkpoint to a small file: no optimizer, no log."""
+    content = load_checkpoint("checkpoint", Path(checkpoint), "recipes.spot_keywords")
+    with replacing(Path(path)) as temporary:
+        torch.save({name: content[name] for name in ("model", "settings", "words", "mean", "std")}, temporary)
+
+
+@torch.no_grad()
+def digit_accuracy(spotter: Spotter, clips: Clips, batch_size: int = 100) -> float:
+    """Return the accuracy on clips of digits where the ten digits alone compete."""
+    columns = torch.tensor([spotter.words.index(word) for word in DIGITS])
+    wanted = torch.tensor([spotter.words.index(word) for word in clips.words])[clips.labels]
+    correct = 0
+    for waveforms, labels in zip(clips.waveforms.split(batch_size), wanted.split(batch_size), strict=True):
+        scores = spotter(to_float(waveforms.to(spotter.mean.device))).cpu()[:, columns]
+        correct += int((columns[scores.argmax(1)] == labels).sum())
+    return correct / len(wanted)
+
+
+def _of_spikingjelly(weights: dict[str, Tensor], net: nn.Module) -> dict[str, Tensor]:
+    """Return the weights under the names of SpikingJelly's net; snnTorch has others, and more of them."""
+    if not any(name.startswith("classifier.") for name in weights):
+        return weights
+    renamed = {
+        name.removeprefix("classifier.").replace(".threshold", ".v_threshold"): value for name, value in weights.items()
+    }
+    return {name: renamed[name] for name in net.state_dict()}
