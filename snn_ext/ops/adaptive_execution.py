@@ -7,10 +7,13 @@ from typing import Literal, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-__all__ = ["AdaptiveExecution", "AdaptiveSettings", "Output"]
+__all__ = ["OUTPUTS", "AdaptiveExecution", "AdaptiveSettings", "Output"]
 
 Output = Literal["spikes", "heights", "potential"]
 """0 and 1; 0 and the threshold; S, without any spike."""
+
+OUTPUTS = {"spikes": 0, "heights": 1, "potential": 2}
+"""As in ``adaptive_step.h``."""
 
 
 class AdaptiveSettings(NamedTuple):

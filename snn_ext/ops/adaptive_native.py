@@ -8,14 +8,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from .adaptive_execution import AdaptiveSettings
+from .adaptive_execution import OUTPUTS, AdaptiveSettings
 from .layout import is_one
 from .native_execution import DTYPES, NativeLibrary, address, threads_for, types
 from .self_test import adaptive_agrees_with_torch
 
 __all__ = ["AdaptiveNativeExecution"]
-
-_OUTPUTS = {"spikes": 0, "heights": 1, "potential": 2}
 
 
 class AdaptiveNativeExecution(NativeLibrary):
@@ -52,7 +50,7 @@ class AdaptiveNativeExecution(NativeLibrary):
             time_steps,
             current_seq.numel() // time_steps,
             DTYPES[current_seq.dtype],
-            _OUTPUTS[settings.output],
+            OUTPUTS[settings.output],
             settings.analog_input,
             threads_for(current_seq),
         )
@@ -88,7 +86,7 @@ class AdaptiveNativeExecution(NativeLibrary):
             time_steps,
             current_seq.numel() // time_steps,
             DTYPES[current_seq.dtype],
-            _OUTPUTS[settings.output],
+            OUTPUTS[settings.output],
             settings.analog_input,
             settings.detach_adaptation,
             settings.surrogate,

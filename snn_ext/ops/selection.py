@@ -14,6 +14,7 @@ import torch
 
 from .._errors import check_choice, describe
 from ..functional.surrogates import Surrogate, as_surrogate
+from .adaptive_cuda import AdaptiveCudaExecution
 from .adaptive_native import AdaptiveNativeExecution
 from .adaptive_torch import AdaptiveTorchExecution
 from .cuda_backends import CupyBackend, DriverBackend
@@ -36,7 +37,15 @@ EXECUTIONS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             e.name: e
             for e in (CudaExecution(CupyBackend()), CudaExecution(DriverBackend()), NativeExecution(), TorchExecution())
         },
-        "adaptive_spiking": {e.name: e for e in (AdaptiveNativeExecution(), AdaptiveTorchExecution())},
+        "adaptive_spiking": {
+            e.name: e
+            for e in (
+                AdaptiveCudaExecution(CupyBackend()),
+                AdaptiveCudaExecution(DriverBackend()),
+                AdaptiveNativeExecution(),
+                AdaptiveTorchExecution(),
+            )
+        },
         "spike_convolution": {e.name: e for e in (SpikeConvolutionNative(), SpikeConvolutionTorch())},
         "asn_transfer": {e.name: e for e in (TransferNativeExecution(), TransferTorchExecution())},
     }

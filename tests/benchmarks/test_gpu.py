@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from functools import partial, wraps
+from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 pytest.importorskip("spikingjelly")
 pytest.importorskip("snntorch")
@@ -19,6 +25,9 @@ from benchmarks import gpu
 from benchmarks.contenders import BASELINE, Contender
 from benchmarks.measuring import Timing
 from snn_ext.ops import Implementation
+from snn_ext.ops.cuda_execution import CudaExecution
+from tests.ops import checks
+from tests.ops.emulation import Emulator, emulated_source, installed, recorded, self_test_kernels, untested
 
 SETTING = gpu.Setting(torch.device("cpu"), neurons=24, rounds=2, images=1)
 
@@ -118,6 +127,100 @@ def test_a_run_ends_with_a_table_and_writes_json(
     assert {"case", "contender", "milliseconds", "roof", "speedup", "met"} <= set(data["rows"][0])
     assert (tmp_path / "gpu.md").read_text().strip() in table
     assert len(list(tmp_path.iterdir())) == 2
+
+
+class FakeGraph:
+    """Replays what went through the dispatcher, on the same memory; for a CPU."""
+
+    def __init__(self) -> None:
+        self.tape: list[tuple[Callable[..., object], tuple, dict, object]] = []
+
+    def replay(self) -> None:
+        for function, arguments, keywords, kept in self.tape:
+            given = {t.untyped_storage().data_ptr() for t in tree_leaves(arguments) if isinstance(t, torch.Tensor)}
+            for old, new in zip(tree_leaves(kept), tree_leaves(function(*arguments, **keywords)), strict=True):
+                if isinstance(old, torch.Tensor) and old.untyped_storage().data_ptr() not in given:
+                    old.copy_(new)
+
+
+class Capture(TorchDispatchMode):
+    def __init__(self, graph: FakeGraph) -> None:
+        super().__init__()
+        self.graph = graph
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        kept = function(*args, **(kwargs or {}))
+        self.graph.tape.append((function, args, kwargs or {}, kept))
+        return kept
+
+
+def few(cases: Callable[[], Iterator[checks.Case]]) -> Callable[[], Iterator[checks.Case]]:
+    return lambda: islice((case for case in cases() if case.x_seq.numel() < 2000), 1, None, 4)
+
+
+FEW = {"exact_cases": few(checks.exact_cases), "gradient_cases": few(checks.gradient_cases)}
+
+
+@pytest.fixture(scope="module")
+def emulator() -> Emulator:
+    """Return the CUDA source on the CPU, with the variants compiled that a few checks need."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in FEW.items():
+            patch.setattr(checks, name, value)
+        return Emulator(recorded(None, checks.run_all) + self_test_kernels())
+
+
+@pytest.fixture
+def emulated(monkeypatch: pytest.MonkeyPatch, emulator: Emulator) -> Iterator[pytest.MonkeyPatch]:
+    """Put the CUDA kernels on the CPU in the place of the CPU's, with streams and graphs faked."""
+    stream = SimpleNamespace(wait_stream=lambda other: None)
+    for name, fake in {
+        "Stream": lambda device: stream,
+        "current_stream": lambda device: stream,
+        "stream": lambda stream: nullcontext(),
+        "CUDAGraph": FakeGraph,
+        "graph": Capture,
+        "synchronize": lambda device=None: None,
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, fake)
+    monkeypatch.setattr(gpu, "gpu_clock", clock)
+    monkeypatch.setattr(gpu, "CASES", [case for case in gpu.CASES if case is not gpu.steps])
+    for name, value in FEW.items():
+        monkeypatch.setattr(checks, name, value)
+    for name, arguments in (
+        ("check_reproducible", {"size": 6001, "rounds": 2}),
+        ("check_side_stream", {"size": 600}),
+        ("check_graph", {"size": 600}),
+    ):
+        step = getattr(checks, name)
+        monkeypatch.setattr(checks, name, wraps(step)(partial(step, **arguments)))
+    with installed(CudaExecution(emulator)):
+        yield monkeypatch
+
+
+ARGUMENTS = ["--device", "cpu", "--neurons", "24", "--rounds", "2", "--images", "1"]
+
+
+def test_a_whole_run_on_the_emulated_kernels(
+    emulated: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert gpu.main([*ARGUMENTS, "--out", str(tmp_path)]) == 0
+    captured = capsys.readouterr()
+    for name in ("check_all", "check_reproducible", "check_side_stream", "check_graph", "graph", "resnet18"):
+        assert f"{name} ..." in captured.err
+    rows = json.loads((tmp_path / "gpu.json").read_text())["rows"]
+    mine = [row for row in rows if row["contender"] == "operator, cuda-cupy"]
+    assert all(row["met"] for row in mine) and "operator, cuda-cupy, as a graph" in captured.out
+
+
+def test_a_wrong_kernel_is_found_before_it_is_measured(
+    emulated: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wrong = emulated_source(("fire_at_threshold ? h >= theta", "fire_at_threshold ? h > theta"))
+    with untested(), installed(CudaExecution(Emulator(), wrong)):
+        assert gpu.main([*ARGUMENTS, "--out", str(tmp_path)]) == 1
+    assert "The kernels fail their checks, and nothing is measured: " in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def test_nothing_is_measured_when_a_check_fails(machine: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -17,6 +18,30 @@ from tests.ops.checks import SURROGATES
 KINDS = ("random", "sixteenths", "ulp", "special")
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 CONSTANTS = ("one", "dyadic", "no filter", "by neuron")
+# Planted in adaptive_step.h, which the kernels for the CPU and for CUDA share.
+STEP_BUGS = {
+    ">= for >": ("difference > half ?", "difference >= half ?"),
+    "NaN fires": ("difference > half ?", "!(difference <= half) ?"),
+    "contracted filter": (
+        "(1.0f - c.decay_phi) * n->psc + c.decay_phi * n->s",
+        "__builtin_fmaf(c.decay_phi, n->s, (1.0f - c.decay_phi) * n->psc)",
+    ),
+    "bias after the comparison": ("(bias + n->s) - n->s_hat", "bias + (n->s - n->s_hat)"),
+    "threshold of rest in the jump": ("jump = *theta * z;", "jump = c.theta_0 * z;"),
+    "adaptation decays before it jumps": (
+        "(n->adaptation + c.m_f * jump) * c.decay_gamma",
+        "n->adaptation * c.decay_gamma + c.m_f * jump",
+    ),
+    "refractory response decays late": (
+        "difference = (bias + n->s) - n->s_hat;",
+        "difference = (bias + n->s) - n->s_hat / c.decay_eta;",
+    ),
+    "analog input is integrated": ("n->psc = analog_input ? current :", "n->psc = 0 ? current :"),
+    "gradient through a detached spike": ("detach_adaptation ? g_z :", "0 ? g_z :"),
+    "gradient of the threshold lost": (": g_jump) - 0.5f * g_S;", ": g_jump);"),
+    "gradient of the height lost": ("g_jump + g_out : g_jump", "g_jump : g_jump"),
+    "analog gradient goes back in time": ("g->psc = analog_input ? 0.0f :", "g->psc = 0 ? 0.0f :"),
+}  # fmt: skip
 
 
 @dataclass
@@ -118,10 +143,31 @@ def absorbed_case() -> Case:
     )
 
 
-def check_exact(case: Case) -> None:
+def on(device: torch.device | str) -> Any:
+    """Return the operators as functions of tensors on the CPU that run them on a device."""
+
+    def move(value: Any, to: torch.device | str) -> Any:
+        if isinstance(value, tuple):
+            parts = [move(part, to) for part in value]
+            return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
+        return value.to(to) if isinstance(value, Tensor) else value
+
+    def moved(operator: Any) -> Any:
+        def run(*arguments: Any, **keywords: Any) -> Any:
+            keywords = {name: move(value, device) for name, value in keywords.items()}
+            return move(operator(*(move(value, device) for value in arguments), **keywords), "cpu")
+
+        return run
+
+    return SimpleNamespace(
+        adaptive_spiking=moved(ops.adaptive_spiking), postsynaptic_potential=moved(ops.postsynaptic_potential)
+    )
+
+
+def check_exact(case: Case, device: torch.device | str = "cpu") -> None:
     """Spikes (or heights, or potential) and final states are those of the definition, bit for bit."""
     with torch.no_grad():
-        (found, found_state), (want, want_state) = case.run(ops), case.run(functional)
+        (found, found_state), (want, want_state) = case.run(on(device)), case.run(functional)
     names = ("output", *want_state._fields)
     for name, a, b in zip(names, (found, *found_state), (want, *want_state), strict=True):
         assert a.dtype == b.dtype and a.shape == b.shape, f"{name} of {case}: {a.dtype} {a.shape}"
@@ -129,13 +175,13 @@ def check_exact(case: Case) -> None:
         assert same.all(), f"{name} of {case}: {int((~same).sum())} of {same.numel()} elements differ"
 
 
-def check_gradients(case: Case, seed: int = 0) -> None:
+def check_gradients(case: Case, device: torch.device | str = "cpu", seed: int = 0) -> None:
     """Gradients are those of the definition in float64, where the spikes agree."""
     dtype = case.current_seq.dtype
     tolerance = {torch.float16: 2e-3, torch.bfloat16: 1.6e-2, torch.float32: 4e-6, torch.float64: 1e-12}[dtype]
     wide = case.to(torch.float64)
     with torch.no_grad():
-        agree = ((case.run(ops)[0].double() > 0) == (wide.run(functional)[0] > 0)).all(0)
+        agree = ((case.run(on(device))[0].double() > 0) == (wide.run(functional)[0] > 0)).all(0)
     if case.height == "none":
         agree = torch.ones_like(agree)
     assert agree.double().mean() >= 0.9, f"{case}: spikes of only {agree.double().mean():.2f} of the neurons agree"
@@ -144,7 +190,7 @@ def check_gradients(case: Case, seed: int = 0) -> None:
     incoming = [torch.randn(case.current_seq.shape, generator=generator) * agree]
     incoming += [torch.randn(case.current_seq.shape[1:], generator=generator) * agree for _ in range(count)]
     incoming[0] = incoming[0].to(dtype)
-    found, want = gradients(case, ops, incoming), gradients(wide, functional, [g.double() for g in incoming])
+    found, want = gradients(case, on(device), incoming), gradients(wide, functional, [g.double() for g in incoming])
     for name, a, b in zip(("current_seq", "bias", *ASNState._fields), found, want, strict=False):
         assert a.shape == b.shape and a.isfinite().all(), f"gradient of {name} of {case}: {a}"
         limit = (tolerance if name == "current_seq" else min(tolerance, 4e-6)) * b.abs().amax() + 1e-30
@@ -199,9 +245,25 @@ def gradient_cases() -> Iterator[Case]:
         yield make_case("random", 17, 64, dtype)
 
 
-def check_all() -> None:
+def run_all() -> None:
+    """Make the calls of :func:`check_all`, and look at no result."""
+    for case in exact_cases():
+        with torch.no_grad():
+            case.run(ops)
+    for case in gradient_cases():
+        run_gradients(case)
+
+
+def run_gradients(case: Case) -> None:
+    """Make the calls of :func:`check_gradients`, and look at no result."""
+    count = 2 if case.height == "none" else 4
+    step, dtype = case.current_seq.shape[1:], functional.state_dtype(case.current_seq.dtype)
+    gradients(case, ops, [torch.zeros_like(case.current_seq), *(torch.zeros(step, dtype=dtype) for _ in range(count))])
+
+
+def check_all(device: torch.device | str = "cpu") -> None:
     """Hold the selected implementation to everything."""
     for case in exact_cases():
-        check_exact(case)
+        check_exact(case, device)
     for case in gradient_cases():
-        check_gradients(case)
+        check_gradients(case, device)

@@ -216,9 +216,9 @@ def check_reproducible(device: torch.device | str, size: int = 3_000_001, rounds
             assert all(map(torch.equal, found, first)), f"{time_steps} steps, {count} thresholds: other bits"
 
 
-def check_side_stream(device: torch.device | str) -> None:
+def check_side_stream(device: torch.device | str, size: int = 1_000_000) -> None:
     """A launch on a side stream waits for what was queued there before it."""
-    x_seq = torch.randint(-8, 17, (4, 1_000_000), generator=torch.Generator().manual_seed(0)).to(device) / 8
+    x_seq = torch.randint(-8, 17, (4, size), generator=torch.Generator().manual_seed(0)).to(device) / 8
     want = training_results(x_seq)
     stream = torch.cuda.Stream(device)
     stream.wait_stream(torch.cuda.current_stream(device))
@@ -231,9 +231,9 @@ def check_side_stream(device: torch.device | str) -> None:
     assert all(map(torch.equal, found, want))
 
 
-def check_graph(device: torch.device | str) -> None:
+def check_graph(device: torch.device | str, size: int = 100_000) -> None:
     """A captured forward and backward pass gives for new input what an eager one gives; replayed again and again."""
-    x_seq = torch.randn(4, 100_000, device=device)
+    x_seq = torch.randn(4, size, device=device)
     training_results(x_seq)  # compiles
     stream = torch.cuda.Stream(device)
     stream.wait_stream(torch.cuda.current_stream(device))

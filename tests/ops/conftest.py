@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from tests.ops.checks import run_all
+from snn_ext.ops.adaptive_cuda import AdaptiveCudaExecution
+from tests.ops import adaptive_checks, checks
 from tests.ops.emulation import Emulator, recorded, self_test_kernels
 
 
@@ -24,4 +25,11 @@ def poisoned_memory() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def emulator() -> Emulator:
     """Return the CUDA source on the CPU, with every variant compiled that ``check_all`` needs."""
-    return Emulator(recorded(None, run_all) + self_test_kernels())
+    return Emulator(recorded(None, checks.run_all) + self_test_kernels())
+
+
+@pytest.fixture(scope="session")
+def adaptive_emulator() -> Emulator:
+    """Return the same for the adaptive neuron."""
+    kernels = AdaptiveCudaExecution
+    return Emulator(recorded(None, adaptive_checks.run_all, kernels) + self_test_kernels(kernels))

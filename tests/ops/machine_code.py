@@ -18,11 +18,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from snn_ext.ops.adaptive_cuda import AdaptiveCudaExecution
 from snn_ext.ops.cuda_execution import CudaExecution
 from snn_ext.ops.cuda_launcher import CudaKernels
 from snn_ext.ops.nvrtc import load_nvrtc
 
 ARCHITECTURES = ("sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_120")
+OPERATORS = {kernels.operator: kernels for kernels in (CudaExecution, AdaptiveCudaExecution)}
 Variant = tuple[int, ...]
 
 
@@ -69,31 +71,36 @@ def disassembler() -> Path | None:
 # -- all variants that the launcher can ask for ------------------------------------------------------------------------
 
 
-def geometries() -> Iterator[Variant]:
+def geometries(kernels: type[CudaKernels] = CudaExecution) -> Iterator[Variant]:
     """Yield direction, dtype, static steps (0: any) and vector width."""
     for backward, dtype, steps in itertools.product((0, 1), (0, 1, 2), range(17)):
         width = 4 if dtype == 0 else 8
-        if backward:
+        if backward and kernels is AdaptiveCudaExecution:
+            width = 4 if 0 < steps <= 4 else 2
+        elif backward:
             width = min(width, 2 if steps == 0 or steps > 8 else 4 if steps > 4 else 8)
         elif steps == 0:
-            width = min(width, 4)
+            width = 4
         while width:
             yield backward, dtype, steps, width
             width //= 2
 
 
-def settings(backward: int) -> list[Variant]:
-    """Return per-step thresholds, scale, reset, tie rule, detached reset, surrogate: every combination."""
-    last = (range(2), range(7)) if backward else (range(1), range(1))
-    return list(itertools.product(range(2), range(2), range(3), range(2), *last))
+def settings(backward: int, kernels: type[CudaKernels] = CudaExecution) -> list[Variant]:
+    """Return every combination of the other macros, in their order."""
+    curves = range(7) if backward else range(1)
+    if kernels is CudaExecution:
+        return list(itertools.product(range(2), range(2), range(3), range(2), range(1 + backward), curves))
+    spiking = itertools.product(range(2), range(2), range(2), range(1 + backward), curves)
+    return [*spiking, *itertools.product((2,), range(2), range(2), (0,), (0,))]
 
 
-def variants(every: bool) -> Iterator[Variant]:
+def variants(every: bool, kernels: type[CudaKernels] = CudaExecution) -> Iterator[Variant]:
     """Yield every geometry with every setting, or with two settings in turn, which are all used in the end."""
-    turns = {backward: itertools.cycle(settings(backward)) for backward in (0, 1)}
-    for geometry in geometries():
+    turns = {backward: itertools.cycle(settings(backward, kernels)) for backward in (0, 1)}
+    for geometry in geometries(kernels):
         backward = geometry[0]
-        chosen = settings(backward) if every else itertools.islice(turns[backward], 3 if backward else 2)
+        chosen = settings(backward, kernels) if every else itertools.islice(turns[backward], 3 if backward else 2)
         for setting in chosen:
             yield *geometry, *setting
 
@@ -101,18 +108,20 @@ def variants(every: bool) -> Iterator[Variant]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Compile; returns 1 if a kernel for up to four steps spills registers."""
     parser = argparse.ArgumentParser("python -m tests.ops.machine_code", description=__doc__)
+    parser.add_argument("--operator", choices=OPERATORS, default="soft_reset_if")
     parser.add_argument("--architectures", nargs="+", default=ARCHITECTURES, metavar="sm_NN")
     parser.add_argument(
         "--every", action="store_true", help="the whole product: 50000 variants, hours for an architecture"
     )
     parser.add_argument("--part", default="1/1", metavar="K/N", help="only every N-th variant, starting at the K-th")
     chosen = parser.parse_args(arguments)
+    kernels = OPERATORS[chosen.operator]
     part, parts = map(int, chosen.part.split("/"))
     bad = 0
     for architecture in chosen.architectures:
         count = worst = registers = 0
-        for variant in itertools.islice(variants(chosen.every), part - 1, None, parts):
-            found = compile_variant(variant, architecture)
+        for variant in itertools.islice(variants(chosen.every, kernels), part - 1, None, parts):
+            found = compile_variant(variant, architecture, kernels)
             worst, registers, count = max(worst, found.spilled), max(registers, found.registers), count + 1
             if found.spilled and 0 < variant[2] <= 4:
                 bad += 1

@@ -7,8 +7,10 @@ from torch import Tensor, nn
 from snn_ext import functional, ops
 from snn_ext.functional import Sigmoid
 from snn_ext.ops import implementation, use_implementation
+from snn_ext.ops.adaptive_cuda import AdaptiveCudaExecution
 from snn_ext.ops.layout import as_steps_of, flat
 from tests.ops.adaptive_checks import KINDS, check_all, check_exact, check_gradients, gradients, make_case, make_input
+from tests.ops.emulation import installed
 from tests.ops.test_soft_reset import LAYOUTS, saved_tensors
 
 UNAVAILABLE = implementation("adaptive_spiking", "cpu").unavailable
@@ -16,9 +18,13 @@ EXECUTIONS = [name for name in ("cpu-native", "torch") if name not in UNAVAILABL
 SETTINGS = (0, 4.0, 1.0, False, False)
 
 
-@pytest.fixture(params=EXECUTIONS)
+@pytest.fixture(params=[*EXECUTIONS, "emulated"])
 def execution(request: pytest.FixtureRequest):
-    with use_implementation(request.param):
+    if request.param != "emulated":
+        with use_implementation(request.param):
+            yield request.param
+        return
+    with installed(AdaptiveCudaExecution(request.getfixturevalue("adaptive_emulator"))):
         yield request.param
 
 

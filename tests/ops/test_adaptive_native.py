@@ -12,32 +12,11 @@ import torch
 from snn_ext.ops import adaptive_native, build, selection
 from snn_ext.ops.adaptive_native import AdaptiveNativeExecution
 from snn_ext.ops.native_execution import kernel_sources
-from tests.ops.adaptive_checks import check_all
+from tests.ops.adaptive_checks import STEP_BUGS, check_all
 
 pytestmark = pytest.mark.skipif(not any(map(shutil.which, ("cc", "gcc", "clang"))), reason="no C compiler")
 
-BUGS = {
-    ">= for >": ("difference > half ?", "difference >= half ?"),
-    "NaN fires": ("difference > half ?", "!(difference <= half) ?"),
-    "contracted filter": (
-        "(1.0f - c.decay_phi) * n->psc + c.decay_phi * n->s",
-        "__builtin_fmaf(c.decay_phi, n->s, (1.0f - c.decay_phi) * n->psc)",
-    ),
-    "bias after the comparison": ("(bias + n->s) - n->s_hat", "bias + (n->s - n->s_hat)"),
-    "threshold of rest in the jump": ("jump = *theta * z;", "jump = c.theta_0 * z;"),
-    "adaptation decays before it jumps": (
-        "(n->adaptation + c.m_f * jump) * c.decay_gamma",
-        "n->adaptation * c.decay_gamma + c.m_f * jump",
-    ),
-    "refractory response decays late": (
-        "difference = (bias + n->s) - n->s_hat;",
-        "difference = (bias + n->s) - n->s_hat / c.decay_eta;",
-    ),
-    "analog input is integrated": ("n->psc = analog_input ? current :", "n->psc = 0 ? current :"),
-    "gradient through a detached spike": ("detach_adaptation ? g_z :", "0 ? g_z :"),
-    "gradient of the threshold lost": (": g_jump) - 0.5f * g_S;", ": g_jump);"),
-    "gradient of the height lost": ("g_jump + g_out : g_jump", "g_jump : g_jump"),
-    "analog gradient goes back in time": ("g->psc = analog_input ? 0.0f :", "g->psc = 0 ? 0.0f :"),
+BUGS = STEP_BUGS | {
     "one constant for all neurons": ("if (uniform) return c->same;", "return (adaptive_constants){*c->rows};"),
     "wrong checkpoint": ("checkpoints + ((segment - 1) * STATES + k)", "checkpoints + (0 * STATES + k)"),
     "tail elements missing": ("forward_block(b, (int)(N - b < BLOCK ? N - b :",
