@@ -18,11 +18,7 @@ Run = tuple[Callable[[Sequence[str]], str], str, list[str]]
 RUNS: dict[str, Run] = {
     "methods-vgg16": (convert_images.main, "vgg16", ["--model", "vgg16", "--experiments", "methods"]),
     "methods-resnet20": (convert_images.main, "resnet20", ["--model", "resnet20", "--experiments", "methods"]),
-    "normalisation-vgg16": (
-        convert_images.main,
-        "vgg16",
-        ["--model", "vgg16", "--experiments", "normalisation", "--poisson-steps", "2500", "--poisson-images", "50"],
-    ),
+    "normalisation-vgg16": (convert_images.main, "vgg16", ["--model", "vgg16", "--experiments", "normalisation"]),
     "normalisation-resnet20": (
         convert_images.main,
         "resnet20",

@@ -30,6 +30,7 @@ from . import conversion_plots as plots
 from .conversions import OURS, RIVALS, Evaluations, digest, set_poisson_seed
 from .data.image_folder import ImageFolders
 from .files import replacing
+from .models.convertible import with_projections
 from .pages import latency, mean_and_deviation, provenance, table
 from .plots import save
 from .train_analog import (
@@ -51,7 +52,7 @@ HORIZONS: dict[str, dict[str, Any]] = {
     "small": {
         "poisson_steps": 1000,
         "norm_steps": 250,
-        "poisson_images": 100,
+        "poisson_images": 50,
         "time_steps": 128,
         "eval_images": 500,
         "resets": ["zero"],
@@ -167,6 +168,8 @@ def constraints(args: argparse.Namespace, evaluations: Evaluations) -> str:
 
 def methods(analog: Trained | Pretrained, evaluations: Evaluations, args: argparse.Namespace) -> str:
     """Convert one net in every way, with a constant input and a linear read-out; return a section of the page."""
+    residual = isinstance(analog, Trained) and args.model in RESNETS
+    net = with_projections(analog.net) if residual else analog.net
     found: dict[str, Evaluation] = {}
     lines, levels = [], (99.0, 99.5, 99.9)
     delays = tuple(range(0, min(33, args.time_steps), 4))
@@ -175,8 +178,8 @@ def methods(analog: Trained | Pretrained, evaluations: Evaluations, args: argpar
         calibration = list(analog.loader("train", args.calibration_images))
         settings = _settings(analog, args) | {"method": name, "eval_images": args.eval_images}
         evaluation, _ = evaluations.get(
-            f"{analog.title} {name}", settings, lambda c=conversion, b=calibration: c(analog.net, b),
-            analog.loader("test", args.eval_images), args.time_steps, ann=analog.net, top=args.top,
+            f"{analog.title} {name}", settings, lambda c=conversion, b=calibration: c(net, b),
+            analog.loader("test", args.eval_images), args.time_steps, ann=net, top=args.top,
             **({"delay": delays} if name in OURS else {}),
         )  # fmt: skip
         found[name] = evaluation
@@ -198,7 +201,8 @@ def methods(analog: Trained | Pretrained, evaluations: Evaluations, args: argpar
         f"### Methods: {title}\n\nConstant input, linear read-out, every step counted; T = {args.time_steps}, "
         f"{any_one.samples:,} test images, {args.calibration_images} for calibration. Analog net: "
         f"{100 * any_one.analog_accuracy:.2f} %, {any_one.macs / 1e6:.2f} million MACs. Latency: first step that "
-        f"reaches that share of the analog accuracy (in brackets: step from which on it is kept).\n\n"
+        f"reaches that share of the analog accuracy (in brackets: step from which on it is kept)."
+        f"{' Shortcuts that change the shape are fixed convolutions of one pixel here.' if residual else ''}\n\n"
         f"{table(lines, header)}\n\n{_comparison(found)}\n"
     )
 
