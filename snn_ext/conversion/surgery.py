@@ -92,6 +92,7 @@ def prepare(ann: nn.Module, x: Tensor) -> tuple[fx.GraphModule, dict[str, Activa
     ann = plain_copy(ann)
     x = x[:1].expand(2, *x.shape[1:])  # two samples: a reshape that mixes samples shows
     graph = _trace(ann)
+    graph.graph.eliminate_dead_code()
     try:
         ann(x)
     except Exception as error:
