@@ -31,7 +31,7 @@ from .conversions import OURS, RIVALS, Evaluations, digest, set_poisson_seed
 from .data.image_folder import ImageFolders
 from .files import replacing
 from .models.convertible import with_projections
-from .pages import latency, mean_and_deviation, provenance, table
+from .pages import command_line, latency, mean_and_deviation, provenance, table
 from .plots import save
 from .train_analog import (
     RESNETS,
@@ -357,9 +357,7 @@ def main(argv: Sequence[str] | None = None) -> str:
             sections.append(methods(analog, evaluations, args))
     except (ValueError, FileNotFoundError, FloatingPointError) as error:
         raise SystemExit(str(error)) from error
-    command = f"python -m recipes.convert_images --model {args.model} --data {args.data} --preset {args.preset} "
-    command += f"--experiments {' '.join(args.experiments)}"
-    report = "\n".join([*sections, provenance(command, args.seed)])
+    report = "\n".join([*sections, provenance(command_line("convert_images", argv), args.seed)])
     with replacing(args.out / "report.md") as temporary:
         temporary.write_text(report)
     print(report)
