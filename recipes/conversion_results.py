@@ -29,7 +29,7 @@ RUNS: dict[str, Run] = {
     ),
     "precharge-net1": (precharge.main, "precharge-net1", ["--model", "net1"]),
     "precharge-net2": (precharge.main, "precharge-net2", ["--model", "net2"]),
-    "precharge-resnet20": (precharge.main, "precharge-resnet20", ["--model", "resnet20"]),
+    "precharge-resnet20": (precharge.main, "precharge-resnet20", ["--model", "resnet20", "--eval-images", "100"]),
     "autoencoder": (autoencoder.main, "autoencoder", []),
 }  # fmt: skip
 """What each run calls, its folder (two may share a trained net), and its options."""
