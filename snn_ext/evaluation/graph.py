@@ -28,7 +28,8 @@ def as_graph(net: nn.Module, name: str = "net") -> fx.GraphModule:
     TypeError
         If it is no module.
     ValueError
-        If it can not be traced, with the reason, or calls a neuron twice; ``name`` is what the caller calls the argument.
+        If it can not be traced, with the reason, or calls a neuron twice; ``name`` is what the caller calls the
+        argument.
     """
     if not isinstance(net, nn.Module):
         bad_type(name, net, "an nn.Module")
