@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -30,10 +29,13 @@ from snn_ext.conversion.spike_norm import spike_norm
 from snn_ext.evaluation import Simulation
 from snn_ext.replacement import is_neuron
 
+from .cases import Settings
 from .measuring import measure, ratio
+from .report import environment
 
 ROOT = Path(__file__).resolve().parents[1]
 TESTS = (
+    "tests/ops/test_spike_convolution.py",
     "tests/evaluation/test_simulation.py",
     "tests/conversion/test_spike_norm.py",
     "tests/conversion/test_precharge.py",
@@ -49,6 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--width", type=float, default=0.5, help="factor on the channels of the simulated net")
     parser.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES))
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "benchmarks" / "conversion.json")
+    parser.add_argument("--markdown", type=Path, help="file for the table")
     parser.add_argument("--unchecked", action="store_true", help="do not run the tests first")
     options = parser.parse_args(arguments)
     if not options.unchecked and not _correct():
@@ -61,8 +64,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.out.parent.mkdir(parents=True, exist_ok=True)
         with replacing(options.out) as file:
             file.write_text(json.dumps(rows, indent=1))
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f} at the end\n")
-    print(tabulate(rows, headers="keys", tablefmt="github"))
+    about = ", ".join(f"{name} {value}" for name, value in environment(Settings(options.rounds)).items())
+    page = f"Measured with {about}.\n\n{tabulate(rows, headers='keys', tablefmt='github')}\n"
+    print(page)
+    if options.markdown is not None:
+        with replacing(options.markdown) as file:
+            file.write_text(f"# Converted nets: benchmark results\n\n    python -m benchmarks.conversion\n\n{page}")
     return 0
 
 
@@ -71,6 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def simulation(options: argparse.Namespace) -> list[dict[str, Any]]:
     """Measure 32 steps of a VGG-like net against ``for t in range(T): net(x)`` over the host's converted net."""
+    torch.manual_seed(1)
     ann = vgg(LAYOUT[:12], options.width)
     calibration = torch.rand(8, 3, 32, 32)
     host = Converter(RateCodingRecipe([calibration])).convert(ann)

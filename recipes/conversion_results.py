@@ -15,25 +15,23 @@ from .files import replacing
 __all__ = ["RUNS", "main"]
 
 Run = tuple[Callable[[Sequence[str]], str], str, list[str]]
+VGG16, RESNET20 = (["--model", model, "--experiments"] for model in ("vgg16", "resnet20"))
+SEEDS = ["--poisson-seeds", "0", "1", "2"]
 RUNS: dict[str, Run] = {
-    "methods-vgg16": (convert_images.main, "vgg16", ["--model", "vgg16", "--experiments", "methods"]),
-    "methods-resnet20": (convert_images.main, "resnet20", ["--model", "resnet20", "--experiments", "methods"]),
-    "normalisation-vgg16": (
-        convert_images.main,
-        "vgg16",
-        ["--model", "vgg16", "--experiments", "normalisation", "--poisson-steps", "2500", "--poisson-images", "50"],
+    "methods-vgg16": (convert_images.main, "vgg16", [*VGG16, "methods"]),
+    "methods-resnet20": (
+        convert_images.main, "resnet20", [*RESNET20, "methods", "--eval-images", "200", "--time-steps", "100"],
     ),
-    "normalisation-resnet20": (
-        convert_images.main,
-        "resnet20",
-        ["--model", "resnet20", "--experiments", "normalisation"],
+    "normalisation-vgg16": (convert_images.main, "vgg16", [*VGG16, "normalisation", *SEEDS]),
+    "normalisation-resnet20": (convert_images.main, "resnet20", [*RESNET20, "normalisation", *SEEDS]),
+    "constraints": (
+        convert_images.main, "resnet20", [*RESNET20, "constraints", "--poisson-steps", "500", *SEEDS],
     ),
-    "constraints": (convert_images.main, "resnet20", ["--model", "resnet20", "--experiments", "constraints"]),
     "precharge-net1": (precharge.main, "precharge-net1", ["--model", "net1"]),
     "precharge-net2": (precharge.main, "precharge-net2", ["--model", "net2"]),
-    "precharge-resnet20": (precharge.main, "precharge-resnet20", ["--model", "resnet20"]),
+    "precharge-resnet20": (precharge.main, "precharge-resnet20", ["--model", "resnet20", "--eval-images", "100"]),
     "autoencoder": (autoencoder.main, "autoencoder", []),
-}
+}  # fmt: skip
 """What each run calls, its folder (two may share a trained net), and its options."""
 INTRODUCTION = """\
 # Conversion: results

@@ -30,7 +30,8 @@ from . import conversion_plots as plots
 from .conversions import OURS, RIVALS, Evaluations, digest, set_poisson_seed
 from .data.image_folder import ImageFolders
 from .files import replacing
-from .pages import latency, mean_and_deviation, provenance, table
+from .models.convertible import with_projections
+from .pages import command_line, latency, mean_and_deviation, provenance, table
 from .plots import save
 from .train_analog import (
     RESNETS,
@@ -51,7 +52,7 @@ HORIZONS: dict[str, dict[str, Any]] = {
     "small": {
         "poisson_steps": 1000,
         "norm_steps": 250,
-        "poisson_images": 100,
+        "poisson_images": 50,
         "time_steps": 128,
         "eval_images": 500,
         "resets": ["zero"],
@@ -117,12 +118,14 @@ def normalisation(analog: Trained | Pretrained, evaluations: Evaluations, args: 
     units = isinstance(analog, Trained) and args.model in RESNETS and args.constraint >= 2
     residual = {"residual": "unit-threshold"} if units else {}
     lines, kept, thresholds = [], {}, {}
+    lost: dict[str, dict[str, float]] = {}
     for reset in args.resets:
         for name, (kind, images, options) in rows.items():
             options = {**options, **residual, "reset": reset, "encoder": "poisson", "readout": "spikes"}
             runs, notes = _poisson_runs(analog, evaluations, args, f"{name}, reset {reset}", images, options)
             ratio = f"{float(runs[0].ac_mac_ratio[-1]):.2f}"
             lines.append([name, reset, *_errors(runs), ratio, *_paper(args, kind)])
+            lost.setdefault(reset, {})[name] = _increment(runs)
             if reset == args.resets[0]:
                 kept[name] = runs[0]
                 thresholds[name] = [layer["relative_threshold"] or layer["threshold"] for layer in notes["layers"]]
@@ -134,13 +137,23 @@ def normalisation(analog: Trained | Pretrained, evaluations: Evaluations, args: 
         f"### Normalisation: {title}\n\nPoisson input, counted output spikes, T = {args.poisson_steps}, "
         f"{next(iter(kept.values())).samples:,} test images, {len(args.poisson_seeds)} runs. "
         f"{'Neurons inside residual units have the threshold of what enters them. ' if units else ''}"
-        f"Errors in %: mean ± standard deviation over the runs.\n\n{table(lines, header)}\n"
+        f"Errors in %: mean ± standard deviation over the runs.\n\n{table(lines, header)}\n\n{_verdict(lost)}\n"
     )
+
+
+def _verdict(lost: dict[str, dict[str, float]]) -> str:
+    """Say which thresholds lose less, for each reset."""
+    lines = []
+    for reset, increments in lost.items():
+        best = min(increments, key=increments.__getitem__)
+        others = "; ".join(f"{name} {value:+.2f}" for name, value in increments.items() if name != best)
+        lines.append(f"- Reset {reset}: {best} loses least, {increments[best]:+.2f} percentage points; {others}.")
+    return "\n".join(lines)
 
 
 def constraints(args: argparse.Namespace, evaluations: Evaluations) -> str:
     """Train and convert a residual net without and with each constraint; return a section of the page."""
-    lines, kept = [], {}
+    lines, kept, errors = [], {}, {}
     for constraint in (0, 1, 2, 3):
         own = copy.copy(args)
         own.constraint = 1 if constraint == 2 else constraint  # 2 is a rule of the conversion, on the net of 1
@@ -154,19 +167,22 @@ def constraints(args: argparse.Namespace, evaluations: Evaluations) -> str:
         name = f"constraint {constraint}" if constraint else "none (basic)"
         runs, _ = _poisson_runs(analog, evaluations, args, f"{args.model}, {name}", args.calibration_images, options)
         lines.append([name, *_errors(runs)])
-        kept[name] = runs[0]
+        kept[name], errors[name] = runs[0], 100 * (1 - _mean_accuracy(runs))
     title = f"{args.model}, width {args.width:g}, {analog.data.name}"
     save(plots.accuracy_over_time(kept, title), args.out / "constraints.png")
     return (
         f"### Constraints of residual nets: {title}\n\nSpike-Norm on {args.calibration_images} images, reset "
         f"{args.resets[0]}, Poisson input, T = {args.poisson_steps}, {kept[name].samples:,} test images, "
         f"{len(args.poisson_seeds)} runs. Each constraint includes those before it; 2 is the analog net of 1. The "
-        f"paper finds 3 the best.\n\n{table(lines, ['constraint', *_error_header(args)])}\n"
+        f"paper finds 3 the best.\n\n{table(lines, ['constraint', *_error_header(args)])}\n\n"
+        f"Smallest error of the spiking net: {min(errors, key=errors.__getitem__)}.\n"
     )
 
 
 def methods(analog: Trained | Pretrained, evaluations: Evaluations, args: argparse.Namespace) -> str:
     """Convert one net in every way, with a constant input and a linear read-out; return a section of the page."""
+    residual = isinstance(analog, Trained) and args.model in RESNETS
+    net = with_projections(analog.net) if residual else analog.net
     found: dict[str, Evaluation] = {}
     lines, levels = [], (99.0, 99.5, 99.9)
     delays = tuple(range(0, min(33, args.time_steps), 4))
@@ -175,8 +191,8 @@ def methods(analog: Trained | Pretrained, evaluations: Evaluations, args: argpar
         calibration = list(analog.loader("train", args.calibration_images))
         settings = _settings(analog, args) | {"method": name, "eval_images": args.eval_images}
         evaluation, _ = evaluations.get(
-            f"{analog.title} {name}", settings, lambda c=conversion, b=calibration: c(analog.net, b),
-            analog.loader("test", args.eval_images), args.time_steps, ann=analog.net, top=args.top,
+            f"{analog.title} {name}", settings, lambda c=conversion, b=calibration: c(net, b),
+            analog.loader("test", args.eval_images), args.time_steps, ann=net, top=args.top,
             **({"delay": delays} if name in OURS else {}),
         )  # fmt: skip
         found[name] = evaluation
@@ -198,7 +214,8 @@ def methods(analog: Trained | Pretrained, evaluations: Evaluations, args: argpar
         f"### Methods: {title}\n\nConstant input, linear read-out, every step counted; T = {args.time_steps}, "
         f"{any_one.samples:,} test images, {args.calibration_images} for calibration. Analog net: "
         f"{100 * any_one.analog_accuracy:.2f} %, {any_one.macs / 1e6:.2f} million MACs. Latency: first step that "
-        f"reaches that share of the analog accuracy (in brackets: step from which on it is kept).\n\n"
+        f"reaches that share of the analog accuracy (in brackets: step from which on it is kept)."
+        f"{' Shortcuts that change the shape are fixed convolutions of one pixel here.' if residual else ''}\n\n"
         f"{table(lines, header)}\n\n{_comparison(found)}\n"
     )
 
@@ -272,6 +289,15 @@ def _errors(runs: Sequence[Evaluation]) -> list[str]:
         errors = [100 * (1 - float(run.accuracy_at(0, k)[-1])) for run in runs]
         cells += [f"{analog:.2f}", mean_and_deviation(errors), f"{sum(errors) / len(errors) - analog:+.2f}"]
     return cells
+
+
+def _mean_accuracy(runs: Sequence[Evaluation]) -> float:
+    return sum(float(run.accuracy[-1]) for run in runs) / len(runs)
+
+
+def _increment(runs: Sequence[Evaluation]) -> float:
+    """Return by how many percentage points the error is larger than that of the analog net."""
+    return 100 * (runs[0].analog_accuracy - _mean_accuracy(runs))
 
 
 def _error_header(args: argparse.Namespace) -> list[str]:
@@ -353,9 +379,7 @@ def main(argv: Sequence[str] | None = None) -> str:
             sections.append(methods(analog, evaluations, args))
     except (ValueError, FileNotFoundError, FloatingPointError) as error:
         raise SystemExit(str(error)) from error
-    command = f"python -m recipes.convert_images --model {args.model} --data {args.data} --preset {args.preset} "
-    command += f"--experiments {' '.join(args.experiments)}"
-    report = "\n".join([*sections, provenance(command, args.seed)])
+    report = "\n".join([*sections, provenance(command_line("convert_images", argv), args.seed)])
     with replacing(args.out / "report.md") as temporary:
         temporary.write_text(report)
     print(report)

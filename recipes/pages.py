@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from collections.abc import Iterable, Sequence
 from statistics import fmean, stdev
 from typing import Any
@@ -10,7 +12,7 @@ from tabulate import tabulate
 
 from .report import environment
 
-__all__ = ["latency", "mean_and_deviation", "provenance", "reduction", "table"]
+__all__ = ["command_line", "latency", "mean_and_deviation", "provenance", "reduction", "table"]
 
 
 def table(rows: Iterable[Sequence[Any]], header: Sequence[str]) -> str:
@@ -37,6 +39,22 @@ def reduction(value: float | None, reference: float | None) -> str:
     if value is None or not reference:
         return "-"
     return f"{100 * (1 - value / reference):.0f} %"
+
+
+def command_line(recipe: str, argv: Sequence[str] | None) -> str:
+    """Return the command that was called, without the folder of its results.
+
+    Examples
+    --------
+    >>> command_line("precharge", ["--model", "net1", "--out", "runs/a b"])
+    'python -m recipes.precharge --model net1'
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if "--out" in arguments:
+        start = arguments.index("--out")
+        del arguments[start : start + 2]
+    kept = [argument for argument in arguments if not argument.startswith("--out=")]
+    return shlex.join(["python", "-m", f"recipes.{recipe}", *kept])
 
 
 def provenance(command: str, seed: int | str) -> str:

@@ -31,7 +31,7 @@ from snn_ext.functional import soft_reset_if
 from . import conversion_plots as plots
 from .conversions import Evaluations, digest
 from .files import replacing
-from .pages import latency, provenance, reduction, table
+from .pages import command_line, latency, provenance, reduction, table
 from .plots import save
 from .train_analog import HWANG_RESNET20, Trained, add_analog_arguments, check_analog_arguments, preset_of, trained
 
@@ -287,8 +287,7 @@ def main(argv: Sequence[str] | None = None) -> str:
         text = report(analog, Evaluations(args.out / "evaluations"), args)
     except (ValueError, FileNotFoundError, FloatingPointError) as error:
         raise SystemExit(str(error)) from error
-    command = f"python -m recipes.precharge --model {args.model} --data {args.data} --preset {args.preset}"
-    text += "\n" + provenance(command, args.seed)
+    text += "\n" + provenance(command_line("precharge", argv), args.seed)
     with replacing(args.out / "report.md") as temporary:
         temporary.write_text(text)
     print(text)

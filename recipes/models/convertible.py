@@ -6,6 +6,7 @@ logits, and the autoencoder images.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ from torch.nn import functional
 
 from .classifier import scaled
 
-__all__ = ["autoencoder", "net1", "net2", "resnet", "resnet18", "resnet20", "resnet34", "vgg16"]
+__all__ = ["autoencoder", "net1", "net2", "resnet", "resnet18", "resnet20", "resnet34", "vgg16", "with_projections"]
 
 VGG = (64, 64, "P", 128, 128, "P", 256, 256, 256, "P", 512, 512, 512, "P", 512, 512, 512)
 RESNETS = {
@@ -87,15 +88,41 @@ class ResidualUnit(nn.Module):
         self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
         self.relu2 = nn.Identity() if junction else nn.ReLU()
         self.stride, self.extra = stride, outputs - inputs
+        self.projection: nn.Conv2d | None = None
         self.junction = nn.ReLU() if junction else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         branch = self.relu2(self.conv2(self.dropout(self.relu1(self.conv1(x)))))
+        return self.junction(branch + self.shortcut(x))
+
+    def shortcut(self, x: Tensor) -> Tensor:
+        """Return the input in the shape of the output."""
+        if self.projection is not None:
+            return self.projection(x)
         if self.stride > 1:
             x = x[:, :, :: self.stride, :: self.stride]
-        if self.extra:
-            x = functional.pad(x, (0, 0, 0, 0, 0, self.extra))
-        return self.junction(branch + x)
+        return functional.pad(x, (0, 0, 0, 0, 0, self.extra)) if self.extra else x
+
+
+def with_projections(net: nn.Module) -> nn.Module:
+    """Return a copy whose shortcuts that change the shape are fixed convolutions of one pixel, equal in value.
+
+    SpikingJelly's converter knows them, and no padding with channels of zeros.
+
+    Examples
+    --------
+    >>> net, x = resnet(20, width=0.25).eval(), torch.rand(2, 3, 32, 32)
+    >>> torch.allclose(with_projections(net)(x), net(x))
+    True
+    """
+    net = copy.deepcopy(net)
+    for unit in net.modules():
+        if isinstance(unit, ResidualUnit) and (unit.stride > 1 or unit.extra):
+            weight = unit.conv1.weight
+            conv = nn.Conv2d(weight.shape[1], unit.conv2.out_channels, 1, unit.stride, bias=False)
+            nn.init.eye_(conv.weight.data[:, :, 0, 0])
+            unit.projection = conv.to(weight.device).requires_grad_(False)
+    return net
 
 
 def resnet(

@@ -39,10 +39,12 @@ class Layerwise:
         self._trains: list[dict[fx.Node, SpikeTrain]] = [{} for _ in batches]
         self._current: dict[int, list[Tensor]] = {}
         self._node: fx.Node | None = None
+        self._order = [n for n in net.graph.nodes if n.op == "output" or self._is_layer(n)]
+        self._sources = {node: _sources(net, node) for node in self._order}
 
     def layers(self) -> list[fx.Node]:
         """Return the nodes of the graph that are layers of neurons, in the order of the forward pass."""
-        return [node for node in self.net.graph.nodes if self._is_layer(node)]
+        return [node for node in self._order if node.op != "output"]
 
     def current(self, node: fx.Node, batch: int) -> Iterator[Tensor]:
         """Yield the current into a layer for one batch, ``[T', N, ...]``, chunk after chunk."""
@@ -86,12 +88,11 @@ class Layerwise:
 
     def _release(self, finished: fx.Node) -> None:
         """Drop the trains that no later layer is fed by."""
-        order = list(self.net.graph.nodes)
-        later = [n for n in order[order.index(finished) + 1 :] if n.op == "output" or self._is_layer(n)]
+        later = self._order[self._order.index(finished) + 1 :]
         for trains in self._trains:
             needed, stack = set[fx.Node](), list(later)
             while stack:
-                for source in _sources(self.net, stack.pop()) - needed:
+                for source in self._sources[stack.pop()] - needed:
                     needed.add(source)
                     if source not in trains:  # it will be computed from its own sources
                         stack.append(source)

@@ -157,7 +157,7 @@ class ConversionRecipe(FXConversionRecipe):
         if not error <= 1e-3 * (1.0 + float(reference.abs().max())):
             raise ValueError(
                 f"ann: got a net whose copy of known layers differs from it by {error:.3g}, want layers that do in "
-                "evaluation what their torch.nn base class does"
+                "evaluation what their torch.nn base class does, and no operation in place on a value used again"
             )
         self._rectified = self._without_quantisation(fx_model)
         return fx_model

@@ -102,6 +102,7 @@ def prepare(
     ann = plain_copy(ann)
     x = x[:1].expand(2, *x.shape[1:])  # two samples: a reshape that mixes samples shows
     graph = _trace(ann)
+    graph.graph.eliminate_dead_code()
     try:
         ann(x)
     except Exception as error:

@@ -30,19 +30,29 @@ def as_graph(net: nn.Module, name: str = "net") -> fx.GraphModule:
     TypeError
         If it is no module.
     ValueError
-        If it can not be traced, with the reason; ``name`` is what the caller calls the argument.
+        If it can not be traced, with the reason, or calls a neuron twice; ``name`` is what the caller calls the
+        argument.
     """
     if not isinstance(net, nn.Module):
         bad_type(name, net, "an nn.Module")
     if isinstance(net, fx.GraphModule):
         return net
     try:
-        return fx.GraphModule(net, LeafTracer().trace(net))
+        graph = fx.GraphModule(net, LeafTracer().trace(net))
     except Exception as error:
         raise ValueError(
             f"{name}: got {type(net).__name__}, which can not be traced ({error}), "
             "want a net whose forward pass does not depend on values"
         ) from error
+    called: set[str] = set()
+    for node in graph.graph.nodes:
+        if is_stateful(module_of(graph, node)):
+            if str(node.target) in called:
+                bad_value(
+                    name, f"{node.target}, one neuron for two calls of a step", "a neuron of its own for each call"
+                )
+            called.add(str(node.target))
+    return graph
 
 
 def is_stateful(module: nn.Module | None) -> bool:

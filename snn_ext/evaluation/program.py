@@ -13,7 +13,7 @@ from ..ops.layout import dense
 from ..replacement import is_neuron
 from .graph import WEIGHTED, emits_spikes, is_stateful
 
-__all__ = ["Call", "Observer", "Program", "run_sequence"]
+__all__ = ["Call", "Observer", "Program", "ancestors", "run_sequence"]
 
 Observer = Callable[[str, nn.Module, Tensor], None]
 """``observe(name, module, spikes)``: the 0/1 spikes ``[T', N, ...]`` of one layer in the next T' steps."""
@@ -49,8 +49,8 @@ class Program:
     _sequences: dict[tuple[fx.Node, int], Tensor] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
-        ancestors = _ancestors(self.targets, self.known)
-        needed = [node for node in self.graph.graph.nodes if node in ancestors]
+        found = ancestors(self.targets, self.known)
+        needed = [node for node in self.graph.graph.nodes if node in found]
         called = {str(node.target) for node in needed if node.op == "call_module"}
         self.modules = {name: self.graph.get_submodule(name) for name in called}
         self.given = [node for node in needed if node in self.known]
@@ -195,7 +195,8 @@ def run_sequence(graph: fx.GraphModule, x_seq: Tensor) -> Tensor:
     return program.chunk(constants, known, steps, samples, lambda node, module, x: module(x))[output.args[0]]
 
 
-def _ancestors(targets: Sequence[Any], known: frozenset[fx.Node]) -> set[fx.Node]:
+def ancestors(targets: Sequence[Any], known: frozenset[fx.Node] = frozenset()) -> set[fx.Node]:
+    """Return the nodes that some nodes depend on, themselves included; nothing before what is known."""
     needed: set[fx.Node] = set()
     stack = list(targets)
     while stack:

@@ -200,7 +200,8 @@ class Evaluation:
 
     def steps_to_mse(self, reference: float, delay: int = 0) -> int | None:
         """Return the first step whose mean squared error is not above a reference."""
-        return first_crossing(-self.mse_at(delay), -reference)
+        reached = torch.nonzero(self.mse_at(delay) <= reference * (1 + 1e-9))
+        return int(reached[0]) + 1 if len(reached) else None
 
     def _row(self, delay: int) -> int:
         if delay not in self.delays:

@@ -12,8 +12,8 @@ from torch import Tensor, fx, nn
 
 from .._errors import bad_value, check_count
 from ..ops.selection import select
-from .graph import as_graph, is_stateful
-from .program import Call, Observer, Program
+from .graph import as_graph, is_stateful, module_of
+from .program import Call, Observer, Program, ancestors
 from .trains import SpikeTrain
 
 __all__ = ["Simulation", "spike_value"]
@@ -137,7 +137,7 @@ class Simulation:
 
     def is_constant(self, node: Any) -> bool:
         """Whether a value is the same at every step: it depends on no neuron."""
-        return node in Program(self.graph, [node]).steady
+        return not any(is_stateful(module_of(self.graph, n)) for n in ancestors([node]))
 
     def output(self) -> fx.Node:
         """Return the node whose value is the output."""

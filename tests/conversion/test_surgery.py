@@ -228,8 +228,27 @@ def test_a_layer_that_is_not_what_its_base_class_is_is_noticed() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return super().forward(x) + 1.0
 
-    with pytest.raises(ValueError, match="copy of known layers differs"):
-        convert(nn.Sequential(nn.Conv2d(2, 3, 3), Odd(3), nn.ReLU()).eval(), images())
+    for net, why in (
+        (nn.Sequential(nn.Conv2d(2, 3, 3), Odd(3), nn.ReLU()), "torch.nn base class"),
+        (Around(lambda x: F.relu(x, inplace=True) + x), "no operation in place on a value used again"),
+    ):
+        with pytest.raises(ValueError, match=f"copy of known layers differs.*{why}"):
+            convert(net.eval(), images())
+
+
+def test_what_the_output_does_not_depend_on_is_not_asked_for() -> None:
+    class Spare(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.spare = nn.Conv2d(2, 3, 3), nn.GELU()
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.conv(x)
+            self.spare(x)
+            return x.relu()
+
+    graph, found = prepare(Spare(), images())
+    assert list(found) == ["relu"] and not any(isinstance(m, nn.GELU) for m in graph.modules())
 
 
 def test_inputs_of_another_shape_are_named() -> None:

@@ -147,6 +147,21 @@ def test_bad_input_is_named() -> None:
             call()
 
 
+def test_a_neuron_that_is_called_twice_a_step_is_refused_by_name() -> None:
+    """Its calls share one potential step by step; layer by layer they can not."""
+
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two, self.node = nn.Linear(2, 2), nn.Linear(2, 2), PCMPIFNode()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.node(self.two(self.node(self.one(x))))
+
+    with pytest.raises(ValueError, match="net: got 'node, one neuron for two calls of a step'"):
+        Simulation(Twice())
+
+
 def test_memory_is_respected() -> None:
     net = convert(vgg().eval(), images(2), method="data-norm")
     x, sizes = images(2), []
