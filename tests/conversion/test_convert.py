@@ -168,7 +168,6 @@ def test_reset_to_zero_is_a_choice() -> None:
 
 
 BAD: dict[str, dict[str, Any]] = {
-    "method: got 'adsnn'": {"method": "adsnn"},
     "method: got 'x'": {"method": "x"},
     "percentile: got 99.0, want 100.0 with method='spike-norm'": {"percentile": 99.0},
     "percentile: got 0": {"method": "data-norm", "percentile": 0},
