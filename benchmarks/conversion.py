@@ -23,6 +23,7 @@ from tabulate import tabulate
 from torch import Tensor, fx, nn
 
 from recipes.files import replacing
+from recipes.models.adaptive import layout_net
 from snn_ext import convert
 from snn_ext.conversion import ConvertedNet, optimize_precharge
 from snn_ext.conversion.spike_norm import spike_norm
@@ -31,6 +32,7 @@ from snn_ext.replacement import is_neuron
 
 from .cases import Settings
 from .measuring import measure, ratio
+from .plain_adaptive import plain, plain_loop
 from .report import environment
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -39,9 +41,10 @@ TESTS = (
     "tests/evaluation/test_simulation.py",
     "tests/conversion/test_spike_norm.py",
     "tests/conversion/test_precharge.py",
+    "tests/conversion/test_adaptive.py",
 )
 LAYOUT: tuple[int | str, ...] = (64, 64, "A", 128, 128, "A", 256, 256, 256, "A", 512, 512, 512, "A", 512, 512, 512, "A")
-STEPS = 32
+STEPS, MILLISECONDS = 32, 500
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -129,10 +132,38 @@ def precharges(options: argparse.Namespace) -> list[dict[str, Any]]:
     return [_row(name, contenders, max(3, options.rounds // 3), 20.0, factor=candidates)]
 
 
+def adaptive(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Measure 500 ms of adaptive nets against a plain loop over the milliseconds, of the same net."""
+    rows = []
+    for layout, inputs, batches in (
+        ("8c3-m2-16c3-16c3-m2-d64", (1, 28, 28), (1, 16)),
+        ("64c3-m2-128c3-128c3-m2-d256-d50", (1, 28, 28), (1,)),
+        ("d64-d64", (60,), (1, 16, 128)),
+    ):
+        ann = layout_net(layout, inputs, 10)
+        with torch.no_grad():  # running statistics, so that activity is that of a net
+            for _ in range(20):
+                ann(torch.rand(64, *inputs))
+        ours = convert(ann.eval(), torch.rand(8, *inputs), method="adsnn")
+        theirs = plain(ours)
+        for samples in batches:
+            x = torch.rand(samples, *inputs)
+            result, want = torch.cat(list(Simulation(ours).run(x, 100))), torch.stack(plain_loop(theirs, x, 100))
+            if not torch.allclose(result, want, rtol=1e-3, atol=1e-3):
+                raise RuntimeError(f"{layout}: the two ways differ by {float((result - want).abs().max()):.3g}")
+            contenders = {
+                "host": lambda x=x, net=theirs: plain_loop(net, x, MILLISECONDS),
+                "ours": lambda x=x, net=ours: list(Simulation(net).run(x, MILLISECONDS)),
+            }
+            rows.append(_row(f"AdSNN {layout}, N = {samples}", contenders, max(3, options.rounds // 2), 10.0))
+    return rows
+
+
 CASES: dict[str, Callable[[argparse.Namespace], list[dict[str, Any]]]] = {
     "simulation": simulation,
     "spike-norm": thresholds,
     "pre-charge": precharges,
+    "adsnn": adaptive,
 }
 
 

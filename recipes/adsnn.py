@@ -87,7 +87,7 @@ class Run:
     def time_constants(self, m_f: float) -> dict[float, Evaluation]:
         """Deploy the net with other time constants tau_beta = tau_eta."""
         found = {}
-        for tau in TAUS:
+        for tau in self.args.taus:
             other = TrainedNet(self.args, with_taus(self.analog.net, tau), self.analog.data)
             found[tau] = self._evaluate(other, f"tau {tau:g}", m_f, tau=tau)
         return found
@@ -184,6 +184,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     group.add_argument("--tau-phi", type=float, default=5.0, help="membrane filter in ms; 2.5 in the authors' code")
     group.add_argument("--m-f", type=float, nargs="+", default=M_F, help="precisions of the sweep")
     group.add_argument("--relu-m-f", type=float, nargs="+", default=RELU_M_F, help="those of the ReLU net")
+    group.add_argument("--taus", type=float, nargs="+", default=TAUS, help="tau_beta = tau_eta in ms, table SI1")
     group.add_argument("--within", type=float, default=0.5, help="points by which AdSNN may be below its ANN to match")
     group.add_argument("--percentile", type=float, default=99.0, help="unit of ReLU layers with adaptive height")
     group.add_argument("--calibration-images", type=int, default=200)
@@ -199,7 +200,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     for name in ("epochs", "batch_size", "time_steps", "calibration_images", "eval_images", "arousal_images", "folds"):
         if getattr(args, name) < 1:
             parser.error(f"argument --{name.replace('_', '-')}: got {getattr(args, name)}, want an int >= 1")
-    for name in ("m_f", "relu_m_f", "error_shares"):
+    for name in ("m_f", "relu_m_f", "error_shares", "taus"):
         for value in getattr(args, name):
             if not value > 0:
                 parser.error(f"argument --{name.replace('_', '-')}: got {value}, want numbers > 0")

@@ -21,10 +21,13 @@ __all__ = ["RUNS", "main"]
 
 SEEDS = ["--seeds", "0", "1", "2"]
 RUNS = {
-    "iris": SEEDS,
-    "sonar": SEEDS,
+    "iris": [],
+    "sonar": [],
     "digits": [*SEEDS, "--eval-images", "355"],
-    "fashion-mnist-subset": [*SEEDS, "--eval-images", "400", "--arousal-images", "400"],
+    "fashion-mnist-subset": [
+        *SEEDS, "--eval-images", "200", "--arousal-images", "200", "--m-f", "0.1", "0.2", "0.3", "0.45", "0.6", "1.0",
+        "--relu-m-f", "0.1", "0.3", "--error-shares", "80", "95", "--taus", "10", "25", "50", "100",
+    ],
 }
 """Options of each data set."""
 INTRODUCTION = """\

@@ -5,6 +5,7 @@ The class here is a mixin for ``nn.Module`` and knows no host. A host's node add
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -15,7 +16,6 @@ from ._soft_reset_neuron import ThresholdNeuron, per_channel
 from .functional import ASNState, asn_spike_height, asn_transfer, state_dtype
 from .functional.adaptive import SpikeHeight, check_constant, check_constant_values
 from .functional.soft_reset import as_step, broadcasts
-from .functional.transfer import asn_expanded_interval
 from .ops import adaptive_spiking, postsynaptic_potential
 
 __all__ = ["AdaptiveNeuron"]
@@ -109,7 +109,7 @@ class AdaptiveNeuron(ThresholdNeuron):
         Returns
         -------
         rate : Tensor
-            Spikes a step in equilibrium, from the second-order expansion of equation 10; at most 1.
+            Spikes a step that carry f(S), at most 1: none where the threshold is never reached.
         output : Tensor
             Mean effect of its spikes on what receives them: f(S) in units of the height of a spike, or S.
         """
@@ -117,15 +117,22 @@ class AdaptiveNeuron(ThresholdNeuron):
         s = current if self.bias is None else current + _for_step("bias", self.bias, x_seq).to(current.dtype)
         if self.readout:
             return torch.zeros_like(s), s
-        unit = self._raw_threshold().detach().to(s.dtype).reshape(())
         m_f, theta_0 = (_for_step(name, getattr(self, name), x_seq).to(s.dtype) for name in ("m_f", "theta_0"))
-        taus = self._times("tau_gamma", "tau_eta")
-        interval = asn_expanded_interval(s / unit, m_f, theta_0, **taus)
-        rate = (self.dt / interval).clamp_max(1.0)
+        unit = self._raw_threshold().detach().to(s.dtype).reshape(())
+        signal = s / unit
+
+        def encoded(tau_beta: float) -> Tensor:
+            """Return f(S) over h: the mean sum of spikes that a synapse has filtered."""
+            taus: dict[str, Any] = {"tau_gamma": self.tau_gamma, "tau_eta": self.tau_eta, "tau_beta": tau_beta}
+            height = asn_spike_height(m_f, theta_0, **taus).to(s.dtype)
+            return asn_transfer(signal, m_f, theta_0, **taus) / height
+
+        spikes = encoded(self.tau_eta)
+        rate = -math.expm1(-self.dt / self.tau_eta) * spikes.masked_fill(signal <= theta_0 / 2, 0.0)
         if self.spike_height == "adaptive":
-            return rate, s.clamp_min(0.0)
-        f = asn_transfer(s / unit, m_f, theta_0, **taus, tau_beta=self.tau_beta) * unit
-        return rate, f if self.scale_output else f / _for_step("h", self.h, x_seq).to(s.dtype)
+            return rate.clamp_max(1.0), s.clamp_min(0.0)
+        output = spikes if self.tau_beta == self.tau_eta else encoded(self.tau_beta)
+        return rate.clamp_max(1.0), output * _for_step("h", self.h, x_seq).to(s.dtype) if self.scale_output else output
 
     # -- from parameters to the operator ----------------------------------------------------------------------------
 

@@ -233,13 +233,17 @@ class AdSNNRecipe(FXConversionRecipe):
     def _measure_rates(self, net: ConvertedNet) -> None:
         """Run a few samples and compare rates with those that the activations stand for."""
         x, steps = self._first[:_REPORT_SAMPLES], max(1, round(_REPORT_MS / self.dt))
+        before = steps // 2  # the volley at the onset, which is no rate, is left out
         wanted = AnalogTwin(net).rates(x)
         counts: dict[str, Any] = {}
+        seen: dict[str, int] = {}
 
         def count(name: str, module: nn.Module, spikes: Tensor) -> None:
-            counts[name] = counts.get(name, 0) + spikes.sum(0)
+            t = seen.get(name, 0)
+            counts[name] = counts.get(name, 0) + spikes[max(0, before - t) :].sum(0)
+            seen[name] = t + len(spikes)
 
-        for _ in Simulation(net, memory=self.memory).run(x, steps, count):
+        for _ in Simulation(net, memory=self.memory).run(x, before + steps, count):
             pass
         for layer in net.report:
             error = counts[layer.name] / steps - wanted[layer.name]

@@ -83,7 +83,9 @@ class ConvertedNet(fx.GraphModule, base.StepModule):
 
         def factory(old: Any) -> nn.Module:
             if isinstance(old, AdaptiveNeuron):
-                return ASN(old.v_threshold, m_f=old.m_f, theta_0=old.theta_0, bias=old.bias, **old.options())
+                return ASN(
+                    old._raw_threshold().detach(), m_f=old.m_f, theta_0=old.theta_0, bias=old.bias, **old.options()
+                )
             reset = "subtract" if old.v_reset is None else "zero"
             return PCMPIF(precharge=old.v_init.detach(), reset_mechanism=reset, init_hidden=True)
 

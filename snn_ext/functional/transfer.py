@@ -214,21 +214,6 @@ def asn_interval(
     return torch.where(s > c.theta_0 / 2, _interval(s.double(), c), torch.inf).to(s.dtype)
 
 
-def asn_expanded_interval(
-    s: Tensor, m_f: Constant, theta_0: Constant, *, tau_gamma: Constant, tau_eta: Constant
-) -> Tensor:
-    r"""Return the interval by the second-order expansion, :math:`\tau_\eta u(S)`; infinite up to theta_0 / 2.
-
-    Examples
-    --------
-    >>> import torch
-    >>> asn_expanded_interval(torch.tensor([0.05, 1.0]), 0.1, 0.1, tau_gamma=15.0, tau_eta=50.0)
-    tensor([   inf, 6.2189])
-    """
-    r, a, b = _fraction(TransferConstants(m_f, theta_0, tau_gamma, tau_eta, tau_eta))
-    return torch.where(s > theta_0 / 2, tau_eta * (r + a / (s.clamp_min(0.0) + b)), math.inf)
-
-
 # -- the expansion -----------------------------------------------------------------------------------------------------
 
 
