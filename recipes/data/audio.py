@@ -85,7 +85,7 @@ def resample(values: np.ndarray, rate: float, speed: float = 1.0) -> np.ndarray:
     source = round(rate * speed)
     divisor = math.gcd(SAMPLE_RATE, source)
     up, down = SAMPLE_RATE // divisor, source // divisor
-    if max(up, down) > 1000:  # keeps the filter short, at an error of the rate below 0.2 %
+    if max(up, down) > 1000:  # odd rates and speeds: a short filter, at an error of the rate below 0.4 %
         up, down = round(400 * SAMPLE_RATE / source), 400
     return resample_poly(values, up, down).astype(np.float32)
 

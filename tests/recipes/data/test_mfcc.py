@@ -76,6 +76,11 @@ def test_features_are_those_of_librosa() -> None:
     torch.testing.assert_close(MFCC(49)(clips())[BROAD, 0], wanted[BROAD].float(), atol=TOLERANCE, rtol=0)
 
 
+def test_clip_in_a_large_batch_has_the_features_it_has_alone() -> None:
+    x = torch.randn(50, 16_000)
+    torch.testing.assert_close(MFCC()(x), torch.cat([MFCC()(clip[None]) for clip in x]), atol=1e-4, rtol=0)
+
+
 def test_48_frames_are_the_first_of_49_and_a_short_clip_is_padded_at_the_end() -> None:
     x = torch.randn(2, 16_000)
     assert MFCC()(x).shape == (2, 1, 48, 10)
@@ -118,6 +123,7 @@ def test_checkpoint_of_a_net_holds_no_tables() -> None:
         (torch.zeros(2, 16_000, dtype=torch.int16), TypeError),
         (torch.zeros(16_000), ValueError),
         (torch.zeros(2, 0), ValueError),
+        (torch.zeros(0, 16_000), ValueError),
         (torch.zeros(2, 32_000), ValueError),
     ],
 )
