@@ -75,9 +75,10 @@ def one_second(samples: np.ndarray, *, centre: bool = False) -> np.ndarray:
     """
     if len(samples) > SAMPLE_RATE:
         return _loudest_second(samples)
-    missing = SAMPLE_RATE - len(samples)
-    before = missing // 2 if centre else 0
-    return np.pad(samples, (before, missing - before))
+    second = np.zeros(SAMPLE_RATE, samples.dtype)
+    before = (SAMPLE_RATE - len(samples)) // 2 if centre else 0
+    second[before : before + len(samples)] = samples
+    return second
 
 
 def resample(values: np.ndarray, rate: float, speed: float = 1.0) -> np.ndarray:

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import tarfile
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -98,7 +99,9 @@ def test_many_damaged_files_do_not_fill_the_screen(tmp_path: Path) -> None:
 def test_repairs_are_counted_in_one_warning_and_a_short_clip_needs_none(tmp_path: Path) -> None:
     folder_of(tmp_path)
     write(tmp_path / "no" / "anna_nohash_0.wav", 1, 8_000)
-    load(str(tmp_path))  # a warning would be an error: pytest -W error
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load(str(tmp_path))
     for name in ("anna", "bert"):
         write(tmp_path / "yes" / f"{name}_nohash_0.wav", 1, 8_000, 8_000)
     write(tmp_path / "yes" / "cleo_nohash_0.wav", 1, 20_000)
