@@ -66,6 +66,12 @@ def test_folder_without_lists_is_split_by_speaker(tmp_path: Path) -> None:
     assert corpus.train.speakers == ("cb8f8307",) * 2
 
 
+def test_speaker_who_is_in_two_splits_is_told(tmp_path: Path) -> None:
+    write(folder_of(tmp_path) / "yes" / "cleo_nohash_1.wav")
+    with pytest.warns(UserWarning, match="1 speakers are in more than one split, cleo among them"):
+        load(str(tmp_path))
+
+
 def test_one_list_alone_and_a_list_of_other_files_are_refused(tmp_path: Path) -> None:
     folder_of(tmp_path)
     (tmp_path / "testing_list.txt").write_text("yes/nobody_nohash_0.wav\n")
