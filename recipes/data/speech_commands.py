@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import re
 import warnings
@@ -76,7 +77,7 @@ class Corpus:
     name : str
         What results obtained with it are called.
     train, validation, test : Clips
-        Its splits; no speaker is in two of them.
+        Its splits; a warning tells if a speaker is in two of them.
     noise : Tensor
         ``[samples]``, int16: its background noise, one recording after the other; may be empty.
     """
@@ -221,6 +222,11 @@ def _read_folder(folder: Path, words: tuple[str, ...] = ()) -> Corpus:
         stop = start + sum(split[name] == part for name in names)
         parts.append(Clips(waveforms[start:stop], labels[start:stop], words, speakers[start:stop]))
         start = stop
+    both = set.union(*(set(a.speakers) & set(b.speakers) for a, b in itertools.combinations(parts, 2)))
+    if both:
+        warnings.warn(
+            f"{folder}: {len(both)} speakers are in more than one split, {min(both)} among them", stacklevel=3
+        )
     name = about.get("name") or OFFICIAL
     if name == OFFICIAL and tuple(map(len, parts)) != OFFICIAL_SIZES:
         name = f"{folder.name} ({len(names):,} clips)"
