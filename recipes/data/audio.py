@@ -101,9 +101,8 @@ def _check_length(content: bytes) -> None:
         raise ValueError("empty: 0 bytes")
     if content[:4] == b"RIFF" and len(content) >= 8:
         (size,) = struct.unpack("<I", content[4:8])
-        if (
-            size not in (0, 0xFFFFFFFF) and size + 8 > len(content) + 1
-        ):  # unknown in a stream; a pad byte may be missing
+        # The size is unknown in a stream; a pad byte may be missing.
+        if size not in (0, 0xFFFFFFFF) and size + 8 > len(content) + 1:
             raise ValueError(f"truncated: {len(content):,} of {size + 8:,} bytes")
 
 

@@ -129,9 +129,8 @@ def load(corpus: str, folder: Path | None = None) -> Corpus:
             )
         return _read_folder(folder, WORDS)
     if corpus == "speech-commands":
-        return _read_folder(
-            _official(Path(folder or data_folder() / "SpeechCommands" / ARCHIVE.split(".tar")[0])), WORDS
-        )
+        folder = Path(folder or data_folder() / "SpeechCommands" / ARCHIVE.removesuffix(".tar.gz"))
+        return _read_folder(_official(folder), WORDS)
     if not Path(corpus).is_dir():
         raise ValueError(f"corpus: got {corpus!r}, want 'sample', 'synthetic', 'speech-commands' or a folder")
     return _read_folder(Path(corpus))
@@ -206,14 +205,12 @@ def _read_folder(folder: Path, words: tuple[str, ...] = ()) -> Corpus:
     about = json.loads((folder / ABOUT).read_text()) if (folder / ABOUT).is_file() else {}
     if not about.get("complete", True):
         raise ValueError(f"{folder}: is not complete; call the command that makes it again, and it goes on")
-    found = tuple(sorted(path.name for path in folder.iterdir() if path.is_dir() and path.name[0] not in "._"))
+    found = sorted(path.name for path in folder.iterdir() if path.is_dir() and path.name[0] not in "._")
     if not found or set(words) - set(found):
         missing = ", ".join(sorted(set(words) - set(found))) or "any"
         raise FileNotFoundError(f"{folder}: has no folder of the words: {missing}; want WORD/SPEAKER_nohash_N.wav")
-    words = words or (WORDS if set(found) <= set(WORDS) else found)
-    names = sorted(
-        f"{word}/{path.name}" for word in found if word in words for path in (folder / word).glob("[!.]*.wav")
-    )
+    words = words or (WORDS if set(found) <= set(WORDS) else tuple(found))
+    names = [f"{word}/{path.name}" for word in words for path in (folder / word).glob("[!.]*.wav")]
     split = _split(folder, names)
     names.sort(key=lambda name: (SPLITS.index(split[name]), name))
     waveforms = _read({name: (folder / name).read_bytes for name in names})
