@@ -75,9 +75,10 @@ def one_second(samples: np.ndarray, *, centre: bool = False) -> np.ndarray:
     """
     if len(samples) > SAMPLE_RATE:
         return _loudest_second(samples)
-    missing = SAMPLE_RATE - len(samples)
-    before = missing // 2 if centre else 0
-    return np.pad(samples, (before, missing - before))
+    second = np.zeros(SAMPLE_RATE, samples.dtype)
+    before = (SAMPLE_RATE - len(samples)) // 2 if centre else 0
+    second[before : before + len(samples)] = samples
+    return second
 
 
 def resample(values: np.ndarray, rate: float, speed: float = 1.0) -> np.ndarray:
@@ -85,7 +86,7 @@ def resample(values: np.ndarray, rate: float, speed: float = 1.0) -> np.ndarray:
     source = round(rate * speed)
     divisor = math.gcd(SAMPLE_RATE, source)
     up, down = SAMPLE_RATE // divisor, source // divisor
-    if max(up, down) > 1000:  # keeps the filter short, at an error of the rate below 0.2 %
+    if max(up, down) > 1000:  # odd rates and speeds: a short filter, at an error of the rate below 0.4 %
         up, down = round(400 * SAMPLE_RATE / source), 400
     return resample_poly(values, up, down).astype(np.float32)
 

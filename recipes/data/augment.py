@@ -84,8 +84,8 @@ class Augment:
         if self.noise is None:
             noise = pink_noise(n, samples, generator)
         else:
-            start = torch.randint(len(self.noise) - samples + 1, (n, 1), generator=generator)
-            noise = self.noise[start + torch.arange(samples)]
+            start = torch.randint(len(self.noise) - samples + 1, (n,), generator=generator)
+            noise = self.noise.unfold(0, samples, 1)[start]
         low, high = self.snr
         snr = low + (high - low) * torch.rand(n, generator=generator)
         snr[torch.rand(n, generator=generator) >= self.noise_share] = torch.inf
@@ -97,10 +97,9 @@ def time_shift(waveform: Tensor, limit: int, generator: torch.Generator) -> Tens
     n, samples = waveform.shape
     if limit == 0:
         return waveform
-    shift = torch.randint(-limit, limit + 1, (n, 1), generator=generator).to(waveform.device)
-    source = torch.arange(samples, device=waveform.device) - shift
-    inside = (source >= 0) & (source < samples)
-    return waveform.gather(1, source.clamp(0, samples - 1)) * inside
+    shift = torch.randint(-limit, limit + 1, (n,), generator=generator).to(waveform.device)
+    windows = torch.nn.functional.pad(waveform, (limit, limit)).unfold(1, samples, 1)  # a view
+    return windows[torch.arange(n, device=waveform.device), limit - shift]
 
 
 def add_noise(waveform: Tensor, noise: Tensor, snr: Tensor) -> Tensor:

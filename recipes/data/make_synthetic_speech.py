@@ -79,8 +79,8 @@ def make(out: Path, people: int = 200, takes: int = 1, seed: int = 0, engines: S
             return
     elif out.is_dir() and any(out.iterdir()):
         raise ValueError(f"out: {out} holds other files, want a new folder")
-    _write_json(path, {**about, "complete": False})
     folk = [speaker for split in SPLITS for speaker in speakers(split, round(SHARES[split] * people), seed, engines)]
+    _write_json(path, {**about, "complete": False})
     noises = _noises(out, folk, seed)
     clips = [(speaker, word, take) for speaker in folk for word in WORDS for take in range(takes)]
 

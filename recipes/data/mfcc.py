@@ -41,8 +41,8 @@ class MFCC(nn.Module):
 
     Notes
     -----
-    Computed in the default dtype at the time it is made, float32, under autocast too, on the device of its tables, which
-    are not part of the state dict.
+    Computed in the default dtype at the time it is made, float32, under autocast too, on the device of its tables,
+    which are not part of the state dict.
 
     Castagnetti et al. 2023, Front. Neurosci. 17:1154241. The parameters printed there give 49 frames of a second; its
     48 are taken to be the first 48.
@@ -113,7 +113,7 @@ class MFCC(nn.Module):
         want = "a floating tensor [B, samples] with values in [-1, 1]"
         if not isinstance(waveform, Tensor) or not waveform.is_floating_point():
             bad_type("waveform", waveform, want)
-        if waveform.ndim != 2 or waveform.shape[1] == 0:
+        if waveform.ndim != 2 or waveform.numel() == 0:
             bad_value("waveform", waveform, want)
         if self.frames is not None and _frames(waveform.shape[1]) > self.frames + 1:
             longest = _samples(self.frames + 2) - 1

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+from pathlib import Path
+
 import numpy as np
 import pytest
 import scipy.fft
@@ -10,6 +13,8 @@ import torch
 from recipes.data.mfcc import MFCC
 
 TOLERANCE = 5e-4
+LIBROSA = Path(__file__).with_name("mfcc_of_librosa_0.11.0.npy")
+"""Of ``noise_that_fades()``, by that version: ``by_librosa`` is how."""
 BROAD = [0, 1, 4, 5, 6]
 """The clips without the pure tones: beside a tone, the rounding of a float32 window is what a band hears."""
 
@@ -66,14 +71,37 @@ def test_features_are_those_of_torchaudio(frames: int) -> None:
     torch.testing.assert_close(MFCC(frames)(clips()), wanted, atol=TOLERANCE, rtol=0)
 
 
-def test_features_are_those_of_librosa() -> None:
-    librosa = pytest.importorskip("librosa", reason="librosa is not installed: pip install librosa (half a gigabyte)")
+def by_librosa(waveforms: torch.Tensor) -> torch.Tensor:
+    librosa = pytest.importorskip(
+        "librosa", reason="librosa is not installed: pip install librosa (a quarter gigabyte)"
+    )
     mel = librosa.feature.melspectrogram(
-        y=np.pad(clips().numpy(), ((0, 0), (320, 320))), sr=16_000, n_fft=1024, win_length=640, hop_length=320,
+        y=np.pad(waveforms.numpy(), ((0, 0), (320, 320))), sr=16_000, n_fft=1024, win_length=640, hop_length=320,
         center=False, htk=True, norm=None, n_mels=40, fmin=20.0, fmax=4000.0,
     )  # fmt: skip
-    wanted = torch.from_numpy(scipy.fft.dct(np.log(mel + 1e-6), axis=1, norm="ortho")[:, :10].transpose(0, 2, 1))
-    torch.testing.assert_close(MFCC(49)(clips())[BROAD, 0], wanted[BROAD].float(), atol=TOLERANCE, rtol=0)
+    return torch.from_numpy(scipy.fft.dct(np.log(mel + 1e-6), axis=1, norm="ortho")[:, :10].transpose(0, 2, 1)).float()
+
+
+def noise_that_fades() -> torch.Tensor:
+    """Return a clip ``[1, 16000]`` that is the same everywhere: 16-bit noise, half as loud every eighth of a second."""
+    noise = np.frombuffer(hashlib.shake_256(b"noise").digest(32_000), "<i2")
+    return torch.from_numpy((noise >> np.arange(16_000) // 2_000).astype(np.float32) / 32768)[None]
+
+
+def test_features_are_those_of_librosa() -> None:
+    torch.testing.assert_close(MFCC(49)(clips())[BROAD, 0], by_librosa(clips())[BROAD], atol=TOLERANCE, rtol=0)
+    stored = torch.from_numpy(np.load(LIBROSA))[None]
+    torch.testing.assert_close(stored, by_librosa(noise_that_fades()), atol=1e-5, rtol=0)
+
+
+def test_features_are_those_that_librosa_had_given() -> None:
+    stored = torch.from_numpy(np.load(LIBROSA))[None]
+    torch.testing.assert_close(MFCC(49)(noise_that_fades())[:, 0], stored, atol=TOLERANCE, rtol=0)
+
+
+def test_clip_in_a_large_batch_has_the_features_it_has_alone() -> None:
+    x = torch.randn(50, 16_000)
+    torch.testing.assert_close(MFCC()(x), torch.cat([MFCC()(clip[None]) for clip in x]), atol=1e-4, rtol=0)
 
 
 def test_48_frames_are_the_first_of_49_and_a_short_clip_is_padded_at_the_end() -> None:
@@ -118,6 +146,7 @@ def test_checkpoint_of_a_net_holds_no_tables() -> None:
         (torch.zeros(2, 16_000, dtype=torch.int16), TypeError),
         (torch.zeros(16_000), ValueError),
         (torch.zeros(2, 0), ValueError),
+        (torch.zeros(0, 16_000), ValueError),
         (torch.zeros(2, 32_000), ValueError),
     ],
 )

@@ -1,0 +1,126 @@
+"""Downloads from a server on this machine that breaks off, knows no ranges, or serves something else."""
+
+from __future__ import annotations
+
+import hashlib
+import http.server
+import io
+import tarfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from recipes.data import download as module
+from recipes.data.download import download, unpack
+
+CONTENT = np.random.default_rng(0).integers(0, 256, 3 * 2**20, dtype=np.uint8).tobytes()
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+
+
+class Server(http.server.BaseHTTPRequestHandler):
+    ranges, gives, status, served = True, len(CONTENT), 200, []  # type: ignore[var-annotated]
+
+    def do_GET(self) -> None:
+        start = int(self.headers.get("Range", "bytes=0-")[6:-1]) if self.ranges else 0
+        Server.served.append(start)
+        if self.status != 200 or start >= len(CONTENT):
+            self.send_error(self.status if self.status != 200 else 416)
+            return
+        self.send_response(206 if start else 200)
+        self.send_header("Content-Length", str(len(CONTENT) - start))
+        self.end_headers()
+        self.wfile.write(CONTENT[start : start + self.gives])
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+@pytest.fixture
+def url(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    for name, value in (("ranges", True), ("gives", len(CONTENT)), ("status", 200), ("served", [])):
+        monkeypatch.setattr(Server, name, value)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/archive"
+        server.shutdown()
+        thread.join()
+
+
+def test_file_is_downloaded_once(url: str, tmp_path: Path) -> None:
+    target = tmp_path / "folder" / "file"
+    for _ in range(2):
+        assert download(url, target, SHA256).read_bytes() == CONTENT
+    assert Server.served == [0] and [path.name for path in target.parent.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("part", [b"", CONTENT[:1_000_000], CONTENT])
+def test_download_goes_on_behind_what_is_there(url: str, tmp_path: Path, part: bytes) -> None:
+    (tmp_path / "file.part").write_bytes(part)
+    assert download(url, tmp_path / "file", SHA256).read_bytes() == CONTENT
+    assert Server.served == [len(part)]
+
+
+def test_connection_that_breaks_off_is_taken_up_again(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Server, "gives", 1_000_000)
+    assert download(url, tmp_path / "file", SHA256).read_bytes() == CONTENT
+    assert Server.served == [0, 1_000_000, 2_000_000, 3_000_000]
+
+
+def test_server_without_ranges_starts_again_from_nothing(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Server, "ranges", False)
+    (tmp_path / "file.part").write_bytes(b"something else")
+    assert download(url, tmp_path / "file", SHA256).read_bytes() == CONTENT
+
+
+def test_connection_that_brings_nothing_is_given_up_and_what_has_come_is_kept(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Server, "gives", 0)
+    (tmp_path / "file.part").write_bytes(CONTENT[:500])
+    with pytest.raises(OSError, match=r"the 500 bytes that have come are kept in .*file\.part"):
+        download(url, tmp_path / "file", SHA256)
+    assert len(Server.served) == module.ATTEMPTS
+    monkeypatch.setattr(Server, "gives", len(CONTENT))
+    assert download(url, tmp_path / "file", SHA256).read_bytes() == CONTENT
+
+
+def test_other_content_is_thrown_away(url: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=f"got sha256 {SHA256}, want 00"):
+        download(url, tmp_path / "file", "00")
+    assert not list(tmp_path.iterdir())
+
+
+def test_refusal_of_the_server_is_told(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Server, "status", 404)
+    with pytest.raises(OSError, match="the server answers 404"):
+        download(url, tmp_path / "file", SHA256)
+    assert Server.served == [0]
+
+
+def archive(path: Path, names: tuple[str, ...]) -> Path:
+    with tarfile.open(path, "w:gz") as tar:
+        for name in names:
+            member = tarfile.TarInfo(name)
+            member.size = len(CONTENT) // 8
+            tar.addfile(member, io.BytesIO(CONTENT))
+    return path
+
+
+def test_archive_is_unpacked_whole_or_not_at_all(tmp_path: Path) -> None:
+    good = archive(tmp_path / "good.tar.gz", ("./yes/a.wav", "./no/b.wav"))
+    unpack(good, tmp_path / "good")
+    assert (tmp_path / "good" / "yes" / "a.wav").stat().st_size == len(CONTENT) // 8
+    (tmp_path / "half.tar.gz").write_bytes(good.read_bytes()[: good.stat().st_size // 2])
+    outside = archive(tmp_path / "outside.tar.gz", ("yes/a.wav", "../outside.wav"))
+    for broken in (tmp_path / "half.tar.gz", outside):
+        with pytest.raises((EOFError, tarfile.TarError)):
+            unpack(broken, tmp_path / "bad")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["good", "good.tar.gz", "half.tar.gz", "outside.tar.gz"]

@@ -1,0 +1,206 @@
+"""Corpora by name: who is in which split, what a folder may look like, what its results may be called."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import tarfile
+import warnings
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+soundfile = pytest.importorskip("soundfile", exc_type=ImportError)
+
+from recipes.data.speech_commands import DIGITS, WORDS, load, real_digits, which_set  # noqa: E402
+
+
+def write(path: Path, value: int = 1, samples: int = 16_000, rate: int = 16_000) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, np.full(samples, value, np.int16), rate, "PCM_16")
+
+
+def folder_of(folder: Path, words: tuple[str, ...] = ("no", "yes"), lists: bool = True) -> Path:
+    for number, word in enumerate(words):
+        for speaker in ("anna", "bert", "cleo"):
+            write(folder / word / f"{speaker}_nohash_0.wav", number + 1)
+    if lists:
+        (folder / "validation_list.txt").write_text("".join(f"{word}/bert_nohash_0.wav\n" for word in words))
+        (folder / "testing_list.txt").write_text("".join(f"{word}/cleo_nohash_0.wav\n" for word in words))
+    return folder
+
+
+def test_words_are_the_35_in_alphabetical_order() -> None:
+    assert len(WORDS) == len(set(WORDS)) == 35 and list(WORDS) == sorted(WORDS) and set(DIGITS) < set(WORDS)
+
+
+def test_lists_split_the_folder_and_the_rest_trains(tmp_path: Path) -> None:
+    write(folder_of(tmp_path / "mine") / "_background_noise_" / "hum.wav", 7, 40_000)
+    corpus = load(str(tmp_path / "mine"))
+    for clips, speaker in ((corpus.train, "anna"), (corpus.validation, "bert"), (corpus.test, "cleo")):
+        assert clips.speakers == (speaker, speaker) and clips.words == WORDS
+        assert clips.waveforms.shape == (2, 16_000) and [WORDS[i] for i in clips.labels] == ["no", "yes"]
+        assert clips.waveforms[:, 0].tolist() == [1, 2]
+    assert corpus.name == "mine (6 clips)" and len(corpus.noise) == 40_000
+
+
+def test_speakers_of_the_official_lists_are_hashed_where_the_lists_have_them() -> None:
+    for speaker in "bb05582b 97f4c236 f2e59fea fdb5155e dc75148d 3f170018 893705bb e41a903b".split():
+        assert which_set(f"right/{speaker}_nohash_3.wav") == which_set(f"{speaker}_nohash_0.wav") == "test"
+    for speaker in "8b775397 2643992f 060cd039 f5e5e8b0 dbb40d24 d57febf0 6a27a9bf fd32732a".split():
+        assert which_set(f"cat/{speaker}_nohash_1.wav") == "validation"
+    sets = [which_set(f"{number:08x}_nohash_0.wav") for number in range(4_000)]
+    assert 0.08 < sets.count("validation") / 4_000 < 0.12 and 0.08 < sets.count("test") / 4_000 < 0.12
+
+
+def test_folder_without_lists_is_split_by_speaker(tmp_path: Path) -> None:
+    for speaker in ("bb05582b", "8b775397", "cb8f8307"):
+        for number in range(2):
+            write(tmp_path / "yes" / f"{speaker}_nohash_{number}.wav")
+    corpus = load(str(tmp_path))
+    assert corpus.test.speakers == ("bb05582b",) * 2 and corpus.validation.speakers == ("8b775397",) * 2
+    assert corpus.train.speakers == ("cb8f8307",) * 2
+
+
+def test_one_list_alone_and_a_list_of_other_files_are_refused(tmp_path: Path) -> None:
+    folder_of(tmp_path)
+    (tmp_path / "testing_list.txt").write_text("yes/nobody_nohash_0.wav\n")
+    with pytest.raises(ValueError, match=r"testing_list.txt: lists 1 files that are not there, yes/nobody"):
+        load(str(tmp_path))
+    (tmp_path / "testing_list.txt").unlink()
+    with pytest.raises(FileNotFoundError, match="testing_list.txt: not found beside the other list"):
+        load(str(tmp_path))
+
+
+def test_every_damaged_file_is_named_before_anything_is_returned(tmp_path: Path) -> None:
+    folder_of(tmp_path)
+    (tmp_path / "no" / "anna_nohash_0.wav").write_bytes(b"")
+    (tmp_path / "yes" / "cleo_nohash_0.wav").write_bytes(b"<html>")
+    with pytest.raises(ValueError) as error:
+        load(str(tmp_path))
+    told = str(error.value)
+    assert told.startswith("2 of 6 sound files can not be used:\n")
+    assert "no/anna_nohash_0.wav: empty: 0 bytes" in told and "yes/cleo_nohash_0.wav: not a sound file" in told
+
+
+def test_many_damaged_files_do_not_fill_the_screen(tmp_path: Path) -> None:
+    (tmp_path / "yes").mkdir()
+    for number in range(50):
+        (tmp_path / "yes" / f"{number}.wav").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"(?s)^50 of 50 .*\n... and 40 more$") as error:
+        load(str(tmp_path))
+    assert len(str(error.value).splitlines()) == 12
+
+
+def test_repairs_are_counted_in_one_warning_and_a_short_clip_needs_none(tmp_path: Path) -> None:
+    folder_of(tmp_path)
+    write(tmp_path / "no" / "anna_nohash_0.wav", 1, 8_000)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load(str(tmp_path))
+    for name in ("anna", "bert"):
+        write(tmp_path / "yes" / f"{name}_nohash_0.wav", 1, 8_000, 8_000)
+    write(tmp_path / "yes" / "cleo_nohash_0.wav", 1, 20_000)
+    with pytest.warns(UserWarning, match=r"resampled from 8000 Hz \(2 files\), the loudest second kept \(1 files\)"):
+        load(str(tmp_path))
+
+
+def test_words_of_ones_own_are_classes(tmp_path: Path) -> None:
+    corpus = load(str(folder_of(tmp_path, ("ja", "nein", "yes"))))
+    assert corpus.train.words == ("ja", "nein", "yes") and corpus.train.labels.tolist() == [0, 1, 2]
+
+
+def test_half_written_files_and_hidden_folders_are_not_read(tmp_path: Path) -> None:
+    folder_of(tmp_path)
+    (tmp_path / "yes" / ".anna_nohash_1.77.wav").write_bytes(b"half")
+    (tmp_path / ".cache").mkdir()
+    assert len(load(str(tmp_path)).train) == 2
+
+
+def test_only_the_whole_official_corpus_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder_of(tmp_path, WORDS)
+    assert load("speech-commands", tmp_path).name == f"{tmp_path.name} (105 clips)"
+    monkeypatch.setattr("recipes.data.speech_commands.OFFICIAL_SIZES", (35, 35, 35))
+    assert load("speech-commands", tmp_path).name == "Speech Commands V2"
+
+
+def test_synthetic_speech_is_called_so_wherever_it_lies_and_is_complete(tmp_path: Path) -> None:
+    folder_of(tmp_path, WORDS)
+    about = {"name": "synthetic speech", "complete": True}
+    (tmp_path / "corpus.json").write_text(json.dumps(about))
+    assert {load("synthetic", tmp_path).name, load(str(tmp_path)).name} == {"synthetic speech"}
+    (tmp_path / "corpus.json").write_text(json.dumps({**about, "complete": False}))
+    with pytest.raises(ValueError, match="is not complete; call the command that makes it again"):
+        load("synthetic", tmp_path)
+
+
+def test_missing_words_are_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no folder of the words: wow, zero; want"):
+        load("speech-commands", folder_of(tmp_path, WORDS[:32] + ("yes",)))
+
+
+def test_missing_corpora_say_how_to_get_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(
+        ValueError, match="corpus: got 'gsc', want 'sample', 'synthetic', 'speech-commands' or a folder"
+    ):
+        load("gsc")
+    monkeypatch.setenv("SNN_EXT_DATA", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match=r"make_synthetic_speech --out .*synthetic-speech' makes it"):
+        load("synthetic")
+
+    def no_network(*arguments: object, **options: object) -> None:
+        raise OSError("no network")
+
+    monkeypatch.setattr("urllib.request.urlopen", no_network)
+    with pytest.raises(
+        FileNotFoundError, match=r"Speech Commands V2: not found in .*the download failed \(.*no network"
+    ):
+        load("speech-commands")
+
+
+def test_official_archive_is_fetched_checked_and_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz") as tar:
+        tar.add(folder_of(tmp_path / "original", WORDS), ".")
+    (tmp_path / "served.tar.gz").write_bytes(packed.getvalue())
+    monkeypatch.setattr("recipes.data.speech_commands.ARCHIVE_URL", (tmp_path / "served.tar.gz").as_uri())
+    monkeypatch.setattr("recipes.data.speech_commands.OFFICIAL_SIZES", (35, 35, 35))
+    monkeypatch.setenv("SNN_EXT_DATA", str(tmp_path / "data"))
+    with pytest.raises(ValueError, match="got sha256"):
+        load("speech-commands")
+    digest = hashlib.sha256(packed.getvalue()).hexdigest()
+    monkeypatch.setattr("recipes.data.speech_commands.ARCHIVE_SHA256", digest)
+    assert load("speech-commands").name == "Speech Commands V2"
+    (tmp_path / "served.tar.gz").unlink()
+    assert len(load("speech-commands").test) == 35
+
+
+def test_real_digits_are_read_from_archive_and_folder_with_labels_of_the_words(tmp_path: Path) -> None:
+    for digit, speaker in ((7, "george"), (0, "lucas_b")):
+        write(tmp_path / "recordings" / f"{digit}_{speaker}_3.wav", digit + 1, 4_000, 8_000)
+    with zipfile.ZipFile(tmp_path / "digits.zip", "w") as archive:
+        for path in (tmp_path / "recordings").iterdir():
+            archive.write(path, f"recordings/{path.name}")
+    for source in (tmp_path, tmp_path / "recordings", tmp_path / "digits.zip"):
+        clips = real_digits(source)
+        assert [WORDS[i] for i in clips.labels] == ["zero", "seven"] and clips.speakers == ("lucas_b", "george")
+        assert clips.waveforms[:, 8_000].tolist() == [1, 8] and clips.waveforms[:, [0, -1]].abs().sum() == 0
+    with pytest.raises(FileNotFoundError, match="path: .*nowhere not found"):
+        real_digits(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="has no files DIGIT_SPEAKER_N.wav"):
+        real_digits(tmp_path / "empty")
+
+
+@pytest.mark.data
+def test_free_spoken_digits_are_3000_of_six_people() -> None:
+    path = Path(os.environ.get("SNN_EXT_DATA", ".")) / "fsdd.zip"
+    if not path.is_file():
+        pytest.skip("SNN_EXT_DATA names no folder with fsdd.zip")
+    clips = real_digits(path)
+    assert len(clips) == 3_000 and len(set(clips.speakers)) == 6
+    assert clips.labels.bincount(minlength=35)[[WORDS.index(digit) for digit in DIGITS]].tolist() == [300] * 10
