@@ -116,7 +116,7 @@ def _listening(measured: dict[str, Any]) -> str:
     ]  # fmt: skip
     header = ["threshold", f"words in {measured['hours']:g} h of noise", "of them in", "found (%)", "mistaken (%)"]
     text = f"""\
-{measured["net"]} listens to {measured["hours"]:g} h of silence, noises, hum, clicks, tones and engines (some of kinds
+{measured["net"]}, listens to {measured["hours"]:g} h of silence, noises, hum, clicks, tones and engines (some of kinds
 that it was not trained on), and to the {said:,} test clips one after another with pauses in noise
 ({measured["stream_seconds"] / 60:.0f} minutes). Found: the word, once, while its clip lasts. Mistaken: another word
 there, or the word again. Between: a word in a pause. In percent of the words said. The default threshold is

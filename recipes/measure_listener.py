@@ -144,6 +144,12 @@ def _noise(kind: str, hours: float, seed: int) -> Tensor:
     return background(pieces, PIECE * SAMPLE_RATE, generator, (kind,)).flatten()
 
 
+def _name(spotter: Spotter) -> str:
+    s = spotter.settings
+    charge = "" if s["v_init"] is None else f" with V(0) = {s['v_init']:g} thresholds"
+    return f"The net {s['model']} of {s['neuron']} neurons{charge}, T = {s['time_steps']}, seed {s['seed']}"
+
+
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Parse the command line, measure, and write ``listener.json``."""
     parser = argparse.ArgumentParser(prog="python -m recipes.measure_listener", description=__doc__.split("\n\n")[0])
@@ -161,7 +167,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     except (ValueError, FileNotFoundError) as error:
         raise SystemExit(str(error)) from error
     measured = measure(spotter, corpus.test, args.hours, args.seed)
-    measured |= {"data": corpus.name, "threads": args.threads, **environment()}
+    measured |= {"net": _name(spotter), "data": corpus.name, "threads": args.threads, **environment()}
     args.out.mkdir(parents=True, exist_ok=True)
     with replacing(args.out / "listener.json") as temporary:
         temporary.write_text(json.dumps(measured, indent=1) + "\n")

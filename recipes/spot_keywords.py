@@ -40,12 +40,12 @@ __all__ = ["KeywordTrainer", "argument_parser", "main", "parse_arguments"]
 PAPER: dict[str, Any] = {
     "model": "resnet18", "epochs": 80, "opt": "sgd", "lr": 1e-3, "momentum": 0.9, "weight_decay": 0.0,
     "batch_size": 64, "lr_scheduler": "step", "lr_step_size": 20, "lr_gamma": 0.1, "mixup_alpha": 1.0,
-    "time_shift": 0.1, "noise_share": 0.0, "spec_augment": False, "background": 0.0, "norm_bias": 0.0,
+    "time_shift": 0.1, "noise_share": 0.0, "spec_augment": False, "background": 0.0,
 }  # fmt: skip
 SHORT: dict[str, Any] = {
     "model": "separable", "epochs": 20, "opt": "adamw", "lr": 4e-3, "momentum": 0.9, "weight_decay": 1e-2,
     "batch_size": 64, "lr_scheduler": "cosa", "lr_step_size": 20, "lr_gamma": 0.1, "mixup_alpha": 0.0,
-    "time_shift": 0.1, "noise_share": 0.8, "spec_augment": True, "background": 0.1, "norm_bias": -0.5,
+    "time_shift": 0.1, "noise_share": 0.8, "spec_augment": True, "background": 0.1,
 }  # fmt: skip
 PRESETS = {"short": SHORT, "paper": PAPER}
 RECURRENT_STEPS = 200
@@ -163,7 +163,6 @@ def argument_parser() -> argparse.ArgumentParser:
     net = parser.add_argument_group("net")
     net.add_argument("--model", choices=(*MODELS, RECURRENT), help="default: the preset")
     net.add_argument("--width", type=float, default=1.0, help="factor on all widths")
-    net.add_argument("--norm-bias", type=float, help="of batch norm at the start; the lower, the fewer spikes")
     net.add_argument("--from", dest="start", type=Path, metavar="CHECKPOINT", help="start from this trained ReLU net")
     net.add_argument("--calibration-images", type=int, default=1000, help="clips for the thresholds, with --from")
     add_neuron_arguments(parser, more=("lif",))

@@ -65,11 +65,7 @@ def build_keyword_net(args: argparse.Namespace, classes: int) -> nn.Module:
     """Build the net that the options describe: an analog one, but for the recurrent layer."""
     if args.model == RECURRENT:
         return RecurrentLIF(classes, time_steps=args.time_steps)
-    net = MODELS[args.model](classes, 1, width=args.width)
-    for module in net.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.constant_(module.bias, args.norm_bias)
-    return net
+    return MODELS[args.model](classes, 1, width=args.width)
 
 
 def load_spotter(path: Path | str, device: torch.device | str = "cpu") -> Spotter:

@@ -74,7 +74,9 @@ def cells(args: argparse.Namespace, options: Sequence[str]) -> list[Cell]:
     for model, rows, seed in nets:
         shorter = ("--epochs", str(args.larger_epochs)) if model in args.larger and args.larger_epochs else ()
         tuned: tuple[str, ...] = shorter
-        if args.fine_tune_epochs and model != RECURRENT:
+        if args.fine_tune_epochs and model == RECURRENT:  # as many in all
+            tuned = ("--epochs", str(parse_run([*options, "--out", "."]).epochs + args.fine_tune_epochs))
+        elif args.fine_tune_epochs:
             start = add(model, START, seed, *ROWS["ReLU"], *shorter) / "last.pt"
             tuned = ("--from", str(start), "--epochs", str(args.fine_tune_epochs))
             tuned += ("--lr", str(args.fine_tune_lr)) if args.fine_tune_lr else ()
