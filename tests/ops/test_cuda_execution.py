@@ -25,6 +25,7 @@ from snn_ext.ops.execution import Settings
 from tests.ops import every_variant
 from tests.ops.checks import Case, gradient_cases, make_case
 from tests.ops.emulation import Emulator, Recorder, check, emulated_source, installed, recorded, untested
+from tests.ops.machine_code import OPERATORS
 
 SUM = "for (int w = 0; w < WARPS; w++) sum += step_sums[threadIdx.x][w];"
 THETA = "continue;\n                const float theta = thresholds[PER_STEP ? first + k : 0]"
@@ -146,9 +147,11 @@ def test_a_vector_access_that_is_not_aligned_is_caught(
     assert "misaligned address" in capfd.readouterr().err
 
 
-def test_a_sample_of_every_variant_under_the_sanitizer(capfd: pytest.CaptureFixture[str]) -> None:
-    sample = itertools.islice(every_variant.variants(every=False), 7, None, 110)
-    assert every_variant.run(sample, *every_variant.SANITIZER) >= 6
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_a_sample_of_every_variant_under_the_sanitizer(operator: str, capfd: pytest.CaptureFixture[str]) -> None:
+    kernels = OPERATORS[operator]
+    sample = itertools.islice(every_variant.variants(False, kernels), 7, None, 150)
+    assert every_variant.run(sample, *every_variant.SANITIZER, kernels=kernels) >= 3
     assert "runtime error" not in capfd.readouterr().err
 
 
