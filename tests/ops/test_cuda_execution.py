@@ -125,9 +125,7 @@ def test_gradients_do_not_depend_on_the_order_of_the_threads(emulator: Emulator)
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 @pytest.mark.parametrize("offset", [1, 2, 4])
-def test_arrays_that_are_not_aligned(
-    offset: int, dtype: torch.dtype, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_arrays_that_are_not_aligned(offset: int, dtype: torch.dtype, capfd: pytest.CaptureFixture[str]) -> None:
     execution = CudaExecution(Emulator((), "-fsanitize=undefined"))
     storage = torch.randint(-8, 17, (4 * 64 + 8,)).to(dtype) / 8
     x_seq = storage.as_strided((4, 64), (64, 1), offset).requires_grad_()

@@ -25,9 +25,7 @@ except CompileError as error:
         raise RuntimeError(f"{error}; pip install nvidia-cuda-nvrtc") from error
     pytestmark = pytest.mark.skip(reason=str(error))
 
-needs_disassembler = pytest.mark.skipif(
-    not machine_code.disassembler(), reason="no disassembler: Triton brings one"
-)
+needs_disassembler = pytest.mark.skipif(not machine_code.disassembler(), reason="no disassembler: Triton brings one")
 
 # Forward and backward at T = 4, float32 and bfloat16 at full width: per-step thresholds and a scale are the hardest.
 FORWARD = {dtype: (0, dtype, 4, 4 if dtype == 0 else 8, 1, 1, 0, 1, 0, 0) for dtype in (0, 1, 2)}
