@@ -28,9 +28,10 @@ if __name__ == "__main__":  # the rival is the host's Triton kernel; read when s
 from spikingjelly.activation_based import functional, neuron
 
 from recipes.files import replacing
-from snn_ext.ops import implementation, soft_reset_if, use_implementation
+from snn_ext import functional as definition
+from snn_ext.ops import adaptive_spiking, implementation, soft_reset_if, use_implementation
 from snn_ext.spikingjelly import ATIFuNode
-from tests.ops import checks
+from tests.ops import adaptive_checks, checks
 
 from .cases import _resnet18
 from .contenders import BASELINE, Contender, available, compiled_loop, hosts, ours
@@ -106,8 +107,16 @@ def check(device: torch.device) -> None:
     """Hold every CUDA implementation that runs here to the definition; raises AssertionError."""
     for name in (name for name in available(device) if name.startswith("cuda-")):
         with use_implementation(name):
-            for step in (checks.check_all, checks.check_reproducible, checks.check_side_stream, checks.check_graph):
-                print(f"{name}: {step.__name__} ...", file=sys.stderr, flush=True)
+            for step in (
+                checks.check_all,
+                checks.check_reproducible,
+                checks.check_side_stream,
+                checks.check_graph,
+                adaptive_checks.check_all,
+                adaptive_checks.check_graph,
+            ):
+                of = "adaptive_spiking, " if step.__module__ == adaptive_checks.__name__ else ""
+                print(f"{name}: {of}{step.__name__} ...", file=sys.stderr, flush=True)
                 step(device)
 
 
@@ -186,6 +195,25 @@ def steps(setting: Setting, clock: Clock) -> list[Row]:
                 for name in available(setting.device)
             }
             rows += _layer(f"backward, {_name(x_seq)}", x_seq, 3, calls, {}, setting.rounds, clock)
+    return rows
+
+
+def adaptive(setting: Setting, clock: Clock) -> list[Row]:
+    """The adaptive neuron over 500 steps of a millisecond; the plain loop is the definition."""
+    x_seq = 0.3 * _input(Setting(setting.device, max(4 * setting.neurons // 500, 1)), 500, torch.float32)
+    loop = Contender(lambda x: definition.adaptive_spiking(x)[0])
+    mine = {
+        f"adaptive operator, {name}": Contender(lambda x: adaptive_spiking(x)[0], name)
+        for name in available(setting.device)
+    }
+    rows = []
+    for case, passes in (("inference", 2), ("training", 5)):
+        x_seq, gradient = x_seq.detach().requires_grad_(case == "training"), torch.randn_like(x_seq)
+        calls = {
+            name: partial(c.infer, x_seq) if case == "inference" else partial(c.train, x_seq, gradient)
+            for name, c in {"plain loop": loop, **mine}.items()
+        }
+        rows += _layer(f"adaptive neuron, {case}, {_name(x_seq)}", x_seq, passes, calls, {}, setting.rounds, clock)
     return rows
 
 
@@ -305,7 +333,7 @@ def _peak_memory(call: Callable[[], object], device: torch.device) -> float:
     return (torch.cuda.max_memory_allocated(device) - before) / 1e6
 
 
-CASES = (inference, training, backward, steps, graph, resnet18)
+CASES = (inference, training, backward, steps, adaptive, graph, resnet18)
 
 # -- contenders --------------------------------------------------------------------------------------------------------
 

@@ -96,8 +96,11 @@ def _adaptive_results(
     execution.forward(
         *(current_seq, bias, start, constants, settings), out_seq=out_seq, end=end, checkpoints=checkpoints
     )
+    incoming: list[Tensor | None] = list(end)
     execution.backward(
-        *(g, list(end), current_seq, bias, start, constants, checkpoints, settings),
+        g,
+        incoming,
+        *(current_seq, bias, start, constants, checkpoints, settings),
         grad_current_seq=grad_current_seq,
         grad_bias=grad_bias,
         grad_start=list(grad_start),

@@ -8,7 +8,8 @@ from contextlib import nullcontext
 from functools import partial, wraps
 from itertools import islice
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -22,11 +23,12 @@ pytest.importorskip("snntorch")
 from spikingjelly.activation_based import layer
 
 from benchmarks import gpu
-from benchmarks.contenders import BASELINE, Contender
+from benchmarks.contenders import BASELINE, Contender, available
 from benchmarks.measuring import Timing
 from snn_ext.ops import Implementation
+from snn_ext.ops.adaptive_cuda import AdaptiveCudaExecution
 from snn_ext.ops.cuda_execution import CudaExecution
-from tests.ops import checks
+from tests.ops import adaptive_checks, checks
 from tests.ops.emulation import Emulator, emulated_source, installed, recorded, self_test_kernels, untested
 
 SETTING = gpu.Setting(torch.device("cpu"), neurons=24, rounds=2, images=1)
@@ -73,6 +75,12 @@ def test_training_is_five_passes_and_backward_three() -> None:
 def test_other_numbers_of_steps_run() -> None:
     rows = gpu.steps(SETTING, clock)
     assert {row.case.split(",")[1] for row in rows} == {" T = 1", " T = 8", " T = 16", " T = 32"}
+
+
+def test_the_adaptive_neuron_is_measured_against_the_plain_loop() -> None:
+    rows = gpu.adaptive(SETTING, clock)
+    assert [row.contender for row in rows[:3]] == [gpu.COPY, "plain loop", f"adaptive operator, {available()[0]}"]
+    assert {row.case.split(",")[1] for row in rows} == {" inference", " training"}
 
 
 def test_a_training_step_of_a_net_runs() -> None:
@@ -154,20 +162,27 @@ class Capture(TorchDispatchMode):
         return kept
 
 
-def few(cases: Callable[[], Iterator[checks.Case]]) -> Callable[[], Iterator[checks.Case]]:
-    return lambda: islice((case for case in cases() if case.x_seq.numel() < 2000), 1, None, 4)
+def few(module: ModuleType, name: str, step: int) -> Callable[[], Iterator[Any]]:
+    """Return a function that gives every so many of the small cases of a module."""
+    cases, field = getattr(module, name), "x_seq" if module is checks else "current_seq"
+    return lambda: islice((case for case in cases() if getattr(case, field).numel() < 1000), 1, None, step)
 
 
-FEW = {"exact_cases": few(checks.exact_cases), "gradient_cases": few(checks.gradient_cases)}
+FEW = [
+    (module, name, few(module, name, step))
+    for module, step in ((checks, 4), (adaptive_checks, 8))
+    for name in ("exact_cases", "gradient_cases")
+]
 
 
 @pytest.fixture(scope="module")
 def emulator() -> Emulator:
-    """Return the CUDA source on the CPU, with the variants compiled that a few checks need."""
+    """Return the CUDA sources on the CPU, with the variants compiled that a few checks need."""
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in FEW.items():
-            patch.setattr(checks, name, value)
-        return Emulator(recorded(None, checks.run_all) + self_test_kernels())
+        for module, name, value in FEW:
+            patch.setattr(module, name, value)
+        wanted = recorded(None, checks.run_all) + self_test_kernels()
+        return Emulator(wanted + recorded(None, adaptive_checks.run_all, AdaptiveCudaExecution))
 
 
 @pytest.fixture
@@ -185,16 +200,17 @@ def emulated(monkeypatch: pytest.MonkeyPatch, emulator: Emulator) -> Iterator[py
         monkeypatch.setattr(torch.cuda, name, fake)
     monkeypatch.setattr(gpu, "gpu_clock", clock)
     monkeypatch.setattr(gpu, "CASES", [case for case in gpu.CASES if case is not gpu.steps])
-    for name, value in FEW.items():
-        monkeypatch.setattr(checks, name, value)
-    for name, arguments in (
-        ("check_reproducible", {"size": 6001, "rounds": 2}),
-        ("check_side_stream", {"size": 600}),
-        ("check_graph", {"size": 600}),
+    for module, name, value in FEW:
+        monkeypatch.setattr(module, name, value)
+    for module, name, arguments in (
+        (checks, "check_reproducible", {"size": 6001, "rounds": 2}),
+        (checks, "check_side_stream", {"size": 600}),
+        (checks, "check_graph", {"size": 600}),
+        (adaptive_checks, "check_graph", {"size": 60}),
     ):
-        step = getattr(checks, name)
-        monkeypatch.setattr(checks, name, wraps(step)(partial(step, **arguments)))
-    with installed(CudaExecution(emulator)):
+        step = getattr(module, name)
+        monkeypatch.setattr(module, name, wraps(step)(partial(step, **arguments)))
+    with installed(CudaExecution(emulator), AdaptiveCudaExecution(emulator)):
         yield monkeypatch
 
 
@@ -211,6 +227,7 @@ def test_a_whole_run_on_the_emulated_kernels(
     rows = json.loads((tmp_path / "gpu.json").read_text())["rows"]
     mine = [row for row in rows if row["contender"] == "operator, cuda-cupy"]
     assert all(row["met"] for row in mine) and "operator, cuda-cupy, as a graph" in captured.out
+    assert "adaptive_spiking, check_all ..." in captured.err and "adaptive operator, cuda-cupy" in captured.out
 
 
 def test_a_wrong_kernel_is_found_before_it_is_measured(

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from snn_ext import functional, ops
 from snn_ext.functional import ASNState, PSPState
-from tests.ops.checks import SURROGATES
+from tests.ops.checks import SURROGATES, captured_results
 
 KINDS = ("random", "sixteenths", "ulp", "special")
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -243,6 +243,18 @@ def gradient_cases() -> Iterator[Case]:
         yield make_case("random", time_steps, size, height="none", constants="by neuron", analog_input=size % 2 == 0)
     for dtype in (torch.float16, torch.bfloat16):
         yield make_case("random", 17, 64, dtype)
+
+
+def check_graph(device: torch.device | str, size: int = 10_000) -> None:
+    """A captured forward and backward pass gives for new input what an eager one gives."""
+    x_seq = torch.randn(20, size, device=device)
+
+    def results() -> list[Tensor]:
+        leaf = x_seq.detach().requires_grad_()
+        spike_seq, end = ops.adaptive_spiking(leaf, spike_height="adaptive")
+        return [spike_seq.detach(), *torch.autograd.grad(spike_seq.square().sum() + end.s_hat.sum(), leaf)]
+
+    captured_results(x_seq, results)
 
 
 def run_all() -> None:

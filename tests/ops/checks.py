@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -234,20 +234,26 @@ def check_side_stream(device: torch.device | str, size: int = 1_000_000) -> None
 def check_graph(device: torch.device | str, size: int = 100_000) -> None:
     """A captured forward and backward pass gives for new input what an eager one gives; replayed again and again."""
     x_seq = torch.randn(4, size, device=device)
-    training_results(x_seq)  # compiles
+    captured_results(x_seq, lambda: training_results(x_seq))
+
+
+def captured_results(x_seq: Tensor, results: Callable[[], list[Tensor]]) -> None:
+    """Capture what gives results from an input, and compare replays on other input with calls."""
+    device = x_seq.device
+    results()  # compiles
     stream = torch.cuda.Stream(device)
     stream.wait_stream(torch.cuda.current_stream(device))
     with torch.cuda.stream(stream):
-        training_results(x_seq)
+        results()
     torch.cuda.current_stream(device).wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        captured = training_results(x_seq)
+        captured = results()
     for seed in range(5):
         x_seq.copy_(torch.randn(x_seq.shape, generator=torch.Generator().manual_seed(seed)))
         graph.replay()
         found = [tensor.clone() for tensor in captured]
-        assert all(map(torch.equal, found, training_results(x_seq))), f"replay {seed} differs from an eager call"
+        assert all(map(torch.equal, found, results())), f"replay {seed} differs from an eager call"
 
 
 def training_results(x_seq: Tensor) -> list[Tensor]:

@@ -28,6 +28,12 @@ def execution(request: pytest.FixtureRequest):
         yield request.param
 
 
+@pytest.fixture(params=EXECUTIONS)
+def cpu_execution(request: pytest.FixtureRequest):
+    with use_implementation(request.param):
+        yield request.param
+
+
 def test_every_execution_is_the_definition(execution: str) -> None:
     check_all()
 
@@ -149,7 +155,7 @@ def test_one_incoming_gradient_is_enough(execution: str) -> None:
             torch.testing.assert_close(found, want, rtol=1e-5, atol=1e-5)
 
 
-def test_the_same_bits_for_any_number_of_threads(execution: str) -> None:
+def test_the_same_bits_for_any_number_of_threads(cpu_execution: str) -> None:
     x_seq, weight = torch.randn(4, 50_001), torch.randn(4, 50_001)
     threads, found = torch.get_num_threads(), []
     try:
@@ -217,7 +223,7 @@ def test_wrong_arguments_raise_what_the_definition_raises(arguments: tuple, sett
 
 
 @pytest.mark.parametrize("output", ["heights", "potential"])
-def test_opcheck(execution: str, output: str) -> None:
+def test_opcheck(cpu_execution: str, output: str) -> None:
     torch.use_deterministic_algorithms(False)  # a poisoned empty checkpoint would be compared
     x_seq = torch.rand(17, 3, 2, 2).to(memory_format=torch.channels_last).requires_grad_()
     steps = [torch.rand(3, 2, 2, requires_grad=True) for _ in range(5)]
@@ -231,7 +237,7 @@ def test_opcheck(execution: str, output: str) -> None:
     torch.library.opcheck(torch.ops.snn_ext.adaptive_spiking_backward.default, (*arguments, [True] * 4 + [False] * 2))
 
 
-def test_compiles_without_graph_breaks(execution: str) -> None:
+def test_compiles_without_graph_breaks(cpu_execution: str) -> None:
     def step(x_seq: Tensor, state: tuple[Tensor, ...] | None, m_f: Tensor) -> tuple[Tensor, ...]:
         spike_seq, state = ops.adaptive_spiking(2 * x_seq, state, m_f=m_f, surrogate=Sigmoid(2.0))
         spike_seq, state = ops.adaptive_spiking(spike_seq, state, bias=0.1, spike_height="adaptive")
@@ -255,7 +261,7 @@ def test_meta_tensors() -> None:
     assert spike_seq.shape == (4, 3, 2) and state.s_hat.shape == (3, 2) and spike_seq.is_meta
 
 
-def test_trained_in_a_net(execution: str) -> None:
+def test_trained_in_a_net(cpu_execution: str) -> None:
     layer = nn.Linear(4, 8)
     spike_seq, _ = ops.adaptive_spiking(layer(torch.rand(20, 3, 4)), analog_input=True)
     spike_seq.mean().backward()

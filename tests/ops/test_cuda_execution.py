@@ -25,6 +25,7 @@ from snn_ext.ops.execution import Settings
 from tests.ops import every_variant
 from tests.ops.checks import Case, gradient_cases, make_case
 from tests.ops.emulation import Emulator, Recorder, check, emulated_source, installed, recorded, untested
+from tests.ops.machine_code import OPERATORS
 
 SUM = "for (int w = 0; w < WARPS; w++) sum += step_sums[threadIdx.x][w];"
 THETA = "continue;\n                const float theta = thresholds[PER_STEP ? first + k : 0]"
@@ -124,9 +125,7 @@ def test_gradients_do_not_depend_on_the_order_of_the_threads(emulator: Emulator)
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 @pytest.mark.parametrize("offset", [1, 2, 4])
-def test_arrays_that_are_not_aligned(
-    offset: int, dtype: torch.dtype, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_arrays_that_are_not_aligned(offset: int, dtype: torch.dtype, capfd: pytest.CaptureFixture[str]) -> None:
     execution = CudaExecution(Emulator((), "-fsanitize=undefined"))
     storage = torch.randint(-8, 17, (4 * 64 + 8,)).to(dtype) / 8
     x_seq = storage.as_strided((4, 64), (64, 1), offset).requires_grad_()
@@ -146,9 +145,11 @@ def test_a_vector_access_that_is_not_aligned_is_caught(
     assert "misaligned address" in capfd.readouterr().err
 
 
-def test_a_sample_of_every_variant_under_the_sanitizer(capfd: pytest.CaptureFixture[str]) -> None:
-    sample = itertools.islice(every_variant.variants(every=False), 7, None, 110)
-    assert every_variant.run(sample, *every_variant.SANITIZER) >= 6
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_a_sample_of_every_variant_under_the_sanitizer(operator: str, capfd: pytest.CaptureFixture[str]) -> None:
+    kernels = OPERATORS[operator]
+    sample = itertools.islice(every_variant.variants(False, kernels), 7, None, 150)
+    assert every_variant.run(sample, *every_variant.SANITIZER, kernels=kernels) >= 3
     assert "runtime error" not in capfd.readouterr().err
 
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from snn_ext import ops
 from snn_ext.ops import implementation, use_implementation
-from tests.ops import checks
+from tests.ops import adaptive_checks, checks
 
 pytestmark = pytest.mark.gpu
 
@@ -26,6 +26,15 @@ def execution(request: pytest.FixtureRequest):
 @pytest.mark.slow
 def test_it_is_the_definition(execution: str) -> None:
     checks.check_all("cuda")
+
+
+@pytest.mark.slow
+def test_the_adaptive_neuron_is_the_definition(execution: str) -> None:
+    adaptive_checks.check_all("cuda")
+
+
+def test_the_adaptive_neuron_in_a_graph(execution: str) -> None:
+    adaptive_checks.check_graph("cuda")
 
 
 def test_the_same_input_gives_the_same_bits(execution: str) -> None:
@@ -58,6 +67,23 @@ def test_torch_compile(execution: str) -> None:
     assert torch.equal(compiled(x_seq, theta), want)
     compiled(x_seq, theta).sum().backward()
     assert theta.grad is not None
+    torch._dynamo.reset()
+
+
+def test_torch_compile_with_graphs(execution: str) -> None:
+    """Its warm-up allocates from the pool of a graph, and refuses what stays there."""
+    torch._dynamo.reset()
+    theta = nn.Parameter(torch.ones(1, device="cuda"))
+    compiled = torch.compile(lambda x_seq: ops.soft_reset_if(2 * x_seq, 0.0, theta)[0].square(), mode="reduce-overhead")
+    x_seq = torch.randn(4, 1000, device="cuda")
+    for _ in range(4):
+        theta.grad = None
+        torch.compiler.cudagraph_mark_step_begin()
+        compiled(x_seq).sum().backward()
+    found = theta.grad.clone()
+    theta.grad = None
+    ops.soft_reset_if(2 * x_seq, 0.0, theta)[0].square().sum().backward()
+    torch.testing.assert_close(found, theta.grad)
     torch._dynamo.reset()
 
 

@@ -9,8 +9,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from snn_ext.ops import cuda_execution, cuda_setup, implementation, selection
+from snn_ext.ops import cuda_setup, implementation, selection
+from snn_ext.ops.cuda_execution import CudaExecution
+from snn_ext.ops.cuda_launcher import CudaKernels, Kernel
 from snn_ext.ops.nvrtc import CompileError
+from tests.ops.emulation import Recorder
 
 CUDA = torch.device("cuda", 0)
 
@@ -40,9 +43,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     monkeypatch.setattr(
         cuda_setup, "load_nvrtc", lambda: SimpleNamespace(version=(13, 0), architectures=(75, 80, 90, 120))
     )
-    for execution in selection.EXECUTIONS["soft_reset_if"].values():
-        if isinstance(execution, cuda_execution.CudaExecution):
-            monkeypatch.setattr(execution, "_self_test", lambda device, dtype: None)
+    monkeypatch.setattr(CudaKernels, "_self_test", lambda *arguments: None)
     install(monkeypatch, ["numpy", "cupy-cuda13x"])
     return monkeypatch
 
@@ -58,8 +59,9 @@ def install(
 
 
 def reasons(device: torch.device = CUDA) -> tuple[str, str, str]:
-    """Return what runs, and the reasons of cuda-cupy and cuda-nvrtc."""
+    """Return what runs, and the reasons of cuda-cupy and cuda-nvrtc; they are the same for both operators."""
     found = implementation("soft_reset_if", device)
+    assert device.type == "cpu" or implementation("adaptive_spiking", device) == found
     return found.name, found.unavailable.get("cuda-cupy", ""), found.unavailable.get("cuda-nvrtc", "")
 
 
@@ -172,3 +174,39 @@ def test_cupy_that_does_not_import(machine: pytest.MonkeyPatch) -> None:
     machine.setitem(sys.modules, "cupy", None)
     assert reasons()[0] == "cuda-nvrtc"
     assert reasons()[1].startswith("CuPy does not import: ")
+
+
+# -- a device without a number -----------------------------------------------------------------------------------------
+
+
+def test_cuda_alone_is_the_current_device(machine: pytest.MonkeyPatch) -> None:
+    current = 0
+    machine.setattr(torch.cuda, "current_device", lambda: current)
+    machine.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0) if device.index == 0 else (6, 1))
+    assert implementation("soft_reset_if", "cuda").name == "cuda-cupy"
+    current = 1
+    assert implementation("soft_reset_if", "cuda").name == "torch"
+
+
+def test_a_driver_that_fails_late_is_a_reason(machine: pytest.MonkeyPatch) -> None:
+    def fail(*device: object) -> None:
+        raise RuntimeError("Cannot re-initialize CUDA in forked subprocess.\nMore words.")
+
+    machine.setattr(torch.cuda, "current_device", fail)
+    machine.setattr(torch.cuda, "get_device_capability", fail)
+    sentence = "torch can not use cuda: Cannot re-initialize CUDA in forked subprocess."
+    assert reasons(torch.device("cuda")) == ("torch", sentence, sentence)
+
+
+def test_a_kernel_that_can_not_be_launched_is_a_reason() -> None:
+    """Whatever a CuPy raises that nobody has met."""
+
+    class Strange(Recorder):
+        def load(self, *arguments: object) -> Kernel:
+            def launch(*launched: object) -> None:
+                raise TypeError("__cuda_stream__() must return (int, int)")
+
+            return launch
+
+    reason = CudaExecution(Strange()).why_not(torch.device("cpu"), torch.float32)
+    assert reason == "its kernels do not run: __cuda_stream__() must return (int, int)"

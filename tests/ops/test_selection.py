@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from snn_ext.ops import implementation, selection, use_implementation
 from snn_ext.ops.adaptive_native import AdaptiveNativeExecution
 from snn_ext.ops.cuda_execution import CudaExecution
 from snn_ext.ops.native_execution import NativeExecution
+from snn_ext.ops.torch_execution import TorchExecution
 from snn_ext.ops.transfer_executions import TransferNativeExecution
 from tests.ops.emulation import Emulator, installed
 
@@ -80,23 +82,31 @@ def test_the_operator_runs_what_is_said(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_the_environment_forces() -> None:
-    ask = "from snn_ext.ops import implementation; print(implementation('soft_reset_if', 'cpu').name)"
-    assert run_python(ask, SNN_EXT_IMPLEMENTATION="torch").stdout.strip() == "torch"
-    assert "SNN_EXT_IMPLEMENTATION: got 'triton'" in run_python(ask, SNN_EXT_IMPLEMENTATION="triton").stderr
-
-
-def test_no_compiler_is_a_recorded_reason(tmp_path: Path) -> None:
-    code = (
-        "import torch; from snn_ext import ops\n"
-        "print(ops.implementation('soft_reset_if', 'cpu'))\n"
-        "print(ops.soft_reset_if(torch.full((4, 1), 0.5), 0.0, torch.ones(1))[0].flatten().tolist())"
+    ask = (
+        "from snn_ext.ops import implementation, use_implementation\n"
+        "try: implementation('soft_reset_if', 'cpu')\n"
+        "except ValueError as error: print(error)\n"
+        "with use_implementation('torch'): print(implementation('soft_reset_if', 'cpu').name)"
     )
-    done = run_python(code, CC="no-such-compiler", SNN_EXT_CACHE=str(tmp_path))
-    assert "name='torch'" in done.stdout, done.stderr
-    assert "no C compiler: looked for no-such-compiler" in done.stdout
-    assert "[0.0, 1.0, 0.0, 1.0]" in done.stdout
-    done = run_python(code, CC="no-such-compiler", SNN_EXT_CACHE=str(tmp_path), SNN_EXT_IMPLEMENTATION="cpu-native")
-    assert "is forced and can not run: no C compiler" in done.stderr
+    lines = run_python(ask, SNN_EXT_IMPLEMENTATION="triton").stdout.splitlines()
+    assert "SNN_EXT_IMPLEMENTATION: got 'triton'" in lines[0] and lines[1:] == ["torch"]
+
+
+def test_no_compiler_is_a_recorded_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CC", "no-such-compiler")
+    monkeypatch.setenv("SNN_EXT_CACHE", str(tmp_path))
+    executions = {execution.name: execution for execution in (NativeExecution(), TorchExecution())}
+    monkeypatch.setattr(selection, "EXECUTIONS", MappingProxyType({"soft_reset_if": executions}))
+    selection._select.cache_clear()
+    chosen = implementation("soft_reset_if", "cpu")
+    assert chosen.name == "torch"
+    assert chosen.unavailable["cpu-native"] == "no C compiler: looked for no-such-compiler"
+    spike_seq, _ = ops.soft_reset_if(torch.full((4, 1), 0.5), 0.0, torch.ones(1))
+    assert spike_seq.flatten().tolist() == [0.0, 1.0, 0.0, 1.0]
+    sentence = "is forced and can not run: no C compiler"
+    with use_implementation("cpu-native"), pytest.raises(RuntimeError, match=sentence):
+        ops.soft_reset_if(torch.full((4, 1), 0.5), 0.0, torch.ones(1))
+    selection._select.cache_clear()
 
 
 def test_unknown_operators_and_names_are_refused() -> None:
