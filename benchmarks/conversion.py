@@ -53,6 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--width", type=float, default=0.5, help="factor on the channels of the simulated net")
     parser.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES))
+    parser.add_argument("--time-steps", type=int, default=2500, help="T of the case memory, which takes some minutes")
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "benchmarks" / "conversion.json")
     parser.add_argument("--markdown", type=Path, help="file for the table")
     parser.add_argument("--unchecked", action="store_true", help="do not run the tests first")
@@ -159,11 +160,42 @@ def adaptive(options: argparse.Namespace) -> list[dict[str, Any]]:
     return rows
 
 
+LONG_RUN = """
+import resource, sys, torch
+from recipes.models.convertible import vgg16
+from snn_ext import convert, evaluate
+torch.manual_seed(0)
+ann, x = vgg16().eval(), torch.rand(16, 3, 32, 32)
+for layer in ann:       # random weights, but activity down to the last layer
+    x = layer(x).detach()
+    if isinstance(layer, (torch.nn.Conv2d, torch.nn.Linear)):
+        scale = 2.0 / x.std()
+        layer.weight.data *= scale
+        x = x * scale
+x = torch.rand(16, 3, 32, 32)
+snn = convert(ann, x, method="data-norm", precharge=0.5)
+with open("/proc/self/statm") as file:
+    before = int(file.read().split()[1]) * resource.getpagesize() // 1024
+found = evaluate(snn, [(x, torch.arange(16) % 10)], int(sys.argv[1]), ann=ann)
+assert float(found.layers[-1].spikes[-1]) > 0, "the last layer is silent: nothing is simulated"
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+def memory(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Evaluate VGG-16 in CIFAR shape, 16 images: the peak of a process of its own less what it held before (Linux)."""
+    command = [sys.executable, "-c", LONG_RUN, str(options.time_steps)]
+    done = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
+    case = f"evaluate VGG-16, N = 16, T = {options.time_steps}"
+    return [{"case": case, "more MiB": int(done.stdout) // 1024, "wanted": "<= 1024"}]
+
+
 CASES: dict[str, Callable[[argparse.Namespace], list[dict[str, Any]]]] = {
     "simulation": simulation,
     "spike-norm": thresholds,
     "pre-charge": precharges,
     "adsnn": adaptive,
+    "memory": memory,
 }
 
 

@@ -10,20 +10,26 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from . import autoencoder, convert_images, precharge
+from .conversions import OURS, RIVALS
 from .files import replacing
 
 __all__ = ["RUNS", "main"]
 
 Run = tuple[Callable[[Sequence[str]], str], str, list[str]]
 VGG16, RESNET20 = (["--model", model, "--experiments"] for model in ("vgg16", "resnet20"))
+QUICK = [name for name in OURS if "pre-charge" in name and "Spike-Norm" not in name and "maximum" not in name]
 SEEDS = ["--poisson-seeds", "0", "1", "2"]
 RUNS: dict[str, Run] = {
     "methods-vgg16": (convert_images.main, "vgg16", [*VGG16, "methods"]),
     "methods-resnet20": (
-        convert_images.main, "resnet20", [*RESNET20, "methods", "--eval-images", "200", "--time-steps", "100"],
+        convert_images.main,
+        "resnet20",
+        [*RESNET20, "methods", "--eval-images", "200", "--time-steps", "100", "--methods", *RIVALS, *QUICK],
     ),
     "normalisation-vgg16": (convert_images.main, "vgg16", [*VGG16, "normalisation", *SEEDS]),
-    "normalisation-resnet20": (convert_images.main, "resnet20", [*RESNET20, "normalisation", *SEEDS]),
+    "normalisation-resnet20": (
+        convert_images.main, "resnet20", [*RESNET20, "normalisation", "--poisson-steps", "500", *SEEDS],
+    ),
     "constraints": (
         convert_images.main, "resnet20", [*RESNET20, "constraints", "--poisson-steps", "500", *SEEDS],
     ),

@@ -90,8 +90,10 @@ def test_error_of_the_output_is_constant_while_nothing_is_counted() -> None:
     assert found.mse_at(3)[:3].tolist() == pytest.approx([float(target.square().mean())] * 3)
     assert found.mse_at(3)[3:].tolist() == pytest.approx(expected)
     assert found.steps_to_mse(2 * float(found.mse_at(0)[-1]), 0) <= T
-    found.mse = found.mse * 1e-12
-    assert found.steps_to_mse(float(found.mse_at(0)[-1]), 0) > 1 and found.steps_to_mse(0.0, 0) is None
+    found.mse = found.mse * 1e-12  # in the units of another output
+    errors = found.mse_at(0)
+    assert found.steps_to_mse(float(errors.min()), 0) == int(errors.argmin()) + 1
+    assert found.steps_to_mse(0.5 * float(errors.min()), 0) is None
 
 
 def test_rates_and_correlation_compare_with_the_analog_net_in_units_of_the_threshold() -> None:
