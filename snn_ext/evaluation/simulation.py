@@ -21,9 +21,10 @@ __all__ = ["Observer", "Program", "Simulation", "as_graph", "emits_spikes", "run
 Observer = Callable[[str, nn.Module, Tensor], None]
 """``observe(name, module, spikes)``: the 0/1 spikes ``[T', N, ...]`` of one layer in the next T' steps."""
 
-# Samples times steps in one chunk: enough for the convolutions, few enough to stay in the caches; more of a small net.
-# More steps than MAX_STEPS a chunk gain nothing.
-_SAMPLES_A_CHUNK, _MIN_STEPS, _MAX_STEPS, _CACHE = 32, 4, 32, 1 << 20
+# Samples times steps in one chunk: enough for the convolutions, few enough to stay in the caches; more steps than
+# MAX_STEPS gain nothing then. Of a small net, whose time is that of calls, as many as fit into the cache.
+_SAMPLES_A_CHUNK, _MIN_STEPS, _MAX_STEPS = 32, 4, 32
+_CACHE, _MAX_STEPS_OF_SMALL = 4 << 20, 512
 # A layer's input and output are alive at once, and a convolution may reorder both.
 _WORKSPACE = 3.0
 
@@ -156,8 +157,8 @@ class Simulation:
         if shape not in self._bytes_a_step:
             self._bytes_a_step[shape] = Program(self.graph, [self.output()]).bytes_a_step(x)
         bytes_a_step = max(1.0, _WORKSPACE * self._bytes_a_step[shape] * len(x))
-        enough = max(_SAMPLES_A_CHUNK / len(x), _CACHE / bytes_a_step)
-        fastest = min(_MAX_STEPS, max(_MIN_STEPS, math.ceil(enough)))
+        fastest = min(_MAX_STEPS, max(_MIN_STEPS, math.ceil(_SAMPLES_A_CHUNK / len(x))))
+        fastest = max(fastest, min(_MAX_STEPS_OF_SMALL, int(_CACHE / bytes_a_step)))
         affordable = self.memory / bytes_a_step
         return max(1, min(fastest, int(affordable)))
 
