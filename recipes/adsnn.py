@@ -142,7 +142,9 @@ def report(args: argparse.Namespace) -> str:
         sweep = run.sweep()
         high = lowest_or_best(sweep, args.within)
         low = min((m for m in sweep if m > high), key=lambda m: abs(m - 3 * high), default=None)
-        result: dict[str, Any] = {"sweep": sweep, "high": high, "low": low, "relu": run.adaptive_height(seed)}
+        result: dict[str, Any] = {"sweep": sweep, "high": high, "low": low}
+        if seed in args.relu_seeds:
+            result["relu"] = run.adaptive_height(seed)
         if low is not None:
             result |= {"arousal": run.arousal(low, high), "windows": run.windows(low)}
         if seed == args.seeds[0]:
@@ -185,6 +187,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     group.add_argument("--m-f", type=float, nargs="+", default=M_F, help="precisions of the sweep")
     group.add_argument("--relu-m-f", type=float, nargs="+", default=RELU_M_F, help="those of the ReLU net")
     group.add_argument("--taus", type=float, nargs="+", default=TAUS, help="tau_beta = tau_eta in ms, table SI1")
+    group.add_argument("--relu-seeds", type=int, nargs="*", help="default: all seeds")
     group.add_argument("--within", type=float, default=0.5, help="points by which AdSNN may be below its ANN to match")
     group.add_argument("--percentile", type=float, default=99.0, help="unit of ReLU layers with adaptive height")
     group.add_argument("--calibration-images", type=int, default=200)
@@ -195,6 +198,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     preset_of(args)
     args.seeds = args.seeds or [args.seed]
+    args.relu_seeds = args.seeds if args.relu_seeds is None else args.relu_seeds
     args.threshold_lr = None
     args.amp = torch.device(args.device).type == "cuda" if args.amp is None else args.amp
     for name in ("epochs", "batch_size", "time_steps", "calibration_images", "eval_images", "arousal_images", "folds"):

@@ -81,7 +81,7 @@ def of_data_set(results: Sequence[Mapping[str, Any]], title: str) -> Iterator[tu
     for colour, key, name in zip(
         COLOURS, ("sweep", "relu"), ("net of AANs", "ReLU net, adaptive height"), strict=False
     ):
-        for i, result in enumerate(results):
+        for i, result in enumerate(r for r in results if key in r):
             label = name if i == 0 else None
             _points(axes, [e.firing_rate for e in result[key].values()], result[key].values(), colour, label)
             axes.axhline(100 * _analog(result[key]), color=colour, ls="--", lw=0.8)
@@ -93,7 +93,7 @@ def of_data_set(results: Sequence[Mapping[str, Any]], title: str) -> Iterator[tu
     for colour, key, name in zip(
         COLOURS, ("sweep", "relu"), ("net of AANs", "ReLU net, adaptive height"), strict=False
     ):
-        for i, result in enumerate(results):
+        for i, result in enumerate(r for r in results if key in r):
             _points(axes, list(result[key]), result[key].values(), colour, name if i == 0 else None)
             axes.axhline(100 * _analog(result[key]), color=colour, ls="--", lw=0.8)
     axes.set(xlabel="m_f", ylabel="accuracy (%); dashed: ANN", xscale="log")

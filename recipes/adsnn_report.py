@@ -113,8 +113,15 @@ def _arousal(results: Sequence[Mapping[str, Any]]) -> str:
 
 def _heights(results: Sequence[Mapping[str, Any]]) -> str:
     header = ["m_f", "ReLU net (%)", "AdSNN (%)", "difference, points", "rate (Hz)", "matching time (ms)", "stability"]
-    rows = [[f"{m:g}", *_cells([r["relu"][m] for r in results])] for m in results[0]["relu"]]
-    return f"Plain ReLU net, converted without retraining, with adaptive spike heights:\n\n{table(rows, header)}\n"
+    found = [result["relu"] for result in results if "relu" in result]
+    if not found:
+        return ""
+    rows = [[f"{m:g}", *_cells([relu[m] for relu in found])] for m in found[0]]
+    nets = f"{len(found)} of the seeds" if len(found) < len(results) else "all seeds"
+    return (
+        f"Plain ReLU net ({nets}), converted without retraining, with adaptive spike heights:\n\n"
+        f"{table(rows, header)}\n"
+    )
 
 
 def _sweep(results: Sequence[Mapping[str, Any]]) -> str:

@@ -19,15 +19,12 @@ from .plots import save
 
 __all__ = ["RUNS", "main"]
 
-SEEDS = ["--seeds", "0", "1", "2"]
 RUNS = {
-    "iris": [],
-    "sonar": [],
-    "digits": [*SEEDS, "--eval-images", "355"],
-    "fashion-mnist-subset": [
-        *SEEDS, "--eval-images", "200", "--arousal-images", "200", "--m-f", "0.1", "0.2", "0.3", "0.45", "0.6", "1.0",
-        "--relu-m-f", "0.1", "0.3", "--error-shares", "80", "95", "--taus", "10", "25", "50", "100",
-    ],
+    "iris": "",
+    "sonar": "",
+    "digits": "--seeds 0 1 2 --eval-images 355",
+    "fashion-mnist-subset": "--seeds 0 1 2 --eval-images 200 --arousal-images 200 --m-f 0.1 0.2 0.3 0.45 0.6 1 "
+    "--relu-m-f 0.1 0.3 --relu-seeds 0 --error-shares 80 95 --taus 10 25 50 100",
 }
 """Options of each data set."""
 INTRODUCTION = """\
@@ -59,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             sections.append("### SONAR\n\nLeft out: its file is not in the data folder.\n")
             continue
         where = ["--data-dir", str(args.data_dir)] if name == "sonar" and args.data_dir else []
-        sections.append(adsnn.main(["--data", name, *RUNS[name], *where, "--out", str(args.out / name)]))
+        sections.append(adsnn.main(["--data", name, *RUNS[name].split(), *where, "--out", str(args.out / name)]))
     if args.markdown is not None:
         options = "" if args.runs == list(RUNS) else f"--runs {' '.join(args.runs)} "
         options += "--data-dir FOLDER " if args.data_dir else ""

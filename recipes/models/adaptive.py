@@ -26,7 +26,7 @@ LAYOUTS = {
 NARROW = {
     "iris": "d20-d20",
     "sonar": "d64-d64",
-    "digits": "16c3-m2-32c3-32c3-m2-d64",
+    "digits": "8c3-m2-16c3-m2-d32",
     "fashion-mnist-subset": "8c3-m2-16c3-16c3-m2-d64",
     "mnist": "12c3-m2-24c3-24c3-m2-d64",
     "cifar10": "2x16c3-m2-2x24c3-m2-2x32c3-m2-d64",

@@ -19,8 +19,9 @@ from .trains import SpikeTrain
 __all__ = ["Simulation", "spike_value"]
 
 # Samples times steps in one chunk: enough for the convolutions, few enough to stay in the caches, so more of them in a
-# small net. More steps than MAX_STEPS a chunk gain nothing.
+# small net; more than MAX_STEPS gain nothing then. Of a very small net, whose time is that of calls, far more do.
 _SAMPLES_A_CHUNK, _CACHE, _MIN_STEPS, _MAX_STEPS = 32, 8 << 20, 4, 32
+_VERY_SMALL, _MAX_STEPS_OF_VERY_SMALL = 1 << 20, 512
 # A layer's input and output are alive at once, and a convolution may reorder both.
 _WORKSPACE = 3.0
 
@@ -164,7 +165,8 @@ class Simulation:
             self._bytes_a_step[shape] = Program(self.graph, [self.output()]).bytes_a_step(x, _carry({}))
         bytes_a_step = max(1.0, self._bytes_a_step[shape] * len(x))
         fastest = max(_MIN_STEPS, math.ceil(_SAMPLES_A_CHUNK / len(x)), int(_CACHE / bytes_a_step))
-        fastest, affordable = min(fastest, _MAX_STEPS), self.memory / (_WORKSPACE * bytes_a_step)
+        very_small = min(_MAX_STEPS_OF_VERY_SMALL, int(_VERY_SMALL / bytes_a_step))
+        fastest, affordable = max(min(fastest, _MAX_STEPS), very_small), self.memory / (_WORKSPACE * bytes_a_step)
         return max(1, min(fastest, int(affordable)))
 
 
