@@ -94,7 +94,7 @@ def _fetch(url: str, part: Path) -> bool:
             return True
         raise
     with response:
-        resumed = response.status == 206
+        resumed = response.headers.get("Content-Range", "").startswith(f"bytes {have}-")
         have = have if resumed else 0
         length = response.headers.get("Content-Length")
         total = have + int(length) if length is not None else None
@@ -105,7 +105,7 @@ def _fetch(url: str, part: Path) -> bool:
             while piece := response.read(PIECE):
                 file.write(piece)
                 bar.update(len(piece))
-        return total is None or _size(part) == total
+        return total is None or _size(part) >= total
 
 
 def _size(path: Path) -> int:

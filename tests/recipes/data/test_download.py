@@ -21,7 +21,7 @@ SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
 class Server(http.server.BaseHTTPRequestHandler):
-    ranges, gives, status, served = True, len(CONTENT), 200, []  # type: ignore[var-annotated]
+    ranges, gives, status, success, served = True, len(CONTENT), 200, 200, []  # type: ignore[var-annotated]
 
     def do_GET(self) -> None:
         start = int(self.headers.get("Range", "bytes=0-")[6:-1]) if self.ranges else 0
@@ -29,7 +29,9 @@ class Server(http.server.BaseHTTPRequestHandler):
         if self.status != 200 or start >= len(CONTENT):
             self.send_error(self.status if self.status != 200 else 416)
             return
-        self.send_response(206 if start else 200)
+        self.send_response(206 if start else self.success)
+        if start:
+            self.send_header("Content-Range", f"bytes {start}-{len(CONTENT) - 1}/{len(CONTENT)}")
         self.send_header("Content-Length", str(len(CONTENT) - start))
         self.end_headers()
         self.wfile.write(CONTENT[start : start + self.gives])
@@ -77,6 +79,15 @@ def test_server_without_ranges_starts_again_from_nothing(
 ) -> None:
     monkeypatch.setattr(Server, "ranges", False)
     (tmp_path / "file.part").write_bytes(b"something else")
+    assert download(url, tmp_path / "file", SHA256).read_bytes() == CONTENT
+
+
+def test_answer_that_is_called_partial_and_is_not_replaces_what_is_there(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Server, "ranges", False)
+    monkeypatch.setattr(Server, "success", 206)
+    (tmp_path / "file.part").write_bytes(CONTENT[:1_000])
     assert download(url, tmp_path / "file", SHA256).read_bytes() == CONTENT
 
 
