@@ -14,7 +14,7 @@ from snn_ext import ops
 from snn_ext.ops import build, native_execution, selection, torch_execution
 from snn_ext.ops.native_execution import NativeExecution, kernel_sources
 from tests.ops import checks
-from tests.ops.checks import check_all
+from tests.ops.checks import check_all, check_gradients, gradient_cases
 
 pytestmark = pytest.mark.skipif(not any(map(shutil.which, ("cc", "gcc", "clang"))), reason="no C compiler")
 
@@ -55,6 +55,13 @@ BUGS = {
 }  # fmt: skip
 
 
+LATE = (
+    *("checkpoints of the first block", "gradient of the first block's potential", "sums of the first block alone"),
+    *("wrong checkpoint", "checkpoint a step late"),
+)
+"""Those that show in the last cases of all; these are looked at first, to save time."""
+
+
 @pytest.fixture
 def plant(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     """Build the kernels from changed text, put them in the place of the native execution and force it."""
@@ -90,6 +97,8 @@ def test_checks_need_several_blocks_and_chunks() -> None:
 def test_planted_bugs_are_caught(bug: str, plant) -> None:
     assert plant(patched(*BUGS[bug])).why_not(torch.device("cpu"), torch.float32) is None
     with pytest.raises(AssertionError, match=r"Case\("):
+        for case in reversed(list(gradient_cases()) if bug in LATE else []):
+            check_gradients(case)
         check_all()
 
 
