@@ -23,8 +23,8 @@ RUNS = {
     "iris": "",
     "sonar": "",
     "digits": "--seeds 0 1 2 --eval-images 355",
-    "fashion-mnist-subset": "--seeds 0 1 2 --eval-images 200 --arousal-images 200 --m-f 0.1 0.2 0.3 0.45 0.6 1 "
-    "--relu-m-f 0.1 0.3 --relu-seeds 0 --error-shares 80 95 --taus 10 25 50 100",
+    "fashion-mnist-subset": "--seeds 0 1 2 --eval-images 200 --arousal-images 200 --m-f 0.1 0.2 0.3 0.6 "
+    "--relu-seeds --error-shares 95 --taus 20 100",
 }
 """Options of each data set."""
 INTRODUCTION = """\

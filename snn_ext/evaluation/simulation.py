@@ -24,7 +24,7 @@ Observer = Callable[[str, nn.Module, Tensor], None]
 # Samples times steps in one chunk: enough for the convolutions, few enough to stay in the caches; more steps than
 # MAX_STEPS gain nothing then. Of a small net, whose time is that of calls, as many as fit into the cache.
 _SAMPLES_A_CHUNK, _MIN_STEPS, _MAX_STEPS = 32, 4, 32
-_CACHE, _MAX_STEPS_OF_SMALL = 4 << 20, 512
+_CACHE, _MAX_STEPS_OF_SMALL = 16 << 20, 512
 # A layer's input and output are alive at once, and a convolution may reorder both.
 _WORKSPACE = 3.0
 
