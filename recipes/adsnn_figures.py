@@ -58,7 +58,9 @@ def _simulate(signal: torch.Tensor, m_f: float) -> tuple[torch.Tensor, torch.Ten
     psc, _ = postsynaptic_potential(spikes, tau_phi=0.0)
     decoded, _ = postsynaptic_potential(spikes)
     h = asn_spike_height(m_f)
-    return 1e3 * spikes[1000:].mean(0), h * psc[1000:].mean(0), h * decoded[1000:].std(0)
+    deviation = h * decoded[1000:].std(0)
+    deviation = torch.where(deviation > 0, deviation, torch.nan)  # of a silent neuron there is none
+    return 1e3 * spikes[1000:].mean(0), h * psc[1000:].mean(0), deviation
 
 
 def of_data_set(results: Sequence[Mapping[str, Any]], title: str) -> Iterator[tuple[str, Figure]]:

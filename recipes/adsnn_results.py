@@ -30,8 +30,8 @@ RUNS = {
 INTRODUCTION = """\
 # Adaptive spiking neural networks: results
 
-Nets of AANs, converted to adaptive spiking neurons and shown each sample for 500 steps of 1 ms; what the columns mean is
-in [adsnn.md](adsnn.md). Narrow nets on data that need no download, SONAR apart; no figure here is one of MNIST,
+Nets of AANs, converted to adaptive spiking neurons and shown each sample for 500 steps of 1 ms; what the columns
+mean is in [adsnn.md](adsnn.md). Narrow nets on data that need no download, SONAR apart; no figure here is one of MNIST,
 CIFAR-10 or ImageNet, for which the paper has firing rates of 24 to 68 Hz, and of 10 to 22 Hz at low precision. One
 command makes this page, and the figures beside it:
 
