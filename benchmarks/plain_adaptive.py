@@ -1,4 +1,4 @@
-"""The adaptive neuron as one writes it from the paper, a millisecond at a time: what fast simulations are held against."""
+"""The adaptive neuron as one writes it from the paper, a millisecond at a time: the baseline of fast simulations."""
 
 from __future__ import annotations
 

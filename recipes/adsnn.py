@@ -147,7 +147,7 @@ def report(args: argparse.Namespace) -> str:
             result["relu"] = run.adaptive_height(seed)
         if low is not None:
             result |= {"arousal": run.arousal(low, high), "windows": run.windows(low)}
-        if seed == args.seeds[0]:
+        if seed == args.seeds[0] and args.taus:
             result["taus"] = run.time_constants(high)
         runs.append(run)
         results.append(result)
@@ -186,7 +186,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     group.add_argument("--tau-phi", type=float, default=5.0, help="membrane filter in ms; 2.5 in the authors' code")
     group.add_argument("--m-f", type=float, nargs="+", default=M_F, help="precisions of the sweep")
     group.add_argument("--relu-m-f", type=float, nargs="+", default=RELU_M_F, help="those of the ReLU net")
-    group.add_argument("--taus", type=float, nargs="+", default=TAUS, help="tau_beta = tau_eta in ms, table SI1")
+    group.add_argument("--taus", type=float, nargs="*", default=TAUS, help="tau_beta = tau_eta in ms, table SI1")
     group.add_argument("--relu-seeds", type=int, nargs="*", help="default: all seeds")
     group.add_argument("--within", type=float, default=0.5, help="points by which AdSNN may be below its ANN to match")
     group.add_argument("--percentile", type=float, default=99.0, help="unit of ReLU layers with adaptive height")

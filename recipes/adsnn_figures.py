@@ -58,7 +58,9 @@ def _simulate(signal: torch.Tensor, m_f: float) -> tuple[torch.Tensor, torch.Ten
     psc, _ = postsynaptic_potential(spikes, tau_phi=0.0)
     decoded, _ = postsynaptic_potential(spikes)
     h = asn_spike_height(m_f)
-    return 1e3 * spikes[1000:].mean(0), h * psc[1000:].mean(0), h * decoded[1000:].std(0)
+    deviation = h * decoded[1000:].std(0)
+    deviation = torch.where(deviation > 0, deviation, torch.nan)  # of a silent neuron there is none
+    return 1e3 * spikes[1000:].mean(0), h * psc[1000:].mean(0), deviation
 
 
 def of_data_set(results: Sequence[Mapping[str, Any]], title: str) -> Iterator[tuple[str, Figure]]:
@@ -100,16 +102,17 @@ def of_data_set(results: Sequence[Mapping[str, Any]], title: str) -> Iterator[tu
     _finish(axes)
     yield "accuracy_against_precision", figure
 
-    figure, axes = _one(title)
-    taus: Mapping[float, Evaluation] = first["taus"]
-    points = [(e.matching_time(), e.firing_rate) for e in taus.values()]
-    axes.plot(*zip(*points, strict=True), "o-", color=COLOURS[0], ms=5)
-    for tau, point in zip(taus, points, strict=True):
-        axes.annotate(f"{tau:g} ms", point, textcoords="offset points", xytext=(6, 4), fontsize=8)
-    axes.set(xlabel="matching time (ms)", ylabel=f"firing rate (Hz), m_f = {first['high']:g}")
-    axes.margins(0.12)
-    _finish(axes)
-    yield "rate_against_matching_time", figure
+    if "taus" in first:
+        figure, axes = _one(title)
+        taus: Mapping[float, Evaluation] = first["taus"]
+        points = [(e.matching_time(), e.firing_rate) for e in taus.values()]
+        axes.plot(*zip(*points, strict=True), "o-", color=COLOURS[0], ms=5)
+        for tau, point in zip(taus, points, strict=True):
+            axes.annotate(f"{tau:g} ms", point, textcoords="offset points", xytext=(6, 4), fontsize=8)
+        axes.set(xlabel="matching time (ms)", ylabel=f"firing rate (Hz), m_f = {first['high']:g}")
+        axes.margins(0.12)
+        _finish(axes)
+        yield "rate_against_matching_time", figure
 
     if any("arousal" in result for result in results):
         yield "arousal", _arousal(results, title)

@@ -131,6 +131,8 @@ def _sweep(results: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _taus(result: Mapping[str, Any]) -> str:
+    if "taus" not in result:
+        return ""
     header = ["table SI1: tau_beta = tau_eta (ms)", "AdSNN (%)", "rate (Hz)", "matching time (ms)"]
     rows = [
         [f"{tau:g}", f"{100 * float(e.accuracy[-1]):.2f}", f"{e.firing_rate:.1f}", f"{e.matching_time():.0f}"]

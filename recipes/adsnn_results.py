@@ -22,16 +22,17 @@ __all__ = ["RUNS", "main"]
 RUNS = {
     "iris": "",
     "sonar": "",
-    "digits": "--seeds 0 1 2 --eval-images 355",
-    "fashion-mnist-subset": "--seeds 0 1 2 --eval-images 200 --arousal-images 200 --m-f 0.1 0.2 0.3 0.45 0.6 1 "
-    "--relu-m-f 0.1 0.3 --relu-seeds 0 --error-shares 80 95 --taus 10 25 50 100",
+    "digits": "--seeds 0 1 2 --eval-images 355 --m-f 0.1 0.2 0.3 0.45 0.6 1 --relu-m-f 0.1 0.4 --error-shares 95 "
+    "--taus 10 20 100",
+    "fashion-mnist-subset": "--seeds 0 1 2 --eval-images 200 --arousal-images 200 --m-f 0.1 0.2 0.6 --relu-seeds "
+    "--error-shares 95 --taus",
 }
 """Options of each data set."""
 INTRODUCTION = """\
 # Adaptive spiking neural networks: results
 
-Nets of AANs, converted to adaptive spiking neurons and shown each sample for 500 steps of 1 ms; what the columns mean is
-in [adsnn.md](adsnn.md). Narrow nets on data that need no download, SONAR apart; no figure here is one of MNIST,
+Nets of AANs, converted to adaptive spiking neurons and shown each sample for 500 steps of 1 ms; what the columns
+mean is in [adsnn.md](adsnn.md). Narrow nets on data that need no download, SONAR apart; no figure here is one of MNIST,
 CIFAR-10 or ImageNet, for which the paper has firing rates of 24 to 68 Hz, and of 10 to 22 Hz at low precision. One
 command makes this page, and the figures beside it:
 

@@ -88,7 +88,7 @@ def _section(args: argparse.Namespace, data: Table, found: list[list[dict[str, A
         pairs = [sum(fold["pairs"][k] for run in runs for fold in run) for k in range(4)]
         rows.append([
             f"{m_f:g}", mean_and_deviation(right), mean_and_deviation(rates, 1), mean_and_deviation(times, 0),
-            f"{pairs[1]} / {pairs[2]}", f"{paired_p(pairs[1], pairs[2]):.2f}",
+            f"{pairs[1]} / {pairs[2]}", _p(paired_p(pairs[1], pairs[2])),
         ])  # fmt: skip
     header = ["m_f", "AdSNN (%)", "rate (Hz)", "matching time (ms)", "only ANN right / only AdSNN right", "p (exact)"]
     return (
@@ -97,6 +97,10 @@ def _section(args: argparse.Namespace, data: Table, found: list[list[dict[str, A
         f"over all folds and seeds; p is McNemar's exact test (seeds share samples, so it is a guide).\n\n"
         f"{table(rows, header)}\n"
     )
+
+
+def _p(p: float) -> str:
+    return f"{p:.2f}" if p >= 0.01 else "< 0.01"
 
 
 def _matching_time(run: list[dict[str, Any]], samples: list[int]) -> float:

@@ -53,8 +53,8 @@ def set_precision(net: nn.Module, m_f: float, theta_0: float | None = None) -> N
     >>> from snn_ext import AAN, BNAAN, convert
     >>> snn = convert(nn.Sequential(BNAAN(4, dims=0), nn.Linear(4, 2)), torch.rand(8, 4), method="adsnn")
     >>> set_precision(snn, 0.3)
-    >>> snn.get_submodule("0.1")
-    ASNNode(v_threshold=1, m_f=0.3, theta_0=0.3, tau_phi=5, dt=1, analog_input=True)
+    >>> snn.get_submodule("0.1").m_f
+    tensor([0.3000])
     """
     neurons = adaptive_neurons(net)
     for name, value in (("m_f", m_f), ("theta_0", m_f if theta_0 is None else theta_0)):

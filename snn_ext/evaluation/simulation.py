@@ -21,7 +21,7 @@ __all__ = ["Simulation", "spike_value"]
 # Samples times steps in one chunk: enough for the convolutions, few enough to stay in the caches, so more of them in a
 # small net; more than MAX_STEPS gain nothing then. Of a very small net, whose time is that of calls, far more do.
 _SAMPLES_A_CHUNK, _CACHE, _MIN_STEPS, _MAX_STEPS = 32, 8 << 20, 4, 32
-_VERY_SMALL, _MAX_STEPS_OF_VERY_SMALL = 1 << 20, 512
+_VERY_SMALL, _MAX_STEPS_OF_VERY_SMALL = 5 << 20, 512
 # A layer's input and output are alive at once, and a convolution may reorder both.
 _WORKSPACE = 3.0
 

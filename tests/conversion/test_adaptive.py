@@ -105,7 +105,8 @@ def test_spikes_between_layers_are_zero_and_one_and_weights_carry_the_height() -
     torch.testing.assert_close(last.weight, ann[-1].weight * asn_spike_height(0.1), rtol=1e-4, atol=1e-7)
     assert torch.equal(snn.readout.bias, ann[-1].bias) and snn.readout.tau_phi == 50.0
     emitting = convert(ann, x, method="adsnn", fold_scales=False)
-    assert torch.equal(emitting.get_submodule("16").weight, ann[-1].weight) and emitting.get_submodule("0.1").scale_output
+    assert emitting.get_submodule("0.1").scale_output
+    assert torch.equal(emitting.get_submodule("16").weight, ann[-1].weight)
     torch.testing.assert_close(mean_output(emitting, x), mean_output(snn, x), rtol=0.05, atol=0.05)
 
 
@@ -220,7 +221,8 @@ def test_to_snntorch() -> None:
 def test_what_one_spike_a_step_can_not_carry_is_warned_of_by_name() -> None:
     ann = trained(of_aans())
     ann[1].bias.data[0] = 20.0
-    with pytest.warns(UserWarning, match="calibration: 3 has an activation of .* m_f = 0.03 can not carry more than 1.94"):
+    message = "calibration: 3 has an activation of .* m_f = 0.03 can not carry more than 1.94"
+    with pytest.warns(UserWarning, match=message):
         convert(ann, images(3), method="adsnn", m_f=0.03)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
