@@ -1,4 +1,4 @@
-"""Data of the recipes: an embedded set of images that always works, and the script that has packed it."""
+"""Data of the recipes: images and spoken words by name, and embedded sets of both that always work."""
 
 from .embedded import FASHION_MNIST_SUBSET, LabelledImages, fashion_mnist_subset
 

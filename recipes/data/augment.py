@@ -26,8 +26,8 @@ class Augment:
     snr : tuple of float
         Lowest and highest signal-to-noise ratio in dB; each clip has its own, drawn uniformly.
     noise : Tensor, optional
-        ``[samples]``, a long recording from which stretches are drawn at random (see ``Corpus.noise``). Without it,
-        pink noise is made.
+        ``[samples]``, a long recording from which stretches are drawn at random (see ``Corpus.noise``); by default a
+        minute of pink noise.
     time_masks, time_width : int
         Number of stretches of frames that are blanked, and their greatest length.
     band_masks, band_width : int
@@ -62,7 +62,8 @@ class Augment:
         ):  # fmt: skip
             if value < 0:
                 bad_value(name, value, "an int >= 0")
-        self.snr, self.noise = snr, noise
+        self.snr = snr
+        self.noise = pink_noise(1, 2**20, torch.Generator().manual_seed(0))[0] if noise is None else noise
         self.time_masks, self.time_width, self.band_masks, self.band_width = (
             time_masks, time_width, band_masks, band_width,
         )  # fmt: skip
@@ -81,11 +82,8 @@ class Augment:
         if self.noise_share == 0.0:
             return waveform
         n, samples = waveform.shape
-        if self.noise is None:
-            noise = pink_noise(n, samples, generator)
-        else:
-            start = torch.randint(len(self.noise) - samples + 1, (n,), generator=generator)
-            noise = self.noise.unfold(0, samples, 1)[start]
+        start = torch.randint(len(self.noise) - samples + 1, (n,), generator=generator)
+        noise = self.noise.unfold(0, samples, 1)[start]
         low, high = self.snr
         snr = low + (high - low) * torch.rand(n, generator=generator)
         snr[torch.rand(n, generator=generator) >= self.noise_share] = torch.inf
@@ -113,9 +111,9 @@ def add_noise(waveform: Tensor, noise: Tensor, snr: Tensor) -> Tensor:
     snr : Tensor
         ``[B]``; +inf for none.
     """
-    power = waveform.square().mean(1) / noise.square().mean(1).clamp(min=torch.finfo(noise.dtype).tiny)
-    gain = (power * 10.0 ** (-snr / 10.0)).sqrt()
-    return waveform + gain[:, None] * noise
+    level, noise_level = (torch.linalg.vector_norm(x, dim=1) for x in (waveform, noise))
+    gain = level / noise_level.clamp(min=1e-12) * 10.0 ** (-snr / 20.0)
+    return torch.addcmul(waveform, gain[:, None], noise)
 
 
 def mask(values: Tensor, axis: int, width: int, generator: torch.Generator) -> Tensor:

@@ -73,10 +73,11 @@ def download(url: str, target: Path, sha256: str) -> Path:
 def unpack(archive: Path, folder: Path) -> None:
     """Unpack a tar archive into a new folder, which is there whole or not at all."""
     partial = folder.with_name(f".{folder.name}.{os.getpid()}")
+    safely = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}  # since Python 3.11.4
     try:
         with tarfile.open(archive) as tar, tqdm(tar, archive.name, unit=" files", disable=None) as members:
             for member in members:
-                tar.extract(member, partial, filter="data")
+                tar.extract(member, partial, **safely)
         os.replace(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -93,7 +94,7 @@ def _fetch(url: str, part: Path) -> bool:
             return True
         raise
     with response:
-        resumed = response.status == 206
+        resumed = response.headers.get("Content-Range", "").startswith(f"bytes {have}-")
         have = have if resumed else 0
         length = response.headers.get("Content-Length")
         total = have + int(length) if length is not None else None
@@ -104,7 +105,7 @@ def _fetch(url: str, part: Path) -> bool:
             while piece := response.read(PIECE):
                 file.write(piece)
                 bar.update(len(piece))
-        return total is None or _size(part) == total
+        return total is None or _size(part) >= total
 
 
 def _size(path: Path) -> int:

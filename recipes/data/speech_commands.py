@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import re
 import warnings
@@ -76,7 +77,7 @@ class Corpus:
     name : str
         What results obtained with it are called.
     train, validation, test : Clips
-        Its splits; no speaker is in two of them.
+        Its splits; a warning tells if a speaker is in two of them.
     noise : Tensor
         ``[samples]``, int16: its background noise, one recording after the other; may be empty.
     """
@@ -212,6 +213,8 @@ def _read_folder(folder: Path, words: tuple[str, ...] = ()) -> Corpus:
     words = words or (WORDS if set(found) <= set(WORDS) else tuple(found))
     names = [f"{word}/{path.name}" for word in words for path in (folder / word).glob("[!.]*.wav")]
     split = _split(folder, names)
+    if empty := [part for part in SPLITS if part not in split.values()]:
+        raise ValueError(f"{folder}: has no clips for {', '.join(empty)}; want lists that name some, or more speakers")
     names.sort(key=lambda name: (SPLITS.index(split[name]), name))
     waveforms = _read({name: (folder / name).read_bytes for name in names})
     labels = torch.tensor([words.index(name.split("/")[0]) for name in names])
@@ -221,6 +224,11 @@ def _read_folder(folder: Path, words: tuple[str, ...] = ()) -> Corpus:
         stop = start + sum(split[name] == part for name in names)
         parts.append(Clips(waveforms[start:stop], labels[start:stop], words, speakers[start:stop]))
         start = stop
+    both = set.union(*(set(a.speakers) & set(b.speakers) for a, b in itertools.combinations(parts, 2)))
+    if both:
+        warnings.warn(
+            f"{folder}: {len(both)} speakers are in more than one split, {min(both)} among them", stacklevel=3
+        )
     name = about.get("name") or OFFICIAL
     if name == OFFICIAL and tuple(map(len, parts)) != OFFICIAL_SIZES:
         name = f"{folder.name} ({len(names):,} clips)"
@@ -270,5 +278,10 @@ def _read(files: Mapping[str, Callable[[], bytes]], digits: bool = False) -> Ten
 
 
 def _noise(folder: Path) -> Tensor:
-    recordings = [read_samples(path.read_bytes())[0] for path in sorted((folder / NOISE).glob("*.wav"))]
-    return torch.from_numpy(np.concatenate([np.zeros(0, np.int16), *recordings]))
+    recordings = [np.zeros(0, np.int16)]
+    for path in sorted((folder / NOISE).glob("[!.]*.wav")):
+        try:
+            recordings.append(read_samples(path.read_bytes())[0])
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+    return torch.from_numpy(np.concatenate(recordings))

@@ -66,6 +66,25 @@ def test_folder_without_lists_is_split_by_speaker(tmp_path: Path) -> None:
     assert corpus.train.speakers == ("cb8f8307",) * 2
 
 
+def test_split_without_clips_and_damaged_noise_are_refused(tmp_path: Path) -> None:
+    folder_of(tmp_path / "mine")
+    write(tmp_path / "mine" / "_background_noise_" / "hum.wav", 1, 0)
+    with pytest.raises(ValueError, match=r"hum\.wav: empty: no samples"):
+        load(str(tmp_path / "mine"))
+    (tmp_path / "mine" / "validation_list.txt").write_text("")
+    with pytest.raises(ValueError, match="mine: has no clips for validation; want lists that name some, or more"):
+        load(str(tmp_path / "mine"))
+    (tmp_path / "empty" / "yes").mkdir(parents=True)
+    with pytest.raises(ValueError, match="empty: has no clips for train, validation, test"):
+        load(str(tmp_path / "empty"))
+
+
+def test_speaker_who_is_in_two_splits_is_told(tmp_path: Path) -> None:
+    write(folder_of(tmp_path) / "yes" / "cleo_nohash_1.wav")
+    with pytest.warns(UserWarning, match="1 speakers are in more than one split, cleo among them"):
+        load(str(tmp_path))
+
+
 def test_one_list_alone_and_a_list_of_other_files_are_refused(tmp_path: Path) -> None:
     folder_of(tmp_path)
     (tmp_path / "testing_list.txt").write_text("yes/nobody_nohash_0.wav\n")
