@@ -198,7 +198,9 @@ def test_measurement_decides_as_the_listener_does(spotter: Spotter, monkeypatch:
     stream, said = speech_stream(clips)
     assert len(stream) / 16_000 == pytest.approx(said[-1][1] + 1) and [w for w, _ in said] != ["yes"] * 3
     listener = Listener(spotter, threshold=0.5)
-    assert decide(spotter, posteriors(spotter, stream), 0.5) == [*listener.push(stream), *listener.finish()]
+    found, heard = decide(spotter, posteriors(spotter, stream), 0.5), [*listener.push(stream), *listener.finish()]
+    assert [(w.word, w.time) for w in found] == [(w.word, w.time) for w in heard] and len(found) > 1
+    assert [w.confidence for w in found] == pytest.approx([w.confidence for w in heard], abs=1e-5)
     monkeypatch.setattr(measure_listener, "LISTENED", ("silence", "white"))
     measured = json.loads(json.dumps(measure(spotter, clips, hours=0.001)))
     assert measured["words_said"] == 3 and measured["at"]["0.5"]["false_alarms"].keys() == {"silence", "white"}
