@@ -121,5 +121,8 @@ that it was not trained on), and to the {said:,} test clips one after another wi
 ({measured["stream_seconds"] / 60:.0f} minutes). Found: the word, once, while its clip lasts. Mistaken: another word
 there, or the word again. Between: a word in a pause. In percent of the words said. The default threshold is
 {measured["threshold"]:g}, for a mean over {measured["smoothing"]} windows, of which there are ten in a second."""
-    speed = f"{measured['times_real_time']:.0f} times faster than real time, on {measured['threads']} core."
+    speed = (
+        f"The listener is {measured['times_real_time']:.0f} times faster than real time on {measured['threads']} core "
+        f"({measured['machine']['architecture']}), in the median second."
+    )
     return "\n\n".join([text, table(rows, [*header, "between (%)"]), speed])

@@ -91,8 +91,9 @@ def load_spotter(path: Path | str, device: torch.device | str = "cpu") -> Spotte
 
 
 def save_spotter(checkpoint: Path | str, path: Path | str) -> None:
-    """Write what :func:`load_spotter` needs of a checkpoint to a small file: no optimizer, no log."""
+    """Write what :func:`load_spotter` needs of a checkpoint to a small file: no optimizer, no paths of this machine."""
     content = load_checkpoint("checkpoint", Path(checkpoint), "recipes.spot_keywords")
+    content["settings"] |= {"start": None, "data": Path(content["settings"]["data"]).name}
     with replacing(Path(path)) as temporary:
         torch.save({name: content[name] for name in ("model", "settings", "words", "mean", "std")}, temporary)
 

@@ -16,13 +16,14 @@ soundfile = pytest.importorskip("soundfile")
 
 from recipes import listen, measure_listener  # noqa: E402
 from recipes.data.background import LISTENED, TRAINED, background  # noqa: E402
-from recipes.data.speech_commands import Clips  # noqa: E402
+from recipes.data.features import to_float  # noqa: E402
+from recipes.data.speech_commands import Clips, load  # noqa: E402
 from recipes.listen import Detection, Listener, WordDecision, raw_samples  # noqa: E402
 from recipes.measure_listener import decide, hits, measure, posteriors, speech_stream  # noqa: E402
 from recipes.models.keyword_nets import separable  # noqa: E402
 from recipes.neurons import make_spiking  # noqa: E402
 from recipes.spot_keywords import parse_arguments  # noqa: E402
-from recipes.spotter import Spotter  # noqa: E402
+from recipes.spotter import Spotter, load_spotter  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -197,7 +198,20 @@ def test_measurement_decides_as_the_listener_does(spotter: Spotter, monkeypatch:
     stream, said = speech_stream(clips)
     assert len(stream) / 16_000 == pytest.approx(said[-1][1] + 1) and [w for w, _ in said] != ["yes"] * 3
     listener = Listener(spotter, threshold=0.5)
-    assert decide(spotter, posteriors(spotter, stream), 0.5) == [*listener.push(stream), *listener.finish()]
+    found, heard = decide(spotter, posteriors(spotter, stream), 0.5), [*listener.push(stream), *listener.finish()]
+    assert [(w.word, w.time) for w in found] == [(w.word, w.time) for w in heard] and len(found) > 1
+    assert [w.confidence for w in found] == pytest.approx([w.confidence for w in heard], abs=1e-5)
     monkeypatch.setattr(measure_listener, "LISTENED", ("silence", "white"))
     measured = json.loads(json.dumps(measure(spotter, clips, hours=0.001)))
     assert measured["words_said"] == 3 and measured["at"]["0.5"]["false_alarms"].keys() == {"silence", "white"}
+
+
+@pytest.mark.skipif(not listen.CHECKPOINT.is_file(), reason="no trained net in this checkout")
+def test_the_net_that_comes_along_knows_words_and_keeps_quiet_in_noise() -> None:
+    assert listen.CHECKPOINT.stat().st_size < 500_000
+    shipped = load_spotter(listen.CHECKPOINT)
+    test = load("sample").test
+    spoken = shipped(to_float(test.waveforms[::2])).argmax(1)
+    assert (spoken == test.labels[::2]).double().mean() > 0.3  # chance is 1 in 35
+    noise = background(40, 16_000, torch.Generator().manual_seed(5), TRAINED)
+    assert shipped(noise).softmax(1).max() < listen.THRESHOLD
