@@ -21,6 +21,7 @@ from .cuda_backends import CupyBackend, DriverBackend
 from .cuda_execution import CudaExecution
 from .native_execution import NativeExecution
 from .torch_execution import TorchExecution
+from .transfer_cuda import TransferCudaExecution
 from .transfer_executions import TransferNativeExecution, TransferTorchExecution
 
 __all__ = ["Implementation", "check_definition_may_run", "implementation", "select", "use_implementation"]
@@ -45,7 +46,15 @@ EXECUTIONS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
                 AdaptiveTorchExecution(),
             )
         },
-        "asn_transfer": {e.name: e for e in (TransferNativeExecution(), TransferTorchExecution())},
+        "asn_transfer": {
+            e.name: e
+            for e in (
+                TransferCudaExecution(CupyBackend()),
+                TransferCudaExecution(DriverBackend()),
+                TransferNativeExecution(),
+                TransferTorchExecution(),
+            )
+        },
     }
 )
 """By operator and name; the names that are missing are not part of this version."""
