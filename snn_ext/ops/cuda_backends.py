@@ -55,6 +55,7 @@ class CupyBackend(_CudaBackend):
     name = "cuda-cupy"
 
     def __init__(self) -> None:
+        # Kept for ever: with its wrapper CuPy may destroy the stream, which is torch's.
         self._streams: dict[tuple[torch.device, int], Any] = {}
 
     def why_not(self, device: torch.device) -> str | None:

@@ -104,7 +104,7 @@ class CudaKernels:
         """Return the compiler's options for a variant, but for the architecture.
 
         IEEE arithmetic as it is written: no contraction into FMA, and subnormal numbers are kept. Only the division is
-        the fast one: it is used in surrogates alone.
+        the fast one: only surrogates and ``asn_transfer`` divide.
         """
         macros = (f"-D{name}={value}" for name, value in zip(cls.macros, variant, strict=True))
         return ("--std=c++17", "--fmad=false", "--ftz=false", "--prec-div=false", "--disable-warnings", *macros)

@@ -175,7 +175,7 @@ class NativeExecution(NativeLibrary):
         return agrees_with_torch(self, torch.device("cpu"))
 
 
-_INCLUDED = {"adaptive_cpu.c": ("adaptive_step.h",)}
+_INCLUDED = {"adaptive_cpu.c": ("adaptive_step.h",), "transfer_cpu.c": ("transfer_step.h",)}
 
 
 def kernel_sources(name: str = "soft_reset_cpu.c") -> dict[str, str]:

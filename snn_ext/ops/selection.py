@@ -22,6 +22,7 @@ from .cuda_execution import CudaExecution
 from .native_execution import NativeExecution
 from .spike_convolution import SpikeConvolutionNative, SpikeConvolutionTorch
 from .torch_execution import TorchExecution
+from .transfer_cuda import TransferCudaExecution
 from .transfer_executions import TransferNativeExecution, TransferTorchExecution
 
 __all__ = ["Implementation", "check_definition_may_run", "implementation", "select", "use_implementation"]
@@ -47,7 +48,15 @@ EXECUTIONS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             )
         },
         "spike_convolution": {e.name: e for e in (SpikeConvolutionNative(), SpikeConvolutionTorch())},
-        "asn_transfer": {e.name: e for e in (TransferNativeExecution(), TransferTorchExecution())},
+        "asn_transfer": {
+            e.name: e
+            for e in (
+                TransferCudaExecution(CupyBackend()),
+                TransferCudaExecution(DriverBackend()),
+                TransferNativeExecution(),
+                TransferTorchExecution(),
+            )
+        },
     }
 )
 """By operator and name; the names that are missing are not part of this version."""

@@ -191,10 +191,14 @@ def check_gradients(case: Case, device: torch.device | str = "cpu", seed: int = 
     incoming += [torch.randn(case.current_seq.shape[1:], generator=generator) * agree for _ in range(count)]
     incoming[0] = incoming[0].to(dtype)
     found, want = gradients(case, on(device), incoming), gradients(wide, functional, [g.double() for g in incoming])
-    for name, a, b in zip(("current_seq", "bias", *ASNState._fields), found, want, strict=False):
+    names = ("current_seq", "bias", *ASNState._fields)
+    for name, a, b in zip(names, found, want, strict=False):
         assert a.shape == b.shape and a.isfinite().all(), f"gradient of {name} of {case}: {a}"
         limit = (tolerance if name == "current_seq" else min(tolerance, 4e-6)) * b.abs().amax() + 1e-30
         error = ((a.double() - b) * agree).abs().amax()
+        if error > limit:  # the gradient may be ill-conditioned: as far off as the definition is in the same precision
+            own = dict(zip(names, gradients(case, functional, incoming), strict=False))[name]
+            limit = limit.maximum(2 * ((own.double() - b) * agree).abs().amax())
         assert error <= limit, f"gradient of {name} of {case}: {error / limit:.3g} times the limit"
 
 

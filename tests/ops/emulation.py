@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from snn_ext.ops import adaptive, selection, soft_reset
 from snn_ext.ops.build import cache_folder, load_or_make
@@ -207,7 +208,9 @@ def check(
 
 
 @contextmanager
-def guard_zones(module: ModuleType) -> Iterator[Callable[[], None]]:
+def guard_zones(
+    module: ModuleType, names: tuple[str, ...] = ("_empty_outputs", "_empty_gradients")
+) -> Iterator[Callable[[], None]]:
     """Put everything that an operator writes between two zones, and yield what checks them."""
     zones: list[Tensor] = []
     size, mark = 4096, 12345.0
@@ -222,7 +225,7 @@ def guard_zones(module: ModuleType) -> Iterator[Callable[[], None]]:
         assert not touched, f"Case(...): {touched} elements beyond the arrays were written"
 
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("_empty_outputs", "_empty_gradients"):
+        for name in names:
             empty = getattr(module, name)
-            patch.setattr(module, name, lambda *a, _empty=empty: type(_empty(*a))(map(guarded, _empty(*a))))
+            patch.setattr(module, name, lambda *a, _empty=empty: tree_map(guarded, _empty(*a)))
         yield check_zones

@@ -66,7 +66,7 @@ def adaptive_case(variant: Variant) -> adaptive_checks.Case:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run them all; the first that is wrong raises."""
     parser = argparse.ArgumentParser("python -m tests.ops.every_variant", description=__doc__)
-    parser.add_argument("--operator", choices=OPERATORS, default="soft_reset_if")
+    parser.add_argument("--operator", choices=("soft_reset_if", "adaptive_spiking"), default="soft_reset_if")
     parser.add_argument("--part", default="1/1", metavar="K/N", help="only every N-th variant, starting at the K-th")
     given = parser.parse_args(arguments)
     kernels = OPERATORS[given.operator]

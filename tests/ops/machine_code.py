@@ -22,9 +22,10 @@ from snn_ext.ops.adaptive_cuda import AdaptiveCudaExecution
 from snn_ext.ops.cuda_execution import CudaExecution
 from snn_ext.ops.cuda_launcher import CudaKernels
 from snn_ext.ops.nvrtc import load_nvrtc
+from snn_ext.ops.transfer_cuda import TransferCudaExecution
 
 ARCHITECTURES = ("sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_120")
-OPERATORS = {kernels.operator: kernels for kernels in (CudaExecution, AdaptiveCudaExecution)}
+OPERATORS = {kernels.operator: kernels for kernels in (CudaExecution, AdaptiveCudaExecution, TransferCudaExecution)}
 Variant = tuple[int, ...]
 
 
@@ -73,11 +74,11 @@ def disassembler() -> Path | None:
 
 def geometries(kernels: type[CudaKernels] = CudaExecution) -> Iterator[Variant]:
     """Yield direction, dtype, static steps (0: any) and vector width."""
-    for backward, dtype, steps in itertools.product((0, 1), (0, 1, 2), range(17)):
+    for backward, dtype, steps in itertools.product((0, 1), (0, 1, 2), (1,) if _is_transfer(kernels) else range(17)):
         width = 4 if dtype == 0 else 8
         if backward and kernels is AdaptiveCudaExecution:
             width = 4 if 0 < steps <= 4 else 2
-        elif backward:
+        elif backward and not _is_transfer(kernels):
             width = min(width, 2 if steps == 0 or steps > 8 else 4 if steps > 4 else 8)
         elif steps == 0:
             width = 4
@@ -86,9 +87,15 @@ def geometries(kernels: type[CudaKernels] = CudaExecution) -> Iterator[Variant]:
             width //= 2
 
 
+def _is_transfer(kernels: type[CudaKernels]) -> bool:
+    return kernels is TransferCudaExecution
+
+
 def settings(backward: int, kernels: type[CudaKernels] = CudaExecution) -> list[Variant]:
     """Return every combination of the other macros, in their order."""
     curves = range(7) if backward else range(1)
+    if _is_transfer(kernels):
+        return [()]
     if kernels is CudaExecution:
         return list(itertools.product(range(2), range(2), range(3), range(2), range(1 + backward), curves))
     spiking = itertools.product(range(2), range(2), range(2), range(1 + backward), curves)
@@ -100,7 +107,8 @@ def variants(every: bool, kernels: type[CudaKernels] = CudaExecution) -> Iterato
     turns = {backward: itertools.cycle(settings(backward, kernels)) for backward in (0, 1)}
     for geometry in geometries(kernels):
         backward = geometry[0]
-        chosen = settings(backward, kernels) if every else itertools.islice(turns[backward], 3 if backward else 2)
+        count = 1 if _is_transfer(kernels) else 3 if backward else 2
+        chosen = settings(backward, kernels) if every else itertools.islice(turns[backward], count)
         for setting in chosen:
             yield *geometry, *setting
 

@@ -145,7 +145,7 @@ def test_a_vector_access_that_is_not_aligned_is_caught(
     assert "misaligned address" in capfd.readouterr().err
 
 
-@pytest.mark.parametrize("operator", OPERATORS)
+@pytest.mark.parametrize("operator", ["soft_reset_if", "adaptive_spiking"])
 def test_a_sample_of_every_variant_under_the_sanitizer(operator: str, capfd: pytest.CaptureFixture[str]) -> None:
     kernels = OPERATORS[operator]
     sample = itertools.islice(every_variant.variants(False, kernels), 7, None, 150)

@@ -59,9 +59,10 @@ def install(
 
 
 def reasons(device: torch.device = CUDA) -> tuple[str, str, str]:
-    """Return what runs, and the reasons of cuda-cupy and cuda-nvrtc; they are the same for both operators."""
+    """Return what runs, and the reasons of cuda-cupy and cuda-nvrtc; they are the same for all operators."""
     found = implementation("soft_reset_if", device)
-    assert device.type == "cpu" or implementation("adaptive_spiking", device) == found
+    for other in ("adaptive_spiking", "asn_transfer") if device.type != "cpu" else ():
+        assert implementation(other, device) == found
     return found.name, found.unavailable.get("cuda-cupy", ""), found.unavailable.get("cuda-nvrtc", "")
 
 

@@ -53,7 +53,7 @@ def test_large_chunks_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
             check_gradients(make_case("random", time_steps, size))
 
 
-def test_output_in_fresh_memory(execution: str) -> None:
+def test_output_in_fresh_memory(cpu_execution: str) -> None:
     torch.use_deterministic_algorithms(False)  # poisoned memory is there already
     check_exact(make_case("sixteenths", 4, 2_200_007))
 

@@ -2,21 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+
 import pytest
 import torch
 from torch import Tensor
 
 from snn_ext import functional, ops
-from snn_ext.ops import implementation, use_implementation
+from snn_ext.ops import implementation, transfer, use_implementation
+from snn_ext.ops.transfer_cuda import TransferCudaExecution
+from tests.ops.emulation import Emulator, emulated_source, guard_zones, installed, untested
 from tests.ops.test_soft_reset import LAYOUTS, saved_tensors
 
 EXECUTIONS = [n for n in ("cpu-native", "torch") if n not in implementation("asn_transfer", "cpu").unavailable]
 CONSTANTS = ({}, {"m_f": 0.03}, {"m_f": 1.0, "theta_0": 0.5}, {"tau_gamma": 40.0, "tau_eta": 10.0, "tau_beta": 10.0})
 
 
-@pytest.fixture(params=EXECUTIONS)
+@contextmanager
+def running(name: str, source: str | None = None) -> Iterator[None]:
+    """Force an execution; "emulated" is the CUDA source on the CPU."""
+    with use_implementation(name) if name != "emulated" else installed(TransferCudaExecution(EMULATOR, source)):
+        yield
+
+
+EMULATOR = Emulator()
+
+
+@pytest.fixture(params=[*EXECUTIONS, "emulated"])
 def execution(request: pytest.FixtureRequest):
-    with use_implementation(request.param):
+    with running(request.param):
+        yield request.param
+
+
+@pytest.fixture(params=EXECUTIONS)
+def cpu_execution(request: pytest.FixtureRequest):
+    with running(request.param):
         yield request.param
 
 
@@ -29,8 +50,8 @@ def test_values_and_gradients_are_those_of_the_definition(dtype: torch.dtype, co
     want = functional.asn_transfer(wide, **constants)
     (slope,) = torch.autograd.grad(want, wide, weight.double())
     tolerance = {torch.float16: 1e-3, torch.bfloat16: 8e-3, torch.float32: 2e-6, torch.float64: 1e-14}[dtype]
-    for name in EXECUTIONS if dtype != torch.float64 else ["torch"]:
-        with use_implementation(name):
+    for name in [*EXECUTIONS, "emulated"] if dtype != torch.float64 else ["torch"]:
+        with running(name):
             leaf = s.clone().requires_grad_()
             found = ops.asn_transfer(leaf, **constants)
             (gradient,) = torch.autograd.grad(found, leaf, weight)
@@ -38,6 +59,32 @@ def test_values_and_gradients_are_those_of_the_definition(dtype: torch.dtype, co
         torch.testing.assert_close(found.double(), want.detach(), rtol=tolerance, atol=tolerance / 4)
         smooth = want.detach() > 1e-6  # f may be 0 on one side of rounding
         torch.testing.assert_close(gradient.double()[smooth], slope[smooth], rtol=4 * tolerance, atol=4 * tolerance)
+
+
+ROW = "\n    const Vector<io_t> row = load(s + n)"
+BUGS = {
+    "no bounds check": (f"if (n >= N) return;{ROW};", f"{ROW};"),
+    "last elements missing": (f"if (n >= N) return;{ROW};", f"if (n + VECTOR >= N) return;{ROW};"),
+    "first gradient for all": ("g = load(grad_f + n)", "g = load(grad_f)"),
+    "poor polynomial": ("3.3333328e-1f", "3.3233328e-1f"),
+    "slope of the wrong sign": ("k * k - 1.0f", "1.0f - k * k"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("bug", [None, *BUGS])
+def test_bugs_planted_in_the_cuda_source_are_caught(bug: str | None) -> None:
+    changes = () if bug is None else (BUGS[bug],)
+    source = emulated_source(*changes, kernels=TransferCudaExecution)
+    s = torch.linspace(-0.5, 8.0, 44).requires_grad_()
+    weight = torch.randn(44)
+    with untested(), running("emulated", source), guard_zones(transfer, ("_fake_forward",)) as check_zones:
+        with nullcontext() if bug is None else pytest.raises(AssertionError):
+            found = ops.asn_transfer(s)
+            (gradient,) = torch.autograd.grad(found, s, weight)
+            check_zones()
+            want = functional.asn_transfer(s)
+            torch.testing.assert_close(found, want, rtol=2e-6, atol=1e-6)
+            torch.testing.assert_close(gradient, *torch.autograd.grad(want, s, weight), rtol=1e-5, atol=1e-5)
 
 
 def test_nan_stays_and_the_cut_is_sharp(execution: str) -> None:
@@ -87,7 +134,7 @@ def test_a_second_backward_says_so(execution: str) -> None:
         gradient.sum().backward()
 
 
-def test_opcheck_and_compile(execution: str) -> None:
+def test_opcheck_and_compile(cpu_execution: str) -> None:
     s = torch.randn(4, 3, 2, 2).to(memory_format=torch.channels_last).requires_grad_()
     coefficients = (0.03, 0.01, 0.02, 0.06, 0.01, 0.0)
     torch.use_deterministic_algorithms(False)

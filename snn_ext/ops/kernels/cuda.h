@@ -4,7 +4,7 @@
    A kernel runs over [T][N] arrays. A thread takes VECTOR neighbouring neurons through all time steps, with their state in
    registers. The input of up to SEGMENT steps is loaded before the first of them, so that these loads are in flight
    together. Compile without contraction into FMA, without flushing subnormal numbers, and with the fast division (only
-   surrogates divide). Fixed at compile time, for every kernel:
+   surrogates and asn_transfer divide). Fixed at compile time, for every kernel:
 
    BACKWARD            0: forward, 1: backward
    DTYPE               of input and output: 0 float32, 1 float16, 2 bfloat16
