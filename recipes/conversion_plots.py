@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -133,13 +134,13 @@ def images(grid: Mapping[str, Sequence[Tensor]], columns: Sequence[str], title: 
     """Draw rows of pictures ``[C, H, W]`` in [0, 1]."""
     figure = Figure(figsize=(2.1 * len(columns), 2.3 * len(grid)), layout="constrained")
     rows = figure.subplots(len(grid), len(columns), squeeze=False)
-    for row, (name, pictures) in zip(rows, grid.items(), strict=True):
+    for i, (row, (name, pictures)) in enumerate(zip(rows, grid.items(), strict=True)):
         for axes, picture, column in zip(row, pictures, columns, strict=True):
             shown = picture.clamp(0, 1).permute(1, 2, 0).squeeze(-1)
             axes.imshow(shown, cmap="gray" if shown.ndim == 2 else None, vmin=0, vmax=1)
             axes.set_xticks([])
             axes.set_yticks([])
-            if row is rows[0]:
+            if i == 0:
                 axes.set_title(column, fontsize=9)
         row[0].set_ylabel(name, fontsize=9)
     figure.suptitle(title)
@@ -149,6 +150,6 @@ def images(grid: Mapping[str, Sequence[Tensor]], columns: Sequence[str], title: 
 def _axes(title: str) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
     axes = figure.subplots()
-    axes.set_title(title, fontsize=10)
+    axes.set_title(textwrap.fill(title, 75), fontsize=10)
     axes.grid(alpha=0.3)
     return figure, axes

@@ -17,7 +17,7 @@ __all__ = ["RUNS", "main"]
 
 Run = tuple[Callable[[Sequence[str]], str], str, list[str]]
 VGG16, RESNET20 = (["--model", model, "--experiments"] for model in ("vgg16", "resnet20"))
-QUICK = [name for name in OURS if "pre-charge" in name and "Spike-Norm" not in name and "maximum" not in name]
+QUICK = [name for name in OURS if "pre-charge 0.5" in name and "%" in name]
 SEEDS = ["--poisson-seeds", "0"]
 RUNS: dict[str, Run] = {
     "methods-vgg16": (convert_images.main, "vgg16", [*VGG16, "methods"]),

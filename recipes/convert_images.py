@@ -135,9 +135,9 @@ def normalisation(analog: Trained | Pretrained, evaluations: Evaluations, args: 
     header = ["thresholds", "reset", *_error_header(args), "AC/MAC", *_paper_header(args)]
     return (
         f"### Normalisation: {title}\n\nPoisson input, counted output spikes, T = {args.poisson_steps}, "
-        f"{next(iter(kept.values())).samples:,} test images, {len(args.poisson_seeds)} runs. "
+        f"{next(iter(kept.values())).samples:,} test images, {_runs(args)}. "
         f"{'Neurons inside residual units have the threshold of what enters them. ' if units else ''}"
-        f"Errors in %: mean ± standard deviation over the runs.\n\n{table(lines, header)}\n\n{_verdict(lost)}\n"
+        f"Errors in %: mean ± standard deviation over several runs.\n\n{table(lines, header)}\n\n{_verdict(lost)}\n"
     )
 
 
@@ -173,7 +173,7 @@ def constraints(args: argparse.Namespace, evaluations: Evaluations) -> str:
     return (
         f"### Constraints of residual nets: {title}\n\nSpike-Norm on {args.calibration_images} images, reset "
         f"{args.resets[0]}, Poisson input, T = {args.poisson_steps}, {kept[name].samples:,} test images, "
-        f"{len(args.poisson_seeds)} runs. Each constraint includes those before it; 2 is the analog net of 1. The "
+        f"{_runs(args)}. Each constraint includes those before it; 2 is the analog net of 1. The "
         f"paper finds 3 the best.\n\n{table(lines, ['constraint', *_error_header(args)])}\n\n"
         f"Smallest error of the spiking net: {min(errors, key=errors.__getitem__)}.\n"
     )
@@ -289,6 +289,11 @@ def _errors(runs: Sequence[Evaluation]) -> list[str]:
         errors = [100 * (1 - float(run.accuracy_at(0, k)[-1])) for run in runs]
         cells += [f"{analog:.2f}", mean_and_deviation(errors), f"{sum(errors) / len(errors) - analog:+.2f}"]
     return cells
+
+
+def _runs(args: argparse.Namespace) -> str:
+    count = len(args.poisson_seeds)
+    return "one run" if count == 1 else f"{count} runs"
 
 
 def _mean_accuracy(runs: Sequence[Evaluation]) -> float:

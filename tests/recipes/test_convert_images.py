@@ -207,6 +207,14 @@ def test_page_holds_the_sections_of_its_runs(tmp_path: Path, monkeypatch: pytest
     assert "## One --model a --seed 0 --out runs/x/folder" in page.read_text()
 
 
+def test_pictures_name_their_columns_and_rows() -> None:
+    from recipes.conversion_plots import images
+
+    figure = images({"a": [torch.rand(1, 4, 4)] * 2, "b": [torch.rand(3, 4, 4)] * 2}, ["step 1", "analog"], "title")
+    assert [axes.get_title() for axes in figure.axes] == ["step 1", "analog", "", ""]
+    assert [axes.get_ylabel() for axes in figure.axes] == ["a", "", "b", ""]
+
+
 def test_cells_of_the_tables() -> None:
     assert (latency(None), latency(5, 5), latency(5, 9), latency(5)) == ("-", "5", "5 (9)", "5 (-)")
     assert (reduction(50, 100), reduction(None, 1), reduction(1, None)) == ("50 %", "-", "-")
