@@ -7,6 +7,7 @@ Every run keeps what is finished, so the command can be interrupted and started 
 from __future__ import annotations
 
 import argparse
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,8 +23,8 @@ __all__ = ["RUNS", "main"]
 RUNS = {
     "iris": "",
     "sonar": "",
-    "digits": "--seeds 0 1 2 --eval-images 355 --m-f 0.1 0.2 0.3 0.45 0.6 1 --relu-m-f 0.1 0.4 --error-shares 95 "
-    "--taus 10 20 100",
+    "digits": "--seeds 0 1 2 --eval-images 355 --m-f 0.1 0.2 0.3 0.45 0.6 1 --relu-m-f 0.1 0.4 --relu-seeds 0 "
+    "--error-shares 95 --taus 10 20 100",
     "fashion-mnist-subset": "--seeds 0 1 2 --eval-images 200 --arousal-images 200 --m-f 0.1 0.2 0.6 --relu-seeds "
     "--error-shares 95 --taus",
 }
@@ -58,13 +59,27 @@ def main(argv: Sequence[str] | None = None) -> None:
             continue
         where = ["--data-dir", str(args.data_dir)] if name == "sonar" and args.data_dir else []
         sections.append(adsnn.main(["--data", name, *RUNS[name].split(), *where, "--out", str(args.out / name)]))
+        if args.markdown is not None:
+            sections[-1] += "\n" + _figures(args.out / name, args.markdown, f"{name}-")
     if args.markdown is not None:
         options = "" if args.runs == list(RUNS) else f"--runs {' '.join(args.runs)} "
         options += "--data-dir FOLDER " if args.data_dir else ""
-        page = [INTRODUCTION.format(options=options), *(section.replace("### ", "## ", 1) for section in sections)]
-        page.append(provenance("python -m recipes.adsnn --data NAME --out FOLDER", "0, 1, 2"))
+        page = [INTRODUCTION.format(options=options), _figures(args.out, args.markdown, "")]
+        page += [section.replace("### ", "## ", 1) for section in sections]
+        page.append(provenance("python -m recipes.adsnn --data NAME --out FOLDER", "0, 1, 2 (0 of the tables)"))
         with replacing(args.markdown) as temporary:
             temporary.write_text("\n".join(page))
+
+
+def _figures(folder: Path, page: Path, prefix: str) -> str:
+    """Copy the figures of a run to the folder ``adsnn`` beside the page, and return the lines that show them."""
+    lines = []
+    for path in sorted(folder.glob("*.png")):
+        name = f"{prefix}{path.stem.replace('_', '-')}.png"
+        with replacing(page.parent / "adsnn" / name) as temporary:
+            shutil.copyfile(path, temporary)
+        lines.append(f"![{path.stem.replace('_', ' ')}](adsnn/{name})\n")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":
