@@ -122,7 +122,8 @@ that it was not trained on), and to the {said:,} test clips one after another wi
 there, or the word again. Between: a word in a pause. In percent of the words said. The default threshold is
 {measured["threshold"]:g}, for a mean over {measured["smoothing"]} windows, of which there are ten in a second."""
     speed = (
-        f"The listener is {measured['times_real_time']:.0f} times faster than real time on {measured['threads']} core "
-        f"({measured['machine']['architecture']}), in the median second."
+        f"The listener hears {measured['times_real_time']:.0f} seconds of sound in a second of processor time "
+        f"({measured['threads']} thread, {measured['machine']['architecture']}, median): so many times faster than "
+        "real time it is on a core of its own."
     )
     return "\n\n".join([text, table(rows, [*header, "between (%)"]), speed])
