@@ -113,7 +113,10 @@ def check_gradients(case: Case, device: torch.device | str = "cpu", seed: int = 
     g_v = torch.randn(size, generator=generator) * agree
     found = _gradients(case, on(device), g_spikes, g_v)
     want = _gradients(wide, functional.soft_reset_if, g_spikes.double(), g_v.double())
-    terms = _term_magnitudes(wide, g_spikes.double(), g_v.double())
+    key = repr(case), *(hash(tensor.numpy().tobytes()) for tensor in (wide.x_seq, wide.thresholds, g_v))
+    if key not in _magnitudes:
+        _magnitudes[key] = _term_magnitudes(wide, g_spikes.double(), g_v.double())
+    terms = _magnitudes[key]
     for name in want:
         a, b = found[name].double(), want[name]
         assert a.shape == b.shape and a.isfinite().all(), f"gradient of {name} of {case}: {a}"
@@ -136,6 +139,10 @@ def _gradients(case: Case, function: Any, g_spikes: Tensor, g_v: Tensor) -> dict
     outputs = trained.run(function)
     grads = torch.autograd.grad(outputs, list(leaves.values()), (g_spikes, g_v.to(dtype)), materialize_grads=True)
     return dict(zip(leaves, grads, strict=True))
+
+
+_magnitudes: dict[tuple[Any, ...], dict[str, Tensor]] = {}
+"""Found once a case: they are the slowest part of a check, and the same for every execution."""
 
 
 def _term_magnitudes(case: Case, g_spikes: Tensor, g_v: Tensor) -> dict[str, Tensor]:
