@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: quickstart test lint clean
+.PHONY: quickstart test lint docs clean
 
 quickstart: $(VENV)/.installed
 	$(RUN) -m recipes.quickstart
@@ -15,6 +15,10 @@ lint: $(VENV)/.installed
 	$(RUN) -m pip install -q -c constraints.txt ruff mypy
 	$(RUN) -m ruff check .
 	$(RUN) -m mypy
+
+docs: $(VENV)/.installed
+	$(RUN) -m pip install -q -c constraints.txt -e '.[docs]'
+	$(RUN) -m sphinx -q -W --keep-going docs build/docs
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("PYTHON: got %d.%d, want 3.11 or newer: make PYTHON=python3.12 ..." % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'

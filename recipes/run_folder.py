@@ -116,7 +116,15 @@ class RunFolder:
 
     def _read(self, name: str) -> dict[str, Any] | None:
         path = self.path / name
-        return json.loads(path.read_text()) if path.exists() else None
+        if not path.exists():
+            return None
+        try:
+            content = json.loads(path.read_text())
+        except ValueError:  # neither JSON nor text
+            content = None
+        if not isinstance(content, dict):
+            raise ValueError(f"--out: got {self.path}, whose {name} is of something else, want a new folder")
+        return content
 
     def _write(self, name: str, content: dict[str, Any]) -> None:
         with replacing(self.path / name) as temporary:

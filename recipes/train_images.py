@@ -9,6 +9,7 @@ continues an interrupted run exactly. ``--batch-size`` counts the images of a st
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from math import isfinite
 from pathlib import Path
@@ -162,6 +163,7 @@ def argument_parser() -> argparse.ArgumentParser:
     group = add_training_arguments(parser)
     group.add_argument("--threshold-lr", type=float, help="of the thresholds (default: --lr)")
     parser.add_argument("--benchmark-step", action="store_true", help="only time a step, against the host's IF neuron")
+    parser.add_argument("--table", action="store_true", help="all neurons: recipes.table_images, with its options")
     return parser
 
 
@@ -241,9 +243,14 @@ def run(trainer: Trainer, args: argparse.Namespace) -> dict[str, Any]:
     return result
 
 
-def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
+def main(argv: Sequence[str] | None = None) -> Any:
     """Parse the command line and run."""
-    args = parse_arguments(argv)
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if "--table" in arguments:
+        from .table_images import main as table  # it imports this module, for the cells are runs of it
+
+        return table([argument for argument in arguments if argument != "--table"])
+    args = parse_arguments(arguments)
     return time_step(args) if args.benchmark_step else run(ImageTrainer(), args)
 
 

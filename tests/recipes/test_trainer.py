@@ -178,6 +178,14 @@ def test_folder_of_something_else_is_refused(tmp_path: Path, name: str) -> None:
     assert (tmp_path / name).read_bytes() == b"precious"
 
 
+@pytest.mark.parametrize("content", [b"precious", b"[1, 2]", b"\xff\xfe"], ids=["text", "list", "bytes"])
+def test_folder_with_settings_of_something_else_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "settings.json").write_bytes(content)
+    with pytest.raises(ValueError, match="settings.json is of something else"):
+        RunFolder(tmp_path, {}, resume=True)
+    assert (tmp_path / "settings.json").read_bytes() == content
+
+
 def test_only_leftovers_of_a_run_are_taken_away(tmp_path: Path) -> None:
     foreign = [".tmux.conf", ".gitlab-ci.yml", ".notes.12.json", "lock"]
     for name in foreign:
