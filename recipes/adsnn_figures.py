@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from snn_ext.evaluation import Evaluation
 from snn_ext.functional import adaptive_spiking, asn_spike_height, asn_transfer, postsynaptic_potential
@@ -171,7 +171,8 @@ def _finish(*panels: Axes) -> None:
     for axes in panels:
         axes.grid(alpha=0.3)
         if axes.get_xscale() == "log":  # plain numbers
-            for ticks in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
-                ticks(FuncFormatter(lambda value, place: f"{value:g}"))
+            axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, place: f"{value:g}"))
+            axes.xaxis.set_minor_formatter(NullFormatter())
         if axes.get_legend_handles_labels()[0]:
             axes.legend(frameon=False, fontsize=8)
