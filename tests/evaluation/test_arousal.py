@@ -60,7 +60,7 @@ def test_figures_in_milliseconds_are_those_of_the_spikes(task: Any) -> None:
     time = evaluation.matching_time()
     assert time == 1 + int((accuracy >= 0.99 * accuracy.max() - 1e-9).nonzero()[0])
     assert evaluation.stability() == pytest.approx(float(accuracy[int(time) - 1 :].std(correction=0)))
-    assert all(layer.normalised_rate[-1] < 1.1 for layer in evaluation.layers)
+    assert all(0.9 < layer.normalised_rate[-1] < 1.3 for layer in evaluation.layers)  # a volley at the onset
     again = Evaluation.from_json(evaluation.to_json())
     assert (again.firing_rate, again.matching_time()) == (evaluation.firing_rate, time)
     assert [layer.kind for layer in evaluation.layers] == ["input", "neuron", "neuron"]
