@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from snn_ext.evaluation import Evaluation
 from snn_ext.functional import adaptive_spiking, asn_spike_height, asn_transfer, postsynaptic_potential
@@ -75,7 +76,7 @@ def of_data_set(results: Sequence[Mapping[str, Any]], title: str) -> Iterator[tu
         _over_time(axes, evaluation, COLOURS[6], f"arousal ({share:g} % of errors), {evaluation.firing_rate:.0f} Hz")
     axes.axhline(100 * _analog(sweep), color="black", ls="--", lw=1)
     low = min(100 * float(e.accuracy[-1]) for e in sweep.values())
-    axes.set(xlabel="time (ms)", ylabel="accuracy (%); dashed: ANN", ylim=(max(0.0, low - 15), None))
+    axes.set(xlabel="time (ms)", ylabel="accuracy (%); dashed: ANN", ylim=(max(0.0, low - 15), 100.5))
     _finish(axes)
     yield "accuracy_over_time", figure
 
@@ -169,5 +170,9 @@ def _one(title: str) -> tuple[Figure, Axes]:
 def _finish(*panels: Axes) -> None:
     for axes in panels:
         axes.grid(alpha=0.3)
+        if axes.get_xscale() == "log":  # plain numbers
+            axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, place: f"{value:g}"))
+            axes.xaxis.set_minor_formatter(NullFormatter())
         if axes.get_legend_handles_labels()[0]:
             axes.legend(frameon=False, fontsize=8)

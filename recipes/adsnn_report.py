@@ -104,7 +104,7 @@ def _arousal(results: Sequence[Mapping[str, Any]]) -> str:
             mean_and_deviation(switched, 1) if switched else None,
             mean_and_deviation([e.matching_time() or torch.nan for e in evaluations], 0),
         ])  # fmt: skip
-    pairs = ", ".join(f"{r['low']:g} to {r['high']:g}" for r in results)
+    pairs = ", ".join(dict.fromkeys(f"{r['low']:g} to {r['high']:g}" for r in results))
     return (
         f"Arousal, m_f from {pairs}; waiting time, window and threshold from training images. The paper: about half "
         f"the rate at equal accuracy, at a longer latency.\n\n{table(rows, header)}\n"

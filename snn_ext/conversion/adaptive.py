@@ -25,7 +25,7 @@ from .thresholds import activation_thresholds
 
 __all__ = ["AdSNNRecipe"]
 
-_REPORT_SAMPLES, _REPORT_MS = 16, 200.0
+_REPORT_SAMPLES, _REPORT_MS = 16, 100.0
 
 
 class AdSNNRecipe(FXConversionRecipe):
@@ -233,7 +233,7 @@ class AdSNNRecipe(FXConversionRecipe):
     def _measure_rates(self, net: ConvertedNet) -> None:
         """Run a few samples and compare rates with those that the activations stand for."""
         x, steps = self._first[:_REPORT_SAMPLES], max(1, round(_REPORT_MS / self.dt))
-        before = steps // 2  # the volley at the onset, which is no rate, is left out
+        before = steps  # the volley at the onset, which is no rate, is left out
         wanted = AnalogTwin(net).rates(x)
         counts: dict[str, Any] = {}
         seen: dict[str, int] = {}

@@ -59,13 +59,13 @@ NETS: dict[str, Any] = {
 }
 
 
-def mean_output(snn: nn.Module, x: Tensor, first: int = 250, last: int = 550) -> Tensor:
+def mean_output(snn: nn.Module, x: Tensor, first: int = 150, last: int = 400) -> Tensor:
     return torch.cat(list(Simulation(snn).run(x, last)))[first:].mean(0)
 
 
 @pytest.mark.parametrize("name", NETS)
 def test_the_output_is_that_of_the_analog_net(name: str) -> None:
-    ann, x = trained(NETS[name]()), images(4)
+    ann, x = trained(NETS[name]()), images(2)
     before = snapshot(ann)
     snn = convert(ann, x, method="adsnn", m_f=0.05)
     assert_unchanged(ann, before)
@@ -165,13 +165,13 @@ def test_the_net_is_the_papers_loop_in_float64() -> None:
 def test_step_by_step_and_as_a_sequence_in_chunks_and_in_any_batch_are_the_same() -> None:
     ann, x = trained(of_aans()), images(5)
     snn = convert(ann, x, method="adsnn")
-    wanted = loop(snn, x, 60)
-    for chunk in (1, 7, 60):
-        assert torch.equal(torch.cat(list(Simulation(snn, chunk=chunk).run(x, 60))), wanted)
-    assert torch.equal(torch.cat(list(Simulation(snn).run(x[2:3], 60)))[:, 0], wanted[:, 2])
+    wanted = loop(snn, x, 30)
+    for chunk in (1, 7, 30):
+        assert torch.equal(torch.cat(list(Simulation(snn, chunk=chunk).run(x, 30))), wanted)
+    assert torch.equal(torch.cat(list(Simulation(snn).run(x[2:3], 30)))[:, 0], wanted[:, 2])
     functional.set_step_mode(snn, "m")
     with torch.no_grad():
-        assert torch.equal(snn(x.expand(60, *x.shape)), wanted)
+        assert torch.equal(snn(x.expand(30, *x.shape)), wanted)
 
 
 def test_precision_changes_there_and_back_without_a_trace() -> None:
@@ -184,10 +184,10 @@ def test_precision_changes_there_and_back_without_a_trace() -> None:
         snn.get_submodule("16").weight, ann[-1].weight * asn_spike_height(0.3), rtol=1e-4, atol=1e-7
     )
     other = convert(ann, x, method="adsnn", m_f=0.3)
-    assert torch.equal(loop(snn, x, 50), loop(other, x, 50))
+    assert torch.equal(loop(snn, x, 16), loop(other, x, 16))
     with pytest.raises(ValueError, match="theta_0: got 2.5, want < 2"):
         set_precision(snn, 2.5)
-    assert torch.equal(loop(snn, x, 50), loop(other, x, 50))
+    assert torch.equal(loop(snn, x, 16), loop(other, x, 16))
     set_precision(snn, 0.1)
     assert_unchanged(snn, before)
 
@@ -195,14 +195,14 @@ def test_precision_changes_there_and_back_without_a_trace() -> None:
 def test_pickle_deepcopy_state_dict_and_the_hosts_converter() -> None:
     ann, x = trained(of_aans()), images(3)
     snn = Converter(AdSNNRecipe(x)).convert(ann)
-    wanted = loop(snn, x, 40)
+    wanted = loop(snn, x, 16)
     for twin in (pickle.loads(pickle.dumps(snn)), copy.deepcopy(snn)):
-        assert torch.equal(loop(twin, x, 40), wanted) and twin.report == snn.report
+        assert torch.equal(loop(twin, x, 16), wanted) and twin.report == snn.report
         set_precision(twin, 0.2)
     torch.manual_seed(1)
     other = convert(trained(of_aans()), x, method="adsnn")
     other.load_state_dict(snn.state_dict())
-    assert torch.equal(loop(other, x, 40), wanted)
+    assert torch.equal(loop(other, x, 16), wanted)
 
 
 def test_to_snntorch() -> None:
@@ -210,12 +210,12 @@ def test_to_snntorch() -> None:
     from snn_ext.snntorch import ASN, reset
 
     snn, x = convert(trained(of_aans()), images(3), method="adsnn"), images(3)
-    wanted = loop(snn, x, 30)
+    wanted = loop(snn, x, 12)
     theirs = snn.to_snntorch()
     assert sum(isinstance(m, ASN) for m in theirs.modules()) == sum(isinstance(m, ASNNode) for m in snn.modules())
     reset(theirs)
     with torch.no_grad():
-        assert torch.equal(torch.stack([theirs(x) for _ in range(30)]), wanted)
+        assert torch.equal(torch.stack([theirs(x) for _ in range(12)]), wanted)
 
 
 def test_what_one_spike_a_step_can_not_carry_is_warned_of_by_name() -> None:

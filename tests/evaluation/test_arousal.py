@@ -108,9 +108,9 @@ AROUSAL = Arousal(m_f_low=1.0, m_f_high=0.1, wait=80.0, window=20.0, threshold=1
 @pytest.mark.parametrize("kind", ["features", "images"])
 def test_in_a_mixed_batch_each_sample_gets_exactly_what_it_gets_alone(task: Any, kind: str) -> None:
     if kind == "features":
-        snn, x = task[1], task[2][:24]
+        snn, x = task[1], task[2][:12]
     else:  # convolutions, pooling, and weights that are on no grid of their own
-        x = images(8)
+        x = images(6)
         snn = convert(trained(layout_net("6c3-m2-8c3-a2-d12", (2, 8, 8), 5)), x, method="adsnn")
     low = torch.cat(list(Simulation(_at(snn, 1.0)).run(x, 100)))[80:]
     margins = low.topk(2, 2).values.diff(dim=2).abs().squeeze(2).mean(0)
