@@ -56,6 +56,8 @@ def page(
     if listener is not None:
         parts += ["## Listening", _listening(listener)]
     parts += ["## How it was made", provenance(command, " ".join(map(str, seeds)))]
+    if listener is not None:
+        parts.append(f"    python -m recipes.measure_listener --hours {listener['hours']:g} --data synthetic --out runs")
     return "\n\n".join(part.strip("\n") for part in parts) + "\n"
 
 
