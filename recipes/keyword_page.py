@@ -56,6 +56,9 @@ def page(
     if listener is not None:
         parts += ["## Listening", _listening(listener)]
     parts += ["## How it was made", provenance(command, " ".join(map(str, seeds)))]
+    if listener is not None:
+        hours = f"{listener['hours']:g}"
+        parts.append(f"    python -m recipes.measure_listener --hours {hours} --data synthetic --out runs/listener")
     return "\n\n".join(part.strip("\n") for part in parts) + "\n"
 
 

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import StrMethodFormatter
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from .plots import COLOURS
 
@@ -57,8 +57,9 @@ def pareto_figure(found: Sequence[KeywordLine]) -> Figure:
     way = [(fmean(line.values("energy_nj")), 100 * fmean(line.values("accuracy"))) for line in front]
     axes.plot(*zip(*way, strict=True), color="grey", lw=1, ls="--", zorder=0, label="not beaten in both")
     axes.set_xscale("log")
-    for axis in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
-        axis(StrMethodFormatter("{x:,.0f}"))
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set(xlabel="energy of a clip (nJ, 45 nm, arithmetic only)", ylabel="test accuracy (%)")
     axes.set_title(known[0].results[0]["data"])
     axes.grid(alpha=0.3, which="both")
