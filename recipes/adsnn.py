@@ -29,7 +29,7 @@ from .adsnn_tables import cross_validation
 from .adsnn_training import PRESETS, TABLES, TrainedNet, preset_of, trained
 from .conversions import Evaluations, digest
 from .files import replacing
-from .options import add_data_arguments, add_run_arguments, add_training_arguments
+from .options import add_data_arguments, add_image_arguments, add_run_arguments, add_training_arguments
 from .plots import save
 
 __all__ = ["main", "parse_arguments"]
@@ -179,7 +179,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     net.add_argument("--image-size", type=int, default=224, help="of an image folder (imagenet)")
     net.add_argument("--dropout", type=float, help="rate in the first epochs")
     net.add_argument("--last-dropout", type=float, help="rate in the last epochs")
-    add_training_arguments(parser, ("sgd", "adam", "adamw", "rmsprop"))
+    add_image_arguments(add_training_arguments(parser, ("sgd", "adam", "adamw", "rmsprop")))
     group = parser.add_argument_group("simulation")
     group.add_argument("--seeds", type=int, nargs="+", help="default: --seed")
     group.add_argument("--time-steps", type=int, default=500, help="stimulus in ms")
