@@ -254,10 +254,11 @@ def test_two_processes_see_the_loss_curve_of_one(tmp_path: Path) -> None:
     script = tmp_path / "double.py"
     script.write_text(DOUBLE)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    for name, start in (("one", [sys.executable]), ("two", command)):
-        subprocess.run(
-            [*start, str(script), *TINY, "--out", str(tmp_path / name)], env=environment(), cwd=ROOT, check=True
-        )
+    runs = [
+        subprocess.Popen([*start, str(script), *TINY, "--out", str(tmp_path / name)], env=environment(), cwd=ROOT)
+        for name, start in (("one", [sys.executable]), ("two", command))
+    ]
+    assert [run.wait() for run in runs] == [0, 0]
     (result, log, checkpoint), (one_result, one_log, one_checkpoint) = (outcome(tmp_path / n) for n in ("two", "one"))
     losses, one_losses = ([r["loss"] for r in records if "step" in r] for records in (log, one_log))
     assert len(losses) == 9
