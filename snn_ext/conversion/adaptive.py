@@ -185,6 +185,9 @@ class AdSNNRecipe(FXConversionRecipe):
                 refuse(f"{_kind(activation)} {name}", "a ReLU: spikes of adaptive height have no upper limit")
             if activation.adaptive is not None and activation.adaptive.dt != self.dt:
                 bad_value("dt", self.dt, f"that of the AANs, {activation.adaptive.dt:g}")
+        synapses = {a.adaptive.tau_beta for a in self._activations.values() if a.adaptive is not None}
+        if len(synapses) > 1:  # f(S) counts on the synapses that receive the spikes, which belong to the next neurons
+            refuse(f"AANs with tau_beta of {', '.join(f'{tau:g}' for tau in sorted(synapses))} ms", "one for the net")
 
     def _constants(self, name: str, activation: Activation) -> dict[str, Any]:
         """Return the arguments of the neurons in the place of an activation."""

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, fx, nn
 
 from .._errors import bad_type, bad_value, check_count, check_real
-from ..functional.adaptive import check_constant
 from ..precision import set_precision
 from .graph import as_graph, smoothed_readout, step_length
 from .program import Observer
@@ -60,12 +59,15 @@ class Arousal:
 
     def __post_init__(self) -> None:
         for name in ("m_f_low", "m_f_high"):
-            check_constant(name.removesuffix("_low").removesuffix("_high"), getattr(self, name))
+            if check_real(name, getattr(self, name), "a finite number > 0", 0.0) == 0:
+                bad_value(name, getattr(self, name), "a finite number > 0")
         if self.m_f_high >= self.m_f_low:
             bad_value("m_f_high", self.m_f_high, f"less than m_f_low, {self.m_f_low}: smaller is more precise")
         check_real("wait", self.wait, "a time in ms, >= 0", 0.0)
         if check_real("window", self.window, "a time in ms, > 0", 0.0) == 0:
             bad_value("window", self.window, "a time in ms, > 0")
+        if isinstance(self.threshold, bool) or not isinstance(self.threshold, int | float):
+            bad_type("threshold", self.threshold, "a number")
         if math.isnan(self.threshold):
             bad_value("threshold", self.threshold, "a number")
 
@@ -310,7 +312,8 @@ class Margins:
             margin = self.margins[first : first + steps].double().mean(0)
             failed = margin[self.wrong].sort().values
             last = math.ceil(errors / 100 * len(failed) - 1e-9) - 1
-            threshold = float(failed[last]) if len(failed) else -math.inf
+            # a simulation averages unrounded margins, in another order: that sample is to be switched there too
+            threshold = float(failed[last]) * (1.0 + 1e-6) if len(failed) else -math.inf
             found[float(window)] = threshold, float((margin <= threshold).double().mean())
         return found
 

@@ -7,10 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, fx, nn
 
 from .._errors import bad_type, bad_value, check_real
 from ..precision import set_precision
+from .analog import AnalogTwin
 from .graph import as_graph
 from .result import Evaluation
 from .runner import evaluate
@@ -44,7 +45,8 @@ def sweep_precision(
     resume : Path or str, optional
         A file as in :func:`snn_ext.evaluate`, with the precision added to its name.
     **options
-        Of :func:`snn_ext.evaluate`. Without ``ann`` the reference is the analog net at the trained precision.
+        Of :func:`snn_ext.evaluate`. Without ``ann`` the reference of all is the analog net at the precision that
+        ``snn`` has.
 
     Returns
     -------
@@ -69,12 +71,25 @@ def sweep_precision(
     if not isinstance(m_f, Sequence) or not m_f:
         bad_type("m_f", m_f, "a sequence of precisions")
     net = copy.deepcopy(as_graph(snn))
+    if options.get("ann") is None:
+        options["ann"] = _Analog(copy.deepcopy(net))
     found: dict[float, Evaluation] = {}
     for value in m_f:
         set_precision(net, value)
         path = None if resume is None else Path(resume).with_stem(f"{Path(resume).stem}-{value:g}")
         found[value] = evaluate(net, loader, time_steps, resume=path, **options)
     return found
+
+
+class _Analog(nn.Module):
+    """The analog net that a spiking one stands for, as a module."""
+
+    def __init__(self, graph: fx.GraphModule) -> None:
+        super().__init__()
+        self.graph = graph
+
+    def forward(self, x: Tensor) -> Any:
+        return AnalogTwin(self.graph, keep=False)(x)
 
 
 def lowest_rate(sweep: Mapping[float, Evaluation], within: float = 0.5) -> float:

@@ -238,6 +238,9 @@ REFUSED: dict[str, tuple[Any, dict[str, Any]]] = {
         lambda: nn.Sequential(nn.Conv2d(2, 2, 3), nn.MaxPool2d(2), nn.Conv2d(2, 2, 2), AAN()), {}
     ),
     "where the input meets spikes": (lambda: Meeting(), {}),
+    "ann: got AANs with tau_beta of 50, 100 ms": (
+        lambda: nn.Sequential(BNAAN(2), nn.Conv2d(2, 2, 3), AAN(tau_beta=100.0)), {}
+    ),
     "ann: got LeakyReLU": (lambda: vgg(nn.LeakyReLU), {}),
 }  # fmt: skip
 

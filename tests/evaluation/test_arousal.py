@@ -26,6 +26,7 @@ from snn_ext.evaluation import (  # noqa: E402
     observe_margins,
     sweep_precision,
 )
+from snn_ext.evaluation.analog import AnalogTwin  # noqa: E402
 from tests.conversion.nets import images, loop, trained, vgg  # noqa: E402
 
 
@@ -102,6 +103,15 @@ def test_the_sweep_finds_the_lowest_rate_that_matches(task: Any) -> None:
         lowest_rate({m: e for m, e in sweep.items() if m == 1.0}, within=0.0)
 
 
+def test_a_sweep_without_a_net_refers_to_the_analog_net_of_the_precision_it_came_with(task: Any) -> None:
+    _, snn, x, _ = task
+    decided = AnalogTwin(snn)(x).argmax(1)
+    coarse = _at(snn, 1.9)
+    assert bool((AnalogTwin(coarse)(x).argmax(1) != decided).any())  # else there is nothing to tell
+    sweep = sweep_precision(snn, [(x, decided)], 20, m_f=(0.1, 1.9), progress=False)
+    assert [e.analog_accuracy for e in sweep.values()] == [1.0, 1.0]
+
+
 AROUSAL = Arousal(m_f_low=1.0, m_f_high=0.1, wait=80.0, window=20.0, threshold=1.5)
 
 
@@ -176,6 +186,17 @@ def test_the_estimate_selects_the_share_of_the_errors(task: Any) -> None:
     assert spent[best.window] == min(spent.values())
 
 
+@pytest.mark.parametrize("chunk", [None, 7])
+def test_the_sample_that_sets_the_threshold_is_switched(task: Any, chunk: int | None) -> None:
+    _, snn, x, _ = task
+    for seed in range(6):
+        labels = torch.randint(0, 4, (40,), generator=torch.Generator().manual_seed(seed))
+        margins = observe_margins(snn, [(x[:40], labels)], 90)
+        simulation = ArousedSimulation(snn, margins.estimate(wait=40.0, window=30.0, errors=100.0), chunk=chunk)
+        list(simulation.run(x[:40], 90))
+        assert bool(simulation.aroused[margins.wrong].all())
+
+
 def test_without_an_error_nothing_is_switched() -> None:
     margins = Margins(0.3, 1.0, torch.rand(100, 5), torch.ones(100), torch.zeros(5, dtype=torch.bool))
     with pytest.warns(UserWarning, match="no sample is decided wrongly"):
@@ -186,7 +207,7 @@ def test_without_an_error_nothing_is_switched() -> None:
     ("change", "message"),
     [
         ({"m_f_high": 2.0}, "m_f_high: got 2.0, want less than m_f_low"),
-        ({"m_f_low": -1.0}, "m_f: got -1.0, want a finite number > 0"),
+        ({"m_f_low": -1.0}, "m_f_low: got -1.0, want a finite number > 0"),
         ({"window": 0.0}, "window: got 0.0"),
         ({"wait": -1.0}, "wait: got -1.0"),
     ],
@@ -194,6 +215,11 @@ def test_without_an_error_nothing_is_switched() -> None:
 def test_bad_settings_are_named(change: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Arousal(**{**AROUSAL.__dict__, **change})
+
+
+def test_a_threshold_that_is_no_number_is_named() -> None:
+    with pytest.raises(TypeError, match="threshold: got '1'"):
+        Arousal(0.3, 0.1, 10.0, 10.0, "1")  # type: ignore[arg-type]
 
 
 def _at(snn: nn.Module, m_f: float) -> Any:
