@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from .data.speech_commands import OFFICIAL, SYNTHETIC
 from .keyword_plots import KeywordLine, best_line, not_beaten
 from .pages import provenance, table
 from .table_images import spread
@@ -22,11 +23,10 @@ PAPER = [
 ]
 
 NOTES = """\
-Means over the seeds, with (smallest..largest). Accuracy is that of the last epoch, on voices that are in no training
-clip. Spikes per neuron: of one clip in all T steps, over all neurons of the net. SynOps: each spike times the synapses
-that it meets. Energy of one clip: 0.9 pJ an accumulate and 4.6 pJ a multiply-accumulate (45 nm, arithmetic alone); the
-analog input is paid once, and the front end is not in it. Data share: part of the training time that augmentation and
-features took.
+Means over the seeds, with (smallest..largest). Accuracy is that of the last epoch, on the test split. Spikes per
+neuron: of one clip in all T steps, over all neurons of the net. SynOps: each spike times the synapses that it meets.
+Energy of one clip: 0.9 pJ an accumulate and 4.6 pJ a multiply-accumulate (45 nm, arithmetic alone); the analog input is
+paid once, and the front end is not in it. Data share: part of the training time that augmentation and features took.
 """
 
 
@@ -38,8 +38,7 @@ def page(
     data = next(line.results[0]["data"] for line in found if line.results)
     parts = [
         "# Keyword spotting: results",
-        f"All figures of this page are for {data}, split by voice. They are no figures of Google Speech Commands; "
-        "those of the paper are, and stand in a table of their own.",
+        _about(data),
         "## Nets and neurons",
         _results(found),
         NOTES,
@@ -60,6 +59,17 @@ def page(
         hours = f"{listener['hours']:g}"
         parts.append(f"    python -m recipes.measure_listener --hours {hours} --data synthetic --out runs/listener")
     return "\n\n".join(part.strip("\n") for part in parts) + "\n"
+
+
+def _about(data: str) -> str:
+    """Say what the figures are for: synthetic speech is split by voice, everything else by speaker."""
+    if data == OFFICIAL:
+        return f"All figures of this page are for {data}; those of the paper stand in a table of their own."
+    split = "voice" if data.startswith(SYNTHETIC) else "speaker or by its own lists"
+    return (
+        f"All figures of this page are for {data}, split by {split}. They are no figures of Google Speech Commands; "
+        "those of the paper are, and stand in a table of their own."
+    )
 
 
 def _results(found: Sequence[KeywordLine]) -> str:

@@ -145,12 +145,12 @@ class Listener:
     def posteriors(self, samples: Tensor) -> Iterator[tuple[float, Tensor]]:
         """Take the next samples, and yield for each window that is complete its middle and its posterior."""
         self.buffer = torch.cat([self.buffer, samples])
-        start = 0
-        while len(self.buffer) - start >= WINDOW:
-            scores = self.spotter(self.buffer[start : start + WINDOW].unsqueeze(0).clone())
-            yield self.middle / SAMPLE_RATE, scores[0].softmax(0)
-            start, self.middle = start + HOP, self.middle + HOP
-        self.buffer = self.buffer[start:].clone()
+        while len(self.buffer) >= WINDOW:
+            scores = self.spotter(self.buffer[:WINDOW].unsqueeze(0).clone())
+            middle = self.middle
+            self.buffer, self.middle = self.buffer[HOP:], middle + HOP  # at once: an interruption leaves both right
+            yield middle / SAMPLE_RATE, scores[0].softmax(0)
+        self.buffer = self.buffer.clone()  # without the memory of what is over
 
     def _push(self, samples: Tensor) -> list[Detection]:
         decided = (self.decision.push(middle, posterior) for middle, posterior in self.posteriors(samples))
@@ -161,7 +161,7 @@ class Listener:
 
 
 def recording(path: Path) -> Iterator[Tensor]:
-    """Yield a sound file of any kind as int16 samples at 16 kHz."""
+    """Yield a sound file of any kind as int16 samples at 16 kHz, a second at a time."""
     if not path.is_file():
         raise FileNotFoundError(f"recordings: got {path}, want a file that exists")
     try:
@@ -170,7 +170,7 @@ def recording(path: Path) -> Iterator[Tensor]:
         raise ValueError(f"recordings: got {path}: {error}") from error
     if repairs:
         print(f"{path}: {', '.join(repairs)}", file=sys.stderr)
-    yield torch.from_numpy(samples)
+    yield from torch.from_numpy(samples).split(SAMPLE_RATE)  # so that words are told as they are found
 
 
 def raw_samples(stream: Any = None) -> Iterator[Tensor]:

@@ -158,11 +158,13 @@ def argument_parser() -> argparse.ArgumentParser:
     parser.add_argument("--trainer", choices=TRAINERS, default="snn_ext", help="of --host snntorch: which BPTT")
     data = parser.add_argument_group("data")
     data.add_argument("--data", default="sample", help="sample, synthetic, speech-commands, or a folder of that layout")
-    data.add_argument("--data-dir", type=Path, help="default: SNN_EXT_DATA, or snn_ext in the user's cache folder")
+    data.add_argument(
+        "--data-dir", type=Path, help="folder of the corpus (default: its own in SNN_EXT_DATA or the cache)"
+    )
     data.add_argument("--frames", type=int, choices=(48, 49), default=48, help="of 20 ms")
     net = parser.add_argument_group("net")
     net.add_argument("--model", choices=(*MODELS, RECURRENT), help="default: the preset")
-    net.add_argument("--width", type=float, default=1.0, help="factor on all widths")
+    net.add_argument("--width", type=float, default=1.0, help=f"factor on all widths; not of {RECURRENT}")
     net.add_argument("--from", dest="start", type=Path, metavar="CHECKPOINT", help="start from this trained ReLU net")
     net.add_argument("--calibration-images", type=int, default=1000, help="clips for the thresholds, with --from")
     add_neuron_arguments(parser, more=("lif",))
@@ -198,6 +200,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     for name in ("time_shift", "noise_share", "background"):
         if not 0 <= getattr(args, name) <= 1:
             parser.error(f"argument --{name.replace('_', '-')}: got {getattr(args, name)}, want a number in [0, 1]")
+    if args.data_dir is not None and args.data not in ("synthetic", "speech-commands"):
+        parser.error(f"argument --data-dir: got {args.data_dir} with --data {args.data}, which has its own place")
     if args.start is not None and args.model == RECURRENT:
         parser.error(f"argument --from: got {args.start} with --model {RECURRENT}, which has no ReLU twin")
     if args.start is not None and not args.resume and not args.start.is_file():

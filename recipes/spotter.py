@@ -101,6 +101,8 @@ def save_spotter(checkpoint: Path | str, path: Path | str) -> None:
 @torch.no_grad()
 def digit_accuracy(spotter: Spotter, clips: Clips, batch_size: int = 100) -> float:
     """Return the accuracy on clips of digits where the ten digits alone compete."""
+    if missing := set(DIGITS) - set(spotter.words):
+        raise ValueError(f"spotter: knows no {', '.join(sorted(missing))}; want a net for all ten digits")
     columns = torch.tensor([spotter.words.index(word) for word in DIGITS])
     wanted = torch.tensor([spotter.words.index(word) for word in clips.words])[clips.labels]
     correct = 0

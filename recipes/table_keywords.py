@@ -175,7 +175,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> tuple[argparse.Namespa
     )  # fmt: skip
     parser.add_argument("--out", type=Path, required=True, help="folder of the table and its cells")
     parser.add_argument("--data", default="sample", help="as of recipes.spot_keywords")
-    parser.add_argument("--data-dir", type=Path)
+    parser.add_argument("--data-dir", type=Path, help="as of recipes.spot_keywords")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--models", choices=MODELS, nargs="*", default=["separable"], help="with all rows and seeds")
     parser.add_argument("--rows", choices=ROWS, nargs="+", default=list(ROWS), metavar="NAME", help=str(list(ROWS)))
@@ -187,16 +187,17 @@ def parse_arguments(argv: Sequence[str] | None = None) -> tuple[argparse.Namespa
     parser.add_argument(
         "--recurrent", type=int, default=1, metavar="SEEDS", help="seeds of the layer of LIF; 0 for none"
     )
-    parser.add_argument("--real-digits", type=Path, help="fsdd.zip: the Free Spoken Digit Dataset")
+    parser.add_argument("--real-digits", type=Path, help="archive or folder of the Free Spoken Digit Dataset")
     parser.add_argument("--listener", type=Path, help="listener.json of recipes.measure_listener, for the page")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time, which share the processor")
     parser.add_argument("--report-only", action="store_true", help="write the table of what is finished")
     parser.add_argument("--markdown", type=Path, help="file for the page; its figures go beside it")
     args, options = parser.parse_known_args(argv)
-    parse_run([*options, "--out", str(args.out)])  # a wrong option is named now
+    place = [] if args.data_dir is None else ["--data-dir", str(args.data_dir)]
+    parse_run([*options, "--data", args.data, *place, "--out", str(args.out)])  # a wrong option is named now
     for name in ("real_digits", "listener"):
         path = getattr(args, name)
-        if path is not None and not path.is_file():
+        if path is not None and not (path.is_file() or (name == "real_digits" and path.is_dir())):
             parser.error(f"argument --{name.replace('_', '-')}: got {path}, want a file that exists")
     return args, options
 

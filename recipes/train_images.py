@@ -9,6 +9,7 @@ continues an interrupted run exactly. ``--batch-size`` counts the images of a st
 from __future__ import annotations
 
 import argparse
+import pickle
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from math import isfinite
@@ -140,9 +141,13 @@ def load_checkpoint(name: str, path: Path, recipe: str = "recipes.train_images")
     """Load the checkpoint that an argument of that name points to, or say what is wrong with it."""
     if not path.is_file():
         raise ValueError(f"{name}: got {path}, want a checkpoint that exists")
-    checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    wrong = f"{name}: got {path}, want a checkpoint of {recipe}"
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, LookupError) as error:  # another file, or a damaged one
+        raise ValueError(wrong) from error
     if not isinstance(checkpoint, dict) or "settings" not in checkpoint:
-        raise ValueError(f"{name}: got {path}, want a checkpoint of {recipe}")
+        raise ValueError(wrong)
     return checkpoint
 
 

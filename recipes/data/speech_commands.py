@@ -211,14 +211,16 @@ def _read_folder(folder: Path, words: tuple[str, ...] = ()) -> Corpus:
         missing = ", ".join(sorted(set(words) - set(found))) or "any"
         raise FileNotFoundError(f"{folder}: has no folder of the words: {missing}; want WORD/SPEAKER_nohash_N.wav")
     words = words or (WORDS if set(found) <= set(WORDS) else tuple(found))
-    names = [f"{word}/{path.name}" for word in words for path in (folder / word).glob("[!.]*.wav")]
+    names = [f"{word}/{path.name}" for word in words for path in _wavs(folder / word)]
     split = _split(folder, names)
     if empty := [part for part in SPLITS if part not in split.values()]:
         raise ValueError(f"{folder}: has no clips for {', '.join(empty)}; want lists that name some, or more speakers")
+    if silent := set(found) & set(words) - {name.split("/")[0] for name in names}:
+        raise ValueError(f"{folder}: has no clips of: {', '.join(sorted(silent))}; want WORD/SPEAKER_nohash_N.wav")
     names.sort(key=lambda name: (SPLITS.index(split[name]), name))
     waveforms = _read({name: (folder / name).read_bytes for name in names})
     labels = torch.tensor([words.index(name.split("/")[0]) for name in names])
-    speakers = tuple(re.sub(r"_nohash_.*$|\.wav$", "", name.split("/")[1]) for name in names)
+    speakers = tuple(re.sub(r"_nohash_.*$|(?i:\.wav)$", "", name.split("/")[1]) for name in names)
     parts, start = [], 0
     for part in SPLITS:
         stop = start + sum(split[name] == part for name in names)
@@ -235,6 +237,11 @@ def _read_folder(folder: Path, words: tuple[str, ...] = ()) -> Corpus:
     return Corpus(name, *parts, _noise(folder))
 
 
+def _wavs(folder: Path) -> list[Path]:
+    """Return the WAV files of a folder, ``.WAV`` too; hidden ones are those of file managers."""
+    return sorted(path for path in folder.glob("[!.]*") if path.suffix.lower() == ".wav")
+
+
 def _split(folder: Path, names: list[str]) -> dict[str, str]:
     """Return the split of each file, by the folder's lists or, without them, by the hash of the speaker."""
     lists = {"validation": folder / "validation_list.txt", "test": folder / "testing_list.txt"}
@@ -245,9 +252,11 @@ def _split(folder: Path, names: list[str]) -> dict[str, str]:
         raise FileNotFoundError(f"{folder / missing[0]}: not found beside the other list, want both or neither")
     split = dict.fromkeys(names, "train")
     for part, path in lists.items():
-        listed = set(path.read_text().split())
+        listed = {line.strip() for line in path.read_text().splitlines() if line.strip()}
         if absent := listed - split.keys():
             raise ValueError(f"{path}: lists {len(absent)} files that are not there, {min(absent)} among them")
+        if twice := [name for name in listed if split[name] != "train"]:
+            raise ValueError(f"{path}: lists {len(twice)} files of the other list too, {min(twice)} among them")
         split.update(dict.fromkeys(listed, part))
     return split
 
@@ -279,7 +288,7 @@ def _read(files: Mapping[str, Callable[[], bytes]], digits: bool = False) -> Ten
 
 def _noise(folder: Path) -> Tensor:
     recordings = [np.zeros(0, np.int16)]
-    for path in sorted((folder / NOISE).glob("[!.]*.wav")):
+    for path in _wavs(folder / NOISE):
         try:
             recordings.append(read_samples(path.read_bytes())[0])
         except ValueError as error:

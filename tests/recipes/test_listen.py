@@ -82,6 +82,40 @@ def test_posteriors_are_equal_to_the_last_bit_also_sample_by_sample(spotter: Spo
     assert torch.equal(all_posteriors(1), whole)
 
 
+def test_interrupted_listener_goes_on_where_it_was(spotter: Spotter, monkeypatch: pytest.MonkeyPatch) -> None:
+    stream, windows, forward = sound(3.0), 0, spotter.forward
+
+    def interrupted(waveforms: Tensor) -> Tensor:
+        nonlocal windows
+        windows += 1
+        if windows == 8:
+            raise KeyboardInterrupt
+        return forward(waveforms)
+
+    def found(listener: Listener, samples: Tensor) -> list[tuple[float, list[float]]]:
+        return [(middle, posterior.tolist()) for middle, posterior in listener.posteriors(samples)]
+
+    whole = found(Listener(spotter), to_float(stream))
+    listener, parts = Listener(spotter), []
+    monkeypatch.setattr(spotter, "forward", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        for middle, posterior in listener.posteriors(to_float(stream)):
+            parts.append((middle, posterior.tolist()))
+    assert [*parts, *found(listener, torch.zeros(0))] == whole
+
+
+def test_recording_comes_in_pieces_so_that_words_are_told_as_they_are_found(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "long.wav", sound(3.5).numpy(), 16_000)
+    assert [len(piece) for piece in listen.recording(tmp_path / "long.wav")] == [16_000, 16_000, 16_000, 8_000]
+
+
+def test_file_that_is_no_checkpoint_is_named(tmp_path: Path) -> None:
+    for content in (b"", b"garbage", b"RIFF0000WAVE", b"PK\x03\x04"):
+        (tmp_path / "x.pt").write_bytes(content)
+        with pytest.raises(ValueError, match="x.pt, want a checkpoint of recipes.spot_keywords"):
+            load_spotter(tmp_path / "x.pt")
+
+
 def test_wrong_samples_are_named(spotter: Spotter) -> None:
     listener = Listener(spotter)
     for samples in (torch.zeros(2, 8), torch.zeros(8, dtype=torch.int32)):

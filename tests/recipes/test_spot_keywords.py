@@ -15,12 +15,13 @@ pytest.importorskip("soundfile")
 
 from recipes import run_folder, table_keywords  # noqa: E402
 from recipes.data.features import to_float  # noqa: E402
-from recipes.data.speech_commands import load  # noqa: E402
+from recipes.data.speech_commands import OFFICIAL, SYNTHETIC, load  # noqa: E402
 from recipes.keyword_costs import clip_cost, confusion  # noqa: E402
+from recipes.keyword_page import page  # noqa: E402
 from recipes.keyword_plots import not_beaten  # noqa: E402
 from recipes.models.keyword_nets import RecurrentLIF  # noqa: E402
 from recipes.spot_keywords import main, parse_arguments  # noqa: E402
-from recipes.spotter import load_spotter, save_spotter  # noqa: E402
+from recipes.spotter import Spotter, digit_accuracy, load_spotter, save_spotter  # noqa: E402
 from recipes.table_images import Cell  # noqa: E402
 from recipes.table_keywords import Line  # noqa: E402
 from tests.recipes.keyword_corpus import write_corpus  # noqa: E402
@@ -100,6 +101,38 @@ def test_wrong_argument_is_named(arguments: list[str], message: str, capsys: pyt
     with pytest.raises(SystemExit):
         parse_arguments(["--out", "x", *arguments])
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("data", ["sample", "my/words"])
+def test_folder_that_would_not_be_read_is_refused(data: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse_arguments(["--out", "x", "--data", data, "--data-dir", "elsewhere"])
+    assert f"argument --data-dir: got elsewhere with --data {data}" in capsys.readouterr().err
+
+
+def test_digits_want_a_net_that_knows_them(corpus: Path) -> None:
+    clips = load(str(corpus)).test
+    spotter = Spotter(torch.nn.Identity(), ("yes", "no"), torch.zeros(10), torch.ones(10))
+    with pytest.raises(ValueError, match="knows no eight, five"):
+        digit_accuracy(spotter, clips)
+
+
+@pytest.mark.parametrize(
+    ("data", "said", "not_said"),
+    [
+        (OFFICIAL, f"for {OFFICIAL};", "no figures of Google"),
+        (SYNTHETIC, "split by voice. They are no figures of Google Speech Commands", "speaker"),
+        ("mine (24 clips)", "no figures of Google Speech Commands", "by voice"),
+    ],
+)
+def test_page_says_what_its_figures_are_for(data: str, said: str, not_said: str) -> None:
+    result = {
+        "data": data, "accuracy": 0.5, "energy_nj": 1.0, "parameters": 1, "epochs": "1", "time_steps": 4,
+        "confusion": [[1, 1], [0, 2]], "words": ["yes", "no"],
+    }  # fmt: skip
+    text = page([Line("separable", "IF", 1, [result])], "command", [0])
+    about = text.split("## Nets")[0]
+    assert said in about and not_said not in about and "voices that are in no training" not in text
 
 
 def test_paper_preset_is_the_paper() -> None:

@@ -108,3 +108,9 @@ def test_resampling_at_a_speed_is_a_tape_played_fast() -> None:
     assert abs(len(fast) - 12_800) <= 30
     spectrum = np.abs(np.fft.rfft(fast * np.hanning(len(fast))))
     assert abs(spectrum.argmax() * 16_000 / len(fast) - 500) < 2
+
+
+def test_wav_from_a_pipe_whose_header_has_no_true_size_is_read() -> None:
+    content = bytearray(wav(tone()))
+    content[4:8], content[40:44] = (0x80000024).to_bytes(4, "little"), (0x80000000).to_bytes(4, "little")  # arecord's
+    assert np.array_equal(read_samples(bytes(content))[0], read_samples(wav(tone()))[0])

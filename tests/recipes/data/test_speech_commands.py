@@ -95,6 +95,25 @@ def test_one_list_alone_and_a_list_of_other_files_are_refused(tmp_path: Path) ->
         load(str(tmp_path))
 
 
+def test_file_in_both_lists_is_refused_instead_of_tested_on(tmp_path: Path) -> None:
+    (folder_of(tmp_path) / "validation_list.txt").write_text("yes/bert_nohash_0.wav\nyes/cleo_nohash_0.wav\n")
+    with pytest.raises(ValueError, match="testing_list.txt: lists 1 files of the other list too, yes/cleo_nohash_0"):
+        load(str(tmp_path))
+
+
+def test_names_with_spaces_and_in_capitals_are_read_and_a_word_without_clips_is_named(tmp_path: Path) -> None:
+    write(folder_of(tmp_path) / "yes" / "dora may_nohash_0.wav")
+    write(tmp_path / "yes" / "emil_nohash_0.wav")
+    (tmp_path / "yes" / "emil_nohash_0.wav").rename(tmp_path / "yes" / "emil_nohash_0.WAV")
+    with (tmp_path / "testing_list.txt").open("a") as lines:
+        lines.write("yes/dora may_nohash_0.wav\n")
+    corpus = load(str(tmp_path))
+    assert "dora may" in corpus.test.speakers and "emil" in corpus.train.speakers
+    (tmp_path / "up").mkdir()
+    with pytest.raises(ValueError, match="has no clips of: up"):
+        load(str(tmp_path))
+
+
 def test_every_damaged_file_is_named_before_anything_is_returned(tmp_path: Path) -> None:
     folder_of(tmp_path)
     (tmp_path / "no" / "anna_nohash_0.wav").write_bytes(b"")
