@@ -25,8 +25,8 @@ RUNS = {
     "sonar": "",
     "digits": "--seeds 0 1 2 --eval-images 355 --m-f 0.1 0.45 1 --relu-m-f 0.1 0.4 --relu-seeds 0 --error-shares 95 "
     "--taus 10 20 100",
-    "fashion-mnist-subset": "--seeds 0 1 2 --eval-images 200 --arousal-images 200 --m-f 0.1 0.2 0.3 0.45 0.6 1 --relu-seeds "
-    "--error-shares 95 --taus",
+    "fashion-mnist-subset": "--seeds 0 1 2 --eval-images 200 --arousal-images 200 --m-f 0.1 0.2 0.3 0.45 0.6 1 "
+    "--relu-seeds --error-shares 95 --taus",
 }
 """Options of each data set."""
 INTRODUCTION = """\
