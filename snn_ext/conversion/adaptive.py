@@ -20,7 +20,7 @@ from .adaptive_net import adaptive_net
 from .batches import Batches
 from .net import ConvertedNet
 from .report import LayerReport, Report
-from .surgery import Activation, plain_copy, prepare, refuse
+from .surgery import Activation, assign, plain_copy, prepare, refuse
 from .thresholds import activation_thresholds
 
 __all__ = ["AdSNNRecipe"]
@@ -122,13 +122,13 @@ class AdSNNRecipe(FXConversionRecipe):
         if not bool(self._reference.isfinite().all()):
             bad_value("calibration", "inputs for which the output of ann is not finite", "finite values")
         for name in self._activations:
-            _assign(graph, name, nn.ReLU())
+            assign(graph, name, nn.ReLU())
         return graph
 
     def after_trace(self, converter: Any, fx_model: fx.GraphModule) -> fx.GraphModule:
         """Put the activations back, and check that the copy computes what the net does."""
         for name, activation in self._activations.items():
-            _assign(fx_model, name, activation.module())
+            assign(fx_model, name, activation.module())
         error = _distance(fx_model(self._first[:_REPORT_SAMPLES]), self._reference)
         if not error <= 1e-3:
             raise ValueError(
@@ -206,7 +206,7 @@ class AdSNNRecipe(FXConversionRecipe):
         for name, activation in self._activations.items():
             if activation.adaptive is not None:
                 given = {k: v for k, v in constants[name].items() if k not in ("v_threshold", "spike_height")}
-                _assign(twin, name, AAN(**given))
+                assign(twin, name, AAN(**given))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the ceiling, which is told with the name of the layer
             result: Tensor = twin(self._first[:_REPORT_SAMPLES])
@@ -280,8 +280,3 @@ def _kind(activation: Activation) -> str:
     if activation.adaptive is not None:
         return "AAN"
     return "ReLU" if activation.clip is None else f"ReLU with a clip at {activation.clip:g},"
-
-
-def _assign(net: nn.Module, name: str, module: nn.Module) -> None:
-    parent, _, leaf = name.rpartition(".")
-    setattr(net.get_submodule(parent), leaf, module)

@@ -18,7 +18,7 @@ from ..precision import fold_height
 from ..spikingjelly import ASNNode
 from .modules import Scale
 from .net import ConvertedNet
-from .surgery import POOLS, free_name, refuse, spread_shapes
+from .surgery import POOLS, assign, free_name, refuse, spread_shapes
 from .weights import affine_of
 
 __all__ = ["READOUT", "adaptive_net"]
@@ -68,7 +68,7 @@ def adaptive_net(
                     placed[source] = _filter(net, source, free_name(net, f"{name}_filter"), **times, **options)
                 pool.replace_input_with(source, placed[source])
                 options = {"analog_input": True, "tau_phi": 0.0}
-            _assign(net, name, ASNNode(**given, **options, scale_output=not fold_scales))
+            assign(net, name, ASNNode(**given, **options, scale_output=not fold_scales))
         elif node.op == "output":
             source, times = node.args[0], {k: v for k, v in next(iter(constants.values())).items() if k in _TIMES}
             options = {"bias": biases[source], "tau_phi": tau_readout, **times}
@@ -168,7 +168,7 @@ def _remove_biases(net: ConvertedNet) -> None:
         if isinstance(module, WEIGHTED):
             module.bias = None
         elif isinstance(module, _BatchNorm):
-            _assign(net, str(node.target), Scale(affine_of(module)[0]))
+            assign(net, str(node.target), Scale(affine_of(module)[0]))
 
 
 # -- heights of spikes -----------------------------------------------------------------------------------------------
@@ -264,8 +264,3 @@ def _window(pool: Any, node: fx.Node) -> int | None:
     size = pool.kernel_size
     whole = not getattr(pool, "ceil_mode", False) and getattr(pool, "count_include_pad", True)
     return (size ** len(before) if isinstance(size, int) else math.prod(size)) if whole else None
-
-
-def _assign(net: nn.Module, name: str, module: nn.Module) -> None:
-    parent, _, leaf = name.rpartition(".")
-    setattr(net.get_submodule(parent), leaf, module)

@@ -24,7 +24,7 @@ from .report import LayerReport, Numbers, Report
 from .scales import fold
 from .spike_norm import spike_norm
 from .spiking import INPUT, OUTPUT, Thresholds, neurons, residual_units, spiking_net
-from .surgery import Activation, plain_copy, prepare, refuse
+from .surgery import Activation, assign, plain_copy, prepare, refuse
 from .thresholds import activation_thresholds
 
 __all__ = ["ConversionRecipe", "DataNormRecipe", "SpikeNormRecipe"]
@@ -144,13 +144,13 @@ class ConversionRecipe(FXConversionRecipe):
         if self.readout == "spikes":
             self._append_readout(graph)
         for name in self._activations:
-            _assign(graph, name, nn.ReLU())
+            assign(graph, name, nn.ReLU())
         return graph
 
     def after_trace(self, converter: Any, fx_model: fx.GraphModule) -> fx.GraphModule:
         """Put the activations back, and check that the copy computes what the net does."""
         for name, activation in self._activations.items():
-            _assign(fx_model, name, activation.module())
+            assign(fx_model, name, activation.module())
         result = fx_model(self._first[:_REPORT_SAMPLES])
         reference = self._reference.relu() if OUTPUT in self._activations else self._reference
         error = float((result - reference).abs().max())
@@ -205,7 +205,7 @@ class ConversionRecipe(FXConversionRecipe):
         twin = copy.deepcopy(graph)
         for name, activation in self._activations.items():
             if activation.quantized is not None:
-                _assign(twin, name, nn.Hardtanh(0.0, float(activation.quantized.threshold)))
+                assign(twin, name, nn.Hardtanh(0.0, float(activation.quantized.threshold)))
         x = self._first[:_REPORT_SAMPLES]
         result: Tensor = twin(x.clamp(-1.0, 1.0) if self.encoder == "poisson" else x)
         return result
@@ -479,8 +479,3 @@ def _arriving(net: ConvertedNet, thresholds: dict[str, Tensor]) -> dict[str, flo
 def _numbers(value: Tensor) -> Numbers:
     values = [float(v) for v in value.detach().reshape(-1)]
     return values[0] if len(values) == 1 else values
-
-
-def _assign(net: nn.Module, name: str, module: nn.Module) -> None:
-    parent, _, leaf = name.rpartition(".")
-    setattr(net.get_submodule(parent), leaf, module)

@@ -16,7 +16,7 @@ from ..spikingjelly import PCMPIFNode
 from .modules import PoissonEncoder, Scale, SpikeMaxPool1d, SpikeMaxPool2d, SpikeMaxPool3d
 from .net import ConvertedNet
 from .quantized import START
-from .surgery import Activation, spread_shapes
+from .surgery import Activation, assign, spread_shapes
 from .weights import affine_of
 
 __all__ = ["INPUT", "OUTPUT", "Thresholds", "neurons", "residual_units", "spiking_net"]
@@ -52,13 +52,13 @@ def spiking_net(
         name, module = str(node.target), net.get_submodule(str(node.target))
         if name in activations:
             own = activations[name].quantized is not None
-            _assign(net, name, _neuron(activations[name], v_reset, precharge))
+            assign(net, name, _neuron(activations[name], v_reset, precharge))
             if channel_wise and not own:
                 _between_scales(net, node, name)
         elif isinstance(module, MAX_POOLS):
-            _assign(net, name, _POOLS[type(module)].like(module))
+            assign(net, name, _POOLS[type(module)].like(module))
         elif isinstance(module, _BatchNorm):
-            _assign(net, name, Scale(*affine_of(module)))
+            assign(net, name, Scale(*affine_of(module)))
     net.to(x.device)
     net.graph.lint()
     net.recompile()
@@ -184,11 +184,6 @@ def _between_scales(net: ConvertedNet, node: fx.Node, name: str) -> None:
     before.meta = after.meta = dict(node.meta)
     for user in users:
         user.replace_input_with(node, after)
-
-
-def _assign(net: nn.Module, name: str, module: nn.Module) -> None:
-    parent, _, leaf = name.rpartition(".")
-    setattr(net.get_submodule(parent), leaf, module)
 
 
 def neurons(net: fx.GraphModule) -> list[str]:

@@ -20,7 +20,7 @@ from ..replacement import is_neuron
 from .quantized import QuantizedReLU, quantized_relu
 from .weights import fold_batch_norm
 
-__all__ = ["POOLS", "Activation", "plain_copy", "prepare", "refuse", "spread_shapes"]
+__all__ = ["POOLS", "Activation", "assign", "plain_copy", "prepare", "refuse", "spread_shapes"]
 
 AVERAGE_POOLS = (
     *(nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d),
@@ -262,19 +262,19 @@ def _normalise_module(
     if isinstance(module, MAX_POOLS):
         if module.return_indices:
             refuse(f"{_kind(module)} {name} with return_indices=True", "return_indices=False", node)
-        return _assign(graph, name, _plain(module))
+        return assign(graph, name, _plain(module))
     if isinstance(module, _BatchNorm):
         if module.running_mean is None:
             refuse(f"{_kind(module)} {name} without running statistics", "track_running_stats=True", node)
-        return _assign(graph, name, _plain_batch_norm(module))
+        return assign(graph, name, _plain_batch_norm(module))
     if isinstance(module, WEIGHTED):
         if getattr(module, "padding_mode", "zeros") != "zeros":
             refuse(f"{_kind(module)} {name} with padding_mode={module.padding_mode!r}", "padding_mode='zeros'", node)
-        return _assign(graph, name, _plain(module))
+        return assign(graph, name, _plain(module))
     if isinstance(module, LINEAR):
         if _shape(node)[0] != _shape(node.args[0])[0]:
             refuse(f"{_kind(module)} {name}, which mixes samples", "the batch as the first dimension", node)
-        return _assign(graph, name, _plain(module))
+        return assign(graph, name, _plain(module))
     if is_neuron(module):
         refuse(f"{_kind(module)} {name}, a spiking neuron already", "a net of analog activations", node)
     hint = "a ReLU, ReLU6, clamp or QuantizedReLU in its place, and the net trained with it"
@@ -497,7 +497,7 @@ def refuse(got: str, want: str, node: fx.Node | None = None) -> NoReturn:
 
 def _set(graph: fx.GraphModule, name: str, activation: Activation, activations: dict[str, Activation]) -> None:
     activations[name] = activation
-    _assign(graph, name, activation.module())
+    assign(graph, name, activation.module())
 
 
 def _replace(graph: fx.GraphModule, node: fx.Node, activation: Activation, found: dict[str, Activation]) -> None:
@@ -518,9 +518,10 @@ def _bypass(node: fx.Node) -> None:
     node.graph.erase_node(node)
 
 
-def _assign(graph: fx.GraphModule, name: str, module: nn.Module) -> None:
+def assign(net: nn.Module, name: str, module: nn.Module) -> None:
+    """Put a module at a place in a net."""
     parent, _, leaf = name.rpartition(".")
-    setattr(graph.get_submodule(parent), leaf, module)
+    setattr(net.get_submodule(parent), leaf, module)
 
 
 def free_name(graph: fx.GraphModule, name: str) -> str:
