@@ -149,7 +149,7 @@ class Listener:
             scores = self.spotter(self.buffer[:WINDOW].unsqueeze(0).clone())
             middle = self.middle
             self.buffer, self.middle = self.buffer[HOP:], middle + HOP  # at once: an interruption leaves both right
-            yield middle / SAMPLE_RATE, scores[0].softmax(0)
+            yield middle / SAMPLE_RATE, scores[0].softmax(0).cpu()
         self.buffer = self.buffer.clone()  # without the memory of what is over
 
     def _push(self, samples: Tensor) -> list[Detection]:

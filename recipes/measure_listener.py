@@ -174,6 +174,10 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--threads", type=int, default=1, help="cores that the listener may use")
     parser.add_argument("--out", type=Path, required=True, help="folder for listener.json")
     args = parser.parse_args(argv)
+    if not args.hours > 0:
+        parser.error(f"argument --hours: got {args.hours}, want a number > 0")
+    if args.threads < 1:
+        parser.error(f"argument --threads: got {args.threads}, want an int >= 1")
     torch.set_num_threads(args.threads)
     try:
         spotter, corpus = load_spotter(args.checkpoint), load(args.data, args.data_dir)

@@ -51,6 +51,11 @@ def check_neuron_arguments(parser: argparse.ArgumentParser, args: argparse.Names
         )
     if args.output == "binary" and args.neuron == "relu":
         parser.error("argument --output: got binary with --neuron relu, want a spiking neuron")
+    if args.neuron not in NEURONS:
+        for name in ("v_init", "v_threshold", "recursion", "output", "alpha", "detach_reset", "grad_scale"):
+            if getattr(args, name) != parser.get_default(name):
+                got = f"argument --{name.replace('_', '-')}: got {getattr(args, name)} with --neuron {args.neuron}"
+                parser.error(f"{got}, want it left out")
 
 
 def spikingjelly_neuron(args: argparse.Namespace, inputs: Tensor | None = None) -> nn.Module:

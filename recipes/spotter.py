@@ -56,7 +56,7 @@ class Spotter(nn.Module):
 
     @torch.no_grad()
     def forward(self, waveforms: Tensor) -> Tensor:
-        scores = self.net((self.front_end(waveforms) - self.mean) / self.std)
+        scores = self.net((self.front_end(waveforms.to(self.mean.device)) - self.mean) / self.std)
         functional.reset_net(self.net)
         return scores
 

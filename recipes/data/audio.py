@@ -97,11 +97,12 @@ def to_int16(values: np.ndarray) -> np.ndarray:
 
 
 def _check_length(content: bytes) -> None:
-    """Raise if a WAV file is shorter than its header says, which libsndfile does not mind."""
+    """Raise if a WAV or AIFF file is shorter than its header says, which libsndfile does not mind."""
     if not content:
         raise ValueError("empty: 0 bytes")
-    if content[:4] == b"RIFF" and len(content) >= 8:
-        (size,) = struct.unpack("<I", content[4:8])
+    order = {b"RIFF": "<I", b"FORM": ">I"}.get(content[:4])
+    if order is not None and len(content) >= 8:
+        (size,) = struct.unpack(order, content[4:8])
         # The size is unknown in a stream (sox and arecord write about 2 GiB); a pad byte may be missing.
         if 0 < size < 0x7FFF0000 and size + 8 > len(content) + 1:
             raise ValueError(f"truncated: {len(content):,} of {size + 8:,} bytes")

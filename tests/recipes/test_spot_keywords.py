@@ -88,6 +88,7 @@ def test_interrupted_run_ends_in_the_same_bits(corpus: Path, tmp_path: Path, mon
     [
         (["--neuron", "lif"], "--neuron: got lif with --model separable"),
         (["--model", "recurrent-lif", "--neuron", "if"], "--neuron: got if with --model recurrent-lif"),
+        (["--model", "recurrent-lif", "--v-init", "0.5"], "--v-init: got 0.5 with --neuron lif"),
         (["--model", "recurrent-lif", "--host", "snntorch"], "--host: got snntorch with --model recurrent-lif"),
         (["--host", "snntorch", "--neuron", "relu"], "--neuron: got relu, want a spiking neuron"),
         (["--host", "snntorch", "--clip-grad-norm", "1"], "--clip-grad-norm: got 1.0, want None"),

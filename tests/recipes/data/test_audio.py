@@ -68,12 +68,13 @@ def test_samples_beyond_full_scale_are_clipped_and_do_not_wrap_round() -> None:
         (b"", "empty: 0 bytes"),
         (wav(np.zeros(0)), "empty: no samples"),
         (wav(tone())[:-1_000], "truncated: 31,044 of 32,044 bytes"),
+        (wav(tone(), kind="AIFF")[:-1_000], "truncated"),
         (b"<html>not found</html>", "not a sound file"),
         (b"RIFF\x04\x00\x00\x00WAVE", "not a sound file"),
         (wav(np.array([0.0, np.nan]), subtype="FLOAT"), "no numbers"),
         (wav(tone(4_000), 4_000), "4000 Hz, want at least 8000 Hz"),
     ],
-    ids=["nothing", "no samples", "truncated", "a web page", "only a header", "NaN", "telephone of 1900"],
+    ids=["nothing", "no samples", "truncated", "truncated AIFF", "a web page", "only a header", "NaN", "old telephone"],
 )
 def test_what_can_not_be_used_is_refused_with_the_reason(content: bytes, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
