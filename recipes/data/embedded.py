@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
-__all__ = ["FASHION_MNIST_SUBSET", "LabelledImages", "fashion_mnist_subset"]
+__all__ = ["FASHION_MNIST_SUBSET", "LabelledImages", "embedded_file", "fashion_mnist_subset"]
 
 FASHION_MNIST_SUBSET = "Fashion-MNIST subset (10,000 + 2,000 images)"
 """What results obtained with it have to be called: they do not compare with those on the whole set."""
@@ -48,15 +48,7 @@ def fashion_mnist_subset(path: Path = PATH) -> tuple[LabelledImages, LabelledIma
     ValueError
         If its checksum is not the expected one.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: not found, want the file that a git checkout holds there")
-    content = path.read_bytes()
-    digest = hashlib.sha256(content).hexdigest()
-    if digest != SHA256:
-        raise ValueError(
-            f"{path}: got sha256 {digest}, want {SHA256}; the file is damaged: restore it with "
-            f"'git checkout -- recipes/data/{PATH.name}'"
-        )
+    content = embedded_file(path, SHA256)
     with np.load(io.BytesIO(content)) as arrays:
         classes = tuple(arrays["classes"].tolist())
         tensors = {name: torch.from_numpy(arrays[name]) for name in arrays if name != "classes"}
@@ -65,3 +57,17 @@ def fashion_mnist_subset(path: Path = PATH) -> tuple[LabelledImages, LabelledIma
         for part in ("train", "test")
     )
     return train, test
+
+
+def embedded_file(path: Path, sha256: str) -> bytes:
+    """Return the content of a file that comes with the repository, if it is whole."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: not found, want the file that a git checkout holds there")
+    content = path.read_bytes()
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != sha256:
+        raise ValueError(
+            f"{path}: got sha256 {digest}, want {sha256}; the file is damaged: restore it with "
+            f"'git checkout -- recipes/data/{path.name}'"
+        )
+    return content

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import io
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import soundfile
 import torch
 
 from .audio import SAMPLE_RATE
+from .embedded import embedded_file
 from .speech_commands import SPLITS, WORDS, Clips, Corpus
 
 __all__ = ["SYNTHETIC_SAMPLE", "load_sample"]
@@ -44,15 +44,7 @@ def load_sample(path: Path = PATH) -> Corpus:
     ValueError
         If its checksum is not the expected one.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: not found, want the file that a git checkout holds there")
-    content = path.read_bytes()
-    digest = hashlib.sha256(content).hexdigest()
-    if digest != SHA256:
-        raise ValueError(
-            f"{path}: got sha256 {digest}, want {SHA256}; the file is damaged: restore it with "
-            f"'git checkout -- recipes/data/{PATH.name}'"
-        )
+    content = embedded_file(path, SHA256)
     parts = []
     with np.load(io.BytesIO(content)) as arrays:
         for split in SPLITS:
