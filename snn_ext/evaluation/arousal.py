@@ -118,16 +118,16 @@ class ArousedSimulation:
         check_count("time_steps", time_steps)
         low, high = self._simulations
         output, decision = low.output(), self._first + self._steps
+        if time_steps <= decision:
+            bad_value("time_steps", time_steps, f"more than the {decision} of waiting time and window")
         states: dict[fx.Node, tuple[Any, ...]] = {}
         self.aroused = torch.zeros(len(x), dtype=torch.bool, device=x.device)
         margin, t = torch.zeros(len(x), dtype=torch.float64, device=x.device), 0
-        for values in low.stream(x, min(decision, time_steps), [output], observe=observe, states=states):
+        for values in low.stream(x, decision, [output], observe=observe, states=states):
             y = values[output]
             margin += _margins(y[max(0, self._first - t) :]).sum(0)
             t += len(y)
             yield y
-        if t == time_steps:
-            return
         self.aroused = ~(margin / self._steps > self.arousal.threshold)  # NaN is not certain
         yield from self._in_groups(x, time_steps - t, states, observe)
 

@@ -222,6 +222,13 @@ def test_a_threshold_that_is_no_number_is_named() -> None:
         Arousal(0.3, 0.1, 10.0, 10.0, "1")  # type: ignore[arg-type]
 
 
+def test_stimulus_that_ends_before_the_decision_is_refused(task: Any) -> None:
+    _, snn, x, _ = task
+    simulation = ArousedSimulation(snn, Arousal(0.3, 0.1, 20.0, 10.0, 1.0))
+    with pytest.raises(ValueError, match="time_steps: got 30, want more than the 30 of waiting time and window"):
+        next(simulation.run(x, 30))
+
+
 def _at(snn: nn.Module, m_f: float) -> Any:
     import copy
 
