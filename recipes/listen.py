@@ -30,7 +30,7 @@ __all__ = ["CHECKPOINT", "Detection", "Listener", "WordDecision", "main"]
 CHECKPOINT = Path(__file__).parent / "models" / "keywords.pt"
 WINDOW, MARGIN = SAMPLE_RATE, SAMPLE_RATE // 2
 HOP = SAMPLE_RATE // 10
-SMOOTHING, THRESHOLD = 3, 0.7
+SMOOTHING, THRESHOLD = 3, 0.95
 
 
 @dataclass(frozen=True)
