@@ -272,4 +272,5 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    torch.set_num_threads(1)  # a window is too little work for more, which would wait for each other
     main()
