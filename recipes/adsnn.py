@@ -28,8 +28,8 @@ from .adsnn_report import section
 from .adsnn_tables import cross_validation
 from .adsnn_training import PRESETS, TABLES, TrainedNet, preset_of, trained
 from .conversions import Evaluations, digest
-from .files import replacing
 from .options import add_data_arguments, add_image_arguments, add_run_arguments, add_training_arguments
+from .pages import write_report
 from .plots import save
 
 __all__ = ["main", "parse_arguments"]
@@ -218,10 +218,7 @@ def main(argv: Sequence[str] | None = None) -> str:
         text = report(args)
     except (ValueError, FileNotFoundError, FloatingPointError) as error:
         raise SystemExit(str(error)) from error
-    with replacing(args.out / "report.md") as temporary:
-        temporary.write_text(text)
-    print(text)
-    return text
+    return write_report(args.out, text)
 
 
 if __name__ == "__main__":

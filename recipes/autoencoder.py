@@ -29,7 +29,7 @@ from .data.images import ImageData, load_images
 from .files import replacing
 from .models.convertible import autoencoder
 from .options import add_data_arguments, add_run_arguments
-from .pages import command_line, provenance, reduction, table
+from .pages import command_line, provenance, reduction, table, write_report
 from .plots import save
 
 __all__ = ["main", "parse_arguments", "picture", "rebuild", "tiles", "train_autoencoder", "untile"]
@@ -267,10 +267,7 @@ def main(argv: Sequence[str] | None = None) -> str:
     except (ValueError, FileNotFoundError) as error:
         raise SystemExit(str(error)) from error
     text += "\n" + provenance(command_line("autoencoder", argv), args.seed)
-    with replacing(args.out / "report.md") as temporary:
-        temporary.write_text(text)
-    print(text)
-    return text
+    return write_report(args.out, text)
 
 
 if __name__ == "__main__":

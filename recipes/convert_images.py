@@ -29,9 +29,8 @@ from snn_ext.evaluation import Evaluation, best_delay
 from . import conversion_plots as plots
 from .conversions import OURS, RIVALS, Evaluations, digest, set_poisson_seed
 from .data.image_folder import ImageFolders
-from .files import replacing
 from .models.convertible import with_projections
-from .pages import command_line, latency, mean_and_deviation, provenance, table
+from .pages import command_line, latency, mean_and_deviation, provenance, table, write_report
 from .plots import save
 from .train_analog import (
     RESNETS,
@@ -385,10 +384,7 @@ def main(argv: Sequence[str] | None = None) -> str:
     except (ValueError, FileNotFoundError, FloatingPointError) as error:
         raise SystemExit(str(error)) from error
     report = "\n".join([*sections, provenance(command_line("convert_images", argv), args.seed)])
-    with replacing(args.out / "report.md") as temporary:
-        temporary.write_text(report)
-    print(report)
-    return report
+    return write_report(args.out, report)
 
 
 if __name__ == "__main__":

@@ -5,14 +5,16 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
 from tabulate import tabulate
 
+from .files import replacing
 from .report import environment
 
-__all__ = ["command_line", "latency", "mean_and_deviation", "provenance", "reduction", "table"]
+__all__ = ["command_line", "latency", "mean_and_deviation", "provenance", "reduction", "table", "write_report"]
 
 
 def table(rows: Iterable[Sequence[Any]], header: Sequence[str]) -> str:
@@ -64,3 +66,11 @@ def provenance(command: str, seed: int | str) -> str:
         f"Seed {seed}; {machine['cpus']} CPU cores ({machine['architecture']}, {machine['threads']} threads), "
         f"torch {versions['torch']}, spikingjelly {versions['spikingjelly']}.\n\n    {command}\n"
     )
+
+
+def write_report(folder: Path, text: str) -> str:
+    """Write ``report.md`` into the folder of a run, print it, and return it."""
+    with replacing(folder / "report.md") as temporary:
+        temporary.write_text(text)
+    print(text)
+    return text

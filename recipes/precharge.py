@@ -30,8 +30,7 @@ from snn_ext.functional import soft_reset_if
 
 from . import conversion_plots as plots
 from .conversions import Evaluations, digest
-from .files import replacing
-from .pages import command_line, latency, provenance, reduction, table
+from .pages import command_line, latency, provenance, reduction, table, write_report
 from .plots import save
 from .train_analog import HWANG_RESNET20, Trained, add_analog_arguments, check_analog_arguments, preset_of, trained
 
@@ -288,10 +287,7 @@ def main(argv: Sequence[str] | None = None) -> str:
     except (ValueError, FileNotFoundError, FloatingPointError) as error:
         raise SystemExit(str(error)) from error
     text += "\n" + provenance(command_line("precharge", argv), args.seed)
-    with replacing(args.out / "report.md") as temporary:
-        temporary.write_text(text)
-    print(text)
-    return text
+    return write_report(args.out, text)
 
 
 if __name__ == "__main__":

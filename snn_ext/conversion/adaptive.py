@@ -20,7 +20,7 @@ from .adaptive_net import adaptive_net
 from .batches import Batches
 from .net import ConvertedNet
 from .report import LayerReport, Report
-from .surgery import Activation, assign, plain_copy, prepare, refuse
+from .surgery import Activation, assign, check_copy, finite_output, plain_copy, prepare, refuse
 from .thresholds import activation_thresholds
 
 __all__ = ["AdSNNRecipe"]
@@ -118,9 +118,7 @@ class AdSNNRecipe(FXConversionRecipe):
         ann = plain_copy(ann).to(converter.device)
         graph, self._activations = prepare(ann, self._first, pools="before")
         self._check_activations()
-        self._reference = ann(self._first[:_REPORT_SAMPLES])
-        if not bool(self._reference.isfinite().all()):
-            bad_value("calibration", "inputs for which the output of ann is not finite", "finite values")
+        self._reference = finite_output(ann, self._first[:_REPORT_SAMPLES])
         for name in self._activations:
             assign(graph, name, nn.ReLU())
         return graph
@@ -129,12 +127,7 @@ class AdSNNRecipe(FXConversionRecipe):
         """Put the activations back, and check that the copy computes what the net does."""
         for name, activation in self._activations.items():
             assign(fx_model, name, activation.module())
-        error = _distance(fx_model(self._first[:_REPORT_SAMPLES]), self._reference)
-        if not error <= 1e-3:
-            raise ValueError(
-                f"ann: got a net whose copy of known layers differs from it by {error:.3g}, want layers that do in "
-                "evaluation what their torch.nn base class does"
-            )
+        check_copy(fx_model(self._first[:_REPORT_SAMPLES]), self._reference)
         return fx_model
 
     def calibrate(self, converter: Any, fx_model: fx.GraphModule) -> fx.GraphModule:

@@ -24,7 +24,7 @@ from .report import LayerReport, Numbers, Report
 from .scales import fold
 from .spike_norm import spike_norm
 from .spiking import INPUT, OUTPUT, Thresholds, neurons, residual_units, spiking_net
-from .surgery import Activation, assign, plain_copy, prepare, refuse
+from .surgery import Activation, assign, check_copy, finite_output, plain_copy, prepare, refuse
 from .thresholds import activation_thresholds
 
 __all__ = ["ConversionRecipe", "DataNormRecipe", "SpikeNormRecipe"]
@@ -138,9 +138,7 @@ class ConversionRecipe(FXConversionRecipe):
         ann = plain_copy(ann).to(converter.device)
         graph, self._activations = prepare(ann, self._first)
         self._check_quantized()
-        self._reference = ann(self._first[:_REPORT_SAMPLES])
-        if not bool(self._reference.isfinite().all()):
-            bad_value("calibration", "inputs for which the output of ann is not finite", "finite values")
+        self._reference = finite_output(ann, self._first[:_REPORT_SAMPLES])
         if self.readout == "spikes":
             self._append_readout(graph)
         for name in self._activations:
@@ -153,12 +151,7 @@ class ConversionRecipe(FXConversionRecipe):
             assign(fx_model, name, activation.module())
         result = fx_model(self._first[:_REPORT_SAMPLES])
         reference = self._reference.relu() if OUTPUT in self._activations else self._reference
-        error = float((result - reference).abs().max())
-        if not error <= 1e-3 * (1.0 + float(reference.abs().max())):
-            raise ValueError(
-                f"ann: got a net whose copy of known layers differs from it by {error:.3g}, want layers that do in "
-                "evaluation what their torch.nn base class does, and no operation in place on a value used again"
-            )
+        check_copy(result, reference)
         self._rectified = self._without_quantisation(fx_model)
         return fx_model
 

@@ -14,13 +14,16 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
 
+from .._errors import bad_value
 from ..activation import AAN
 from ..evaluation.graph import MAX_POOLS, WEIGHTED
 from ..replacement import is_neuron
 from .quantized import QuantizedReLU, quantized_relu
 from .weights import fold_batch_norm
 
-__all__ = ["POOLS", "Activation", "assign", "plain_copy", "prepare", "refuse", "spread_shapes"]
+__all__ = [
+    "POOLS", "Activation", "assign", "check_copy", "finite_output", "plain_copy", "prepare", "refuse", "spread_shapes",
+]  # fmt: skip
 
 AVERAGE_POOLS = (
     *(nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d),
@@ -516,6 +519,24 @@ def _as_module(graph: fx.GraphModule, node: fx.Node, module: nn.Module) -> str:
 def _bypass(node: fx.Node) -> None:
     node.replace_all_uses_with(node.all_input_nodes[0])
     node.graph.erase_node(node)
+
+
+def finite_output(ann: nn.Module, x: Tensor) -> Tensor:
+    """Return the output of a net on some of the calibration data, which its copy is held against."""
+    reference: Tensor = ann(x)
+    if not bool(reference.isfinite().all()):
+        bad_value("calibration", "inputs for which the output of ann is not finite", "finite values")
+    return reference
+
+
+def check_copy(result: Tensor, reference: Tensor) -> None:
+    """Check that a copy computes what the net does."""
+    error = float((result - reference).abs().max())
+    if not error <= 1e-3 * (1.0 + float(reference.abs().max())):
+        raise ValueError(
+            f"ann: got a net whose copy of known layers differs from it by {error:.3g}, want layers that do in "
+            "evaluation what their torch.nn base class does, and no operation in place on a value used again"
+        )
 
 
 def assign(net: nn.Module, name: str, module: nn.Module) -> None:
