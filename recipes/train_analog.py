@@ -1,4 +1,4 @@
-"""Train an analog net that is to be converted, under the constraints of the papers: no batch norm, average pooling.
+"""Train an analog net that is to be converted: under the constraints of the papers, or with batch norm.
 
 ``python -m recipes.train_analog --model vgg16 --out runs/vgg16``
 
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from .data.images import Batches, ImageData, load_images
-from .models import convertible
+from .models import cifar, convertible
 from .options import add_data_arguments, add_image_arguments, add_run_arguments, add_training_arguments
 from .trainer import Trainer
 
@@ -32,6 +32,8 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "resnet34": convertible.resnet34,
     "net1": convertible.net1,
     "net2": convertible.net2,
+    "resnet20-bn": cifar.resnet20,
+    "vgg16-bn": cifar.vgg16,
 }
 RESNETS = ("resnet18", "resnet20", "resnet34")
 
@@ -46,7 +48,13 @@ _SENGUPTA = _PLAIN | {
 }  # fmt: skip
 # Hwang et al. 2021 state optimiser, rates and steps; epochs and batch sizes are ours, and Net 2's momentum.
 _HWANG = _PLAIN | {"batch_size": 128, "inputs": "unit"}
+# He et al. 2016, section 4.2; the epochs are their 64,000 steps. VGG-16 with batch norm is trained likewise.
+_HE = _PLAIN | {
+    "epochs": 164, "batch_size": 128, "opt": "sgd", "lr": 0.1, "weight_decay": 1e-4, "lr_milestones": [82, 123],
+    "crop": 4, "flip": True,
+}  # fmt: skip
 PAPER: dict[str, dict[str, Any]] = {
+    **dict.fromkeys(("resnet20-bn", "vgg16-bn"), _HE),
     **dict.fromkeys(("vgg16", *RESNETS), _SENGUPTA),
     "net1": _HWANG | {"epochs": 200, "opt": "adam", "lr": 1e-3, "weight_decay": 1e-4, "lr_milestones": [60, 120, 180]},
     "net2": _HWANG | {
@@ -61,6 +69,8 @@ _SMALL = _PLAIN | {
     "epochs": 12, "batch_size": 64, "opt": "adamw", "lr": 2e-3, "weight_decay": 1e-2, "lr_scheduler": "cosa",
     "dropout": 0.2,  # a narrow net has no neurons to spare
 }  # fmt: skip
+# The epochs are what two cores do in some hours; short trainings want a larger decay, which is ours.
+_SHORT = _HE | {"epochs": 30, "lr_milestones": None, "lr_scheduler": "cosa", "weight_decay": 5e-4}
 SMALL: dict[str, dict[str, Any]] = {
     "vgg16": _SMALL | {"width": 0.125},
     "resnet20": _SMALL | {"width": 0.25},
@@ -68,6 +78,8 @@ SMALL: dict[str, dict[str, Any]] = {
     "resnet34": _SMALL | {"width": 0.0625},
     "net1": _SMALL | {"width": 0.5, "inputs": "unit", "epochs": 6},
     "net2": _SMALL | {"width": 0.125, "inputs": "unit"},
+    "resnet20-bn": _SHORT,
+    "vgg16-bn": _SHORT | {"width": 0.25, "lr": 0.05},
 }
 PRESETS = {"small": SMALL, "paper": PAPER}
 SAME_NET = ("data", "model", "width", "constraint", "inputs")

@@ -8,7 +8,7 @@ from torch import nn
 
 pytest.importorskip("spikingjelly")
 
-from recipes.models import convertible  # noqa: E402
+from recipes.models import cifar, convertible  # noqa: E402
 from recipes.models.convertible import autoencoder, net1, net2, resnet, vgg16  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -16,7 +16,10 @@ SHAPES = [(1, 28), (3, 32)]
 
 
 @pytest.mark.parametrize(("channels", "size"), SHAPES)
-@pytest.mark.parametrize("build", [vgg16, convertible.resnet18, convertible.resnet20, convertible.resnet34, net1, net2])
+@pytest.mark.parametrize(
+    "build",
+    [vgg16, convertible.resnet18, convertible.resnet20, convertible.resnet34, net1, net2, cifar.resnet20, cifar.vgg16],
+)
 def test_output_has_one_value_a_class(build: object, channels: int, size: int) -> None:
     net = build(7, channels, width=0.0625, size=size).eval()  # type: ignore[operator]
     assert net(torch.rand(2, channels, size, size)).shape == (2, 7)
@@ -35,6 +38,8 @@ def test_sizes_are_those_of_the_papers() -> None:
         return [m for m in net.modules() if isinstance(m, nn.Conv2d | nn.Linear | nn.ConvTranspose2d)]
 
     assert len(layers(vgg16(width=0.0625))) == 16
+    assert len(layers(cifar.vgg16(width=0.0625))) == 14
+    assert len(layers(cifar.resnet20(width=0.0625))) == 20 + 2  # two shortcuts change the shape
     assert len(layers(resnet(20, constraint=1))) == 20 and len(layers(resnet(20, constraint=3))) == 22
     assert len(layers(resnet(34, width=0.0625, constraint=1))) == 34
     latent = nn.Sequential(*autoencoder()[:8])(torch.zeros(1, 3, 32, 32))
