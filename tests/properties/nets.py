@@ -107,9 +107,7 @@ def _spatial(draw: Any, layers: list[nn.Module], shape: tuple[int, ...], activat
             channels, height, width = outputs, height // stride, width // stride
         elif kind == "residual":
             outputs = channels if draw(st.booleans()) else outputs
-            branch = nn.Sequential(
-                *convolution(channels, outputs), activation(draw), *convolution(outputs, outputs)
-            )
+            branch = nn.Sequential(*convolution(channels, outputs), activation(draw), *convolution(outputs, outputs))
             same = outputs == channels and draw(st.booleans())
             shortcut = nn.Identity() if same else nn.Sequential(*convolution(channels, outputs, kernel=1))
             layers.append(Residual(branch, shortcut, activation(draw)))
@@ -171,7 +169,9 @@ def put(net: nn.Module, name: str, module: nn.Module) -> None:
 class PlainNeuron(nn.Module):
     """Integrates and fires; emits its threshold, in the units of the analog net."""
 
-    def __init__(self, threshold: float, v_init: float, *, at: bool = True, zero: bool = False, ones: bool = False) -> None:
+    def __init__(
+        self, threshold: float, v_init: float, *, at: bool = True, zero: bool = False, ones: bool = False
+    ) -> None:
         super().__init__()
         self.threshold, self.at, self.zero = threshold, at, zero
         self.start, self.height = v_init * threshold, 1.0 if ones else threshold
@@ -333,5 +333,3 @@ def brute_force_fan_out(ann: nn.Module, x: Tensor) -> dict[str, Tensor]:
         count = sum((end.got != 0).flatten(1).sum(1) for end in ends)  # type: ignore[union-attr]
         found[name] = count.reshape(shape).double()
     return found
-
-

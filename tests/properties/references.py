@@ -37,7 +37,9 @@ def assert_same(got: Tensor, want: Any) -> None:
     assert got.shape == want.shape, f"got shape {list(got.shape)}, want {list(want.shape)}"
     got, want = got.detach().double(), want.detach().double()
     wrong = ~((got == want) | (got.isnan() & want.isnan()))
-    assert not wrong.any(), f"{int(wrong.sum())} of {wrong.numel()} differ: got {got[wrong][:4]}, want {want[wrong][:4]}"
+    assert not wrong.any(), (
+        f"{int(wrong.sum())} of {wrong.numel()} differ: got {got[wrong][:4]}, want {want[wrong][:4]}"
+    )
 
 
 def assert_close(got: Tensor, want: Tensor, tolerance: float) -> None:
@@ -152,7 +154,12 @@ class AdaptiveConstants(NamedTuple):
 
 
 def adaptive_spiking(
-    x_seq: Any, state: Sequence[Any], bias: Any, constants: AdaptiveConstants, analog: bool, number: Callable[[Any], Any]
+    x_seq: Any,
+    state: Sequence[Any],
+    bias: Any,
+    constants: AdaptiveConstants,
+    analog: bool,
+    number: Callable[[Any], Any],
 ) -> tuple[list[Any], list[Any], list[Any], list[Any]]:
     """Section 4.2 of the specification, an operation at a time; ``number`` rounds a constant to the dtype of the state.
 

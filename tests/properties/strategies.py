@@ -87,13 +87,17 @@ def for_a_step(draw: Any, x_seq: Tensor, unit: float, kinds: tuple[str, ...] = K
 def threshold_tensors(draw: Any, unit: float, time_steps: int, dtype: torch.dtype) -> Tensor:
     """Draw one threshold, or one for each step, near ``unit``."""
     count = draw(st.sampled_from((1, time_steps)))
-    factors = draw(st.lists(st.sampled_from((1.0, 0.75, 1.25, 0.5, 1 + 2**-23, 1 - 2**-24)), min_size=count, max_size=count))
+    factors = draw(
+        st.lists(st.sampled_from((1.0, 0.75, 1.25, 0.5, 1 + 2**-23, 1 - 2**-24)), min_size=count, max_size=count)
+    )
     return torch.tensor([unit * factor for factor in factors], dtype=dtype)
 
 
 def pieces(time_steps: int) -> Any:
     """Draw how a sequence is cut into chunks of time."""
-    return st.lists(st.integers(1, max(1, time_steps - 1)), max_size=4).map(lambda cuts: sorted({*cuts, time_steps} - {0}))
+    return st.lists(st.integers(1, max(1, time_steps - 1)), max_size=4).map(
+        lambda cuts: sorted({*cuts, time_steps} - {0})
+    )
 
 
 def cut(x_seq: Tensor, ends: list[int]) -> list[Tensor]:

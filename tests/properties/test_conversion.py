@@ -67,7 +67,7 @@ def loop(snn: nn.Module, x: Tensor, time_steps: int) -> Tensor:
 # -- what a converted net computes -------------------------------------------------------------------------------------
 
 
-@examples(40)
+@examples(20)
 @given(exact_nets, powers, starts)
 def test_phased_net_is_the_net_of_staircases(case: Any, time_steps: int, precharge: float) -> None:
     ann, x = case
@@ -81,7 +81,7 @@ def test_phased_net_is_the_net_of_staircases(case: Any, time_steps: int, prechar
     assert not output[:-time_steps].any()
 
 
-@examples(30)
+@examples(15)
 @given(st.data(), powers)
 def test_phased_net_of_quantised_activations_is_that_net(data: Any, levels: int) -> None:
     ann, x = data.draw(nets(quantised(levels), torch.float64))
@@ -90,7 +90,7 @@ def test_phased_net_of_quantised_activations_is_that_net(data: Any, levels: int)
         ref.assert_same(loop(snn, x, snn.latency or 0).sum(0) / snn.latency, ann(x))
 
 
-@examples(60)
+@examples(30)
 @given(st.data(), exact_nets, starts)
 def test_streaming_net_is_the_loop_over_its_neurons(data: Any, case: Any, precharge: float) -> None:
     ann, x = case
@@ -110,7 +110,7 @@ def test_streaming_net_is_the_loop_over_its_neurons(data: Any, case: Any, precha
     ref.assert_same(loop(snn, x, T), run_plain(plain, x, T))
 
 
-@examples(30)
+@examples(15)
 @given(st.data(), powers)
 def test_streaming_net_of_quantised_activations_starts_and_fires_as_they_round(data: Any, levels: int) -> None:
     ann, x = data.draw(nets(quantised(levels), torch.float64))
@@ -118,7 +118,7 @@ def test_streaming_net_of_quantised_activations_starts_and_fires_as_they_round(d
     ref.assert_same(loop(snn, x, T), run_plain(plain_spiking(ann, {}), x, T))
 
 
-@examples(40)
+@examples(20)
 @given(st.data(), exact_nets, starts)
 def test_every_way_to_run_and_to_copy_a_net_gives_the_same_bits(data: Any, case: Any, precharge: float) -> None:
     ann, x = case
@@ -155,7 +155,7 @@ def _other(ann: nn.Module) -> nn.Module:
     return other
 
 
-@examples(30)
+@examples(20)
 @given(st.data())
 def test_folding_the_scales_of_a_trained_net_keeps_its_function(data: Any) -> None:
     def neuron(draw: Any) -> nn.Module:
@@ -191,7 +191,7 @@ def rounded(threshold: float, clip: float | None) -> float:
     return float(torch.tensor(threshold if clip is None else min(threshold, clip), dtype=torch.float32))
 
 
-@examples(50)
+@examples(25)
 @given(exact_nets, st.sampled_from((100.0, 99.0, 75.0, 12.5)), st.booleans(), st.integers(1, 3))
 def test_thresholds_of_data_normalisation_are_order_statistics(
     case: Any, percentile: float, channel_wise: bool, size: int
@@ -212,7 +212,7 @@ def test_thresholds_of_data_normalisation_are_order_statistics(
         assert (got if isinstance(got, list) else [got]) == wanted
 
 
-@examples(30)
+@examples(20)
 @given(st.data(), exact_nets, st.integers(1, 6), st.booleans())
 def test_thresholds_of_spike_norm_are_the_largest_currents_of_the_loop(
     data: Any, case: Any, time_steps: int, zero: bool
@@ -235,7 +235,7 @@ def test_thresholds_of_spike_norm_are_the_largest_currents_of_the_loop(
         thresholds[layer.name] = wanted
 
 
-@examples(30)
+@examples(12)
 @given(nets(plain_relu, torch.float64), starts)
 def test_report_says_what_the_net_is_and_does(case: Any, precharge: float) -> None:
     ann, x = case

@@ -75,7 +75,7 @@ def macs_of(ann: nn.Module, x: Tensor) -> int:
     return sum(counts)
 
 
-@examples(40)
+@examples(25)
 @given(st.data(), evaluations())
 def test_figures_are_those_of_a_plain_loop(data: Any, case: Any) -> None:
     ann, snn, x, labels = case
@@ -97,7 +97,9 @@ def test_figures_are_those_of_a_plain_loop(data: Any, case: Any) -> None:
                     assert got != got  # no decision yet
                     error = analog.square().mean()
                 else:
-                    right = [rank(scores, int(label)) < top for scores, label in zip(counted.tolist(), labels, strict=True)]
+                    right = [
+                        rank(scores, int(label)) < top for scores, label in zip(counted.tolist(), labels, strict=True)
+                    ]
                     assert got == pytest.approx(sum(right) / len(right), abs=1e-12)
                     error = (counted / (t - d) - analog).square().mean()
                 assert float(found.mse_at(d)[t - 1]) == pytest.approx(float(error), rel=1e-9, abs=1e-12)
@@ -148,7 +150,7 @@ class Interrupted:
         raise KeyboardInterrupt
 
 
-@examples(40)
+@examples(12)
 @given(st.data(), evaluations())
 def test_figures_depend_neither_on_batches_nor_on_chunks_nor_on_an_interruption(data: Any, case: Any) -> None:
     ann, snn, x, labels = case

@@ -80,7 +80,9 @@ def cases(draw: Any, kinds: tuple[str, ...] = ("random", "grid", "ulp", "exotic"
     elif draw(st.booleans()):
         reset = "zero"
     x_seq = draw(sequences(level[0], kinds=kinds, steps=steps))
-    v_init = torch.tensor(draw(st.sampled_from((0.0, 0.5, 0.25, 1.0, 0.3) if kind == "pcmp" else (0.0, 0.5, 1.0, -0.5))))
+    v_init = torch.tensor(
+        draw(st.sampled_from((0.0, 0.5, 0.25, 1.0, 0.3) if kind == "pcmp" else (0.0, 0.5, 1.0, -0.5)))
+    )
     if x_seq.ndim > 2 and x_seq.shape[2] > 1 and draw(st.booleans()):
         channels = values((x_seq.shape[2],), "grid", 1.0, draw(seeds), torch.float32)
         channels = channels.abs().clamp(max=1.0) if kind == "pcmp" else channels
@@ -103,7 +105,7 @@ def expected(case: Case) -> tuple[ref.Run, Tensor]:
 # -- spikes and potentials ---------------------------------------------------------------------------------------------
 
 
-@examples(80)
+@examples(60)
 @given(st.data(), cases())
 def test_node_of_spikingjelly_is_the_loop_in_every_way_to_run_it(data: Any, case: Case) -> None:
     want, spikes = expected(case)
@@ -122,7 +124,7 @@ def test_node_of_spikingjelly_is_the_loop_in_every_way_to_run_it(data: Any, case
         ref.assert_same(whole(case.x_seq), spikes)
 
 
-@examples(80)
+@examples(60)
 @given(st.data(), cases())
 def test_neuron_of_snntorch_is_the_loop_in_every_way_to_run_it(data: Any, case: Case) -> None:
     want, spikes = expected(case)
@@ -210,7 +212,9 @@ def test_gradients_of_input_threshold_and_points_are_those_of_the_stated_rule(
     if in_snntorch:
         detach = True
         surrogate: Any = functional.ATan(2.0)
-        neuron = case.snntorch(step_mode="m", init_hidden=True, **({"learn_threshold": True} if case.kind == "pcmp" else {}))
+        neuron = case.snntorch(
+            step_mode="m", init_hidden=True, **({"learn_threshold": True} if case.kind == "pcmp" else {})
+        )
         parameter = neuron.p if case.kind == "nu" else neuron.threshold
     else:
         surrogate = functional.Sigmoid(4.0)

@@ -1,4 +1,4 @@
-"""Operators, by every implementation that runs here, against loops: bits of spikes and states, gradients by autograd."""
+"""Operators, by every implementation that runs here, against loops: bits of spikes and states, and gradients."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def run(execution: str, op: str, *args: Any, **options: Any) -> Any:
 # -- integrate and fire ------------------------------------------------------------------------------------------------
 
 
-@examples(120)
+@examples(80)
 @given(st.data())
 def test_spikes_and_potential_are_those_of_the_loop(data: Any) -> None:
     unit = data.draw(thresholds_of_any_size)
@@ -83,7 +83,7 @@ def test_spikes_and_potential_are_those_of_the_loop(data: Any) -> None:
         ref.assert_same(v_end, want.after_reset[-1])
 
 
-@examples(120)
+@examples(80)
 @given(st.data())
 def test_gradients_are_those_of_the_stated_rule(data: Any) -> None:
     """Gradients of input, initial potential, thresholds and scale against autograd of the loop in float64."""
@@ -132,7 +132,7 @@ def test_gradients_are_those_of_the_stated_rule(data: Any) -> None:
             ref.assert_close(g, w, tolerance)
 
 
-@examples(60)
+@examples(40)
 @given(st.data())
 def test_chunks_of_time_are_the_whole(data: Any) -> None:
     unit = data.draw(thresholds_of_any_size)
@@ -179,7 +179,7 @@ def adaptive_cases(draw: Any, kinds: tuple[str, ...]) -> tuple[Tensor, list[Tens
     return x_seq, state, bias, c
 
 
-@examples(80)
+@examples(60)
 @given(adaptive_cases(KINDS), st.booleans(), st.sampled_from(("fixed", "adaptive")))
 def test_adaptive_spikes_and_states_are_those_of_the_loop(case: Any, analog: bool, height: str) -> None:
     x_seq, state, bias, c = case
@@ -209,7 +209,7 @@ def test_adaptive_spikes_and_states_are_those_of_the_loop(case: Any, analog: boo
             ref.assert_same(got, np.broadcast_to(want, x_seq.shape[1:]))
 
 
-@examples(80)
+@examples(60)
 @given(st.data(), adaptive_cases(TAME), st.booleans(), st.booleans(), st.booleans(), surrogates)
 def test_adaptive_gradients_are_those_of_the_stated_rule(
     data: Any, case: Any, analog: bool, detach: bool, heights: bool, surrogate: Any
@@ -252,9 +252,7 @@ def test_transfer_function_is_the_printed_one(c: Any, dtype: torch.dtype, seed: 
     slope = [(ref.transfer(v + step, c) - ref.transfer(v - step, c)) / (2 * step) for v in signals]
     smooth = (want > 0) & (s.detach().double() > 2 * step)
     for execution in executions("asn_transfer", dtype):
-        f = run(
-            execution, "asn_transfer", s, c.m_f, c.theta_0, exact=False, tau_gamma=c.tau_gamma, tau_eta=c.tau_eta
-        )
+        f = run(execution, "asn_transfer", s, c.m_f, c.theta_0, exact=False, tau_gamma=c.tau_gamma, tau_eta=c.tau_eta)
         ref.assert_close(f, want, 1e-9 if dtype == torch.float64 else 1e-5)
         (gradient,) = torch.autograd.grad(f.sum(), s)
         ref.assert_close(gradient[smooth], torch.tensor(slope, dtype=torch.float64)[smooth], 1e-4)
@@ -274,7 +272,9 @@ def test_interval_and_exact_transfer_solve_the_equilibrium(c: Any, seed: int) ->
     options = {"tau_gamma": c.tau_gamma, "tau_eta": c.tau_eta}
     found = functional.asn_interval(signals, c.m_f, c.theta_0, **options)
     assert found.isfinite().tolist() == [te < math.inf for te in t]
-    ref.assert_close(found[found.isfinite()], torch.tensor([te for te in t if te < math.inf], dtype=torch.float64), 1e-9)
+    ref.assert_close(
+        found[found.isfinite()], torch.tensor([te for te in t if te < math.inf], dtype=torch.float64), 1e-9
+    )
     found = functional.asn_transfer(signals, c.m_f, c.theta_0, exact=True, tau_beta=c.tau_beta, **options)
     ref.assert_close(found, torch.tensor(f, dtype=torch.float64), 1e-9)
 

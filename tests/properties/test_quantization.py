@@ -112,7 +112,7 @@ def loss_in_decibel(x: Tensor, found: float, noise: Callable[[Tensor, Tensor], T
 TOLERANCE_IN_DECIBEL = 12.0
 
 
-@examples(30)
+@examples(25)
 @given(recordings(), st.integers(1, 8), st.sampled_from((0.0, 0.5)))
 def test_best_threshold_is_the_best_of_the_documented_grid(x: Tensor, time_steps: int, v_init: float) -> None:
     def noise(x: Tensor, theta: Tensor) -> Tensor:
@@ -122,7 +122,7 @@ def test_best_threshold_is_the_best_of_the_documented_grid(x: Tensor, time_steps
     assert loss_in_decibel(x, F.best_threshold(x, time_steps, v_init=v_init), noise) <= TOLERANCE_IN_DECIBEL
 
 
-@examples(30)
+@examples(25)
 @given(recordings(), st.integers(1, 8))
 def test_best_points_are_the_best_of_the_documented_grid(x: Tensor, time_steps: int) -> None:
     """Edges half way between levels but for the first, which is both."""
