@@ -42,15 +42,30 @@ def assert_same(got: Tensor, want: Any) -> None:
     )
 
 
-def assert_close(got: Tensor, want: Tensor, tolerance: float) -> None:
-    """Compare within the rounding of the dtype of ``got``, and ``tolerance`` of the largest magnitude."""
+def assert_close(got: Tensor, want: Tensor, tolerance: float, terms: float = 0.0) -> None:
+    """Compare within the rounding of the dtype of ``got``, and ``tolerance`` of the largest magnitude.
+
+    ``terms`` is the magnitude of what was summed up: a sum may cancel, its rounding does not.
+    """
     assert got.shape == want.shape, f"got shape {list(got.shape)}, want {list(want.shape)}"
     if want.numel() == 0:
         return
-    peak = float(want.abs().max())
+    peak = max(float(want.abs().max()), terms)
     limit = torch.finfo(got.dtype).eps * want.abs() + tolerance * peak + torch.finfo(got.dtype).tiny
     error = (got.double() - want).abs()
     assert bool((error <= limit).all()), f"error {float((error - limit).max()):.3g} above the limit, peak {peak:.3g}"
+
+
+def assert_gradients(
+    got: Sequence[Tensor], want: Sequence[Tensor], tolerance: float, incoming: Sequence[Tensor]
+) -> None:
+    """Compare the gradient of a sequence, then those that are sums over steps, or over neurons and steps."""
+    assert_close(got[0], want[0], tolerance)
+    of_steps = want[0].abs().sum(0) + sum(gradient.double().abs().sum(0) for gradient in incoming[:1])
+    for one, other in zip(got[1:], want[1:], strict=True):
+        of_neurons = other.numel() < of_steps.numel()
+        terms = of_steps.sum() / 20 if of_neurons else of_steps.max() if of_steps.numel() else 0.0
+        assert_close(one, other, tolerance, float(terms))
 
 
 # -- integrate and fire ------------------------------------------------------------------------------------------------
