@@ -3,13 +3,17 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: quickstart test lint docs clean
+.PHONY: quickstart test properties lint docs clean
 
 quickstart: $(VENV)/.installed
 	$(RUN) -m recipes.quickstart
 
 test: $(VENV)/.installed
 	$(RUN) -m pytest
+
+# Many times the examples of the default run, new ones each time; the number of each property is printed.
+properties: $(VENV)/.installed
+	SNN_EXT_HYPOTHESIS=long $(RUN) -m pytest tests/properties
 
 lint: $(VENV)/.installed
 	$(RUN) -m pip install -q -c constraints.txt ruff mypy

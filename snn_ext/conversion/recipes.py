@@ -284,7 +284,8 @@ class ConversionRecipe(FXConversionRecipe):
             rule = "unit threshold"
         elif activation.clip is not None and bool((value == activation.clip).all()):
             rule = f"{rule}, clip"
-        threshold = _numbers(value if len(value) > 1 else neuron.v_threshold)
+        of_channels = self.channel_wise and name in self._activations and activation.quantized is None
+        threshold = _numbers(value if of_channels else neuron.v_threshold)  # per channel, the neuron's own is 1
         unit = arriving.get(name)
         return LayerReport(
             name=name, threshold=threshold, precharge=_numbers(neuron.v_init), scale=_numbers(value), rate_error=None,

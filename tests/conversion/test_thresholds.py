@@ -20,6 +20,15 @@ def test_maximum_is_the_true_one_over_batches() -> None:
     assert convert(ann, batches, method="data-norm", channel_wise=True).report[0].threshold == [10.0, 0.5]
 
 
+def test_a_layer_of_one_channel_reports_its_threshold_per_channel_too() -> None:
+    """Its neuron has the threshold 1 between two scales, as every neuron with thresholds per channel."""
+    ann = nn.Sequential(nn.Conv2d(1, 1, 1), nn.ReLU(), nn.Conv2d(1, 2, 1))
+    nn.init.constant_(ann[0].weight, 0.5)
+    nn.init.constant_(ann[0].bias, 0.25)
+    report = convert(ann, torch.ones(1, 1, 2, 2), method="data-norm", channel_wise=True).report
+    assert report[0].threshold == report[0].scale == 0.75
+
+
 @pytest.mark.parametrize("percentile", [100.0, 99.0, 90.0, 33.3])
 @pytest.mark.parametrize("channel_wise", [False, True], ids=["layer", "channel"])
 def test_percentile_is_an_order_statistic_of_all_values(percentile: float, channel_wise: bool) -> None:
