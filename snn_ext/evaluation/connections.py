@@ -38,7 +38,7 @@ class Connections:
     out: Tensor
 
 
-def connections(f: Linear, x: Tensor, *, separable: bool) -> Connections | None:
+def connections(f: Linear, x: Tensor, separable: bool) -> Connections | None:
     """Return the pattern of a linear function at the shape of ``x``, or ``None`` if it can not be found.
 
     Parameters

@@ -117,28 +117,25 @@ class _Count:
                 self._count_macs(found, node, module)
             if node in self.sources:
                 found.fan_out[self.sources[node]] = self._triggered(node)[0]
-            source = node.args[0] if node.args else None
-            if not isinstance(source, fx.Node) or not self.arriving[source] or node.op == "output":
-                if not self.arriving[node] or node in self.sources:
-                    continue
+            if not any(self.arriving[n] for n in node.all_input_nodes) or node.op == "output" or is_max_pool(module):
+                continue  # the spikes that a max pooling lets pass are counted behind it
+            source = node.all_input_nodes[0]
             if isinstance(module, WEIGHTED):
-                value = self.values[source]
-                self._meet(source, _transpose(_ones_like_layer(module), value, torch.ones_like(self.values[node])))
+                ones = _ones_like_layer(module)
+                self._meet(source, _transpose(ones, self.values[source], torch.ones_like(self.values[node])))
             elif is_spiking(module) or is_filter(module):
                 self._meet(source, torch.ones_like(self.values[source], dtype=torch.float64))
-            elif is_max_pool(module) or node.op == "output":
-                pass  # the spikes that a pooling lets pass are counted behind it
             elif node in self.triggered and bool((self.triggered[node] != 0).any()):
                 self.edges[node] = self._connections(node)
-                for source, edge in self.edges[node].items():
-                    self._add(source, edge.back(self.triggered[node]))
+                for arriving, edge in self.edges[node].items():
+                    self._add(arriving, edge.back(self.triggered[node]))
         for node, name in self.sources.items():
             if self._is_reached_twice(name):
                 found.fan_out[name] = self._one_by_one(node, name)[0]
         return found
 
     def _count_macs(self, found: Synapses, node: fx.Node, module: nn.Module) -> None:
-        before = node.args[0]
+        before = node.all_input_nodes[0]
         macs = _macs(module, self.values[before], self.values[node])
         found.macs += macs
         if node in self.moving and not self.arriving[before]:
@@ -167,38 +164,33 @@ class _Count:
             x = torch.ones_like(self.values[node], dtype=torch.float64)
             return {node.args[0]: Connections(lambda g: g, x, x)}  # type: ignore[dict-item]
         inputs = list(dict.fromkeys(self._inputs(node)))
+        silent = {n: torch.zeros_like(self.values[n], dtype=torch.float64) for n in inputs}
         generator = torch.Generator().manual_seed(0)
         signed = any(self.kinds[name] == "input" for name in self.arriving[node])  # events of an encoder have a sign
 
         def draw(source: fx.Node) -> Tensor:
-            shape, device = self.values[source].shape, self.values[source].device
-            x = torch.rand(shape, generator=generator, dtype=torch.float64, device="cpu").to(device) + 0.125
-            return x - 0.625 if signed else x
+            x = torch.rand(silent[source].shape, generator=generator, dtype=torch.float64, device="cpu")
+            return x.to(silent[source].device) - (0.5 if signed else -0.125)
 
         def run(given: dict[fx.Node, Tensor]) -> Tensor:
-            return self._run(node, {n: given.get(n, 0 * silent[n]).clone() for n in inputs})
+            result: Tensor = self._run(node, {n: x.clone() for n, x in given.items()})  # it may write to its inputs
+            return result
 
-        silent = {n: self.values[n].double() for n in inputs}
+        def alone(source: fx.Node) -> Callable[[Tensor], Tensor]:
+            def call(x: Tensor) -> Tensor:
+                return run(silent | {source: x}) - run(silent | {source: torch.zeros_like(x)})
+
+            return call
+
         try:
-            rest = run({})
-
-            def alone(source: fx.Node) -> Callable[[Tensor], Tensor]:
-                def call(x: Tensor) -> Tensor:
-                    given = {n: 0 * silent[n] for n in inputs} | {source: x}
-                    if x.shape == silent[source].shape:
-                        return self._run(node, {n: v.clone() for n, v in given.items()}) - rest
-                    return self._run(node, {source: x.clone()}) - self._run(node, {source: torch.zeros_like(x)})
-
-                return call
-
             together = {n: draw(n) for n in inputs}
-            parts = [alone(n)(x) for n, x in together.items()]
-            additive = torch.allclose(run(together) - rest, torch.stack(parts).sum(0), rtol=1e-9, atol=1e-9)
+            parts = torch.stack([alone(n)(x) for n, x in together.items()]).sum(0)
+            additive = torch.allclose(run(together) - run(silent), parts, rtol=1e-9, atol=1e-9)
             found: dict[fx.Node, Connections] = {}
             for source in (n for n in inputs if self.arriving[n]):
                 call = alone(source)
                 linear = additive and is_linear(call, lambda source=source: draw(source))
-                edge = connections(call, draw(source).abs() + 0.125, separable=self._separable(node)) if linear else None
+                edge = connections(call, draw(source).abs() + 0.125, self._separable(node)) if linear else None
                 if edge is None:
                     self._refuse(node)
                 found[source] = edge
@@ -207,9 +199,8 @@ class _Count:
             self._refuse(node, f" ({error})")
 
     def _refuse(self, node: fx.Node, reason: str = "") -> NoReturn:
-        what = self.names.get(node, node.target)
         bad_value(
-            "snn", f"{node.op} {what} on spikes{reason}",
+            "snn", f"{node.op} {self.names.get(node, node.target)} on spikes{reason}",
             "pooling, interpolation, adding, concatenating, reshaping, scaling or a layer with weights, whose synapses "
             "can be counted",
         )  # fmt: skip
