@@ -344,7 +344,7 @@ def observe_margins(
     low = _at(snn, m_f_low)
     check_finite_weights("snn", low)
     simulation = Simulation(low, chunk=chunk, memory=memory)
-    margins, wrong, correct = [], [], torch.zeros(time_steps, dtype=torch.float64)
+    margins, wrong, correct = [], [], torch.zeros(time_steps, dtype=torch.float64, device="cpu")
     parameter = next(low.parameters(), next(low.buffers()))
     for number, x, labels in numbered(loader):
         if labels is None:

@@ -177,7 +177,8 @@ class _Run:
         self.graph, self.ann, self.time_steps, self.correlation_steps = graph, ann, time_steps, correlation_steps
         self.readout = ReadoutSums(time_steps, delays, top, smoothed_readout(graph))
         self.layers: dict[str, LayerSums] = {}
-        self.synapses: Synapses | None = None
+        self.synapses: Synapses | None = None  # not known, or not yet
+        self._prepared = False
         self.twin, self.sources = AnalogTwin(graph, keep=bool(correlation_steps)), event_sources(graph)
         self.labelled: bool | None = None
         self.done, self.digest = 0, ""
@@ -248,17 +249,17 @@ class _Run:
 
     def _prepare(self, x: Tensor) -> None:
         """Count synapses at the shape of the first batch."""
-        if self.synapses is not None:
+        if self._prepared:
             return
         try:
             self.synapses = count_synapses(self.graph, x)
         except ValueError as error:
             warnings.warn(f"{error}; synaptic operations are left out", stacklevel=4)
-            self.synapses = Synapses()
         for name in self.sources:
-            fan_out = self.synapses.fan_out.get(name)
+            fan_out = None if self.synapses is None else self.synapses.fan_out.get(name)
             layer = self.layers.setdefault(name, LayerSums(self.time_steps, self.correlation_steps))
             layer.fan_out = None if fan_out is None else fan_out.flatten().double().to(self.device)
+        self._prepared = True
 
     def state_dict(self) -> dict[str, Any]:
         layers = {name: layer.state_dict() for name, layer in self.layers.items()}
@@ -277,7 +278,7 @@ class _Run:
 
     def result(self) -> Evaluation:
         """Turn the sums into means."""
-        readout, samples, synapses = self.readout, self.readout.samples, self.synapses or Synapses()
+        readout, samples = self.readout, self.readout.samples
         correct = analog = None
         if self.labelled:
             correct = readout.correct.double() / samples
@@ -286,12 +287,13 @@ class _Run:
             analog = tuple((readout.analog_correct.double() / samples).tolist())
         return Evaluation(
             self.time_steps, samples, readout.delays, readout.top, correct, analog, readout.squared_error / samples,
-            [self._layer(name, sums, synapses) for name, sums in self.layers.items()],
-            synapses.macs, synapses.input_macs, step_length(self.graph),
+            [self._layer(name, sums) for name, sums in self.layers.items()],
+            *((None, None) if self.synapses is None else (self.synapses.macs, self.synapses.input_macs)),
+            step_length(self.graph),
             None if self.arousal is None else self.aroused / samples,
         )  # fmt: skip
 
-    def _layer(self, name: str, sums: LayerSums, synapses: Synapses) -> LayerEvaluation:
+    def _layer(self, name: str, sums: LayerSums) -> LayerEvaluation:
         samples, fan_out = self.readout.samples, sums.fan_out
         pairs = torch.cat(sums.scatter, dim=2) if sums.scatter else None
         correlation = sums.correlation().tolist() if sums.analog else []
@@ -299,7 +301,8 @@ class _Run:
             name, self.sources[name], sums.neurons, sums.spikes.cumsum(0) / samples,
             sums.synops.cumsum(0) / samples if fan_out is not None else torch.full_like(sums.synops, torch.nan),
             sums.activation / (samples * sums.neurons) if sums.analog else None,
-            None if fan_out is None else float(fan_out.mean()), synapses.fed_macs.get(name, 0),
+            None if fan_out is None else float(fan_out.mean()),
+            0 if self.synapses is None else self.synapses.fed_macs.get(name, 0),
             dict(zip(self.correlation_steps, correlation, strict=False)),
             {} if pairs is None else dict(zip(self.correlation_steps, pairs, strict=True)),
         )  # fmt: skip
