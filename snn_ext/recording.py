@@ -47,7 +47,7 @@ def record_inputs(
     Raises
     ------
     ValueError
-        If the net has no such module, or one of them never ran.
+        If the net has no such module, or one of them never ran, or what reaches one is not finite.
 
     Examples
     --------
@@ -66,27 +66,32 @@ def record_inputs(
         bad_value("net", type(net).__name__, "a net with at least one module to record (nn.ReLU or a spiking neuron)")
     records: dict[nn.Module, list[Tensor]] = {m: [] for m in found}
 
-    def keep(module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        x = inputs[0].detach().flatten()
-        stride = -(-x.numel() // limit)
+    def keep(module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
+        x = (*inputs, *named.values())[0].detach().flatten()
+        stride = max(1, -(-x.numel() // limit))
         # A copy: an in-place ReLU is about to write to the input, and a view would keep all of it in memory.
         records[module].append(x[::stride].to("cpu", torch.float32, copy=True))
 
     modes = {m: m.training for m in net.modules()}
-    hooks = [m.register_forward_pre_hook(keep) for m in found]
+    hooks: list[Any] = []
     try:
+        hooks += (m.register_forward_pre_hook(keep, with_kwargs=True) for m in found)
         net.eval()
         with torch.no_grad():
             for batch in batches:
                 reset_neurons(net)
                 net(batch[0] if isinstance(batch, tuple | list) else batch)
     finally:
-        reset_neurons(net)
-        for m, training in modes.items():
-            m.training = training
         for hook in hooks:
             hook.remove()
+        for m, training in modes.items():
+            m.training = training
+        reset_neurons(net)
     silent = [name for name, m in net.named_modules() if m in records and not records[m]]
     if silent:
         bad_value("batches", f"nothing that reaches {', '.join(silent)}", "at least one batch that runs the whole net")
-    return {m: torch.cat(parts) for m, parts in records.items()}
+    joined = {m: torch.cat(parts) for m, parts in records.items()}
+    for name, m in net.named_modules():
+        if m in joined and not bool(joined[m].isfinite().all()):
+            bad_value("batches", f"NaN or infinite values that reach {name}", "finite numbers")
+    return joined

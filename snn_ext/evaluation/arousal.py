@@ -14,7 +14,9 @@ from torch import Tensor, fx, nn
 
 from .._errors import bad_type, bad_value, check_count, check_real
 from ..precision import set_precision
+from .batches import check_finite, check_finite_weights, check_labels, numbered
 from .graph import as_graph, smoothed_readout, step_length
+from .metrics import rank_of_label
 from .program import Observer
 from .result import first_crossing
 from .simulation import Simulation
@@ -340,17 +342,19 @@ def observe_margins(
     """
     check_count("time_steps", time_steps)
     low = _at(snn, m_f_low)
+    check_finite_weights("snn", low)
     simulation = Simulation(low, chunk=chunk, memory=memory)
-    margins, wrong, correct = [], [], torch.zeros(time_steps, dtype=torch.float64)
+    margins, wrong, correct = [], [], torch.zeros(time_steps, dtype=torch.float64, device="cpu")
     parameter = next(low.parameters(), next(low.buffers()))
-    for batch in loader:
-        if not isinstance(batch, tuple | list) or len(batch) < 2:
-            bad_type("loader", batch, "batches (inputs, labels)")
-        x, labels = batch[0].to(parameter.device), batch[1].to(parameter.device)
+    for number, x, labels in numbered(loader):
+        if labels is None:
+            bad_type("loader", x, "batches (inputs, labels)")
+        x, labels = x.to(parameter.device), labels.to(parameter.device)
         right, margin = [], []
         for output in simulation.run(x, time_steps):
+            check_finite("snn", output, f"an output in batch {number}")
             margin.append(_margins(output).float().cpu())
-            right.append((output.argmax(2) == labels).cpu())
+            right.append((rank_of_label(output, check_labels(labels, output[0])) == 0).cpu())
         margins.append(torch.cat(margin))
         whole = torch.cat(right)
         correct += whole.double().sum(1)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .._errors import check_real
+
 __all__ = ["ENERGY_45NM", "EnergyModel"]
 
 
@@ -27,6 +29,10 @@ class EnergyModel:
     name: str
     accumulate: float
     multiply_accumulate: float
+
+    def __post_init__(self) -> None:
+        for name in ("accumulate", "multiply_accumulate"):
+            check_real(name, getattr(self, name), "an energy in picojoule, >= 0", 0.0)
 
     def analog(self, macs: float) -> float:
         """Return the energy of an analog net in picojoule."""

@@ -12,8 +12,8 @@ from ..replacement import LeafTracer, is_neuron, reset_neurons
 
 __all__ = [
     "CONVOLUTIONS", "MAX_POOLS", "TRANSPOSED_CONVOLUTIONS", "WEIGHTED", "Recorder", "as_graph", "emits_spikes",
-    "event_sources", "is_delay", "is_filter", "is_max_pool", "is_spiking", "is_stateful", "module_of", "origins",
-    "smoothed_readout", "step_length",
+    "event_sources", "is_delay", "is_filter", "is_max_pool", "is_spiking", "is_stateful", "layer_names", "module_of",
+    "origins", "smoothed_readout", "step_length",
 ]  # fmt: skip
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -35,24 +35,27 @@ def as_graph(net: nn.Module, name: str = "net") -> fx.GraphModule:
     """
     if not isinstance(net, nn.Module):
         bad_type(name, net, "an nn.Module")
-    if isinstance(net, fx.GraphModule):
-        return net
+    graph = net if isinstance(net, fx.GraphModule) else _traced(net, name)
+    called: set[nn.Module] = set()
+    for node in graph.graph.nodes:
+        module = module_of(graph, node)
+        if module is not None and is_stateful(module):
+            if module in called:
+                bad_value(
+                    name, f"{node.target}, one neuron for two calls of a step", "a neuron of its own for each call"
+                )
+            called.add(module)
+    return graph
+
+
+def _traced(net: nn.Module, name: str) -> fx.GraphModule:
     try:
-        graph = fx.GraphModule(net, LeafTracer().trace(net))
+        return fx.GraphModule(net, LeafTracer().trace(net))
     except Exception as error:
         raise ValueError(
             f"{name}: got {type(net).__name__}, which can not be traced ({error}), "
             "want a net whose forward pass does not depend on values"
         ) from error
-    called: set[str] = set()
-    for node in graph.graph.nodes:
-        if is_stateful(module_of(graph, node)):
-            if str(node.target) in called:
-                bad_value(
-                    name, f"{node.target}, one neuron for two calls of a step", "a neuron of its own for each call"
-                )
-            called.add(str(node.target))
-    return graph
 
 
 def is_stateful(module: nn.Module | None) -> bool:
@@ -80,14 +83,14 @@ def event_sources(graph: fx.GraphModule) -> dict[str, str]:
     """
     sources: dict[str, str] = {}
     raw = {node: node.op == "placeholder" for node in graph.graph.nodes}
-    arriving = origins(graph)
+    arriving, names = origins(graph), layer_names(graph)
     for node in graph.graph.nodes:
         module = module_of(graph, node)
         before = node.all_input_nodes
         if is_spiking(module):
-            sources[str(node.target)] = "input" if any(raw[n] for n in before) else "neuron"
+            sources[names[node]] = "input" if any(raw[n] for n in before) else "neuron"
         elif is_max_pool(module) and any(arriving[n] for n in before):
-            sources[str(node.target)] = "pool"
+            sources[names[node]] = "pool"
         elif not isinstance(module, WEIGHTED):
             raw[node] |= any(raw[n] for n in before)
     return sources
@@ -96,13 +99,26 @@ def event_sources(graph: fx.GraphModule) -> dict[str, str]:
 def origins(graph: fx.GraphModule) -> dict[fx.Node, frozenset[str]]:
     """Return for each node the layers whose spikes arrive there unweighted; none of an analog current."""
     found: dict[fx.Node, frozenset[str]] = {}
+    names = layer_names(graph)
     for node in graph.graph.nodes:
         module = module_of(graph, node)
         arriving = frozenset[str]().union(*(found[n] for n in node.all_input_nodes))
         if is_spiking(module) or (is_max_pool(module) and arriving):  # a pooling of spikes emits them anew
-            arriving = frozenset((str(node.target),))
+            arriving = frozenset((names[node],))
         found[node] = frozenset() if isinstance(module, WEIGHTED) or is_filter(module) else arriving
     return found
+
+
+def layer_names(graph: fx.GraphModule) -> dict[fx.Node, str]:
+    """Return for each call of a module its name in the net; later calls of one module get a number, "pool (2)"."""
+    calls: dict[str, int] = {}
+    names: dict[fx.Node, str] = {}
+    for node in graph.graph.nodes:
+        if node.op == "call_module":
+            target = str(node.target)
+            calls[target] = calls.get(target, 0) + 1
+            names[node] = target if calls[target] == 1 else f"{target} ({calls[target]})"
+    return names
 
 
 def smoothed_readout(graph: fx.GraphModule) -> bool:

@@ -10,22 +10,30 @@ from torch import Tensor
 
 __all__ = ["LayerSums", "ReadoutSums", "rank_of_label"]
 
+# Share of its square up to which a variance, the difference of two large sums, is nothing but rounding.
+_ROUNDING = 1e-12
+
 
 def rank_of_label(scores: Tensor, labels: Tensor) -> Tensor:
     """Return how many classes come before the right one, ``[..., N, K]`` and ``[N]`` to ``[..., N]``.
 
     Of equal scores the first class comes first, as with ``argmax``: a net that has not fired yet decides for class 0.
+    NaN comes before any number, as with ``argmax``, and a class whose own score is not finite behind all: what is no
+    number is no right decision.
 
     Examples
     --------
     >>> import torch
     >>> rank_of_label(torch.tensor([[1.0, 3.0, 3.0]]), torch.tensor([2]))
     tensor([1])
+    >>> rank_of_label(torch.full((1, 3), torch.nan), torch.tensor([0]))
+    tensor([3])
     """
     index = labels.expand(scores.shape[:-1])[..., None]
     own = scores.gather(-1, index)
-    earlier = torch.arange(scores.shape[-1], device=scores.device) < index
-    return ((scores > own) | ((scores == own) & earlier)).sum(-1)
+    later = torch.arange(scores.shape[-1], device=scores.device) >= index
+    behind = ((scores < own) | ((scores == own) & later)) & own.isfinite()
+    return (~behind).sum(-1)
 
 
 class ReadoutSums:
@@ -61,9 +69,9 @@ class ReadoutSums:
 
     def __init__(self, time_steps: int, delays: Sequence[int], top: Sequence[int], smoothed: bool = False) -> None:
         self.delays, self.top, self.smoothed = tuple(delays), tuple(top), smoothed
-        self.correct = torch.zeros(len(top), len(delays), time_steps, dtype=torch.int64)
-        self.squared_error = torch.zeros(len(delays), time_steps, dtype=torch.float64)
-        self.analog_correct = torch.zeros(len(top), dtype=torch.int64)
+        self.correct = torch.zeros(len(top), len(delays), time_steps, dtype=torch.int64, device="cpu")
+        self.squared_error = torch.zeros(len(delays), time_steps, dtype=torch.float64, device="cpu")
+        self.analog_correct = torch.zeros(len(top), dtype=torch.int64, device="cpu")
         self.samples = 0
 
     def begin(self, analog_output: Tensor, labels: Tensor | None) -> None:
@@ -84,7 +92,7 @@ class ReadoutSums:
             self._add_smoothed(output.flatten(2).double())
             return
         sums = output.flatten(2).double().cumsum(0) + self._total
-        steps = self._t + 1 + torch.arange(len(sums))
+        steps = self._t + 1 + torch.arange(len(sums), device="cpu")
         for delay in self.delays:
             if self._t < delay <= int(steps[-1]):
                 self._at_delay[delay] = sums[delay - self._t - 1].clone()
@@ -136,8 +144,6 @@ class LayerSums:
     ----------
     fan_out : Tensor or None
         Synapses of each neuron, flat, float64; to be set before the first batch if they are known.
-    signed : bool
-        Events may be negative, those of an encoder; they count all the same.
     spikes, synops : Tensor
         Sums over the samples at each step, ``[T]``, float64.
     moments : Tensor
@@ -146,11 +152,10 @@ class LayerSums:
 
     def __init__(self, time_steps: int, correlation_steps: Sequence[int] = (), sample: int = 200) -> None:
         self.fan_out: Tensor | None = None
-        self.signed = False
         self.steps, self.sample = tuple(correlation_steps), sample
-        self.spikes = torch.zeros(time_steps, dtype=torch.float64)
-        self.synops = torch.zeros(time_steps, dtype=torch.float64)
-        self.moments = torch.zeros(len(self.steps), 6, dtype=torch.float64)
+        self.spikes = torch.zeros(time_steps, dtype=torch.float64, device="cpu")
+        self.synops = torch.zeros(time_steps, dtype=torch.float64, device="cpu")
+        self.moments = torch.zeros(len(self.steps), 6, dtype=torch.float64, device="cpu")
         self.activation, self.neurons, self.analog = 0.0, 0, False
         self.scatter: list[Tensor] = []  # for each batch [S, 2, at most sample]
 
@@ -176,9 +181,8 @@ class LayerSums:
         steps = len(spikes)
         self.neurons = spikes[0, 0].numel()
         columns = slice(self._t, self._t + steps)
-        events = spikes.abs() if self.signed else spikes
-        # Sums over the samples are small integers, exact in float32; what follows is taken in float64.
-        per_neuron = events.sum(1).flatten(1).double()
+        # Sums over the samples are small integers, exact in float32 and not in 16 bits; then float64 is taken.
+        per_neuron = spikes.sum(1, dtype=torch.float32).flatten(1).double()
         self.spikes[columns] += per_neuron.sum(1).cpu()
         if self.fan_out is not None:
             self.synops[columns] += (per_neuron @ self.fan_out).cpu()
@@ -199,14 +203,15 @@ class LayerSums:
         done = 0
         for row, step in enumerate(self.steps):
             if self._t < step <= self._t + len(spikes):
-                self._count += spikes[done : step - self._t].sum(0)
+                self._count += spikes[done : step - self._t].sum(0, dtype=torch.float32)
                 done = step - self._t
                 rate, activation = (self._count / step).flatten().double(), self._activation.flatten().double()
                 sums = (rate, activation, rate.square(), activation.square(), rate * activation)
-                self.moments[row] += torch.tensor([rate.numel(), *(float(s.sum()) for s in sums)], dtype=torch.float64)
+                moments = [rate.numel(), *(float(s.sum()) for s in sums)]
+                self.moments[row] += torch.tensor(moments, dtype=torch.float64, device="cpu")
                 stride = -(-rate.numel() // self.sample)
                 self._pairs.append(torch.stack([rate[::stride], activation[::stride]]).float().cpu())
-        self._count += spikes[done:].sum(0)
+        self._count += spikes[done:].sum(0, dtype=torch.float32)
 
     def state_dict(self) -> dict[str, Any]:
         names = ("spikes", "synops", "moments", "activation", "neurons", "analog", "scatter")
@@ -219,4 +224,7 @@ class LayerSums:
     def correlation(self) -> Tensor:
         """Return Pearson's coefficient at each step of the correlation; NaN where one side does not vary."""
         n, r, a, rr, aa, ra = self.moments.unbind(1)
-        return (n * ra - r * a) / ((n * rr - r * r).clamp_min(0) * (n * aa - a * a).clamp_min(0)).sqrt()
+        rates, activations = n * rr - r * r, n * aa - a * a
+        varies = (rates > _ROUNDING * n * rr) & (activations > _ROUNDING * n * aa)
+        found = ((n * ra - r * a) / (rates * activations).sqrt()).clamp(-1.0, 1.0)
+        return torch.where(varies, found, torch.nan)

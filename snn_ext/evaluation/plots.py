@@ -35,7 +35,8 @@ def overview(evaluation: Evaluation) -> Figure:
         first.legend(frameon=False)
     draw_rates(rates, evaluation)
     operations.plot(_steps(evaluation), evaluation.synops, label="synaptic operations")
-    operations.axhline(evaluation.macs, color="black", ls="--", lw=1, label="MACs of the analog net")
+    if evaluation.macs is not None:
+        operations.axhline(evaluation.macs, color="black", ls="--", lw=1, label="MACs of the analog net")
     operations.set(xlabel="time step", ylabel="operations for one sample")
     operations.legend(frameon=False)
     draw_spikes_by_depth(depth, {"": evaluation})

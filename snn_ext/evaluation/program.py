@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from .._adaptive_neuron import AdaptiveNeuron
+from .._soft_reset_neuron import SoftResetNeuron
 from ..ops.layout import dense
-from ..replacement import is_neuron
-from .graph import WEIGHTED, emits_spikes, is_stateful
+from .graph import WEIGHTED, emits_spikes, event_sources, is_max_pool, is_stateful, layer_names
 
 __all__ = ["Call", "Observer", "Program", "ancestors", "run_sequence"]
 
@@ -63,6 +64,10 @@ class Program:
         self.order = [
             n for n in needed if n in varying and n not in self.known and n.op not in ("placeholder", "output")
         ]
+        self._names, self._pools = layer_names(self.graph), set[fx.Node]()
+        if any(is_max_pool(self._module(n)) and not is_stateful(self._module(n)) for n in self.order):
+            sources = event_sources(self.graph)
+            self._pools = {n for n in self.order if sources.get(self._names.get(n, "")) == "pool"}
         self._layers: dict[fx.Node, Callable[[Tensor], Tensor]] = {}
         if self.prepare is not None:
             weighted = [node for node in self.order if isinstance(self._module(node), WEIGHTED)]
@@ -125,12 +130,11 @@ class Program:
                     if source in env
                     else self._repeated(constants, source, steps)
                 )
-                spikes = call(node, module, x_seq)
-                if observe is not None and emits_spikes(module):
-                    observe(str(node.target), module, _binary(module, spikes))
-                env[node] = spikes.flatten(0, 1)
+                env[node] = call(node, module, x_seq).flatten(0, 1)
             else:
                 env[node] = self._call(node, {n: value(n) for n in node.all_input_nodes})
+            if observe is not None and module is not None and (emits_spikes(module) or node in self._pools):
+                observe(self._names[node], module, _binary(module, env[node].unflatten(0, (steps, samples))))
             if visit is not None:
                 visit(env)
             for done in self._last_use[node]:
@@ -223,7 +227,7 @@ def _shape_of(value: Tensor, steps: int) -> Tensor:
 
 
 def _binary(module: nn.Module, spikes: Tensor) -> Tensor:
-    """Return 0/1 spikes: those with a value without it, the signed events of an encoder without their sign."""
+    """Return 0/1 spikes: those with a value without it, signed events without their sign."""
     valued = getattr(module, "scale_output", False) or getattr(module, "spike_height", "fixed") == "adaptive"
-    plain = is_neuron(module) and not valued
-    return spikes if plain else (spikes != 0).to(spikes.dtype)
+    binary = isinstance(module, SoftResetNeuron | AdaptiveNeuron) and not valued
+    return spikes if binary else (spikes != 0).to(spikes.dtype)

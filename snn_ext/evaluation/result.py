@@ -93,7 +93,7 @@ class LayerEvaluation:
         """Mean firing rate in steps 1..t over the mean analog activation, ``[T]``; it tends to 1."""
         if not self.mean_activation:
             return torch.full_like(self.spikes, torch.nan)
-        steps = torch.arange(1, len(self.spikes) + 1)
+        steps = torch.arange(1, len(self.spikes) + 1, device=self.spikes.device)
         return self.spikes / (steps * self.neurons * self.mean_activation)
 
 
@@ -118,8 +118,9 @@ class Evaluation:
         the units of the output. While nothing is counted the mean output is 0.
     layers : list of LayerEvaluation
         In the order of the forward pass.
-    macs, input_macs : int
-        Multiply-accumulates of one pass of the analog net, and those behind an analog input, spent once.
+    macs, input_macs : int or None
+        Multiply-accumulates of one pass of the analog net, and those behind an analog input, spent once; ``None`` where
+        the synapses are not known.
     dt : float or None
         Length of a step in ms; ``None`` for neurons whose steps have no length.
     selectivity : float or None
@@ -134,8 +135,8 @@ class Evaluation:
     analog_correct: tuple[float, ...] | None
     mse: Tensor
     layers: list[LayerEvaluation]
-    macs: int
-    input_macs: int
+    macs: int | None
+    input_macs: int | None
     dt: float | None = None
     selectivity: float | None = None
 
@@ -255,18 +256,18 @@ class Evaluation:
 
         Sum over the layers of neurons of (mean cumulative spikes per neuron times the multiply-accumulates of the
         layers that they feed), over the multiply-accumulates of one analog pass; the spikes of an input encoder are
-        left out. Source: Sengupta et al. 2019.
+        left out. NaN where the synapses are not known. Source: Sengupta et al. 2019.
         """
         fed = [layer.spikes / layer.neurons * layer.fed_macs for layer in self.layers if layer.kind != "input"]
-        return torch.stack(fed).sum(0) / self.macs
+        return sum(fed, torch.zeros_like(self.spikes)) / _or_nan(self.macs)
 
     def energy(self, model: EnergyModel = ENERGY_45NM) -> Tensor:
         """Return the energy in picojoule for one sample in steps 1..t, ``[T]``."""
-        return model.accumulate * self.synops + model.multiply_accumulate * self.input_macs
+        return model.accumulate * self.synops + model.multiply_accumulate * _or_nan(self.input_macs)
 
     def analog_energy(self, model: EnergyModel = ENERGY_45NM) -> float:
         """Return the energy in picojoule of one pass of the analog net."""
-        return model.analog(self.macs)
+        return model.analog(_or_nan(self.macs))
 
     # -- files -------------------------------------------------------------------------------------------------------
 
@@ -298,7 +299,7 @@ class Evaluation:
 
     def to_csv(self, path: Path | str) -> None:
         """Write one line for each step: the accuracy of every delay, its error, and operations by layer."""
-        columns: dict[str, Tensor] = {"step": torch.arange(1, self.time_steps + 1)}
+        columns: dict[str, Tensor] = {"step": torch.arange(1, self.time_steps + 1, device="cpu")}
         for delay in self.delays:
             for k in self.top if self.correct is not None else ():
                 columns[f"top{k}_delay{delay}"] = self.accuracy_at(delay, k)
@@ -336,6 +337,10 @@ class Evaluation:
         return f"{text}, {self.spikes[-1]:,.0f} spikes and {self.synops[-1]:,.0f} SynOps a sample)"
 
 
+def _or_nan(number: int | None) -> float:
+    return torch.nan if number is None else number
+
+
 def _plain(value: Any) -> Any:
     """Return a value as JSON can hold it; a number that is not finite becomes null."""
     if isinstance(value, Tensor):
@@ -351,4 +356,4 @@ def _tensor(values: Any) -> Tensor:
     def numbers(value: Any) -> Any:
         return [numbers(v) for v in value] if isinstance(value, list) else torch.nan if value is None else value
 
-    return torch.tensor(numbers(values), dtype=torch.float64)
+    return torch.tensor(numbers(values), dtype=torch.float64, device="cpu")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
+import math
 import warnings
 from collections.abc import Iterable, Iterator, Sequence, Sized
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, fx, nn
@@ -16,7 +16,9 @@ from .._errors import bad_type, bad_value, check_bool, check_count
 from .._files import replacing
 from .analog import AnalogTwin
 from .arousal import Arousal, ArousedSimulation
-from .graph import as_graph, emits_spikes, event_sources, is_spiking, module_of, smoothed_readout, step_length
+from .batches import check_finite, check_finite_weights, check_labels, numbered
+from .fingerprint import DataFingerprint, fingerprint
+from .graph import as_graph, event_sources, is_spiking, module_of, smoothed_readout, step_length
 from .metrics import LayerSums, ReadoutSums
 from .result import Evaluation, LayerEvaluation
 from .simulation import Simulation
@@ -53,7 +55,8 @@ def evaluate(
         A converted net, or any traceable net of SpikingJelly neurons in step mode "s". It runs in eval mode and is
         reset; its modes are restored.
     loader : iterable
-        Batches ``(inputs, labels)``, or inputs alone: then there are errors and operations, and no accuracy.
+        Batches ``(inputs, labels)``, or inputs alone: then there are errors and operations, and no accuracy. Samples
+        have one shape, batches any size.
     time_steps : int
         T, all of them counted.
     ann : nn.Module, optional
@@ -73,7 +76,7 @@ def evaluate(
         For a net of adaptive spiking neurons: samples of which it is not certain get a higher precision.
     resume : Path or str, optional
         A file in which the state is kept after every batch. If it is there from an interrupted call with the same
-        net, settings and batches, that call is continued; it is removed at the end.
+        nets, settings and batches, that call is continued, of others it is refused; it is removed at the end.
     progress : bool
         Show a progress bar (tqdm).
 
@@ -84,7 +87,8 @@ def evaluate(
     Raises
     ------
     TypeError, ValueError
-        Naming the argument, what came and what is wanted.
+        Naming the argument, what came and what is wanted; also if inputs, weights or outputs are not finite: a
+        neuron with a potential of NaN is silent, and a comparison of NaN decides for any class.
 
     Notes
     -----
@@ -120,6 +124,9 @@ def evaluate(
             bad_type("arousal", arousal, "an Arousal, or None")
         simulation = ArousedSimulation(graph, arousal, chunk=chunk, memory=memory)
         graph = simulation.low
+    for name, net in (("snn", graph), ("ann", ann)):
+        if net is not None:
+            check_finite_weights(name, net)
     with _as_it_is_measured(graph, ann):
         run = _Run(graph, ann, time_steps, delays, top, correlation_steps, arousal)
         state = None if resume is None else _State(Path(resume), run.settings())
@@ -140,11 +147,11 @@ def _as_it_is_measured(graph: fx.GraphModule, ann: nn.Module | None) -> Iterator
     modules = [m for net in (graph, ann) if net is not None for m in net.modules()]
     training = [m.training for m in modules]
     sequential = [m for m in graph.modules() if m is not graph and getattr(m, "step_mode", "s") == "m"]
-    for module in modules:
-        module.training = False
-    for module in sequential:
-        module.step_mode = "s"  # type: ignore[assignment]
     try:
+        for module in modules:
+            module.training = False
+        for module in sequential:
+            module.step_mode = "s"  # type: ignore[assignment]
         yield
     finally:
         for module, mode in zip(modules, training, strict=True):
@@ -170,7 +177,8 @@ class _Run:
         self.graph, self.ann, self.time_steps, self.correlation_steps = graph, ann, time_steps, correlation_steps
         self.readout = ReadoutSums(time_steps, delays, top, smoothed_readout(graph))
         self.layers: dict[str, LayerSums] = {}
-        self.synapses: Synapses | None = None
+        self.synapses: Synapses | None = None  # not known, or not yet
+        self._prepared = False
         self.twin, self.sources = AnalogTwin(graph, keep=bool(correlation_steps)), event_sources(graph)
         self.labelled: bool | None = None
         self.done, self.digest = 0, ""
@@ -179,99 +187,79 @@ class _Run:
 
     def settings(self) -> dict[str, Any]:
         """Return what an interrupted evaluation has to have in common with the one that continues it."""
-        digest = hashlib.sha256(self.graph.code.encode())
-        for net in (self.graph, self.ann):
-            for name, value in {} if net is None else net.state_dict().items():
-                digest.update(name.encode())
-                digest.update(_bytes(value) if isinstance(value, Tensor) else repr(value).encode())
-        for name, module in self.graph.named_modules():
-            digest.update(f"{name}{module.extra_repr()}".encode())
         return {
             "time_steps": self.time_steps, "delays": self.readout.delays, "top": self.readout.top,
-            "correlation_steps": self.correlation_steps, "net": digest.hexdigest(), "arousal": repr(self.arousal),
+            "correlation_steps": self.correlation_steps, "arousal": repr(self.arousal),
+            "snn": fingerprint(self.graph), "ann": fingerprint(self.ann),
         }  # fmt: skip
 
     def batches(self, loader: Iterable[Any], state: _State | None) -> Iterator[tuple[Tensor, Tensor | None]]:
         """Yield the batches that are still to do; those that are done have to be the same ones."""
-        start, expected = state.restore(self) if state is not None else (0, "")
-        digest = hashlib.sha256()
-        for index, batch in enumerate(loader):
-            x, labels = _inputs_and_labels(batch)
-            if state is not None:
-                for part in (x, labels):
-                    digest.update(b"" if part is None else _bytes(part))
-            if index < start:
-                self._prepare(x.to(self.device))
-                if index == start - 1 and digest.hexdigest() != expected:
-                    bad_value("loader", "other batches than the interrupted evaluation", "the same ones, unshuffled")
-                continue
+        done, digest = state.restore(self) if state is not None else (0, "")
+        data, number = DataFingerprint(), 0
+        for number, x, labels in numbered(loader):
             if self.labelled not in (None, labels is not None):
                 bad_value("loader", "batches with and without labels", "labels in all of them or in none")
-            self.labelled = labels is not None
-            self.done, self.digest = index + 1, digest.hexdigest()
-            yield x.to(self.device), None if labels is None else labels.to(self.device)
-        if self.done == 0:
+            self.labelled, self.done = labels is not None, number
+            if state is not None:
+                self.digest = data.add(x, labels)
+            x, labels = x.to(self.device), None if labels is None else labels.to(self.device)
+            self._prepare(x)
+            if number > done:
+                yield x, labels
+            elif number == done and self.digest != digest:
+                state.refuse(f"of other data: its {done} batches are not the first {done} of loader")
+        if number < done:
+            state.refuse(f"of other data: it has {done} batches, and loader {number}")
+        if number == 0:
             bad_value("loader", "no batch", "at least one")
 
     def batch(self, simulation: Simulation | ArousedSimulation, x: Tensor, labels: Tensor | None) -> None:
         """Simulate a batch and add it to the sums."""
-        self._prepare(x)
         analog = self.twin(x)
         if not isinstance(analog, Tensor):
             bad_value("snn", f"an output of type {type(analog).__name__}", "one tensor [N, ...]")
-        self.readout.begin(analog, labels)
+        for name, total in self.twin.sums.items():
+            if not math.isfinite(total):
+                bad_value("snn", f"NaN or infinite activations of {name} {self._place()}", "finite numbers")
+        check_finite("snn", analog, f"an analog output {self._place()}")
         if labels is not None:
             scores = analog if self.ann is None else self.ann(x)
-            if scores.ndim != 2 or labels.shape != scores.shape[:1] or labels.is_floating_point():
-                bad_value("loader", labels, f"one integer label for each of the outputs {list(scores.shape)}")
+            labels = check_labels(labels, scores)
+            check_finite("ann", scores, f"an output {self._place()}")
             self.readout.count_analog(scores, labels)
+        self.readout.begin(analog, labels)
         for name, layer in self.layers.items():
             layer.begin(self.twin.sums.get(name), self.twin.activations.get(name))
-        with self._watching_pools(simulation, x):
-            for output in simulation.run(x, self.time_steps, self._observe):
-                self.readout.add(output)
+        t = 0
+        for output in simulation.run(x, self.time_steps, self._observe):
+            check_finite("snn", output, f"an output in steps {t + 1} to {t + len(output)} {self._place()}")
+            self.readout.add(output)
+            t += len(output)
         for layer in self.layers.values():
             layer.end()
         if isinstance(simulation, ArousedSimulation):
             self.aroused += int(simulation.aroused.sum())
 
+    def _place(self) -> str:
+        return f"in batch {self.done}"
+
     def _observe(self, name: str, module: nn.Module, spikes: Tensor) -> None:
         self.layers[name].add(spikes)
 
-    @contextmanager
-    def _watching_pools(self, simulation: Simulation | ArousedSimulation, x: Tensor) -> Iterator[None]:
-        """Watch poolings that do not report their spikes themselves: they get time flattened into the batch."""
-        pools = {name: self.graph.get_submodule(name) for name in self.sources}
-        pools = {name: module for name, module in pools.items() if not emits_spikes(module)}
-        if pools:
-            next(simulation.run(x, 1))  # measures, once a shape, how long chunks may be: nobody is to watch that
-        hooks = []
-        for name, pool in pools.items():
-
-            def hook(module: nn.Module, inputs: Any, output: Tensor, name: str = name) -> None:
-                self._observe(name, module, (output != 0).to(output.dtype).unflatten(0, (-1, len(x))))
-
-            hooks.append(pool.register_forward_hook(hook))
-        try:
-            yield
-        finally:
-            for handle in hooks:
-                handle.remove()
-
     def _prepare(self, x: Tensor) -> None:
         """Count synapses at the shape of the first batch."""
-        if self.synapses is not None:
+        if self._prepared:
             return
         try:
             self.synapses = count_synapses(self.graph, x)
         except ValueError as error:
             warnings.warn(f"{error}; synaptic operations are left out", stacklevel=4)
-            self.synapses = Synapses()
         for name in self.sources:
-            fan_out = self.synapses.fan_out.get(name)
+            fan_out = None if self.synapses is None else self.synapses.fan_out.get(name)
             layer = self.layers.setdefault(name, LayerSums(self.time_steps, self.correlation_steps))
             layer.fan_out = None if fan_out is None else fan_out.flatten().double().to(self.device)
-            layer.signed = self.sources[name] == "input"
+        self._prepared = True
 
     def state_dict(self) -> dict[str, Any]:
         layers = {name: layer.state_dict() for name, layer in self.layers.items()}
@@ -290,7 +278,7 @@ class _Run:
 
     def result(self) -> Evaluation:
         """Turn the sums into means."""
-        readout, samples, synapses = self.readout, self.readout.samples, self.synapses or Synapses()
+        readout, samples = self.readout, self.readout.samples
         correct = analog = None
         if self.labelled:
             correct = readout.correct.double() / samples
@@ -299,12 +287,13 @@ class _Run:
             analog = tuple((readout.analog_correct.double() / samples).tolist())
         return Evaluation(
             self.time_steps, samples, readout.delays, readout.top, correct, analog, readout.squared_error / samples,
-            [self._layer(name, sums, synapses) for name, sums in self.layers.items()],
-            synapses.macs, synapses.input_macs, step_length(self.graph),
+            [self._layer(name, sums) for name, sums in self.layers.items()],
+            *((None, None) if self.synapses is None else (self.synapses.macs, self.synapses.input_macs)),
+            step_length(self.graph),
             None if self.arousal is None else self.aroused / samples,
         )  # fmt: skip
 
-    def _layer(self, name: str, sums: LayerSums, synapses: Synapses) -> LayerEvaluation:
+    def _layer(self, name: str, sums: LayerSums) -> LayerEvaluation:
         samples, fan_out = self.readout.samples, sums.fan_out
         pairs = torch.cat(sums.scatter, dim=2) if sums.scatter else None
         correlation = sums.correlation().tolist() if sums.analog else []
@@ -312,7 +301,8 @@ class _Run:
             name, self.sources[name], sums.neurons, sums.spikes.cumsum(0) / samples,
             sums.synops.cumsum(0) / samples if fan_out is not None else torch.full_like(sums.synops, torch.nan),
             sums.activation / (samples * sums.neurons) if sums.analog else None,
-            None if fan_out is None else float(fan_out.mean()), synapses.fed_macs.get(name, 0),
+            None if fan_out is None else float(fan_out.mean()),
+            0 if self.synapses is None else self.synapses.fed_macs.get(name, 0),
             dict(zip(self.correlation_steps, correlation, strict=False)),
             {} if pairs is None else dict(zip(self.correlation_steps, pairs, strict=True)),
         )  # fmt: skip
@@ -333,12 +323,16 @@ class _State:
         content = torch.load(self.path, map_location="cpu", weights_only=True)
         for name, value in self.settings.items():
             if content["settings"].get(name) != value:
-                there = "another net" if name == "net" else f"{name}={content['settings'].get(name)!r}"
-                raise ValueError(
-                    f"resume: got {self.path}, an evaluation with {there}, want the same {name} as now, or another file"
-                )
+                found = f"{name}={content['settings'].get(name)!r}"
+                self.refuse(f"with {({'snn': 'another net', 'ann': 'another ann'}).get(name, found)}")
         run.load_state_dict(content["run"])
         return run.done, run.digest
+
+    def refuse(self, difference: str) -> NoReturn:
+        raise ValueError(
+            f"resume: got {self.path}, the state of an evaluation {difference}, want the one that was interrupted; "
+            "remove the file to begin anew"
+        )
 
     def save(self, run: _Run) -> None:
         with replacing(self.path) as temporary:
@@ -363,19 +357,6 @@ def _check(
         bad_value("correlation_steps", correlation_steps, f"ints in [1, {time_steps}]")
 
 
-def _bytes(x: Tensor) -> bytes:
-    # contiguous() may leave the strides of a dimension of size 1 such that a view of bytes is refused
-    plain = x.detach().cpu().clone(memory_format=torch.contiguous_format).flatten()
-    return plain.view(torch.uint8).numpy().tobytes()
-
-
-def _inputs_and_labels(batch: Any) -> tuple[Tensor, Tensor | None]:
-    parts = tuple(batch) if isinstance(batch, tuple | list) else (batch,)
-    if not parts or not all(isinstance(part, Tensor) for part in parts[:2]):
-        bad_type("loader", batch, "batches (inputs, labels) or inputs, as tensors")
-    return parts[0], parts[1] if len(parts) > 1 else None
-
-
 def _progress(
     batches: Iterator[tuple[Tensor, Tensor | None]], loader: Iterable[Any], progress: bool, run: _Run
 ) -> Iterator[tuple[Tensor, Tensor | None]]:
@@ -384,7 +365,9 @@ def _progress(
         return
     from tqdm import tqdm  # SpikingJelly requires it
 
-    total = len(loader) if isinstance(loader, Sized) else None
+    total = None
+    with suppress(TypeError):  # a loader of a stream has a length that it does not know
+        total = len(loader) if isinstance(loader, Sized) else None
     with tqdm(desc="evaluate", total=total, unit="batch", dynamic_ncols=True) as bar:
         for batch in batches:
             bar.update(run.done - 1 - bar.n)  # batches of an interrupted call, and those that are done now

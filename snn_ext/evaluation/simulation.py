@@ -32,7 +32,8 @@ class Simulation:
     Every layer gets a chunk of time steps at once: stateless layers with time flattened into the batch, neurons as a
     sequence with their potential carried from chunk to chunk. What does not depend on spikes is computed once. The
     states are the simulation's own: the net is neither reset nor changed, and the result is that of
-    ``for t in range(T): net(x)`` in step mode "s" after a reset.
+    ``for t in range(T): net(x)`` in step mode "s" after a reset. The weights are those at the start of a run: change
+    them between runs, in any way, and not while one is under way.
 
     Parameters
     ----------
@@ -66,7 +67,7 @@ class Simulation:
         check_count("memory", memory)
         self.net, self.chunk, self.memory = net, chunk, memory
         self._bytes_a_step: dict[tuple[int, ...], float] = {}
-        self._prepared: dict[nn.Module, tuple[Any, Callable[[Tensor], Tensor]]] = {}
+        self._prepared: dict[nn.Module, _Prepared] = {}
 
     def run(self, x: Tensor, time_steps: int, observe: Observer | None = None) -> Iterator[Tensor]:
         """Yield the output ``[T', N, ...]`` of chunk after chunk under the constant input ``x`` of shape ``[N, ...]``.
@@ -148,13 +149,12 @@ class Simulation:
         return output
 
     def _layer(self, layer: nn.Module) -> Callable[[Tensor], Tensor]:
-        """Return what computes a layer with weights for spikes; it is prepared anew when the weights are other ones."""
-        parts = (layer.weight, layer.bias)
-        key = [(p.data_ptr(), p._version) for p in parts if isinstance(p, Tensor)]
-        if self._prepared.get(layer, (None,))[0] != key:
-            execution = select("spike_convolution", layer.weight.device, layer.weight.dtype)  # type: ignore[arg-type]
-            self._prepared[layer] = key, execution.prepare(layer)
-        return self._prepared[layer][1]
+        """Return what computes a layer with weights for spikes; prepared anew when it differs from the last run."""
+        if torch.is_autocast_enabled(layer.weight.device.type):  # type: ignore[union-attr]
+            return layer  # which rounds as autocast wants it
+        if layer not in self._prepared or not self._prepared[layer].is_current():
+            self._prepared[layer] = _Prepared(layer)
+        return self._prepared[layer].run
 
     def steps(self, x: Tensor) -> int:
         """Return how many steps a chunk has for a batch ``x``."""
@@ -168,6 +168,34 @@ class Simulation:
         very_small = min(_MAX_STEPS_OF_VERY_SMALL, int(_VERY_SMALL / bytes_a_step))
         fastest, affordable = max(min(fastest, _MAX_STEPS), very_small), self.memory / (_WORKSPACE * bytes_a_step)
         return max(1, min(fastest, int(affordable)))
+
+
+class _Prepared:
+    """What computes a layer for spikes, with a copy of the weights that were packed for it.
+
+    Neither the address nor the version of a tensor tells whether its content has changed: ``weight.data`` is written
+    without a new version, and a new tensor may get the address of the old one. So the content is compared.
+    """
+
+    def __init__(self, layer: nn.Module) -> None:
+        self.layer, self._settings = layer, _settings(layer)
+        self.run: Callable[[Tensor], Tensor] = self._settings[0].prepare(layer)
+        self._packed = [] if self.run is layer else [p.detach().clone() for p in _weights(layer)]
+
+    def is_current(self) -> bool:
+        """Whether the layer is still the one that was prepared; one that computes itself notices its own weights."""
+        return self._settings == _settings(self.layer) and all(map(torch.equal, self._packed, _weights(self.layer)))
+
+
+def _weights(layer: nn.Module) -> list[Tensor]:
+    return [p for p in (layer.weight, layer.bias) if isinstance(p, Tensor)]
+
+
+def _settings(layer: nn.Module) -> tuple[Any, ...]:
+    """Return what the packed form of a layer depends on beside the values of its weights; first what packs them."""
+    execution = select("spike_convolution", layer.weight.device, layer.weight.dtype)  # type: ignore[arg-type]
+    kinds = [(p.shape, p.dtype, p.device) for p in _weights(layer)]
+    return execution, layer.extra_repr(), bool(layer._forward_hooks or layer._forward_pre_hooks), kinds
 
 
 def _carry(states: dict[fx.Node, tuple[Any, ...]]) -> Call:
@@ -189,11 +217,11 @@ def _as_it_is_simulated(modules: list[nn.Module], stepped: list[nn.Module]) -> I
     """Evaluation mode, and stateless layers in step mode "s", which is what time flattened into the batch needs."""
     training = [module for module in modules if module.training]
     steps = [module for module in stepped if module.step_mode == "m"]
-    for module in training:
-        module.training = False
-    for module in steps:
-        module.step_mode = "s"  # type: ignore[assignment]
     try:
+        for module in training:
+            module.training = False
+        for module in steps:
+            module.step_mode = "s"  # type: ignore[assignment]
         yield
     finally:
         for module in training:
@@ -206,5 +234,5 @@ def spike_value(module: Any) -> float | Tensor:
     """Return what a neuron emits when it fires: 1, or its threshold (``p_1``) with a scaled output."""
     if not getattr(module, "scale_output", False):
         return 1.0
-    level: Tensor = module.quantizer(torch.zeros(1)).clip_level.detach()
+    level: Tensor = module.quantizer(torch.zeros(1, device="cpu")).clip_level.detach()
     return level

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import math
-import operator
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
+from torch.utils._pytree import tree_map
 
 from .._errors import bad_value
+from .connections import Connections, connections, is_linear
 from .graph import (
     TRANSPOSED_CONVOLUTIONS,
     WEIGHTED,
@@ -22,14 +23,18 @@ from .graph import (
     is_filter,
     is_max_pool,
     is_spiking,
+    layer_names,
     module_of,
     origins,
 )
 
 __all__ = ["Synapses", "count_synapses"]
 
-_AVERAGES = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
-_ADAPTIVE_AVERAGES = (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d)
+_POOLS = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d)
+_SEPARABLE = (*_POOLS, nn.Upsample)
+_SEPARABLE_FUNCTIONS = ("avg_pool", "adaptive_avg_pool", "interpolate", "upsample")
+# Neurons of a layer up to which each is followed by itself.
+_ONE_BY_ONE = 4096
 
 
 @dataclass
@@ -41,7 +46,8 @@ class Synapses:
     fan_out : dict of str to Tensor
         For each layer that emits spikes, shaped as one sample of them: the number of weights that a spike of each
         neuron meets. Padding and stride are respected: a neuron at the border has fewer synapses. Average pooling,
-        dropout and reshaping belong to the synapse behind them; a shortcut that reaches a neuron directly is one.
+        interpolation, dropout and reshaping belong to the synapse behind them; a shortcut that reaches a neuron
+        directly is one.
     fed_macs : dict of str to int
         Multiply-accumulates of the weighted layers that each of them feeds.
     macs : int
@@ -79,55 +85,228 @@ def count_synapses(graph: fx.GraphModule, x: Tensor) -> Synapses:
     Notes
     -----
     Source of the definition: a synaptic operation is one addition of a weight to a membrane potential, caused by one
-    spike.
+    spike. What lies between a spike and the weights is merged into them, by its factors that are not 0: an
+    interpolated spike meets the weights of all pixels of which it is a part. A pixel is met once, also if a spike
+    reaches it in several ways.
     """
-    values = Recorder(graph).record(x[:1])
-    arriving, sources = origins(graph), event_sources(graph)
-    spiking: set[fx.Node] = set()  # what depends on spikes, through weights or not
-    for node in graph.graph.nodes:
-        if str(node.target) in sources or any(n in spiking for n in node.all_input_nodes):
-            spiking.add(node)
-    found = Synapses()
-    triggered: dict[fx.Node, Tensor] = {}  # for each event at the output of a node: the synapses it leads to
-    for node in reversed(graph.graph.nodes):
-        module = module_of(graph, node)
-        if isinstance(module, WEIGHTED):
-            macs = _macs(module, values[node.args[0]], values[node])
-            found.macs += macs
-            if node in spiking and not arriving[node.args[0]]:
-                bad_value(
-                    "snn", f"{node.target} behind another layer with weights", "neurons between layers with weights"
-                )
-            for source in arriving[node.args[0]]:
-                found.fed_macs[source] = found.fed_macs.get(source, 0) + macs
-            if not arriving[node.args[0]]:
-                found.input_macs += macs
-        if not arriving[node]:
-            continue
-        triggered[node] = sum(
-            (_through(graph, user, node, values, triggered) for user in node.users), torch.zeros_like(values[node])
-        )
-        if (source := str(node.target)) in sources:
-            found.fan_out[source] = found.fan_out.get(source, 0) + triggered[node][0]
-    return found
+    with torch.inference_mode(False), torch.autocast(x.device.type, enabled=False):
+        return _Count(graph, x[:1].clone()).synapses()
 
 
-def _through(
-    graph: fx.GraphModule, user: fx.Node, node: fx.Node, values: dict[fx.Node, Any], triggered: dict[fx.Node, Tensor]
-) -> Tensor:
-    """Return the synapses to which an event at ``node`` leads through one of its users."""
-    module, value = module_of(graph, user), values[node]
-    if user.op == "output":
-        return torch.zeros_like(value)
-    if isinstance(module, WEIGHTED):
-        return _transpose(_ones_like_layer(module), value, torch.ones_like(values[user]))
-    if is_spiking(module) or is_filter(module):
-        return torch.ones_like(value)
-    if is_max_pool(module):
-        return torch.zeros_like(value)  # the spikes that it lets pass are counted behind it
-    if user not in triggered:  # nothing behind it is fed
-        return torch.zeros_like(value)
-    return _transpose(_connections(graph, user, node, values), value, triggered[user])
+class _Count:
+    """Goes through a graph from its end to its beginning, with what each event leads to."""
+
+    def __init__(self, graph: fx.GraphModule, x: Tensor) -> None:
+        self.graph, self.values = graph, Recorder(graph).record(x)
+        self.arriving, self.names, self.kinds = origins(graph), layer_names(graph), event_sources(graph)
+        self.sources = {node: name for node, name in self.names.items() if name in self.kinds}
+        self.moving: set[fx.Node] = set()  # what depends on spikes, through weights or not
+        for node in graph.graph.nodes:
+            if node in self.sources or any(n in self.moving for n in node.all_input_nodes):
+                self.moving.add(node)
+        self.met: dict[fx.Node, Tensor] = {}  # synapses that an event at a node meets at the next step
+        self.triggered: dict[fx.Node, Tensor] = {}  # the same, and those behind operations without weights
+        self.edges: dict[fx.Node, dict[fx.Node, Connections]] = {}
+        self._modules: dict[str, nn.Module] = {}
+
+    def synapses(self) -> Synapses:
+        found = Synapses()
+        for node in reversed(self.graph.graph.nodes):
+            module = module_of(self.graph, node)
+            if isinstance(module, WEIGHTED):
+                self._count_macs(found, node, module)
+            if node in self.sources:
+                found.fan_out[self.sources[node]] = self._triggered(node)[0]
+            if not any(self.arriving[n] for n in node.all_input_nodes) or node.op == "output" or is_max_pool(module):
+                continue  # the spikes that a max pooling lets pass are counted behind it
+            source = node.all_input_nodes[0]
+            if isinstance(module, WEIGHTED):
+                ones = _ones_like_layer(module)
+                self._meet(source, _transpose(ones, self.values[source], torch.ones_like(self.values[node])))
+            elif is_spiking(module) or is_filter(module):
+                self._meet(source, torch.ones_like(self.values[source], dtype=torch.float64))
+            elif node in self.triggered and bool((self.triggered[node] != 0).any()):
+                self.edges[node] = self._connections(node)
+                for arriving, edge in self.edges[node].items():
+                    self._add(arriving, edge.back(self.triggered[node]))
+        for node, name in self.sources.items():
+            if self._is_reached_twice(name):
+                found.fan_out[name] = self._one_by_one(node, name)[0]
+        return found
+
+    def _count_macs(self, found: Synapses, node: fx.Node, module: nn.Module) -> None:
+        before = node.all_input_nodes[0]
+        macs = _macs(module, self.values[before], self.values[node])
+        found.macs += macs
+        if node in self.moving and not self.arriving[before]:
+            bad_value("snn", f"{node.target} behind another layer with weights", "neurons between layers with weights")
+        for source in self.arriving[before]:
+            found.fed_macs[source] = found.fed_macs.get(source, 0) + macs
+        if not self.arriving[before]:
+            found.input_macs += macs
+
+    def _meet(self, node: fx.Node, synapses: Tensor) -> None:
+        self.met[node] = self.met.get(node, 0) + synapses
+        self._add(node, synapses)
+
+    def _add(self, node: fx.Node, synapses: Tensor) -> None:
+        self.triggered[node] = self._triggered(node) + synapses
+
+    def _triggered(self, node: fx.Node) -> Tensor:
+        nothing = torch.zeros_like(self.values[node], dtype=torch.float64)
+        return self.triggered.get(node, nothing)
+
+    # -- operations without weights ----------------------------------------------------------------------------------
+
+    def _connections(self, node: fx.Node) -> dict[fx.Node, Connections]:
+        """Return the pattern of an operation for each of its inputs; one that is not linear in spikes is refused."""
+        if is_delay(module_of(self.graph, node)):
+            x = torch.ones_like(self.values[node], dtype=torch.float64)
+            return {node.args[0]: Connections(lambda g: g, x, x)}  # type: ignore[dict-item]
+        inputs = list(dict.fromkeys(self._inputs(node)))
+        silent = {n: torch.zeros_like(self.values[n], dtype=torch.float64) for n in inputs}
+        generator = torch.Generator().manual_seed(0)
+        signed = any(self.kinds[name] == "input" for name in self.arriving[node])  # events of an encoder have a sign
+
+        def draw(source: fx.Node) -> Tensor:
+            x = torch.rand(silent[source].shape, generator=generator, dtype=torch.float64, device="cpu")
+            return x.to(silent[source].device) - (0.5 if signed else -0.125)
+
+        def run(given: dict[fx.Node, Tensor]) -> Tensor:
+            result: Tensor = self._run(node, {n: x.clone() for n, x in given.items()})  # it may write to its inputs
+            return result
+
+        def alone(source: fx.Node) -> Callable[[Tensor], Tensor]:
+            def call(x: Tensor) -> Tensor:
+                return run(silent | {source: x}) - run(silent | {source: torch.zeros_like(x)})
+
+            return call
+
+        try:
+            together = {n: draw(n) for n in inputs}
+            parts = torch.stack([alone(n)(x) for n, x in together.items()]).sum(0)
+            additive = torch.allclose(run(together) - run(silent), parts, rtol=1e-9, atol=1e-9)
+            found: dict[fx.Node, Connections] = {}
+            for source in (n for n in inputs if self.arriving[n]):
+                call = alone(source)
+                linear = additive and is_linear(call, lambda source=source: draw(source))
+                edge = connections(call, draw(source).abs() + 0.125, self._separable(node)) if linear else None
+                if edge is None:
+                    self._refuse(node)
+                found[source] = edge
+            return found
+        except (RuntimeError, TypeError, IndexError, NotImplementedError) as error:
+            self._refuse(node, f" ({error})")
+
+    def _refuse(self, node: fx.Node, reason: str = "") -> NoReturn:
+        bad_value(
+            "snn", f"{node.op} {self.names.get(node, node.target)} on spikes{reason}",
+            "pooling, interpolation, adding, concatenating, reshaping, scaling or a layer with weights, whose synapses "
+            "can be counted",
+        )  # fmt: skip
+
+    def _separable(self, node: fx.Node) -> bool:
+        module = module_of(self.graph, node)
+        name = getattr(node.target, "__name__", str(node.target))
+        is_function = node.op != "call_module" and name.startswith(_SEPARABLE_FUNCTIONS)
+        return len(list(self._inputs(node))) == 1 and (isinstance(module, _SEPARABLE) or is_function)
+
+    def _inputs(self, node: fx.Node) -> Iterator[fx.Node]:
+        """Yield the tensors that change with spikes and enter an operation, also those of an operation with several
+        results of which this one takes a part."""
+        for source in node.all_input_nodes:
+            value = self.values[source]
+            if isinstance(value, Tensor):
+                if source in self.moving and value.is_floating_point():
+                    yield source
+            elif source in self.moving and _holds_tensors(value):
+                yield from self._inputs(source)
+
+    def _run(self, node: fx.Node, env: dict[fx.Node, Tensor]) -> Any:
+        """Run one operation, and those before it that are not given, in float64; other spikes are silent.
+
+        What does not depend on spikes is another number in each sample: any but 0 stands for it.
+        """
+
+        def value(source: fx.Node) -> Any:
+            if source in env:
+                return env[source]
+            known = self.values[source]
+            if source.op == "get_attr":
+                return tree_map(_double, known)
+            if source not in self.moving:
+                return tree_map(_any_number, known)
+            if not _holds_tensors(known):
+                return known  # a size
+            if source in self.sources or not self.arriving[source]:
+                return tree_map(lambda v: 0 * _double(v), known)
+            env[source] = self._run(source, env)
+            return env[source]
+
+        args, kwargs = fx.map_arg((node.args, node.kwargs), value)
+        if node.op == "call_module":
+            if is_delay(module_of(self.graph, node)):
+                return args[0]
+            target = str(node.target)
+            if target not in self._modules:
+                self._modules[target] = copy.deepcopy(self.graph.get_submodule(target)).double().eval()
+            return self._modules[target](*args, **kwargs)
+        if node.op == "call_method":
+            method = "reshape" if node.target == "view" else str(node.target)
+            return getattr(args[0], method)(*args[1:], **kwargs)
+        return node.target(*args, **kwargs)  # type: ignore[operator]
+
+    # -- a spike that reaches a weight in several ways ---------------------------------------------------------------
+
+    def _is_reached_twice(self, name: str) -> bool:
+        """Whether a spike of a layer may reach a value in several ways: what spreads it is gathered again."""
+        spread = {node: False for node, other in self.sources.items() if other == name}
+        for node in self.graph.graph.nodes:
+            edges = {n: edge for n, edge in self.edges.get(node, {}).items() if n in spread}
+            if not edges:
+                continue
+            several = len(edges) > 1 or any(spread[n] for n in edges)
+            if several and int(torch.stack([edge.into for edge in edges.values()]).sum(0).max()) > 1:
+                return True
+            spread[node] = several or any(int(edge.out.max()) > 1 for edge in edges.values())
+        return False
+
+    def _one_by_one(self, source: fx.Node, name: str) -> Tensor:
+        """Follow the spike of each neuron of a layer to all that it meets."""
+        silent = torch.zeros_like(self.values[source], dtype=torch.float64)
+        if silent.numel() > _ONE_BY_ONE:
+            want = f"one way to each weight, or at most {_ONE_BY_ONE} neurons"
+            bad_value("snn", f"spikes of {name} that reach a weight in several ways", want)
+        ends = {node: met for node, met in self.met.items() if name in self.arriving[node]}
+
+        def follow(x: Tensor) -> dict[fx.Node, Tensor]:
+            env = {source: x}
+            return {node: env[node] if node in env else self._run(node, env) for node in ends}
+
+        rest, fan_out = follow(silent.clone()), silent.clone()
+        for index in range(silent.numel()):
+            x = silent.clone()
+            x.view(-1)[index] = 1.0
+            reached = follow(x)
+            fan_out.view(-1)[index] = sum(
+                float(met[(reached[node] - rest[node]).abs() > 1e-9].sum()) for node, met in ends.items()
+            )
+        return fan_out
+
+
+def _holds_tensors(value: Any) -> bool:
+    return isinstance(value, Tensor) or (isinstance(value, tuple | list) and any(map(_holds_tensors, value)))
+
+
+def _double(value: Any) -> Any:
+    return value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
+
+
+def _any_number(value: Any) -> Any:
+    if not isinstance(value, Tensor) or not value.is_floating_point():
+        return value
+    generator = torch.Generator().manual_seed(1)
+    return torch.rand(value.shape, generator=generator, dtype=torch.float64, device="cpu").to(value.device) + 1.0
 
 
 def _transpose(function: Callable[[Tensor], Tensor], x: Tensor, gradient: Tensor) -> Tensor:
@@ -151,108 +330,10 @@ def _ones_like_layer(layer: nn.Module) -> Callable[[Tensor], Tensor]:
         transposed: Any = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[dims - 1]
         return lambda x: transposed(x, weight, output_padding=layer.output_padding, **common)
     convolve: Any = (F.conv1d, F.conv2d, F.conv3d)[dims - 1]
-    return lambda x: convolve(x, weight, **common)
-
-
-def _connections(
-    graph: fx.GraphModule, user: fx.Node, node: fx.Node, values: dict[fx.Node, Any]
-) -> Callable[[Tensor], Tensor]:
-    """Return an operation without weights as a linear function of one input, with 1 wherever the two are connected."""
-    module = module_of(graph, user)
-    if is_delay(module):
-        return lambda x: x
-    if isinstance(module, _AVERAGES):
-        return _sum_pooling(module.kernel_size, module.stride, module.padding, module.ceil_mode, values[node].ndim - 2)
-    kwargs: dict[str, Any] = {key: value for key, value in user.kwargs.items() if key != "input"}
-    name = getattr(user.target, "__name__", str(user.target))
-    if user.op != "call_module" and name in ("avg_pool1d", "avg_pool2d", "avg_pool3d"):
-        given: dict[str, Any] = (
-            dict(zip(("kernel_size", "stride", "padding", "ceil_mode"), user.args[1:], strict=False)) | kwargs
-        )
-        kernel = given["kernel_size"]
-        return _sum_pooling(
-            kernel, given.get("stride") or kernel, given.get("padding", 0), given.get("ceil_mode", False), int(name[8])
-        )
-    if isinstance(module, _ADAPTIVE_AVERAGES) or name.startswith("adaptive_avg_pool"):
-        shape, target = values[node].shape, values[user].shape
-        sizes = [_window_sizes(i, o) for i, o in zip(shape[2:], target[2:], strict=True)]
-        windows = math.prod(size.view(-1, *[1] * (len(sizes) - 1 - d)) for d, size in enumerate(sizes))
-        return lambda x: F.adaptive_avg_pool3d(_as_3d(x), _sizes_3d(target)).reshape(target) * windows
-    if name == "mean":
-        return lambda x: x.sum(*user.args[1:], **kwargs)
-
-    def call(x: Tensor) -> Tensor:
-        return _call(graph, user, node, values, x)
-
-    return _checked(call, user, values[node])
-
-
-def _checked(call: Callable[[Tensor], Tensor], user: fx.Node, value: Tensor) -> Callable[[Tensor], Tensor]:
-    """Accept an operation that moves or adds its inputs, or scales each of them; refuse any other by name."""
-    generator = torch.Generator(device=value.device).manual_seed(0)
-    a, b = (torch.rand(value.shape, generator=generator, dtype=torch.float64, device=value.device) for _ in range(2))
-    zero, ones = call(torch.zeros_like(a)), call(torch.ones_like(a))
-    one_more = call(a + b) + zero - call(a) - call(b)
-    linear = float(one_more.abs().max()) <= 1e-6 * float(ones.abs().max() + 1)
-    per_input = ones - zero
-    if linear and per_input.shape == a.shape and torch.allclose(call(a) - zero, a * per_input):
-        return lambda x: x * (per_input != 0)  # a scale, whatever its value, is part of one synapse
-    if linear and torch.equal(per_input, per_input.round()):
-        return call
-    bad_value(
-        "snn", f"{user.op} {user.target} on spikes",
-        "pooling, adding, concatenating, reshaping, scaling or a layer with weights, whose synapses can be counted",
-    )  # fmt: skip
-
-
-def _call(graph: fx.GraphModule, user: fx.Node, node: fx.Node, values: dict[fx.Node, Any], x: Tensor) -> Tensor:
-    """Run one operation with ``x`` in place of the output of ``node``, and other spikes silent."""
-
-    def argument(other: fx.Node) -> Any:
-        if other is node:
-            return x
-        value = values[other]
-        spikes = isinstance(value, Tensor) and value.is_floating_point() and other.op != "get_attr"
-        return torch.zeros_like(value, dtype=x.dtype) if spikes else value
-
-    arguments: Any = fx.map_arg((user.args, user.kwargs), argument)
-    args, kwargs = arguments
-    if user.op == "call_module":
-        return graph.get_submodule(str(user.target))(*args, **kwargs)
-    if user.op == "call_method":
-        return getattr(args[0], str(user.target))(*args[1:], **kwargs)
-    if user.target in (operator.iadd,):
-        return args[0] + args[1]
-    function: Any = user.target
-    return function(*args, **kwargs)
-
-
-def _sum_pooling(kernel: Any, stride: Any, padding: Any, ceil: bool, dims: int) -> Callable[[Tensor], Tensor]:
-    def three(value: Any, fill: int) -> tuple[int, ...]:
-        values = (value,) * dims if isinstance(value, int) else tuple(value)
-        return (fill,) * (3 - dims) + values
-
-    def pool(x: Tensor) -> Tensor:
-        y = F.avg_pool3d(
-            _as_3d(x), three(kernel, 1), three(stride, 1), three(padding, 0), ceil, True, divisor_override=1
-        )
-        return y.reshape(*x.shape[:2], *y.shape[5 - dims :])
-
-    return pool
-
-
-def _as_3d(x: Tensor) -> Tensor:
-    return x.reshape(*x.shape[:2], *[1] * (5 - x.ndim), *x.shape[2:])
-
-
-def _sizes_3d(shape: torch.Size) -> Any:
-    return (1,) * (5 - len(shape)) + tuple(shape[2:])
-
-
-def _window_sizes(inputs: int, outputs: int) -> Tensor:
-    """Return how many inputs each output of an adaptive pooling has along one dimension."""
-    i = torch.arange(outputs)
-    return (-((-(i + 1) * inputs) // outputs) - (i * inputs) // outputs).double()
+    if layer.padding_mode == "zeros":
+        return lambda x: convolve(x, weight, **common)
+    around, mode = layer._reversed_padding_repeated_twice, str(layer.padding_mode)
+    return lambda x: convolve(F.pad(x, around, mode), weight, **(common | {"padding": 0}))  # type: ignore[arg-type]
 
 
 def _macs(layer: nn.Module, x: Tensor, y: Tensor) -> int:

@@ -97,6 +97,6 @@ def _unpack(rows: Tensor, size: int, value: float, dtype: torch.dtype) -> Tensor
 @functools.lru_cache
 def _table(value: float, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Return the eight spikes of each byte; which bit is whose depends on the byte order of the machine."""
-    order = _pack(torch.eye(8)).flatten().int().log2().round().int()
-    bits = (torch.arange(256).unsqueeze(1) >> order) & 1
+    order = _pack(torch.eye(8, device="cpu")).flatten().int().log2().round().int()
+    bits = (torch.arange(256, device="cpu").unsqueeze(1) >> order) & 1
     return (bits * value).to(device=device, dtype=dtype)

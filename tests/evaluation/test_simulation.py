@@ -63,13 +63,77 @@ def test_layers_that_add_up_single_spikes_give_the_same_ones_and_notice_new_weig
     simulation, wanted = Simulation(snn, chunk=4), loop(snn, x, T)
     assert torch.equal(torch.cat(list(simulation.run(x, T))), wanted)
     if "cpu-native" not in implementation("spike_convolution", "cpu").unavailable:
-        prepared = [type(run).__name__ for _, run in simulation._prepared.values()]
+        prepared = [type(kept.run).__name__ for kept in simulation._prepared.values()]
         assert prepared == ["_PackedLayer", "_PackedLayer", "Linear"]
     with torch.no_grad():
         snn.get_submodule("2").weight.mul_(0.5)
     assert torch.equal(torch.cat(list(simulation.run(x, T))), loop(snn, x, T))
     with use_implementation("torch"):
         assert torch.equal(torch.cat(list(Simulation(snn).run(x, T))), loop(snn, x, T))
+
+
+def _scale_data(layer: nn.Linear) -> None:
+    layer.weight.data.mul_(2.0)  # no new version
+
+
+def _scale_bias_data(layer: nn.Linear) -> None:
+    layer.bias.data.add_(1.0)
+
+
+def _swap_one_weight(layer: nn.Linear) -> None:
+    layer.weight.data[0, 0] += 0.5
+
+
+def _same_address(layer: nn.Linear) -> None:
+    """Another tensor at the same address and of the same version, as freed memory comes back."""
+    storage, version = layer.weight.data, layer.weight._version
+    storage.neg_()
+    layer.weight = nn.Parameter(storage)
+    assert layer.weight._version <= version
+
+
+def _other_parameter(layer: nn.Linear) -> None:
+    layer.weight = nn.Parameter(layer.weight.detach() * -0.5)
+
+
+def _hook(layer: nn.Linear) -> None:
+    layer.register_forward_hook(lambda module, inputs, output: 2 * output)
+
+
+@pytest.mark.parametrize(
+    "change", [_scale_data, _scale_bias_data, _swap_one_weight, _same_address, _other_parameter, _hook]
+)
+def test_a_simulation_that_lives_on_never_runs_with_the_weights_of_before(change: object) -> None:
+    net = dyadic(nn.Sequential(nn.Linear(64, 128), PCMPIFNode(0.5), nn.Linear(128, 64)).eval())
+    x = torch.randint(0, 17, (3, 64)) / 16
+    simulation = Simulation(net, chunk=4)
+    before = torch.cat(list(simulation.run(x, T)))
+    change(net[2])  # type: ignore[operator]
+    after = torch.cat(list(simulation.run(x, T)))
+    assert torch.equal(after, simulate(net, x)) and not torch.equal(after, before)
+    if change is not _hook:
+        assert torch.equal(after, loop(net, x, T))
+
+
+def test_weights_are_compared_once_a_run_and_packed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = nn.Sequential(nn.Linear(64, 128), PCMPIFNode(0.5), nn.Linear(128, 64)).eval()
+    compared: list[int] = []
+    equal = torch.equal
+    monkeypatch.setattr(torch, "equal", lambda a, b: compared.append(1) or equal(a, b))
+    simulation, x = Simulation(net, chunk=2), torch.rand(3, 64)
+    list(simulation.run(x, 12))
+    kept = dict(simulation._prepared)
+    assert not compared
+    list(simulation.run(x, 12))
+    assert len(compared) <= 2 and simulation._prepared == kept  # weight and bias, not chunk after chunk
+
+
+def test_autocast_reaches_the_layers_behind_spikes() -> None:
+    torch.manual_seed(0)
+    net, x = nn.Sequential(nn.Linear(64, 128), PCMPIFNode(0.5), nn.Linear(128, 64)).eval(), torch.rand(3, 64)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = simulate(net, x)
+        assert torch.equal(found, loop(net, x, T)) and found.dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("encoder", ["if", "poisson"])

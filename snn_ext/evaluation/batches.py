@@ -1,0 +1,72 @@
+"""What a loader gives, checked: inputs, labels, and that numbers are finite."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .._errors import bad_type, bad_value
+
+__all__ = ["check_finite", "check_finite_weights", "check_labels", "inputs_and_labels", "numbered"]
+
+
+def numbered(loader: Iterable[Any]) -> Iterator[tuple[int, Tensor, Tensor | None]]:
+    """Yield the batches of a loader with their number, from 1: inputs ``[N, ...]``, all of one shape but for N, and
+    labels or ``None``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Naming the batch, if it is none, or if its inputs are not finite.
+    """
+    if isinstance(loader, Tensor) or not isinstance(loader, Iterable):
+        bad_type("loader", loader, "batches (inputs, labels) or inputs, as [inputs] for a single one")
+    shape: torch.Size | None = None
+    for number, batch in enumerate(loader, 1):
+        x, labels = inputs_and_labels(batch)
+        if x.ndim < 2 or len(x) < 1:
+            bad_value("loader", x, f"inputs [N, ...] of at least one sample in batch {number}")
+        if shape not in (None, x.shape[1:]):
+            bad_value("loader", x, f"samples of one shape, {list(shape or ())} as in batch 1, also in batch {number}")
+        shape = x.shape[1:]
+        check_finite("loader", x, f"the inputs of batch {number}")
+        yield number, x, labels
+
+
+def inputs_and_labels(batch: Any) -> tuple[Tensor, Tensor | None]:
+    """Return the parts of a batch, ``(inputs, labels)``, ``(inputs,)`` or inputs alone."""
+    parts = tuple(batch) if isinstance(batch, tuple | list) else (batch,)
+    if not parts or not all(isinstance(part, Tensor) for part in parts[:2]):
+        bad_type("loader", batch, "batches (inputs, labels) or inputs, as tensors")
+    return parts[0], parts[1] if len(parts) > 1 else None
+
+
+def check_labels(labels: Tensor, scores: Tensor) -> Tensor:
+    """Return labels as int64 if there is one class number for each row of the scores."""
+    integer = not (labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool)
+    if scores.ndim != 2 or labels.shape != scores.shape[:1] or not integer:
+        bad_value("loader", labels, f"one integer label for each of the outputs {list(scores.shape)}")
+    labels = labels.long()
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= scores.shape[1]:
+        got = f"labels from {low} to {high}"
+        bad_value("loader", got, f"class numbers from 0 to {scores.shape[1] - 1}, one for each output")
+    return labels
+
+
+def check_finite(name: str, values: Tensor, what: str) -> None:
+    """Raise, naming ``what``, if a value is NaN or infinite: a comparison with NaN decides anything."""
+    if not bool(values.isfinite().all()):
+        bad_value(name, f"NaN or infinite values in {what}", "finite numbers")
+
+
+def check_finite_weights(name: str, net: nn.Module) -> None:
+    """Raise, naming it, if a parameter is not finite or a buffer NaN (one may be infinite: a mask)."""
+    for kind, tensors in (("parameter", net.named_parameters()), ("buffer", net.named_buffers())):
+        for key, value in tensors:
+            bad = value.isnan() if kind == "buffer" else ~value.isfinite()
+            if bool(bad.any()):
+                bad_value(name, f"NaN or infinite values in the {kind} {key}", "finite numbers")
