@@ -22,7 +22,8 @@ from .quantized import QuantizedReLU, quantized_relu
 from .weights import fold_batch_norm
 
 __all__ = [
-    "POOLS", "Activation", "assign", "check_copy", "finite_output", "plain_copy", "prepare", "refuse", "spread_shapes",
+    "POOLS", "Activation", "assign", "check_copy", "finite_output", "own_modules", "plain_copy", "prepare", "refuse",
+    "spread_shapes",
 ]  # fmt: skip
 
 AVERAGE_POOLS = (
@@ -113,7 +114,7 @@ def prepare(
             f"calibration: got inputs {list(x.shape)[1:]}, want inputs that ann takes ({error})"
         ) from error
     ShapeProp(graph).propagate(x)
-    _own_modules(graph)
+    own_modules(graph)
     activations: dict[str, Activation] = {}
     _compute_sizes(graph)
     for node in list(graph.graph.nodes):
@@ -215,7 +216,7 @@ def _size(node: fx.Node) -> int | None:
     return shape[dim] if isinstance(dim, int) and dim % len(shape) else None
 
 
-def _own_modules(graph: fx.GraphModule) -> None:
+def own_modules(graph: fx.GraphModule) -> None:
     """Give each call a module of its own: neurons have a state, and scales are folded into weights."""
     seen: dict[str, int] = {}
     for node in graph.graph.nodes:
