@@ -37,13 +37,13 @@ class Layerwise:
     """
 
     def __init__(self, net: fx.GraphModule, batches: Sequence[Tensor], time_steps: int, memory: int = 1 << 30) -> None:
-        self.net, self.batches, self.time_steps, self.memory = net, batches, time_steps, memory
         self._simulation = Simulation(net, memory=memory)
+        self.net, self.batches, self.time_steps, self.memory = self._simulation.graph, batches, time_steps, memory
         self._trains: list[dict[fx.Node, SpikeTrain]] = [{} for _ in batches]
         self._current: dict[int, list[Tensor]] = {}
         self._node: fx.Node | None = None
-        self._order = [n for n in net.graph.nodes if n.op == "output" or self._is_layer(n)]
-        self._sources = {node: _sources(net, node) for node in self._order}
+        self._order = [n for n in self.net.graph.nodes if n.op == "output" or self._is_layer(n)]
+        self._sources = {node: _sources(self.net, node) for node in self._order}
 
     def layers(self) -> list[fx.Node]:
         """Return the nodes of the graph that are layers of neurons, in the order of the forward pass."""
