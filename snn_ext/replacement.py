@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from ._adaptive_neuron import AdaptiveNeuron
 from ._errors import bad_type, bad_value, describe
 from ._soft_reset_neuron import NonUniformSoftResetNeuron, SoftResetNeuron, ThresholdNeuron
 from ._together import all_or_nothing
+from ._tracing import ThreadTracer
 from .functional import ATan, Sigmoid, as_surrogate, uniform_points
 
 __all__ = ["DROPPABLE", "replace_neurons"]
@@ -166,7 +167,7 @@ def _check(name: str, old: nn.Module, new: Any, drop: tuple[str, ...]) -> None:
         )
 
 
-class LeafTracer(fx.Tracer):
+class LeafTracer(ThreadTracer):
     """Traces through containers only."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:

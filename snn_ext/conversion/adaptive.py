@@ -199,10 +199,10 @@ class AdSNNRecipe(FXConversionRecipe):
         for name, activation in self._activations.items():
             if activation.adaptive is not None:
                 given = {k: v for k, v in constants[name].items() if k not in ("v_threshold", "spike_height")}
-                assign(twin, name, AAN(**given))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of the ceiling, which is told with the name of the layer
-            result: Tensor = twin(self._first[:_REPORT_SAMPLES])
+                aan = AAN(**given)
+                aan._watched = False  # the ceiling is warned of with the name of the layer
+                assign(twin, name, aan)
+        result: Tensor = twin(self._first[:_REPORT_SAMPLES])
         return result
 
     def _warn_above_ceiling(self, net: ConvertedNet) -> None:

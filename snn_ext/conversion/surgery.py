@@ -15,6 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
 
 from .._errors import bad_value
+from .._tracing import ThreadTracer
 from ..activation import AAN
 from ..evaluation.graph import MAX_POOLS, WEIGHTED
 from ..replacement import is_neuron
@@ -146,7 +147,7 @@ def spread_shapes(graph: fx.GraphModule, x: Tensor) -> None:
 # -- tracing ---------------------------------------------------------------------------------------------------------
 
 
-class _Tracer(fx.Tracer):
+class _Tracer(ThreadTracer):
     """Keeps layers whole, a host's layers and neurons too; looks into everything else."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
