@@ -246,6 +246,7 @@ class AdSNNRecipe(FXConversionRecipe):
             layer.rate_error, layer.steps = float(error.square().mean().sqrt()), steps
 
 
+@torch.no_grad()
 def _largest_activations(net: nn.Module, names: list[str], batches: Batches) -> dict[str, float]:
     largest = dict.fromkeys(names, 0.0)
 
@@ -254,9 +255,8 @@ def _largest_activations(net: nn.Module, names: list[str], batches: Batches) -> 
 
     hooks = [net.get_submodule(name).register_forward_hook(keep(name)) for name in names]
     try:
-        with torch.no_grad():
-            for x in batches:
-                net(x)
+        for x in batches:
+            net(x)
     finally:
         for hook in hooks:
             hook.remove()

@@ -56,6 +56,7 @@ def fold_scales(net: nn.Module) -> ConvertedNet:
     return fold(folded)
 
 
+@torch.no_grad()
 def fold(net: ConvertedNet, keep_output: bool = True) -> ConvertedNet:
     """Fold in place: scales before a neuron into the weights before them, all others into the weights behind.
 
@@ -66,11 +67,10 @@ def fold(net: ConvertedNet, keep_output: bool = True) -> ConvertedNet:
     keep_output : bool
         Put a scale at the end if the output consists of spikes; without it they are counted as they are.
     """
-    with torch.no_grad():
-        for node in list(net.graph.nodes):
-            if _module(net, node, Scale) is not None and any(_module(net, u, SoftResetNeuron) for u in node.users):
-                _push_back(net, node)
-        _Fold(net).run(keep_output)
+    for node in list(net.graph.nodes):
+        if _module(net, node, Scale) is not None and any(_module(net, u, SoftResetNeuron) for u in node.users):
+            _push_back(net, node)
+    _Fold(net).run(keep_output)
     net.delete_all_unused_submodules()
     net.graph.lint()
     net.recompile()
