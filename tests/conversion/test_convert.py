@@ -285,3 +285,27 @@ def test_the_front_door_is_lazy() -> None:
     assert snn_ext.convert is convert and "convert" in snn_ext.__all__
     with pytest.raises(AttributeError, match="no_such_name"):
         snn_ext.no_such_name  # noqa: B018
+
+
+@pytest.mark.parametrize("options", [{}, {"channel_wise": True}, {"readout": "spikes"}], ids=str)
+def test_a_wrong_fold_is_noticed(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The check of the result is there for defects of this package: one is planted."""
+    from snn_ext.conversion import scales
+
+    def wrong(layer: Any, factor: Tensor) -> None:
+        scale_columns(layer, factor * 1.1)
+
+    scale_columns = scales.scale_columns
+    monkeypatch.setattr(scales, "scale_columns", wrong)
+    with pytest.raises(RuntimeError, match="another analog net, .* this is a defect of snn_ext"):
+        convert(trained(vgg()), images(), method="data-norm", **options)
+
+
+def test_a_wrong_height_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    from snn_ext.conversion import adaptive_net
+
+    fold_height = adaptive_net.fold_height
+    monkeypatch.setattr(adaptive_net, "fold_height", lambda layer, h: fold_height(layer, h * 1.1))
+    ann = nn.Sequential(BNAAN(2), *list(vgg(AAN)))
+    with pytest.raises(RuntimeError, match="another analog net, .* this is a defect of snn_ext"):
+        convert(trained(ann), images(), method="adsnn")

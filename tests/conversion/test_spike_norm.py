@@ -178,6 +178,22 @@ def test_finished_trains_are_dropped_when_no_layer_needs_them() -> None:
     assert kept[0] == {"relu"} and kept[1] == {"relu", "blocks.0.relu"} and kept[-1] == {"blocks.2.relu_2"}
 
 
+@pytest.mark.parametrize("memory", [1 << 30, 3000, 700, 1])
+def test_trains_and_currents_that_are_kept_stay_within_the_memory(memory: int) -> None:
+    snn, x = convert(trained(ResNet()), images(), method="data-norm"), images()
+    layers, most = Layerwise(snn, [x[:5], x[5:]], T, memory), 0
+    for node in layers.layers():
+        for batch in (0, 1):
+            for _ in layers.current(node, batch):
+                pass
+            kept = [chunk for chunks in layers._current.values() for chunk in chunks]
+            assert sum(chunk.untyped_storage().nbytes() for chunk in kept) <= memory
+        for _ in layers.finish(node):
+            most = max(most, layers._nbytes())
+            assert most <= memory
+    assert (most > 0) == (memory > 1)  # it keeps what it can, too
+
+
 def test_unit_threshold_keeps_spike_norm_for_what_comes_before() -> None:
     snn = convert(trained(ResNet()), images(), time_steps=T, residual="unit-threshold")
     assert [layer.rule for layer in snn.report] == ["Spike-Norm"] + ["unit threshold"] * 6
