@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 def describe(value: Any) -> str:
     """Say what a value is, briefly: a tensor by its dtype and shape, anything else by its repr."""
-    if hasattr(value, "shape") and hasattr(value, "dtype"):
+    if isinstance(getattr(value, "shape", None), tuple) and hasattr(value, "dtype"):  # and no proxy of one
         return f"a {value.dtype} tensor of shape {list(value.shape)}"
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 
 from ._adaptive_neuron import AdaptiveNeuron, as_constant
 from ._errors import bad_type, bad_value
+from ._together import all_or_nothing
 from .functional import asn_spike_height
 
 __all__ = ["adaptive_neurons", "fold_height", "set_precision"]
@@ -66,12 +66,17 @@ def set_precision(net: nn.Module, m_f: float, theta_0: float | None = None) -> N
     for neuron in neurons.values():
         if neuron.spike_height == "fixed":
             asn_spike_height(float(m_f), None if theta_0 is None else float(theta_0))
-    for neuron in neurons.values():
-        neuron.set_precision(m_f, theta_0)
-    for layer in _fed_by_spikes(net):
-        fold_height(layer, neurons[layer.spike_source].h)
-    for layer in getattr(net, "report", ()):
-        if layer.name in neurons:
+    fed = [module for module in net.modules() if hasattr(module, "spike_source")]
+    reported = [layer for layer in getattr(net, "report", ()) if layer.name in neurons]
+    places: list[tuple[Any, str]] = [(n, name) for n in neurons.values() for name in ("m_f", "theta_0")]
+    places += [(layer.weight, "data") for layer in fed]
+    places += [(layer, name) for layer in reported for name in ("threshold", "scale")]
+    with all_or_nothing(places):
+        for neuron in neurons.values():
+            neuron.set_precision(m_f, theta_0)
+        for layer in fed:
+            fold_height(layer, neurons[layer.spike_source].h)
+        for layer in reported:
             layer.describe(neurons[layer.name])
 
 
@@ -112,6 +117,3 @@ def _on_grid(layer: Any, weight: Tensor) -> Tensor:
     steps = 2.0 ** (_MANTISSA - layer.spike_bits - math.ceil(math.log2(largest)))
     return torch.round(weight * steps) / steps
 
-
-def _fed_by_spikes(net: nn.Module) -> Iterator[Any]:
-    return (module for module in net.modules() if hasattr(module, "spike_source"))

@@ -8,11 +8,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from ._adaptive_neuron import AdaptiveNeuron
 from ._errors import bad_type, bad_value, describe
 from ._soft_reset_neuron import NonUniformSoftResetNeuron, SoftResetNeuron, ThresholdNeuron
+from ._together import all_or_nothing
+from ._tracing import ThreadTracer
 from .functional import ATan, Sigmoid, as_surrogate, uniform_points
 
 __all__ = ["DROPPABLE", "replace_neurons"]
@@ -78,8 +80,13 @@ def replace_neurons(net: nn.Module, factory: Callable[[nn.Module], nn.Module], *
     places = list(_places(net))
     new = {old: factory(old) for _, _, old in places}  # factory once per instance; modules hash by identity
     names = {old: name for _, name, old in reversed(places)}
+    taken: dict[Any, str] = {}
     for old, neuron in new.items():
         _check(names[old], old, neuron, drop)
+        if neuron in taken:
+            got = f"one {type(neuron).__name__} for {taken[neuron]} and {names[old]}"
+            bad_value("factory", got, "a new neuron at each call: a neuron has a state")
+        taken[neuron] = names[old]
     swapped = {old: neuron for old, neuron in new.items() if neuron is not old}
     if not swapped:
         raise ValueError(
@@ -94,10 +101,15 @@ def replace_neurons(net: nn.Module, factory: Callable[[nn.Module], nn.Module], *
             _assign(neuron, name, value)
         neuron.train(old.training)
         neuron.to(device)
-    for parent, name, old in places:
-        parent._modules[name.rpartition(".")[2]] = new[old]
-    _invalidate_reset_cache(net)
+    _invalidate_reset_cache(net)  # before, for an interruption between the two does no harm then
+    with all_or_nothing((parent, _leaf(name)) for parent, name, _ in places):
+        for parent, name, old in places:
+            setattr(parent, _leaf(name), new[old])
     return len(swapped)
+
+
+def _leaf(name: str) -> str:
+    return name.rpartition(".")[2]
 
 
 def is_neuron(module: nn.Module) -> bool:
@@ -155,7 +167,7 @@ def _check(name: str, old: nn.Module, new: Any, drop: tuple[str, ...]) -> None:
         )
 
 
-class LeafTracer(fx.Tracer):
+class LeafTracer(ThreadTracer):
     """Traces through containers only."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:

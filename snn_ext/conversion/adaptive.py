@@ -199,10 +199,10 @@ class AdSNNRecipe(FXConversionRecipe):
         for name, activation in self._activations.items():
             if activation.adaptive is not None:
                 given = {k: v for k, v in constants[name].items() if k not in ("v_threshold", "spike_height")}
-                assign(twin, name, AAN(**given))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of the ceiling, which is told with the name of the layer
-            result: Tensor = twin(self._first[:_REPORT_SAMPLES])
+                aan = AAN(**given)
+                aan._watched = False  # the ceiling is warned of with the name of the layer
+                assign(twin, name, aan)
+        result: Tensor = twin(self._first[:_REPORT_SAMPLES])
         return result
 
     def _warn_above_ceiling(self, net: ConvertedNet) -> None:
@@ -246,6 +246,7 @@ class AdSNNRecipe(FXConversionRecipe):
             layer.rate_error, layer.steps = float(error.square().mean().sqrt()), steps
 
 
+@torch.no_grad()
 def _largest_activations(net: nn.Module, names: list[str], batches: Batches) -> dict[str, float]:
     largest = dict.fromkeys(names, 0.0)
 
@@ -254,9 +255,8 @@ def _largest_activations(net: nn.Module, names: list[str], batches: Batches) -> 
 
     hooks = [net.get_submodule(name).register_forward_hook(keep(name)) for name in names]
     try:
-        with torch.no_grad():
-            for x in batches:
-                net(x)
+        for x in batches:
+            net(x)
     finally:
         for hook in hooks:
             hook.remove()

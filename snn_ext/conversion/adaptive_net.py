@@ -223,6 +223,7 @@ class _Heights:
         if name is None:
             return
         layer.register_buffer("analog_weight", layer.weight.detach().clone())
+        layer.weight = copy.deepcopy(layer.weight)  # its own: a tied one would get the heights of several neurons
         layer.spike_source, layer.spike_bits = name, self.bits[node]
         neuron: Any = self.net.get_submodule(name)
         fold_height(layer, neuron.h)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import inspect
 from typing import Any, Literal
 
+import torch
 from spikingjelly.activation_based.ann2snn import Converter
-from torch import nn
+from torch import fx, nn
 
 from .._errors import bad_type, bad_value, check_choice
 from .adaptive import AdSNNRecipe
@@ -142,8 +143,32 @@ def convert(
     for name, value in given.items():
         if name not in options and value != defaults[name].default:
             bad_value(name, value, f"{defaults[name].default!r} with method={method!r}, which does not use it")
-    net: ConvertedNet = Converter(_RECIPES[method](calibration, **options)).convert(ann)
-    return net
+    return _converted(_RECIPES[method](calibration, **options), ann)
+
+
+@torch.no_grad()
+def _converted(recipe: Any, ann: nn.Module) -> ConvertedNet:
+    """Go through the hooks of a recipe as the host's ``Converter`` does, with a copy in the place of its trace.
+
+    The recipe has traced the net, so there is nothing left to find; and while the host's tracer is at work, no other
+    thread can call a module.
+    """
+    converter = Converter(recipe, next((p.device for p in ann.parameters()), torch.device("cpu")))
+    recipe.validate(converter)
+    net: Any = _with_fresh_names(recipe.before_trace(converter, ann))
+    for hook in (recipe.after_trace, recipe.insert_observers, recipe.calibrate, recipe.replace, recipe.finalize):
+        net = hook(converter, net)
+    return net  # type: ignore[no-any-return]
+
+
+def _with_fresh_names(net: fx.GraphModule) -> fx.GraphModule:
+    """Return a graph whose nodes have the names that a trace of it gives them."""
+    graph = fx.Graph()
+    made: dict[fx.Node, fx.Node] = {}
+    for node in net.graph.nodes:
+        args, kwargs = fx.map_arg((node.args, node.kwargs), made.__getitem__)
+        made[node] = graph.create_node(node.op, node.target, args, kwargs)
+    return fx.GraphModule(net, graph)
 
 
 def _applies(name: str, method: str) -> bool:

@@ -94,7 +94,8 @@ def diagnose(snn: ConvertedNet, x: Tensor, time_steps: int, *, memory: int = 1 <
     if snn.schedule != "streaming":
         bad_value("snn", f"the schedule {snn.schedule!r}", "'streaming': the phased one has no mismatches")
     check_count("time_steps", time_steps)
-    layers = [n for n in snn.graph.nodes if n.op == "call_module" and is_neuron(snn.get_submodule(str(n.target)))]
+    net = snn.one_step()
+    layers = [n for n in net.graph.nodes if n.op == "call_module" and is_neuron(net.get_submodule(str(n.target)))]
     if any(snn.get_submodule(str(n.target)).v_reset is not None for n in layers):
         bad_value("snn", "neurons that reset to zero", "reset by subtraction")
     expected = AnalogTwin(snn, time_steps).rates(x)
@@ -102,7 +103,7 @@ def diagnose(snn: ConvertedNet, x: Tensor, time_steps: int, *, memory: int = 1 <
     counts: dict[fx.Node, Any] = dict.fromkeys(layers, 0.0)
     states: dict[fx.Node, tuple[Any, ...]] = {}
     targets = [*layers, *(node.args[0] for node in layers)]
-    for values in Simulation(snn, memory=memory).stream(x, time_steps, targets, states=states):
+    for values in Simulation(net, memory=memory).stream(x, time_steps, targets, states=states):
         for node in layers:
             charges[node] = charges[node] + values[node.args[0]].double().sum(0)
             counts[node] = counts[node] + (values[node] != 0).double().sum(0)

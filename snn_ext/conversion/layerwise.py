@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Any
 
 from torch import Tensor, fx
 
+from ..evaluation.graph import module_of
 from ..evaluation.simulation import Simulation, spike_value
 from ..evaluation.trains import SpikeTrain
 from ..replacement import is_neuron
+from .modules import Scale
 
 __all__ = ["Layerwise"]
 
@@ -34,31 +37,43 @@ class Layerwise:
     """
 
     def __init__(self, net: fx.GraphModule, batches: Sequence[Tensor], time_steps: int, memory: int = 1 << 30) -> None:
-        self.net, self.batches, self.time_steps, self.memory = net, batches, time_steps, memory
         self._simulation = Simulation(net, memory=memory)
+        self.net, self.batches, self.time_steps, self.memory = self._simulation.graph, batches, time_steps, memory
         self._trains: list[dict[fx.Node, SpikeTrain]] = [{} for _ in batches]
         self._current: dict[int, list[Tensor]] = {}
         self._node: fx.Node | None = None
-        self._order = [n for n in net.graph.nodes if n.op == "output" or self._is_layer(n)]
-        self._sources = {node: _sources(net, node) for node in self._order}
+        self._order = [n for n in self.net.graph.nodes if n.op == "output" or self._is_layer(n)]
+        self._sources = {node: _sources(self.net, node) for node in self._order}
 
     def layers(self) -> list[fx.Node]:
         """Return the nodes of the graph that are layers of neurons, in the order of the forward pass."""
         return [node for node in self._order if node.op != "output"]
 
     def current(self, node: fx.Node, batch: int) -> Iterator[Tensor]:
-        """Yield the current into a layer for one batch, ``[T', N, ...]``, chunk after chunk."""
+        """Yield the current into a layer for one batch, ``[T', N, ...]``, chunk after chunk.
+
+        A scale right before the neurons may be changed with them, so it is applied to what is kept.
+        """
         if node is not self._node:
             self._node, self._current = node, {}
+        before: Any = node.args[0]
+        scale = module_of(self.net, before)
+        if not isinstance(scale, Scale):
+            yield from self._kept(before, batch)
+            return
+        for chunk in self._kept(before.args[0], batch):
+            yield scale(chunk.flatten(0, 1)).unflatten(0, chunk.shape[:2])
+
+    def _kept(self, source: fx.Node, batch: int) -> Iterator[Tensor]:
+        """Yield a value chunk after chunk, from memory if it is there; keep it if there is room."""
         if batch in self._current:
             yield from self._current[batch]
             return
-        source: Any = node.args[0]
         kept: list[Tensor] = []
-        room = self.memory - sum(c.numel() * 4 for chunks in self._current.values() for c in chunks)
+        room = self.memory - sum(map(_nbytes, chain.from_iterable(self._current.values())))
         for values in self._simulation.stream(self.batches[batch], self.time_steps, [source], self._trains[batch]):
             chunk = values[source]
-            room -= chunk.untyped_storage().nbytes()
+            room -= _nbytes(chunk)
             kept = [*kept, chunk] if room >= 0 else []
             yield chunk
         if room >= 0:
@@ -101,6 +116,10 @@ class Layerwise:
 
     def _is_layer(self, node: fx.Node) -> bool:
         return node.op == "call_module" and is_neuron(self.net.get_submodule(str(node.target)))
+
+
+def _nbytes(chunk: Tensor) -> int:
+    return chunk.untyped_storage().nbytes()
 
 
 def _sources(net: fx.GraphModule, node: fx.Node) -> set[fx.Node]:

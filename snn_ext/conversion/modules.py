@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import accumulate
 from typing import Any
 
 import torch
 from spikingjelly.activation_based import base
 from torch import Tensor, nn
-
-from ..functional import state_dtype
 
 __all__ = ["PoissonEncoder", "Scale", "SpikeMaxPool1d", "SpikeMaxPool2d", "SpikeMaxPool3d", "per_channel"]
 
@@ -70,8 +69,8 @@ class _SpikeMaxPool(base.MemoryModule):
         x = inputs[0][0] if step_mode == "m" else inputs[0]
         count = states[0]
         if not isinstance(count, Tensor) or count.shape != x.shape:
-            count = torch.zeros_like(x, dtype=state_dtype(x.dtype))
-        return (count.to(x.device),)
+            count = torch.zeros_like(x, dtype=torch.float64)
+        return (count.to(x.device, torch.float64),)
 
     def single_step_functional_forward(
         self, inputs: tuple[Tensor, ...], states: States, **kwargs: object
@@ -82,9 +81,12 @@ class _SpikeMaxPool(base.MemoryModule):
     def multi_step_functional_forward(
         self, inputs: tuple[Tensor, ...], states: States, **kwargs: object
     ) -> tuple[tuple[Tensor, ...], States]:
-        """Pool a sequence: ``((x_seq,), (count,)) -> ((spike_seq,), (count,))``."""
+        """Pool a sequence: ``((x_seq,), (count,)) -> ((spike_seq,), (count,))``.
+
+        Counts are float64: a spike may carry its threshold, and any number of float32 thresholds adds up exactly there.
+        """
         x_seq, count = inputs[0], states[0]
-        counts = torch.cat((count.unsqueeze(0), x_seq.to(count.dtype))).cumsum(0)
+        counts = torch.stack(list(accumulate(x_seq, initial=count)))
         maxima = self._pool(counts.flatten(0, 1)).unflatten(0, counts.shape[:2])
         return (maxima.diff(dim=0).to(x_seq.dtype),), (counts[-1],)
 
@@ -98,8 +100,8 @@ class SpikeMaxPool1d(nn.MaxPool1d, _SpikeMaxPool):
 class SpikeMaxPool2d(nn.MaxPool2d, _SpikeMaxPool):
     """Exact max pooling of spikes: the increment of the running maximum of the cumulative counts in each window.
 
-    A count rises by at most one a step, so the output is 0 or 1, and after every step its sum is the maximum of the
-    counts. To let the maximum of the spikes themselves pass would add up the spikes of several neurons.
+    A count rises by at most one spike a step, so the output is a spike or 0, and after every step its sum is the maximum
+    of the counts. Spikes of 0 and 1 or of 0 and a threshold are pooled without rounding, in any chunks of time. To let the maximum of the spikes themselves pass would add up the spikes of several neurons.
 
     Examples
     --------

@@ -11,7 +11,8 @@ from torch import Tensor, fx, nn
 
 from .._adaptive_neuron import AdaptiveNeuron
 from .._errors import bad_value
-from ..evaluation.program import run_sequence
+from .._together import all_or_nothing
+from ..evaluation.graph import is_stateful, module_of
 from ..replacement import replace_neurons
 from .report import Numbers, Report
 
@@ -24,7 +25,8 @@ class ConvertedNet(fx.GraphModule, base.StepModule):
     """A spiking net as a ``torch.fx`` graph of plain ``torch.nn`` layers and SpikingJelly neurons.
 
     In step mode "s" it takes one step, ``[N, ...]``, in "m" a sequence ``[T, N, ...]``: stateless layers then see time
-    flattened into the batch. Give it the same input at every step, and reset it before each sample
+    flattened into the batch. ``graph`` is what the net computes in its step mode, so that an ``fx.Interpreter``,
+    ``torch.export`` and ``torch.compile`` see the same function; :meth:`one_step` is the net of one step in both. Give it the same input at every step, and reset it before each sample
     (``spikingjelly.activation_based.functional.reset_net``). The mean of its output over time approaches the output of
     the analog net, in that net's units.
 
@@ -47,6 +49,7 @@ class ConvertedNet(fx.GraphModule, base.StepModule):
 
     def __init__(self, root: nn.Module | dict[str, Any], graph: fx.Graph, class_name: str = "ConvertedNet") -> None:
         self._step_mode = "s"
+        self._step_graph: fx.Graph | None = None  # the graph of one step while ``graph`` is that of a sequence
         super().__init__(root, graph, class_name)
         self.report, self.schedule, self.time_steps, self.clips = Report(), "streaming", None, {}
 
@@ -57,10 +60,28 @@ class ConvertedNet(fx.GraphModule, base.StepModule):
 
     @step_mode.setter
     def step_mode(self, value: str) -> None:
-        base.StepModule.step_mode.fset(self, value)
-        for module in self.modules():
-            if module is not self and isinstance(module, base.MemoryModule):
+        inner = [m for m in self.modules() if m is not self and isinstance(m, base.MemoryModule)]
+        own = [(self, name) for name in ("_step_mode", "_step_graph", "graph")]
+        with all_or_nothing([*own, *((module, "step_mode") for module in inner)]):
+            base.StepModule.step_mode.fset(self, value)
+            for module in inner:
                 module.step_mode = value
+            self._follow_step_mode()
+
+    def _follow_step_mode(self) -> None:
+        if self._step_mode == "m" and self._step_graph is None:
+            self._step_graph, self.graph = self.graph, _sequence_graph(self)
+        elif self._step_mode == "s" and self._step_graph is not None:
+            self.graph, self._step_graph = self._step_graph, None
+
+    def one_step(self) -> ConvertedNet:
+        """Return the net of one step: this one in step mode "s", else a view of it with the same modules."""
+        if self._step_graph is None:
+            return self
+        view: ConvertedNet = ConvertedNet.__new__(ConvertedNet)
+        view.__dict__.update(self.__dict__, _step_mode="s", _step_graph=None)
+        view.graph = self._step_graph
+        return view
 
     @property
     def latency(self) -> int | None:
@@ -92,19 +113,6 @@ class ConvertedNet(fx.GraphModule, base.StepModule):
         replace_neurons(twin, factory)
         return twin
 
-    def recompile(self) -> Any:
-        """Generate the code of one step, and put the choice of the step mode in front."""
-        code = super().recompile()
-        cls: Any = type(self)
-        if cls.forward is not ConvertedNet._forward:
-            cls.single_step_forward, cls.forward = cls.forward, ConvertedNet._forward
-        return code
-
-    def _forward(self, x: Tensor) -> Any:
-        if self._step_mode == "s":
-            return self.single_step_forward(x)  # type: ignore[operator]
-        return run_sequence(self, x)
-
     # The report travels as bytes in a tensor: what reads state dicts expects tensors.
 
     def get_extra_state(self) -> Tensor:
@@ -115,13 +123,13 @@ class ConvertedNet(fx.GraphModule, base.StepModule):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ConvertedNet:
         twin = super().__deepcopy__(memo)
-        return _with(twin, {name: copy.deepcopy(getattr(self, name), memo) for name in _KEPT})
+        return _with(twin, {name: copy.deepcopy(getattr(self, name), memo) for name in (*_KEPT, "_step_graph")})
 
     def _deepcopy_init(self) -> Any:
         return ConvertedNet.__init__
 
     def __reduce__(self) -> tuple[Any, ...]:
-        build, arguments = super().__reduce__()
+        build, arguments = fx.GraphModule.__reduce__(self.one_step())
         return _restore, (build, arguments, {name: getattr(self, name) for name in _KEPT})
 
 
@@ -129,10 +137,39 @@ def _restore(build: Any, arguments: tuple[Any, ...], kept: dict[str, Any]) -> Co
     plain = build(*arguments)
     net = ConvertedNet(plain, plain.graph)
     net.train(plain.training)
-    return _with(net, kept)
+    _with(net, kept)._follow_step_mode()
+    return net
 
 
-def _with(net: Any, kept: dict[str, Any]) -> ConvertedNet:
+def _with(net: ConvertedNet, kept: dict[str, Any]) -> ConvertedNet:
     for name, value in kept.items():
         object.__setattr__(net, name, value)
     return net
+
+
+def _sequence_graph(net: fx.GraphModule) -> fx.Graph:
+    """Return the graph of a sequence ``[T, N, ...]``: with time flattened into the batch, but for what has a state."""
+    graph = fx.Graph()
+    values: dict[fx.Node, fx.Node] = {}
+    sizes: tuple[fx.Node, ...] = ()
+
+    def as_sequence(node: fx.Node) -> fx.Node:
+        return graph.call_method("unflatten", (values[node], 0, sizes))
+
+    def flat(x_seq: fx.Node) -> fx.Node:
+        return graph.call_method("flatten", (x_seq, 0, 1))
+
+    for node in net.graph.nodes:
+        if node.op == "placeholder":
+            x_seq = graph.node_copy(node)
+            sizes = sizes or tuple(graph.call_method("size", (x_seq, dim)) for dim in (0, 1))
+            values[node] = flat(x_seq)
+        elif node.op == "output":
+            graph.output(fx.map_arg(node.args[0], as_sequence))
+        elif is_stateful(module_of(net, node)):
+            values[node] = flat(graph.node_copy(node, as_sequence))
+        else:
+            values[node] = graph.node_copy(node, values.__getitem__)
+            if node.op == "call_method" and node.target == "view":  # need not be possible in the layout of a sequence
+                values[node].target = "reshape"
+    return graph

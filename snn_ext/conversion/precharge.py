@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
+from spikingjelly.activation_based import base
 from torch import Tensor, fx, nn
 
 from .._errors import bad_type, bad_value, check_count, check_real
 from .._soft_reset_neuron import SoftResetNeuron
+from .._together import all_or_nothing
 from ..evaluation.analog import AnalogTwin
 from .batches import Batches
 from .layerwise import Layerwise
 from .modules import per_channel
 from .net import ConvertedNet
-from .spiking import INPUT, OUTPUT
+from .report import LayerReport
+from .spiking import INPUT, OUTPUT, neurons
 from .surgery import prepare
+from .weights import multiply
 
 __all__ = ["lower_thresholds", "optimize_precharge", "precharge_errors"]
 
@@ -74,8 +79,7 @@ def optimize_precharge(
     >>> len(optimize_precharge(snn, ann, x, time_steps=32))
     1
     """
-    if not isinstance(snn, ConvertedNet):
-        bad_type("snn", snn, "a converted net")
+    reported = _reported_neurons(snn)
     if snn.schedule != "streaming":
         bad_value("snn", f"the schedule {snn.schedule!r}", "'streaming': the phased one is exact as it is")
     if ann is not None and not isinstance(ann, nn.Module):
@@ -87,10 +91,12 @@ def optimize_precharge(
     values = torch.linspace(0.0, 0.5, candidates)
     analog = AnalogTwin(snn)
     targets = [analog.rates(x) if ann is None else _activations_of(ann, snn, x) for x in batches]
-    layers = Layerwise(snn, batches, time_steps, memory)
+    shared = (t for t in (*snn.parameters(), *base.memories(snn)) if isinstance(t, Tensor))
+    trial = copy.deepcopy(snn, {id(t): t for t in shared})  # what is interrupted is the search on a copy
+    layers = Layerwise(trial, batches, time_steps, memory)
     found: list[float] = []
     for node in layers.layers():
-        neuron: Any = snn.get_submodule(str(node.target))
+        neuron: Any = trial.get_submodule(str(node.target))
         errors = torch.zeros(candidates, dtype=torch.float64)
         for batch, activations in enumerate(targets):
             errors += precharge_errors(layers, node, batch, neuron, activations[str(node.target)], values)
@@ -99,8 +105,11 @@ def optimize_precharge(
         found.append(best)
         for _ in layers.finish(node):
             pass
-    for layer, value in zip(snn.report, found, strict=True):
-        layer.precharge = value
+    places = [place for layer, neuron in reported for place in ((layer, "precharge"), (neuron, "v_init"))]
+    with all_or_nothing(places):
+        for (layer, neuron), value in zip(reported, found, strict=True):
+            neuron.v_init = torch.full_like(neuron.v_init[:1], value)
+            layer.precharge = value
     return found
 
 
@@ -174,16 +183,30 @@ def lower_thresholds(snn: ConvertedNet, factor: float) -> None:
     -----
     Source: Hwang et al. 2021, who set it against the pre-charged membrane potential.
     """
-    if not isinstance(snn, ConvertedNet):
-        bad_type("snn", snn, "a converted net")
+    reported = _reported_neurons(snn)
     if check_real("factor", factor, "a number in (0, 1]", 0.0, 1.0) <= 0:
         bad_value("factor", factor, "a number in (0, 1]")
-    for layer in snn.report:
-        neuron: Any = snn.get_submodule(layer.name)
-        neuron._raw_threshold().data.mul_(factor)
-        old = layer.threshold
-        layer.threshold = [t * factor for t in old] if isinstance(old, list) else old * factor
-        layer.rule = f"{layer.rule}, lowered by {factor:g}"
+    records = [(layer, name) for layer, _ in reported for name in ("threshold", "rule")]
+    with all_or_nothing([*records, *((neuron, neuron.threshold_name) for _, neuron in reported)]):
+        for layer, neuron in reported:
+            multiply(neuron, neuron.threshold_name, torch.tensor(factor, dtype=torch.float64))
+            old = layer.threshold
+            layer.threshold = [t * factor for t in old] if isinstance(old, list) else old * factor
+            layer.rule = f"{layer.rule}, lowered by {factor:g}"
+
+
+def _reported_neurons(snn: ConvertedNet) -> list[tuple[LayerReport, Any]]:
+    """Return the layers of integrate-and-fire neurons of a converted net, each with its record."""
+    if not isinstance(snn, ConvertedNet):
+        bad_type("snn", snn, "a converted net")
+    names = neurons(snn.one_step())
+    if names != [layer.name for layer in snn.report]:
+        bad_value("snn", f"a report of {len(snn.report)} layers", f"one that names its {len(names)}: a net of convert()")
+    found: list[tuple[LayerReport, Any]] = [(layer, snn.get_submodule(layer.name)) for layer in snn.report]
+    for layer, neuron in found:
+        if not isinstance(neuron, SoftResetNeuron):
+            bad_value("snn", f"{layer.name} ({type(neuron).__name__})", "a net of integrate-and-fire neurons")
+    return found
 
 
 def _activations_of(ann: nn.Module, snn: ConvertedNet, x: Tensor) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ from .._soft_reset_neuron import SoftResetNeuron
 from ..evaluation.graph import MAX_POOLS, WEIGHTED, as_graph, emits_spikes
 from .modules import Scale
 from .net import ConvertedNet
-from .surgery import DROPOUTS, LINEAR, free_name
+from .surgery import DROPOUTS, LINEAR, free_name, own_modules
 from .weights import multiply, scale_columns, scale_rows
 
 __all__ = ["fold", "fold_scales"]
@@ -49,12 +49,14 @@ def fold_scales(net: nn.Module) -> ConvertedNet:
     True
     """
     graph = copy.deepcopy(as_graph(net))
+    own_modules(graph)
     if not any(getattr(m, "scale_output", False) for m in graph.modules()):
         bad_value("net", type(net).__name__, "a net with neurons of scale_output=True")
     folded = graph if isinstance(graph, ConvertedNet) else ConvertedNet(graph, graph.graph)
     return fold(folded)
 
 
+@torch.no_grad()
 def fold(net: ConvertedNet, keep_output: bool = True) -> ConvertedNet:
     """Fold in place: scales before a neuron into the weights before them, all others into the weights behind.
 
@@ -65,11 +67,10 @@ def fold(net: ConvertedNet, keep_output: bool = True) -> ConvertedNet:
     keep_output : bool
         Put a scale at the end if the output consists of spikes; without it they are counted as they are.
     """
-    with torch.no_grad():
-        for node in list(net.graph.nodes):
-            if _module(net, node, Scale) is not None and any(_module(net, u, SoftResetNeuron) for u in node.users):
-                _push_back(net, node)
-        _Fold(net).run(keep_output)
+    for node in list(net.graph.nodes):
+        if _module(net, node, Scale) is not None and any(_module(net, u, SoftResetNeuron) for u in node.users):
+            _push_back(net, node)
+    _Fold(net).run(keep_output)
     net.delete_all_unused_submodules()
     net.graph.lint()
     net.recompile()
@@ -131,7 +132,7 @@ class _Fold:
             if len(unit) > 1:
                 self._settle(node, inputs[0])
             elif not _is_one(unit):  # the current comes in this unit, and so does the threshold
-                multiply(module._raw_threshold(), 1.0 / unit)
+                multiply(module, module.threshold_name, 1.0 / unit)
             self.units[node] = one
             if module.scale_output:
                 level = module.quantizer(torch.zeros(1)).clip_level.detach().double().cpu()

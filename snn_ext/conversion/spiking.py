@@ -83,7 +83,10 @@ class Thresholds:
         self.net, self.activations = net, activations
 
     def set(self, name: str, value: Tensor) -> Tensor:
-        """Set the threshold of a layer, ``[1]`` or ``[C]``, and return it; a clip is not exceeded."""
+        """Set the threshold of a layer, ``[1]`` or ``[C]``, and return it; a clip is not exceeded.
+
+        The layer gets a copy: its own threshold may be scaled or lowered later, the one returned is a record.
+        """
         activation = self.activations.get(name, Activation())
         if activation.quantized is not None:
             value = activation.quantized.threshold.detach().reshape(1)
@@ -93,10 +96,10 @@ class Thresholds:
         neuron: Any = self.net.get_submodule(name)
         before = self._scale(name, "before")
         if before is None:
-            neuron.v_threshold = value.to(neuron.v_threshold.device)
+            neuron.v_threshold = value.to(neuron.v_threshold.device, copy=True)
         else:
             after: Any = self._scale(name, "after")
-            before.weight, after.weight = (value.double().reciprocal().float(), value)
+            before.weight, after.weight = value.double().reciprocal().float(), value.clone()
             before.to(neuron.v_threshold.device)
             after.to(neuron.v_threshold.device)
         return value

@@ -15,6 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
 
 from .._errors import bad_value
+from .._tracing import ThreadTracer
 from ..activation import AAN
 from ..evaluation.graph import MAX_POOLS, WEIGHTED
 from ..replacement import is_neuron
@@ -22,7 +23,8 @@ from .quantized import QuantizedReLU, quantized_relu
 from .weights import fold_batch_norm
 
 __all__ = [
-    "POOLS", "Activation", "assign", "check_copy", "finite_output", "plain_copy", "prepare", "refuse", "spread_shapes",
+    "POOLS", "Activation", "assign", "check_copy", "finite_output", "own_modules", "plain_copy", "prepare", "refuse",
+    "spread_shapes",
 ]  # fmt: skip
 
 AVERAGE_POOLS = (
@@ -113,7 +115,7 @@ def prepare(
             f"calibration: got inputs {list(x.shape)[1:]}, want inputs that ann takes ({error})"
         ) from error
     ShapeProp(graph).propagate(x)
-    _own_modules(graph)
+    own_modules(graph)
     activations: dict[str, Activation] = {}
     _compute_sizes(graph)
     for node in list(graph.graph.nodes):
@@ -145,7 +147,7 @@ def spread_shapes(graph: fx.GraphModule, x: Tensor) -> None:
 # -- tracing ---------------------------------------------------------------------------------------------------------
 
 
-class _Tracer(fx.Tracer):
+class _Tracer(ThreadTracer):
     """Keeps layers whole, a host's layers and neurons too; looks into everything else."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
@@ -215,7 +217,7 @@ def _size(node: fx.Node) -> int | None:
     return shape[dim] if isinstance(dim, int) and dim % len(shape) else None
 
 
-def _own_modules(graph: fx.GraphModule) -> None:
+def own_modules(graph: fx.GraphModule) -> None:
     """Give each call a module of its own: neurons have a state, and scales are folded into weights."""
     seen: dict[str, int] = {}
     for node in graph.graph.nodes:

@@ -81,6 +81,7 @@ def _rank(percentile: float, count: int) -> int:
     return min(count, max(1, math.ceil(percentile / 100.0 * count - 1e-9 * count)))
 
 
+@torch.no_grad()
 def _watch(
     ann: nn.Module,
     names: list[str],
@@ -98,9 +99,8 @@ def _watch(
 
     hooks = [ann.get_submodule(name).register_forward_hook(hook_of(name)) for name in names]
     try:
-        with torch.no_grad():
-            for x in batches:
-                ann(x)
+        for x in batches:
+            ann(x)
     finally:
         for hook in hooks:
             hook.remove()

@@ -29,9 +29,9 @@ def scale_rows(layer: Any, factor: Tensor) -> None:
         weight = rows.reshape(layer.in_channels, -1, *[1] * (layer.weight.ndim - 2))
     else:
         weight = factor.reshape(-1, *[1] * (layer.weight.ndim - 1))
-    multiply(layer.weight, weight)
+    multiply(layer, "weight", weight)
     if layer.bias is not None:
-        multiply(layer.bias, factor)
+        multiply(layer, "bias", factor)
 
 
 def scale_columns(layer: Any, factor: Tensor) -> None:
@@ -42,16 +42,15 @@ def scale_columns(layer: Any, factor: Tensor) -> None:
         elif isinstance(layer, CONVOLUTIONS):  # [out, in / groups, ...]
             rows = factor.reshape(layer.groups, 1, -1).expand(-1, layer.out_channels // layer.groups, -1)
             factor = rows.reshape(layer.out_channels, -1, *[1] * (layer.weight.ndim - 2))
-    multiply(layer.weight, factor)
+    multiply(layer, "weight", factor)
 
 
 def fold_batch_norm(layer: Any, norm: _BatchNorm) -> None:
     """Fold the batch norm behind a layer into it, in place."""
     weight, bias = affine_of(norm)
     scale_rows(layer, weight)
-    if layer.bias is None:
-        layer.bias = nn.Parameter(torch.zeros_like(bias, dtype=layer.weight.dtype))
-    layer.bias.data = (layer.bias.data.double() + bias).to(layer.weight.dtype)
+    offset = bias if layer.bias is None else layer.bias.detach().double() + bias
+    layer.bias = nn.Parameter(offset.to(layer.weight.dtype), requires_grad=layer.weight.requires_grad)
 
 
 def affine_of(norm: Any) -> tuple[Tensor, Tensor]:
@@ -62,6 +61,11 @@ def affine_of(norm: Any) -> tuple[Tensor, Tensor]:
     return weight, offset if norm.bias is None else offset + norm.bias.detach().double()
 
 
-def multiply(parameter: Tensor, factor: Tensor) -> None:
-    """Multiply in float64 and round once."""
-    parameter.data = (parameter.data.double() * factor.to(parameter.device)).to(parameter.dtype)
+def multiply(module: Any, name: str, factor: Tensor) -> None:
+    """Multiply a parameter or buffer in float64 and round once.
+
+    The module gets a new one: the old one may belong to another module too, as tied weights do.
+    """
+    old: Tensor = getattr(module, name)
+    new = (old.detach().double() * factor.to(old.device)).to(old.dtype)
+    setattr(module, name, nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, fx
 
 from .._adaptive_neuron import AdaptiveNeuron
-from .graph import MAX_POOLS, is_delay, is_filter, is_max_pool, is_spiking
+from .graph import MAX_POOLS, as_graph, is_delay, is_filter, is_max_pool, is_spiking
 
 __all__ = ["AnalogTwin"]
 
@@ -36,7 +36,7 @@ class AnalogTwin(fx.Interpreter):
     """
 
     def __init__(self, graph: fx.GraphModule, time_steps: int | None = None, *, keep: bool = True) -> None:
-        super().__init__(graph)
+        super().__init__(as_graph(graph))
         self.time_steps, self.keep = time_steps, keep
         self.activations: dict[str, Tensor] = {}
         self.sums: dict[str, float] = {}

@@ -35,6 +35,8 @@ def as_graph(net: nn.Module, name: str = "net") -> fx.GraphModule:
     """
     if not isinstance(net, nn.Module):
         bad_type(name, net, "an nn.Module")
+    if hasattr(net, "one_step"):  # a converted net, whose graph may be that of a sequence
+        net = net.one_step()  # type: ignore[operator]
     graph = net if isinstance(net, fx.GraphModule) else _traced(net, name)
     called: set[nn.Module] = set()
     for node in graph.graph.nodes:

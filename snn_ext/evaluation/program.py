@@ -14,7 +14,7 @@ from .._soft_reset_neuron import SoftResetNeuron
 from ..ops.layout import dense
 from .graph import WEIGHTED, emits_spikes, event_sources, is_max_pool, is_stateful, layer_names
 
-__all__ = ["Call", "Observer", "Program", "ancestors", "run_sequence"]
+__all__ = ["Call", "Observer", "Program", "ancestors"]
 
 Observer = Callable[[str, nn.Module, Tensor], None]
 """``observe(name, module, spikes)``: the 0/1 spikes ``[T', N, ...]`` of one layer in the next T' steps."""
@@ -34,8 +34,6 @@ class Program:
         The values that are wanted.
     known : set of fx.Node
         Nodes whose values will be given.
-    sequence : bool
-        The input varies over time too.
     prepare : callable, optional
         From a layer with weights behind spikes to what computes it; the layer itself by default.
     """
@@ -43,7 +41,6 @@ class Program:
     graph: fx.GraphModule
     targets: Sequence[Any]
     known: frozenset[fx.Node] = frozenset()
-    sequence: bool = False
     prepare: Callable[[nn.Module], Callable[[Tensor], Tensor]] | None = None
     order: list[fx.Node] = field(init=False)  # varying in time, in the order of the forward pass
     steady: list[fx.Node] = field(init=False)  # constant in time
@@ -57,8 +54,7 @@ class Program:
         self.given = [node for node in needed if node in self.known]
         varying: set[fx.Node] = set()
         for node in needed:
-            given = node in self.known or (self.sequence and node.op == "placeholder")
-            if given or is_stateful(self._module(node)) or any(n in varying for n in node.all_input_nodes):
+            if node in self.known or is_stateful(self._module(node)) or any(n in varying for n in node.all_input_nodes):
                 varying.add(node)
         self.steady = [n for n in needed if n not in varying]
         self.order = [
@@ -183,20 +179,6 @@ class Program:
                 value = getattr(value, name)
             return value
         return node.target(*args, **kwargs)  # type: ignore[operator]
-
-
-def run_sequence(graph: fx.GraphModule, x_seq: Tensor) -> Tensor:
-    """Run a net on ``[T, N, ...]``: stateless layers with time flattened into the batch, neurons with their memories.
-
-    The neurons have to be in step mode "m"; their states stay, as after any call of a host's net.
-    """
-    output = next(node for node in graph.graph.nodes if node.op == "output")
-    program = Program(graph, output.args, sequence=True)
-    inputs = next(node for node in graph.graph.nodes if node.op == "placeholder")
-    steps, samples = x_seq.shape[:2]
-    constants = program.constants(x_seq)
-    known = {inputs: x_seq.flatten(0, 1)}
-    return program.chunk(constants, known, steps, samples, lambda node, module, x: module(x))[output.args[0]]
 
 
 def ancestors(targets: Sequence[Any], known: frozenset[fx.Node] = frozenset()) -> set[fx.Node]:

@@ -22,6 +22,7 @@ from snn_ext import AAN, BNAAN, convert  # noqa: E402
 from snn_ext.conversion import AdSNNRecipe, QuantizedReLU, set_precision  # noqa: E402
 from snn_ext.evaluation import Simulation, evaluate  # noqa: E402
 from snn_ext.functional import asn_spike_height  # noqa: E402
+from snn_ext.precision import fold_height  # noqa: E402
 from snn_ext.spikingjelly import ASNNode  # noqa: E402
 from tests.conversion.nets import ResNet, images, loop, trained, vgg  # noqa: E402
 from tests.reference import assert_unchanged, snapshot  # noqa: E402
@@ -190,6 +191,62 @@ def test_precision_changes_there_and_back_without_a_trace() -> None:
     assert torch.equal(loop(snn, x, 16), loop(other, x, 16))
     set_precision(snn, 0.1)
     assert_unchanged(snn, before)
+
+
+def is_exact_in_float32(layer: nn.Linear, inputs: Tensor) -> bool:
+    """Whether every partial sum of what arrives fits into float32, in this order."""
+    sums = (inputs.double().unsqueeze(1) * layer.weight.detach().double()).cumsum(-1)
+    return bool((sums == sums.float()).all())
+
+
+@pytest.mark.parametrize("bits", [0, 3])
+def test_sums_of_spikes_are_exact_at_the_edge_of_the_grid(bits: int) -> None:
+    """The sum of the weights is just below a power of two, and rounding takes it beyond: a grid twice as fine fails."""
+    layer = nn.Linear(64, 1, bias=False)
+    steps = torch.tensor([2**18 + 0.53125] * 29 + [2**18 - 0.46875] * 35)
+    assert 2**24 - 4 < steps.double().sum() < 2**24
+    for weight in (steps / 2.0**23, steps, torch.rand(64), torch.full((64,), 0.25)):
+        layer.register_buffer("analog_weight", weight.reshape(1, -1))
+        layer.spike_bits = bits
+        fold_height(layer, torch.ones(1))
+        step = 2.0 ** (bits - 22) * float(weight.sum())
+        torch.testing.assert_close(layer.weight[0], weight, rtol=0, atol=step)
+        fractions = torch.randint(0, 2**bits + 1, (50, 64)) / 2**bits
+        assert is_exact_in_float32(layer, torch.cat((torch.ones(1, 64), torch.ones(1, 64) - 2.0**-bits, fractions)))
+
+
+class Sums(nn.Module):
+    """Four layers of neurons whose spikes are added up: what arrives is an integer of at most 4."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList(nn.Sequential(nn.Linear(4, 64), AAN()) for _ in range(4))
+        self.first, self.head = BNAAN(4, dims=0), nn.Linear(64, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b, c, d = (branch(self.first(x)) for branch in self.branches)
+        return self.head((a + b) + (c + d))
+
+
+def test_sums_of_added_spikes_are_exact() -> None:
+    ann = trained(Sums())
+    with torch.no_grad():
+        ann.head.weight.uniform_(0.5, 1.0)
+        ann.head.weight *= 0.9999 / asn_spike_height(0.1) / ann.head.weight.sum(1).max()
+    snn = convert(ann, torch.rand(4, 4), method="adsnn")
+    assert is_exact_in_float32(snn.get_submodule("head"), torch.randint(0, 5, (200, 64)))
+
+
+def test_tied_weights_take_up_the_heights_of_their_own_spikes() -> None:
+    layers = [m for _ in range(3) for m in (nn.Linear(4, 4), AAN(m_f=0.1))]
+    ann, x = trained(nn.Sequential(BNAAN(4, dims=0), *layers)), torch.rand(8, 4)
+    ann[1].weight = ann[3].weight = ann[5].weight
+    snn = convert(ann, x, method="adsnn")
+    for m_f in (0.1, 0.3, 0.1):
+        set_precision(snn, m_f)
+        for name in ("1", "3", "5"):
+            weight = snn.get_submodule(name).weight
+            torch.testing.assert_close(weight, ann[1].weight * asn_spike_height(m_f), rtol=1e-4, atol=1e-6)
 
 
 def test_pickle_deepcopy_state_dict_and_the_hosts_converter() -> None:

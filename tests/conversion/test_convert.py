@@ -17,7 +17,7 @@ from spikingjelly.activation_based import functional, neuron  # noqa: E402
 from spikingjelly.activation_based.ann2snn import Converter  # noqa: E402
 
 import snn_ext  # noqa: E402
-from snn_ext import convert  # noqa: E402
+from snn_ext import AAN, BNAAN, convert  # noqa: E402
 from snn_ext.conversion import ConvertedNet, DataNormRecipe, Report, SpikeNormRecipe  # noqa: E402
 from snn_ext.evaluation import Simulation  # noqa: E402
 from snn_ext.spikingjelly import PCMPIFNode  # noqa: E402
@@ -158,6 +158,38 @@ def test_calibration_is_a_tensor_a_loader_or_a_callable(kind: str) -> None:
             break
 
 
+@pytest.mark.parametrize("method", ["data-norm", "spike-norm", "adsnn"])
+def test_tied_weights_convert_to_layers_of_their_own(method: str) -> None:
+    activation = AAN if method == "adsnn" else nn.ReLU
+    first = BNAAN(6, dims=0) if method == "adsnn" else nn.Identity()
+    layers = [nn.Linear(6, 6), nn.BatchNorm1d(6), activation(), nn.Linear(6, 6), activation(), nn.Linear(6, 6)]
+    ann, x = trained(nn.Sequential(first, *layers)), torch.rand(16, 6)
+    ann[4].weight, ann[6].weight, ann[6].bias = ann[1].weight, nn.Parameter(ann[1].weight.detach().T), ann[4].bias
+    untied = copy.deepcopy(ann)
+    for k in (1, 4, 6):
+        untied[k].weight, untied[k].bias = (nn.Parameter(p.detach().clone()) for p in (ann[k].weight, ann[k].bias))
+    before = snapshot(ann)
+    options: dict[str, Any] = {"method": method} | ({} if method == "adsnn" else {"time_steps": 16})
+    snn, wanted = convert(ann, x, **options), convert(untied, x, **options)
+    assert_unchanged(ann, before)
+    assert torch.equal(loop(snn, x, 16), loop(wanted, x, 16)) and snn.report == wanted.report
+
+
+@pytest.mark.parametrize("second", [nn.ReLU(), nn.Hardtanh(0.0, 0.5)], ids=["ReLU", "clip"])
+@pytest.mark.parametrize("between", [[], [nn.AvgPool1d(2)]], ids=["", "pooling"])
+def test_folding_leaves_the_record_of_a_threshold_alone(between: list[nn.Module], second: nn.Module) -> None:
+    """Neurons that spikes reach without weights get another threshold, the value of their spikes stays."""
+    layers = [nn.Conv1d(2, 4, 1), nn.ReLU(), *between, second, nn.Conv1d(4, 2, 1)]
+    ann, x = trained(nn.Sequential(*layers)), torch.rand(5, 2, 4) * 3
+    with torch.no_grad():
+        largest = float(ann[:-1](x).max())
+    folded, plain = (convert(ann, x, method="data-norm", fold_scales=fold, precharge=0.5) for fold in (True, False))
+    assert [layer.scale for layer in folded.report] == [layer.scale for layer in plain.report]
+    assert folded.report[1].scale == pytest.approx(largest)
+    with torch.no_grad():
+        assert (mean_output(folded, x, 200) - ann(x)).abs().max() < 0.05
+
+
 def test_mobilenet_v1_converts_with_its_clips() -> None:
     def separable(inputs: int, outputs: int, stride: int) -> list[nn.Module]:
         depthwise = nn.Conv2d(inputs, inputs, 3, stride, 1, groups=inputs, bias=False)
@@ -253,3 +285,27 @@ def test_the_front_door_is_lazy() -> None:
     assert snn_ext.convert is convert and "convert" in snn_ext.__all__
     with pytest.raises(AttributeError, match="no_such_name"):
         snn_ext.no_such_name  # noqa: B018
+
+
+@pytest.mark.parametrize("options", [{}, {"channel_wise": True}, {"readout": "spikes"}], ids=str)
+def test_a_wrong_fold_is_noticed(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The check of the result is there for defects of this package: one is planted."""
+    from snn_ext.conversion import scales
+
+    def wrong(layer: Any, factor: Tensor) -> None:
+        scale_columns(layer, factor * 1.1)
+
+    scale_columns = scales.scale_columns
+    monkeypatch.setattr(scales, "scale_columns", wrong)
+    with pytest.raises(RuntimeError, match="another analog net, .* this is a defect of snn_ext"):
+        convert(trained(vgg()), images(), method="data-norm", **options)
+
+
+def test_a_wrong_height_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    from snn_ext.conversion import adaptive_net
+
+    fold_height = adaptive_net.fold_height
+    monkeypatch.setattr(adaptive_net, "fold_height", lambda layer, h: fold_height(layer, h * 1.1))
+    ann = nn.Sequential(BNAAN(2), *list(vgg(AAN)))
+    with pytest.raises(RuntimeError, match="another analog net, .* this is a defect of snn_ext"):
+        convert(trained(ann), images(), method="adsnn")

@@ -28,6 +28,20 @@ def test_max_pooling_emits_spikes_whose_count_is_the_maximum_at_every_step(dims:
     assert isinstance(pool, type(plain))
 
 
+@pytest.mark.parametrize("per_channel", [False, True], ids=["layer", "channel"])
+@pytest.mark.parametrize("chunk", [1, 2, 7, 60])
+def test_spikes_that_carry_a_threshold_are_pooled_without_rounding_in_any_chunks(chunk: int, per_channel: bool) -> None:
+    """A third of a threshold more or less an ulp, added up in float32, makes spikes of 1e-8."""
+    theta = (torch.rand(3) * 2 + 0.05).reshape(-1, 1, 1) if per_channel else torch.tensor(0.1)
+    events = (torch.rand(60, 2, 3, 6, 6) < torch.rand(2, 3, 6, 6)).float()
+    pool, plain = SpikeMaxPool2d.like(nn.MaxPool2d(2)), nn.MaxPool2d(2)
+    pool.step_mode = "m"
+    pooled = torch.cat([pool(part) for part in (events * theta).split(chunk)])
+    assert ((pooled == 0) | (pooled == theta)).all()
+    counts = torch.stack([plain(count) for count in events.cumsum(0)])
+    assert torch.equal((pooled != 0).float().cumsum(0), counts)
+
+
 def test_poisson_events_have_rate_and_sign_of_the_input_and_are_independent() -> None:
     encoder = PoissonEncoder(seed=1)
     encoder.step_mode = "m"

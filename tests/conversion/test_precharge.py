@@ -98,3 +98,12 @@ def test_lowered_thresholds_fire_earlier_and_stay_wrong() -> None:
     early = {snn: sum(int(s.sum()) for s in spikes_of(snn, x, 3).values()) for snn in (plain, lowered)}
     assert early[lowered] > early[plain]
     assert error(charged, 1000) < error(plain, 1000) < 0.01 * error(lowered, 1000)
+
+
+def test_lowering_lowers_each_threshold_once_though_residual_units_share_one() -> None:
+    ann, x = trained(ResNet()), images()
+    snn = convert(ann, x, method="data-norm", residual="unit-threshold")
+    before = [float(snn.get_submodule(layer.name).v_threshold) for layer in snn.report]
+    lower_thresholds(snn, 0.5)
+    assert [float(snn.get_submodule(layer.name).v_threshold) for layer in snn.report] == [v / 2 for v in before]
+    assert [layer.threshold for layer in snn.report] == [v / 2 for v in before]

@@ -82,6 +82,30 @@ def test_output_of_spikes_keeps_its_units_and_folding_twice_is_folding_once() ->
         fold_scales(folded)
 
 
+def tied(tie: str) -> nn.Module:
+    net = nn.Sequential(
+        *(nn.Linear(6, 6), atif(0.5), nn.Linear(6, 6), atif(0.3), nn.Linear(6, 6), atif(0.8), nn.Linear(6, 2))
+    )
+    if tie == "parameter":
+        net[4].weight, net[4].bias = net[2].weight, net[2].bias
+    elif tie == "view":
+        net[4].weight = nn.Parameter(net[2].weight.detach().T)
+    elif tie == "module":
+        net[4] = net[2]
+    else:
+        net[3].v_threshold = net[5].v_threshold = net[1].v_threshold
+    return net
+
+
+@pytest.mark.parametrize("tie", ["parameter", "view", "module", "threshold"])
+def test_tied_layers_take_up_the_scale_of_their_own_spikes_only(tie: str) -> None:
+    net, x = tied(tie), torch.randint(0, 17, (8, 6)) / 16
+    before = snapshot(net)
+    folded = fold_scales(net)
+    assert_unchanged(net, before)
+    torch.testing.assert_close(loop(folded, x, T), loop(net, x, T))
+
+
 def test_bad_nets_are_named() -> None:
     with pytest.raises(TypeError, match="net: got 3"):
         fold_scales(3)  # type: ignore[arg-type]
