@@ -77,10 +77,9 @@ def implementation(
     device: torch.device | str,
     dtype: torch.dtype | None = None,
     *,
-    T: int | None = None,
     surrogate: Any = None,
 ) -> Implementation:
-    """Return which implementation runs an operator for a device (and dtype, number of steps, surrogate).
+    """Return which implementation runs an operator for a device (and dtype, surrogate).
 
     The first question about a device compiles what the cache does not hold, and tests it.
 
@@ -92,8 +91,6 @@ def implementation(
         Where the input is.
     dtype : torch.dtype, optional
         Dtype of the input; float32 by default.
-    T : int, optional
-        Number of steps; any by default.
     surrogate : optional
         Surrogate of the spike; one that is known by default.
 
