@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .._errors import bad_type, bad_value, check_bool, check_choice, check_count, check_real
+from .soft_reset import state_dtype
 
 __all__ = [
     "Recursion",
@@ -71,9 +72,9 @@ def staircase(
     _check_scale("threshold", threshold)
     if not isinstance(v, Tensor):
         check_real("v", v, "a tensor or a finite number")
-    level = (x * time_steps + v) / threshold
+    level = (x.to(state_dtype(x.dtype)) * time_steps + v) / threshold  # in 16 bits it would be another staircase
     count = torch.floor(level) if fire_at_threshold else torch.ceil(level) - 1.0
-    return count.clamp(0, time_steps)
+    return count.clamp(0, time_steps).to(x.dtype)
 
 
 def nonuniform_staircase(x: Tensor, p: Tensor) -> Tensor:

@@ -87,13 +87,14 @@ def asn_transfer(
     check_signal(s)
     check_real("cut", cut, "a finite number >= 0", 0.0)
     c = check_transfer_constants(s, m_f, theta_0, tau_gamma, tau_eta, tau_beta)
+    wide = s.to(state_dtype(s.dtype))
     if is_exact(c, exact):
         f = _exact_transfer(s.double(), c)
     else:
-        r, a, b, half_height, offset = _as(state_dtype(s.dtype), transfer_coefficients(c))
-        y = 0.5 * (r + a / (s.to(state_dtype(s.dtype)).clamp_min(0.0) + b))
+        r, a, b, half_height, offset = _as(wide.dtype, transfer_coefficients(c))
+        y = 0.5 * (r + a / (wide.clamp_min(0.0) + b))
         f = (half_height / torch.tanh(y) + offset).clamp_min(0.0)
-    return f.masked_fill(s <= cut, 0.0).to(s.dtype)
+    return f.masked_fill(wide <= cut, 0.0).to(s.dtype)  # a comparison in 16 bits would round the cut first
 
 
 def asn_spike_height(
@@ -211,7 +212,8 @@ def asn_interval(
     """
     check_signal(s)
     c = check_transfer_constants(s, m_f, theta_0, tau_gamma, tau_eta, tau_eta)
-    return torch.where(s > c.theta_0 / 2, _interval(s.double(), c), torch.inf).to(s.dtype)
+    wide = s.double()
+    return torch.where(wide > c.theta_0 / 2, _interval(wide, c), torch.inf).to(s.dtype)
 
 
 # -- the expansion -----------------------------------------------------------------------------------------------------

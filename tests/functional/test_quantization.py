@@ -210,6 +210,15 @@ def test_threshold_may_be_a_tensor_and_counts_keep_the_inputs_dtype() -> None:
     assert staircase(x.half(), 1.0, 4).dtype == torch.float16
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_narrow_inputs_climb_the_staircase_of_the_neuron(dtype: torch.dtype) -> None:
+    # As the neuron, whose potential is float32: the input is what it is, and nothing else is rounded to 16 bits.
+    x = torch.linspace(-0.2, 1.5, 1001).to(dtype)
+    for threshold, v in ((0.7, 0.0), (1.0, 0.5), (0.33, 0.165)):
+        want = staircase(x.float(), threshold, 20, v=v)
+        assert torch.equal(staircase(x, threshold, 20, v=v), want.to(dtype))
+
+
 @pytest.mark.parametrize("time_steps", [1, 3, 4, 10])
 def test_uniform_points_are_the_edges_of_the_uniform_staircase(time_steps: int) -> None:
     p = uniform_points(0.75, time_steps)
