@@ -84,7 +84,8 @@ class AAN(nn.Module):
         self.tau_beta, self.dt = check_constant("tau_beta", tau_beta), check_constant("dt", dt)
         self.h: float = asn_spike_height(*self._constants(), **self._times())
         self.ceiling: float = asn_ceiling(*self._constants(), **self._times(), dt=self.dt)
-        saturation = asn_transfer(torch.tensor(math.inf, dtype=torch.float64), *self._constants(), **self._times())
+        infinite = torch.tensor(math.inf, dtype=torch.float64, device="cpu")  # the default one may be "meta"
+        saturation = asn_transfer(infinite, *self._constants(), **self._times())
         self._watched = saturation.item() > self.ceiling
 
     def forward(self, s: Tensor) -> Tensor:
@@ -101,7 +102,7 @@ class AAN(nn.Module):
         return {"tau_gamma": self.tau_gamma, "tau_eta": self.tau_eta, "tau_beta": self.tau_beta}
 
     def _warn_above_ceiling(self, f: Tensor) -> None:
-        if f.numel() == 0 or f.is_meta:
+        if f.numel() == 0 or f.is_meta or torch._C._are_functorch_transforms_active():
             return
         peak = float(f.detach().amax())
         if peak > self.ceiling:

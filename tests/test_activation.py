@@ -88,3 +88,21 @@ def test_wrong_arguments_are_named(make: Any, message: str) -> None:
     with pytest.raises((TypeError, ValueError)) as caught:
         make()
     assert str(caught.value).startswith(message) and "want" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "make", [AAN, lambda: AAN(m_f=0.3), lambda: AAN(tau_beta=30.0), lambda: BNAAN(3)], ids=["aan", "0.3", "exact", "bn"]
+)
+def test_made_on_meta_it_is_what_it_is_elsewhere(make: Any) -> None:
+    torch.manual_seed(0)
+    want, x = make(), torch.rand(4, 3, 5, 5)
+    with torch.device("meta"):
+        found = make()
+        assert found(torch.empty(4, 3, 5, 5)).is_meta
+    found.to_empty(device="cpu")
+    for module in found.modules():
+        if hasattr(module, "reset_parameters"):
+            module.reset_parameters()
+    assert torch.equal(found(x), want(x))
+    constants = [[m.h, m.ceiling, m._watched] for net in (found, want) for m in net.modules() if isinstance(m, AAN)]
+    assert constants[0] == constants[1]

@@ -25,8 +25,13 @@ class QuantizedReLU(nn.Module):
     starts at 0, theta / 2 or theta (and for the ceiling fires above its threshold, not at it) has the rate
     :math:`y / \theta`, to the last bit on exact arithmetic. :func:`snn_ext.convert` makes that neuron of it.
 
-    Forward as above; backward, the gradient of the rounding passes straight through, inside the clip: the input gets
-    it where :math:`0 < x < \theta`, the threshold gets the sum over the rest of the derivative.
+    Forward as above; backward, the gradient of the rounding passes straight through, inside the clip of the *input*:
+
+    .. math::
+        \frac{\partial y}{\partial x} = 1, \quad \frac{\partial y}{\partial\theta} = \frac{y - x}{\theta}
+        \quad\text{for } 0 < x < \theta; \qquad 0, 1 \text{ for } x \ge \theta; \qquad 0, 0 \text{ for } x \le 0
+
+    so a single level trains too. It holds in forward mode and under ``torch.func``.
 
     Parameters
     ----------
@@ -42,6 +47,8 @@ class QuantizedReLU(nn.Module):
     Notes
     -----
     Rounding half up minimises the squared error of a rate: see Hwang et al. 2021 on a pre-charge of one half.
+    The gradients are those of Esser et al. 2020, *Learned step size quantization*, with the clip level in the place of the
+    step.
 
     Examples
     --------
@@ -65,6 +72,12 @@ class QuantizedReLU(nn.Module):
             self.threshold = nn.Parameter(value)
         else:
             self.register_buffer("threshold", value)
+        self._initial = float(threshold)
+
+    def reset_parameters(self) -> None:
+        """Set the threshold to the one that the layer was made with: after ``to_empty``."""
+        with torch.no_grad():
+            self.threshold.fill_(self._initial)
 
     def forward(self, x: Tensor) -> Tensor:
         return quantized_relu(x, self.threshold, self.levels, self.rounding)
@@ -83,7 +96,9 @@ def quantized_relu(x: Tensor, threshold: Tensor, levels: int, rounding: Rounding
     >>> quantized_relu(torch.tensor([0.3, 0.5]), torch.tensor([1.0]), 2, "floor")
     tensor([0.0000, 0.5000])
     """
-    level = x * levels / threshold
+    level = (x * levels / threshold).detach()
     rounded = {"floor": torch.floor, "round": lambda v: torch.floor(v + 0.5), "ceil": torch.ceil}[rounding](level)
-    straight = rounded.detach() + (level - level.detach())  # plus an exact zero that carries the gradient
-    return straight.clamp(0.0, float(levels)) * (threshold / levels)
+    clipped = torch.where(x < threshold, torch.where(x <= 0.0, 0.0, x), threshold)
+    relative = clipped / threshold
+    straight = threshold * (relative - relative.detach())  # an exact zero that carries the gradient
+    return rounded.clamp(0.0, float(levels)) * (threshold / levels) + straight

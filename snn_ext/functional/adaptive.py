@@ -289,12 +289,18 @@ def check_constant(name: str, value: Tensor | float) -> float:
 
 def check_constant_values(name: str, value: Tensor) -> None:
     """Raise for a bad value in a constant that is a tensor, where looking at it costs nothing."""
-    if value.device.type != "cpu" or torch.compiler.is_compiling():
+    if not may_be_looked_at(value):
         return
     values = value.detach()
     positive = values >= 0 if name == "tau_phi" else values > 0
     if not bool((positive & values.isfinite()).all()):
         bad_value(name, values.flatten()[:8].tolist(), _want(name))
+
+
+def may_be_looked_at(value: Tensor) -> bool:
+    """Whether the values of a tensor are at hand: on the CPU, and not while they are traced or mapped over."""
+    hidden = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+    return value.device.type == "cpu" and not hidden
 
 
 def _check_constant_of_step(name: str, value: Tensor | float, current_seq: Tensor) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from .._errors import bad_type, bad_value, check_bool, check_choice, check_count, check_real
+from .soft_reset import state_dtype
 
 __all__ = [
     "Recursion",
@@ -71,9 +74,9 @@ def staircase(
     _check_scale("threshold", threshold)
     if not isinstance(v, Tensor):
         check_real("v", v, "a tensor or a finite number")
-    level = (x * time_steps + v) / threshold
+    level = (x.to(state_dtype(x.dtype)) * time_steps + v) / threshold  # in 16 bits it would be another staircase
     count = torch.floor(level) if fire_at_threshold else torch.ceil(level) - 1.0
-    return count.clamp(0, time_steps)
+    return count.clamp(0, time_steps).to(x.dtype)
 
 
 def nonuniform_staircase(x: Tensor, p: Tensor) -> Tensor:
@@ -312,7 +315,7 @@ def best_threshold(x: Tensor, time_steps: int, *, v_init: float = 0.0) -> float:
     Returns
     -------
     float
-        The threshold, by a search on a grid of 0.2 % between 1e-3 and 2 times the largest input.
+        The threshold: the best one of a grid of 0.2 % between 1e-3 and 2 times the largest input.
 
     Raises
     ------
@@ -329,12 +332,12 @@ def best_threshold(x: Tensor, time_steps: int, *, v_init: float = 0.0) -> float:
     check_count("time_steps", time_steps)
     check_real("v_init", v_init, "a finite number")
     sample = _positive_sample(x)
+    edges = torch.arange(1, time_steps + 1, dtype=torch.float64, device=sample.device) - v_init
 
-    def noise(threshold: Tensor) -> Tensor:
-        count = staircase(sample, threshold, time_steps, v=v_init * threshold)
-        return (sample - decode(count, threshold, time_steps)).square().mean(-1)
+    def quantised(threshold: Tensor) -> Tensor:
+        return decode(staircase(sample, threshold, time_steps, v=v_init * threshold), threshold, time_steps)
 
-    return _argmin_on_grid(noise, sample)
+    return _best_on_grid(sample, edges / time_steps, quantised)
 
 
 def best_points(x: Tensor, time_steps: int) -> Tensor:
@@ -342,7 +345,7 @@ def best_points(x: Tensor, time_steps: int) -> Tensor:
 
     The decoded levels are ``n p_1 / T``. For given levels the best edges lie half way between them, except for
     ``p_1``, which is both the highest level and its own edge; so ``p_k = (T - k + 1/2) / T * p_1`` for k >= 2 and
-    one number is searched.
+    one number is searched, on the grid of :func:`best_threshold`.
 
     Parameters
     ----------
@@ -370,42 +373,68 @@ def best_points(x: Tensor, time_steps: int) -> Tensor:
     """
     check_count("time_steps", time_steps)
     sample = _positive_sample(x)
-    edges = torch.arange(time_steps, 0, -1, dtype=torch.float64, device=sample.device) - 0.5
-    edges[0] = time_steps
+    edges = torch.arange(1, time_steps + 1, dtype=torch.float64, device=sample.device) - 0.5
+    edges[-1] = time_steps
     edges /= time_steps
 
-    def noise(p_1: Tensor) -> Tensor:
-        # The count rounds half up below the highest level, which is reached at p_1 itself.
-        level = sample / p_1 * time_steps
-        count = torch.where(level >= time_steps, level, (level + 0.5).floor().clamp(max=time_steps - 1))
-        return (sample - decode(count.clamp(max=time_steps), p_1, time_steps)).square().mean(-1)
+    def quantised(p_1: Tensor) -> Tensor:
+        count = torch.searchsorted(p_1 * edges, sample, right=True)
+        return decode(count, p_1, time_steps)
 
-    return (edges * _argmin_on_grid(noise, sample)).float()
+    return (edges.flip(0) * _best_on_grid(sample, edges, quantised)).float()
 
 
-def _positive_sample(x: Tensor, limit: int = 20_000) -> Tensor:
+def _positive_sample(x: Tensor) -> Tensor:
+    """Return the positive finite inputs in ascending order, all of them: the tail decides on the best threshold."""
     if not isinstance(x, Tensor) or not x.is_floating_point():
         bad_type("x", x, "a floating tensor of recorded inputs")
-    sample = x.detach().double().flatten()
-    sample = sample[(sample > 0) & sample.isfinite()].sort().values
+    sample = x.detach().flatten()
+    sample = sample[(sample > 0) & sample.isfinite()].sort().values.double()
     if sample.numel() == 0:
         bad_value("x", x, "at least one positive finite input; a layer that is always silent has no best threshold")
-    # Evenly spaced order statistics keep the distribution, the maximum included, and make the search cheap.
-    if sample.numel() > limit:
-        sample = sample[torch.linspace(0, sample.numel() - 1, limit, device=sample.device).round().long()]
     return sample
 
 
-def _argmin_on_grid(noise, sample: Tensor) -> float:  # type: ignore[no-untyped-def]
-    """Minimise over a logarithmic grid, coarse first, then fine around the best."""
-    high = float(sample[-1])
-    grid = torch.logspace(-3, 0.30103, 120, dtype=torch.float64, device=sample.device) * high
-    for _ in range(2):
-        best = min(range(len(grid)), key=[float(noise(g)) for g in grid].__getitem__)
-        low, top = grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)]
-        centre = grid[best]
-        grid = torch.linspace(float(low), float(top), 60, dtype=torch.float64, device=sample.device)
-    return float(min((centre, *grid), key=lambda g: float(noise(g))))
+_STEP, _LOW, _HIGH = 1.002, 1e-3, 2.0
+_CHUNK = 1 << 20  # edges at a time
+
+
+def _best_on_grid(sample: Tensor, edges: Tensor, quantised: Callable[[Tensor], Tensor]) -> float:
+    """Return the number of the grid with the least squared error of a quantiser that scales with it.
+
+    At 1 the quantiser goes up to level k / T at the k-th of T ascending ``edges``. The errors at all numbers of the grid
+    follow from sums over the sorted sample, but for inputs that lie on an edge, give or take rounding. The better side is
+    the same at all edges, so the smaller error of edges that are all a little lower, or all a little higher, is a lower
+    bound; and only numbers whose bound is below the best error found are looked at, by ``quantised``.
+    """
+    count = math.floor(math.log(_HIGH / _LOW) / math.log(_STEP)) + 1
+    powers = torch.arange(count, dtype=torch.float64, device=sample.device)
+    grid = _LOW * sample[-1] * torch.pow(_STEP, powers)
+    rows = max(1, _CHUNK // len(edges))
+    bounds = torch.cat([_error_bounds(sample, edges, part) for part in grid.split(rows)])
+    best, error = grid[0], math.inf
+    for k in bounds.argsort().tolist():
+        if float(bounds[k]) > error:
+            break
+        found = float((sample - quantised(grid[k])).square().sum())
+        if found < error:
+            best, error = grid[k], found
+    return float(best)
+
+
+def _error_bounds(sample: Tensor, edges: Tensor, grid: Tensor) -> Tensor:
+    """Return a lower bound of the sum of squared errors at each number of a part of the grid."""
+    sums = torch.cat((sample.new_zeros(1), sample.cumsum(0)))
+    energy = sample.square().sum()
+    level = grid / len(edges)
+    weights = 2.0 * torch.arange(len(edges), dtype=sample.dtype, device=sample.device) + 1.0  # k^2 - (k - 1)^2
+    errors = []
+    rounding = 1e-12 * (1.0 + edges.abs().amax())
+    for nudged in (edges - rounding, edges + rounding):
+        below = torch.searchsorted(sample, grid[:, None] * nudged)
+        reached, carried = len(sample) - below, sums[-1] - sums[below]
+        errors.append(energy - 2.0 * level * carried.sum(1) + level.square() * (reached * weights).sum(1))
+    return torch.minimum(*errors) - 1e-15 * (len(sample) + 100) * energy
 
 
 def _check_scale(name: str, value: Tensor | float) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -41,7 +41,8 @@ def soft_reset_if(
     :math:`g_u = (g_{s_t} - \theta_t c)\,\sigma'(h_t - \theta_t)` (the second term only without ``detach_reset``),
     :math:`g_{x_t} = g_u + c`, :math:`g_{\theta_t} = \sum (-g_u - s_t c)`, then :math:`c \leftarrow g_{x_t}`.
 
-    This is the definition that every faster execution has to match bit for bit in spikes and potential.
+    This is the definition that every faster execution has to match bit for bit in spikes and potential. It can be
+    differentiated in forward mode, more than once (as far as the surrogate's derivative can), and by ``torch.func``.
 
     Parameters
     ----------
@@ -199,12 +200,24 @@ def _reset(h: Tensor, s: Tensor, threshold: Tensor, reset: str) -> Tensor:
 class _ResetToZero(torch.autograd.Function):
     """``(1 - s) h``, but exactly 0 where it fired, also for an infinite ``h``."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx, h: Tensor, s: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
-        ctx.save_for_backward(h, s)
+    def forward(h: Tensor, s: Tensor) -> Tensor:
         return h.masked_fill(s != 0, 0.0)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[no-untyped-def]
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+        ctx.save_for_forward(*inputs)
+
+    @staticmethod
+    def jvp(ctx: Any, h: Tensor | None, s: Tensor | None) -> Tensor:
+        at, fired = ctx.saved_tensors
+        kept = 0.0 if h is None else h * (1.0 - fired)
+        return kept if s is None else kept - at * s
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
         h, s = ctx.saved_tensors
         return grad * (1.0 - s), -grad * h

@@ -198,11 +198,23 @@ def spike(
 
 
 class _Spike(torch.autograd.Function):
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, h: Tensor, threshold: Tensor, surrogate: Surrogate, fire_at_threshold: bool) -> Tensor:
-        ctx.save_for_backward(h, threshold)
-        ctx.surrogate = surrogate
+    def forward(h: Tensor, threshold: Tensor, surrogate: Surrogate, fire_at_threshold: bool) -> Tensor:
         return (h >= threshold if fire_at_threshold else h > threshold).to(h.dtype)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        h, threshold, ctx.surrogate, _ = inputs
+        ctx.save_for_backward(h, threshold)
+        ctx.save_for_forward(h, threshold)
+
+    @staticmethod
+    def jvp(ctx: Any, h: Tensor | None, threshold: Tensor | None, *_: None) -> Tensor:
+        at, reached = ctx.saved_tensors
+        tangent = h if threshold is None else -threshold if h is None else h - threshold
+        return ctx.surrogate.derivative(at - reached) * tangent
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -215,9 +227,19 @@ class _Spike(torch.autograd.Function):
 class _GradientOf(torch.autograd.Function):
     """The first argument, with the gradient of the second, whose values may be anything, NaN included."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, value: Tensor, estimate: Tensor) -> Tensor:
+    def forward(value: Tensor, estimate: Tensor) -> Tensor:
         return value.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def jvp(ctx: Any, value: Tensor | None, estimate: Tensor | None) -> Tensor | None:
+        return estimate
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor]:

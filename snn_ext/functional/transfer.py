@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from .._errors import bad_type, bad_value, check_bool, check_choice, check_real
-from .adaptive import SpikeHeight, check_constant, check_constant_values
+from .adaptive import SpikeHeight, check_constant, check_constant_values, may_be_looked_at
 from .soft_reset import broadcasts, check_device, state_dtype
 
 __all__ = ["asn_ceiling", "asn_interval", "asn_spike_height", "asn_transfer"]
@@ -87,13 +87,14 @@ def asn_transfer(
     check_signal(s)
     check_real("cut", cut, "a finite number >= 0", 0.0)
     c = check_transfer_constants(s, m_f, theta_0, tau_gamma, tau_eta, tau_beta)
+    wide = s.to(state_dtype(s.dtype))
     if is_exact(c, exact):
         f = _exact_transfer(s.double(), c)
     else:
-        r, a, b, half_height, offset = _as(state_dtype(s.dtype), transfer_coefficients(c))
-        y = 0.5 * (r + a / (s.to(state_dtype(s.dtype)).clamp_min(0.0) + b))
+        r, a, b, half_height, offset = _as(wide.dtype, transfer_coefficients(c))
+        y = 0.5 * (r + a / (wide.clamp_min(0.0) + b))
         f = (half_height / torch.tanh(y) + offset).clamp_min(0.0)
-    return f.masked_fill(s <= cut, 0.0).to(s.dtype)
+    return f.masked_fill(wide <= cut, 0.0).to(s.dtype)  # a comparison in 16 bits would round the cut first
 
 
 def asn_spike_height(
@@ -211,7 +212,8 @@ def asn_interval(
     """
     check_signal(s)
     c = check_transfer_constants(s, m_f, theta_0, tau_gamma, tau_eta, tau_eta)
-    return torch.where(s > c.theta_0 / 2, _interval(s.double(), c), torch.inf).to(s.dtype)
+    wide = s.double()
+    return torch.where(wide > c.theta_0 / 2, _interval(wide, c), torch.inf).to(s.dtype)
 
 
 # -- the expansion -----------------------------------------------------------------------------------------------------
@@ -254,7 +256,7 @@ def _fraction(c: TransferConstants) -> tuple[Any, Any, Any]:
 
 def _height(c: TransferConstants, exact: bool) -> Any:
     if exact:
-        one = torch.ones((), dtype=torch.float64)
+        one = torch.ones((), dtype=torch.float64, device="cpu")
         h = 2.0 * torch.tanh(_interval(one, c) / (2.0 * c.tau_beta))
         return h if any(isinstance(value, Tensor) for value in c) else float(h)
     r, a, b = _fraction(c)
@@ -272,7 +274,10 @@ def _exact_transfer(s: Tensor, c: TransferConstants) -> Tensor:
 
 
 def _interval(s: Tensor, c: TransferConstants) -> Tensor:
-    """Solve equation 10 where S > theta_0 / 2: bisection, then a Newton step, which carries the gradients."""
+    """Solve equation 10 where S > theta_0 / 2: bisection, then Newton steps, which carry the derivatives.
+
+    The first step gives the first derivatives, the second those up to the third.
+    """
     s = s.clamp_max(1e9)  # as good as infinite: the interval is the shortest one
     with torch.no_grad():
         fixed = TransferConstants(*(v.detach() if isinstance(v, Tensor) else v for v in c))
@@ -284,8 +289,13 @@ def _interval(s: Tensor, c: TransferConstants) -> Tensor:
             later = _signal_of(middle, fixed) > s
             low, high = torch.where(later, middle, low), torch.where(later, high, middle)
         slope = _slope_of(high, fixed)
-    step = (_signal_of(high, c) - s) / slope
-    return high - torch.where(step.isfinite(), step, 0.0)
+    t = _newton(high, s, c, slope)
+    return _newton(t, s, c, _slope_of(t, c))
+
+
+def _newton(t: Tensor, s: Tensor, c: TransferConstants, slope: Tensor) -> Tensor:
+    step = (_signal_of(t, c) - s) / slope
+    return t - torch.where(step.isfinite(), step, 0.0)
 
 
 def _signal_of(t: Tensor, c: TransferConstants) -> Tensor:
@@ -366,7 +376,7 @@ def check_transfer_constants(
 
 def _check_fires_at_one(theta_0: Constant) -> None:
     if isinstance(theta_0, Tensor):
-        if theta_0.device.type != "cpu" or torch.compiler.is_compiling() or bool((theta_0 < 2.0).all()):
+        if not may_be_looked_at(theta_0) or bool((theta_0 < 2.0).all()):
             return
         theta_0 = float(theta_0.max())
     if theta_0 >= 2.0:

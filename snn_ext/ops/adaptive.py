@@ -23,8 +23,8 @@ from ..functional.soft_reset import as_step, state_dtype
 from ..functional.surrogates import Sigmoid, Surrogate, as_surrogate
 from .adaptive_execution import AdaptiveSettings, Output
 from .execution import checkpoint_count
-from .layout import as_step_of, as_steps_of, dense, empty_step, in_order_of, is_one
-from .selection import check_definition_may_run, implementation, select
+from .layout import as_step_of, as_steps_of, dense, empty_step, in_order_of, is_one, savable
+from .selection import check_definition_may_run, implementation, select, why_transformed
 
 __all__ = ["adaptive_spiking", "postsynaptic_potential"]
 
@@ -51,8 +51,8 @@ def adaptive_spiking(
     """Run :func:`snn_ext.functional.adaptive_spiking`, bit-equal, by the selected implementation.
 
     Parameters, results and errors are those of the definition; a forced implementation that can not run raises a
-    ``RuntimeError``. A surrogate that is not one of the known curves, and constants that need a gradient, are run by
-    the definition itself.
+    ``RuntimeError``. A surrogate that is not one of the known curves, constants that need a gradient, forward-mode
+    derivatives and what ``torch.func`` transforms are run by the definition itself.
 
     For the backward pass the input is kept, and for more than 16 steps the state before every 16th; nothing without
     gradients. There is no second derivative: asking for one raises a ``RuntimeError``.
@@ -66,9 +66,10 @@ def adaptive_spiking(
     curve = as_surrogate(surrogate)
     check_adaptive_arguments(current_seq, state, bias, analog_input, spike_height, detach_adaptation)
     c = asn_constants(current_seq, m_f, theta_0, tau_gamma, tau_eta, tau_beta, tau_phi, dt)
-    if not isinstance(curve, Surrogate) or _trained(c):
-        if isinstance(curve, Surrogate):
-            check_definition_may_run("adaptive_spiking", _REASON)
+    reason = why_transformed(current_seq, bias, *(state or ()), *c) or _why_trained(c)
+    if not isinstance(curve, Surrogate) or reason is not None:
+        if reason is not None:
+            check_definition_may_run("adaptive_spiking", reason)
         else:
             implementation("adaptive_spiking", current_seq.device, current_seq.dtype, surrogate=curve)
         return functional.adaptive_spiking(
@@ -113,8 +114,9 @@ def postsynaptic_potential(
     """
     check_potential_arguments(current_seq, state, bias, analog_input)
     c = psp_constants(current_seq, tau_beta, tau_phi, dt)
-    if _trained(c):
-        check_definition_may_run("adaptive_spiking", _REASON)
+    reason = why_transformed(current_seq, bias, *(state or ()), *c) or _why_trained(c)
+    if reason is not None:
+        check_definition_may_run("adaptive_spiking", reason)
         return functional.postsynaptic_potential(
             current_seq, state, bias=bias, analog_input=analog_input, tau_beta=tau_beta, tau_phi=tau_phi, dt=dt
         )
@@ -122,11 +124,9 @@ def postsynaptic_potential(
     return s_seq, PSPState(*end[:2])
 
 
-_REASON = "a constant needs a gradient, which only the definition has"
-
-
-def _trained(c: Constants) -> bool:
-    return torch.is_grad_enabled() and any(constant.requires_grad for constant in c)
+def _why_trained(c: Constants) -> str | None:
+    trained = torch.is_grad_enabled() and any(constant.requires_grad for constant in c)
+    return "a constant needs a gradient, which only the definition has" if trained else None
 
 
 def _run(
@@ -275,7 +275,7 @@ def _keep_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, 
     tensors, ctx.settings = inputs[: _INPUTS + 1], inputs[_INPUTS + 1 : -1]
     ctx.set_materialize_grads(False)
     ctx.mark_non_differentiable(output[-1])
-    ctx.save_for_backward(*tensors, output[-1])
+    ctx.save_for_backward(*map(savable, (*tensors, output[-1])))
 
 
 def _differentiate(ctx: Any, *incoming: Tensor | None) -> tuple[Tensor | None, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import threading
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from .layout import is_one
+from .self_test import undisturbed
 
 __all__ = ["DTYPES", "THREADS", "Backend", "CudaKernels", "Kernel", "address", "blocks", "variant_key", "vector"]
 
@@ -47,17 +49,18 @@ class Backend(Protocol):
         """Return how many multiprocessors a device has."""
 
 
-# A child process may be forked while another thread holds the lock.
-_lock = threading.RLock()
+# Two locks: a self-test runs in a thread of its own, which asks for kernels while its caller waits for the outcome.
+# A child process may be forked while another thread holds one.
+_lock, _test_lock = threading.RLock(), threading.RLock()
 
 
-def _renew_lock() -> None:
-    global _lock
-    _lock = threading.RLock()
+def _renew_locks() -> None:
+    global _lock, _test_lock
+    _lock, _test_lock = threading.RLock(), threading.RLock()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew_lock)
+    os.register_at_fork(after_in_child=_renew_locks)
 
 
 class CudaKernels:
@@ -123,20 +126,24 @@ class CudaKernels:
 
     def _self_test(self, device: torch.device, dtype: torch.dtype) -> str | None:
         if (device, dtype) not in self._failures:
-            with _lock:
+            with _test_lock:
                 if (device, dtype) not in self._failures:
                     with self._backend.guard(device):
                         self._refuse_while_capturing()
-                        self._failures[device, dtype] = self._failure(device, dtype)
+                    self._failures[device, dtype] = self._failure(device, dtype)
         return self._failures[device, dtype]
 
     def _failure(self, device: torch.device, dtype: torch.dtype) -> str | None:
         try:
-            if self._agrees_with_torch(device, dtype):
+            if undisturbed(functools.partial(self._agrees_on, device, dtype)):
                 return None
         except Exception as error:  # whatever a broken driver, compiler or CuPy raises
             return f"its kernels do not run: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
         return "its kernels fail their self-test: they disagree with torch"
+
+    def _agrees_on(self, device: torch.device, dtype: torch.dtype) -> bool:
+        with self._backend.guard(device):  # a thread has a device of its own
+            return self._agrees_with_torch(device, dtype)
 
     def _agrees_with_torch(self, device: torch.device, dtype: torch.dtype) -> bool:
         raise NotImplementedError

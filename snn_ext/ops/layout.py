@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["as_step_of", "as_steps_of", "dense", "empty_step", "flat", "in_order_of", "is_one"]
+__all__ = ["as_step_of", "as_steps_of", "dense", "empty_step", "flat", "in_order_of", "is_one", "savable"]
 
 
 def dense(x_seq: Tensor) -> Tensor:
@@ -64,6 +64,19 @@ def is_one(v: Tensor) -> bool:
     (True, False)
     """
     return not any(v.stride()) or v.numel() == 1
+
+
+def savable(tensor: Tensor) -> Tensor:
+    """Return a tensor that may be kept for a backward pass: a state may come from ``torch.inference_mode``.
+
+    Examples
+    --------
+    >>> with torch.inference_mode():
+    ...     v = torch.ones(1)
+    >>> savable(v).is_inference()
+    False
+    """
+    return tensor.clone() if tensor.is_inference() else tensor
 
 
 def flat(array: Tensor, *shape: int) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor
 from .build import BuildError, load_library
 from .execution import Settings
 from .layout import is_one
-from .self_test import agrees_with_torch
+from .self_test import agrees_with_torch, undisturbed
 
 __all__ = ["DTYPES", "NativeExecution", "NativeLibrary", "address", "kernel_sources", "threads_for", "types"]
 
@@ -70,7 +70,7 @@ class NativeLibrary:
             function.argtypes, function.restype = arguments, result
         trial = type(self)()
         trial._library = library
-        if trial._passes_self_test():
+        if undisturbed(trial._passes_self_test):
             self._library = library  # last: another thread may be waiting for it
         else:
             self._failure = "the compiled library fails its self-test: it disagrees with torch"

@@ -11,6 +11,8 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.autograd.forward_ad import unpack_dual
 
 from .._errors import check_choice, describe
 from ..functional.surrogates import Surrogate, as_surrogate
@@ -25,7 +27,14 @@ from .torch_execution import TorchExecution
 from .transfer_cuda import TransferCudaExecution
 from .transfer_executions import TransferNativeExecution, TransferTorchExecution
 
-__all__ = ["Implementation", "check_definition_may_run", "implementation", "select", "use_implementation"]
+__all__ = [
+    "Implementation",
+    "check_definition_may_run",
+    "implementation",
+    "select",
+    "use_implementation",
+    "why_transformed",
+]
 
 NAMES = ("cuda-cupy", "cuda-nvrtc", "cpu-native", "torch")
 """All implementations, the preferred first."""
@@ -77,10 +86,9 @@ def implementation(
     device: torch.device | str,
     dtype: torch.dtype | None = None,
     *,
-    T: int | None = None,
     surrogate: Any = None,
 ) -> Implementation:
-    """Return which implementation runs an operator for a device (and dtype, number of steps, surrogate).
+    """Return which implementation runs an operator for a device (and dtype, surrogate).
 
     The first question about a device compiles what the cache does not hold, and tests it.
 
@@ -92,8 +100,6 @@ def implementation(
         Where the input is.
     dtype : torch.dtype, optional
         Dtype of the input; float32 by default.
-    T : int, optional
-        Number of steps; any by default.
     surrogate : optional
         Surrogate of the spike; one that is known by default.
 
@@ -162,6 +168,18 @@ def use_implementation(name: str) -> Iterator[None]:
 def check_definition_may_run(op: str, reason: str) -> Implementation:
     """Raise if another implementation is forced for what, for a reason, only the definition can run."""
     return _choose(op, {name: reason for name in NAMES if name != "torch"})
+
+
+def why_transformed(*arguments: Any) -> str | None:
+    """Return why only the definition can run here, apart from the arguments' values; None if every implementation can.
+
+    torch neither lets a registered operator take part in ``torch.func`` nor tells it of tangents.
+    """
+    if torch._C._are_functorch_transforms_active():
+        return "it is transformed by torch.func, which only the definition can be"
+    if any(isinstance(argument, Tensor) and unpack_dual(argument).tangent is not None for argument in arguments):
+        return "its forward-mode derivative is wanted, which only the definition has"
+    return None
 
 
 def select(op: str, device: torch.device, dtype: torch.dtype) -> Any:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
 import torch
 from torch import Tensor
 
@@ -10,9 +13,25 @@ from .adaptive_torch import STATES, AdaptiveTorchExecution
 from .execution import SEGMENT, Execution, Settings, checkpoint_count
 from .torch_execution import TorchExecution
 
-__all__ = ["adaptive_agrees_with_torch", "agrees_with_torch"]
+__all__ = ["adaptive_agrees_with_torch", "agrees_with_torch", "undisturbed"]
 
 CPU = torch.device("cpu")
+
+
+def undisturbed(test: Callable[[], bool]) -> bool:
+    """Run a self-test in a thread of its own, where none of the caller's modes is on.
+
+    Autocast, ``inference_mode``, a default device, the transforms of ``torch.func``, fake tensors and counters of operations
+    all belong to a thread. The default dtype does not: a self-test names the dtype of everything it makes.
+
+    Examples
+    --------
+    >>> with torch.device("meta"):
+    ...     undisturbed(lambda: torch.ones(1).is_meta)
+    False
+    """
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        return pool.submit(test).result()
 
 
 def agrees_with_torch(

@@ -12,8 +12,8 @@ from .. import functional
 from ..functional.soft_reset import Reset, check_soft_reset_arguments, state_dtype
 from ..functional.surrogates import Sigmoid, Surrogate, as_surrogate
 from .execution import Settings, checkpoint_count
-from .layout import as_step_of, dense, empty_step, in_order_of, is_one
-from .selection import implementation, select
+from .layout import as_step_of, dense, empty_step, in_order_of, is_one, savable
+from .selection import check_definition_may_run, implementation, select, why_transformed
 
 __all__ = ["soft_reset_if"]
 
@@ -32,11 +32,11 @@ def soft_reset_if(
     """Run :func:`snn_ext.functional.soft_reset_if`, bit-equal, by the selected implementation.
 
     Parameters, results and errors are those of the definition; a forced implementation that can not run raises a
-    ``RuntimeError``. A surrogate that is not one of the known curves is run by the definition itself.
+    ``RuntimeError``. A surrogate that is not one of the known curves, forward-mode derivatives and what ``torch.func``
+    transforms are run by the definition itself.
 
     For the backward pass the input is kept, and for more than 16 steps the potential before every 16th; nothing
-    without gradients. There is no second derivative: asking for one raises a ``RuntimeError``. Nor is there a
-    forward-mode one, and torch does not let an operator refuse it: tangents are lost.
+    without gradients. There is no second derivative: asking for one raises a ``RuntimeError``.
 
     Examples
     --------
@@ -46,8 +46,12 @@ def soft_reset_if(
     """
     curve = as_surrogate(surrogate)
     check_soft_reset_arguments(x_seq, v, thresholds, detach_reset, reset, fire_at_threshold, scale)
-    if not isinstance(curve, Surrogate):
-        implementation("soft_reset_if", x_seq.device, x_seq.dtype, surrogate=curve)  # raises if another is forced
+    reason = why_transformed(x_seq, v, thresholds, scale)
+    if not isinstance(curve, Surrogate) or reason is not None:
+        if reason is None:
+            implementation("soft_reset_if", x_seq.device, x_seq.dtype, surrogate=curve)  # raises if another is forced
+        else:
+            check_definition_may_run("soft_reset_if", reason)
         return functional.soft_reset_if(
             x_seq,
             v,
@@ -189,22 +193,21 @@ def _fake_backward(
 
 
 def _keep_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    *tensors, ctx.surrogate, ctx.alpha, ctx.gain, ctx.detach_reset, ctx.reset, ctx.fire_at_threshold, _ = inputs
+    tensors, ctx.settings = (*inputs[:4], output[2]), inputs[4:-1]
     ctx.set_materialize_grads(False)
     ctx.mark_non_differentiable(output[2])
-    ctx.save_for_backward(*tensors, output[2])
+    ctx.scaled = tensors[3] is not None
+    ctx.save_for_backward(*(savable(tensor) for tensor in tensors if tensor is not None))
 
 
 def _differentiate(
     ctx: Any, grad_spike_seq: Tensor | None, grad_v_end: Tensor | None, _: None
 ) -> tuple[Tensor | None, ...]:
     wanted = list(ctx.needs_input_grad[:4])
+    *tensors, checkpoints = ctx.saved_tensors
+    scale = tensors.pop() if ctx.scaled else None
     gradients = torch.ops.snn_ext.soft_reset_if_backward.default(
-        grad_spike_seq,
-        grad_v_end,
-        *ctx.saved_tensors,
-        *(ctx.surrogate, ctx.alpha, ctx.gain, ctx.detach_reset, ctx.reset, ctx.fire_at_threshold),
-        wanted,
+        grad_spike_seq, grad_v_end, *tensors, scale, checkpoints, *ctx.settings, wanted
     )
     return *(g if w else None for g, w in zip(gradients, wanted, strict=True)), *(None,) * 7
 

@@ -40,21 +40,27 @@ class SpikeConvolutionNative(NativeLibrary):
         generator = torch.Generator().manual_seed(0)
 
         def grid(*shape: int) -> Tensor:
-            return torch.randint(-16, 17, shape, generator=generator) / 16
+            return torch.randint(-16, 17, shape, generator=generator, device="cpu").to(torch.float32) / 16
 
+        layers: tuple[tuple[nn.Module, tuple[int, ...]], ...] = (
+            (_bare(nn.Conv2d, 5, 70, (3, 2), stride=(1, 2), padding=(2, 0), dilation=(2, 1)), (3, 5, 7, 6)),
+            (_bare(nn.Linear, 9, 13, bias=False), (4, 9)),
+        )
         with torch.no_grad():
-            for layer, shape in (
-                (nn.Conv2d(5, 70, (3, 2), stride=(1, 2), padding=(2, 0), dilation=(2, 1)), (3, 5, 7, 6)),
-                (nn.Linear(9, 13, bias=False), (4, 9)),
-            ):
+            for layer, shape in layers:
                 for parameter in layer.parameters():
                     parameter.copy_(grid(*parameter.shape))
-                x = (grid(*shape) > 0.5).float()
+                x = (grid(*shape) > 0.5).to(torch.float32)
                 x = x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
                 found = _PackedLayer(self._library, layer).sparse(x, 1.0)
-                if found is None or not torch.equal(found, layer(x)):
+                if found is None or not torch.equal(found, layer.forward(x)):
                     return False
         return True
+
+
+def _bare(kind: type[nn.Module], *sizes: Any, **settings: Any) -> nn.Module:
+    """Return a layer in float32 on the CPU whose weights are left as they are: random ones would draw from the seed."""
+    return nn.utils.skip_init(kind, *sizes, **settings, device="cpu", dtype=torch.float32)
 
 
 class SpikeConvolutionTorch:

@@ -17,8 +17,8 @@ from ..functional.transfer import (
     is_exact,
     transfer_coefficients,
 )
-from .layout import as_step_of, dense
-from .selection import check_definition_may_run, select
+from .layout import as_step_of, dense, savable
+from .selection import check_definition_may_run, select, why_transformed
 
 __all__ = ["asn_transfer"]
 
@@ -37,8 +37,9 @@ def asn_transfer(
     """Compute :func:`snn_ext.functional.asn_transfer` in one pass, by the selected implementation.
 
     Parameters, results and errors are those of the definition, to a few roundings; for the backward pass ``s`` alone is
-    kept. Constants that are tensors, and the exact equilibrium, are run by the definition itself; a forced
-    implementation that can not run raises a ``RuntimeError``. There is no second derivative.
+    kept. Constants that are tensors, the exact equilibrium, forward-mode derivatives and what ``torch.func`` transforms
+    are run by the definition itself; a forced implementation that can not run raises a ``RuntimeError``. There is no
+    second derivative.
 
     Examples
     --------
@@ -49,7 +50,7 @@ def asn_transfer(
     check_signal(s)
     cut = check_real("cut", cut, "a finite number >= 0", 0.0)
     c = check_transfer_constants(s, m_f, theta_0, tau_gamma, tau_eta, tau_beta)
-    reason = None
+    reason = why_transformed(s)
     if any(isinstance(constant, Tensor) for constant in c):
         reason = "a constant is a tensor, which only the definition takes"
     elif is_exact(c, exact):
@@ -105,7 +106,7 @@ def _fake_backward(grad_f: Tensor, s: Tensor, *settings: float) -> Tensor:
 
 def _keep_for_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     s, *ctx.settings = inputs
-    ctx.save_for_backward(s)
+    ctx.save_for_backward(savable(s))
 
 
 def _differentiate(ctx: Any, grad_f: Tensor) -> tuple[Tensor | None, ...]:

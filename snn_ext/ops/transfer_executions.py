@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from ..functional.soft_reset import state_dtype
 from ..functional.transfer import Coefficients
 from .native_execution import DTYPES, NativeLibrary, threads_for, types
 
@@ -63,18 +64,21 @@ class TransferTorchExecution:
     def forward(self, s: Tensor, c: Coefficients, cut: float, f: Tensor) -> None:
         """Fill f, of the memory order of s."""
         coth, _ = _coth(s, c)
-        f.copy_(coth.mul_(c.half_height).add_(c.offset).clamp_min_(0.0).masked_fill_(s <= cut, 0.0))
+        f.copy_(coth.mul_(c.half_height).add_(c.offset).clamp_min_(0.0).masked_fill_(_wide(s) <= cut, 0.0))
 
     def backward(self, grad_f: Tensor, s: Tensor, c: Coefficients, cut: float, grad_s: Tensor) -> None:
         """Fill the gradient of s: f' = half_height (coth^2 - 1) w^2 / (2 a) with w = a / (s + b)."""
         coth, w = _coth(s, c)
-        zero = (s <= cut) | (coth * c.half_height + c.offset < 0.0)
+        zero = (_wide(s) <= cut) | (coth * c.half_height + c.offset < 0.0)
         slope = coth.square_().sub_(1.0).mul_(w.square_()).mul_(0.5 * c.half_height / c.a)
         grad_s.copy_(slope.masked_fill_(zero, 0.0).mul_(grad_f))
 
 
+def _wide(s: Tensor) -> Tensor:
+    return s.to(state_dtype(s.dtype))
+
+
 def _coth(s: Tensor, c: Coefficients) -> tuple[Tensor, Tensor]:
     """Return coth((r + w) / 2) and w = a / (s + b) in the dtype of the state."""
-    wide = torch.float64 if s.dtype == torch.float64 else torch.float32
-    w = s.to(wide, copy=True).clamp_min_(0.0).add_(c.b).reciprocal_().mul_(c.a)
+    w = _wide(s).clamp_min(0.0).add_(c.b).reciprocal_().mul_(c.a)
     return (w + c.r).mul_(0.5).tanh_().reciprocal_(), w

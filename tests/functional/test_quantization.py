@@ -15,6 +15,7 @@ from snn_ext.functional import (
     decode,
     nonuniform_staircase,
     nonuniform_thresholds,
+    quantization,
     sqnr,
     staircase,
     uniform_points,
@@ -210,6 +211,15 @@ def test_threshold_may_be_a_tensor_and_counts_keep_the_inputs_dtype() -> None:
     assert staircase(x.half(), 1.0, 4).dtype == torch.float16
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_narrow_inputs_climb_the_staircase_of_the_neuron(dtype: torch.dtype) -> None:
+    # As the neuron, whose potential is float32: the input is what it is, and nothing else is rounded to 16 bits.
+    x = torch.linspace(-0.2, 1.5, 1001).to(dtype)
+    for threshold, v in ((0.7, 0.0), (1.0, 0.5), (0.33, 0.165)):
+        want = staircase(x.float(), threshold, 20, v=v)
+        assert torch.equal(staircase(x, threshold, 20, v=v), want.to(dtype))
+
+
 @pytest.mark.parametrize("time_steps", [1, 3, 4, 10])
 def test_uniform_points_are_the_edges_of_the_uniform_staircase(time_steps: int) -> None:
     p = uniform_points(0.75, time_steps)
@@ -257,6 +267,76 @@ def test_best_points_beat_the_uniform_ones(time_steps: int) -> None:
     uniform = best_threshold(x, time_steps)
     by_points = sqnr(x, decode(nonuniform_staircase(x, p), p[0], time_steps))
     assert by_points >= sqnr(x, decode(staircase(x, uniform, time_steps), uniform, time_steps)) - 1e-3
+
+
+def adversarial_samples() -> dict[str, Tensor]:
+    """Inputs with many local optima: few values, heavy tails, and values on edges of numbers of the grid."""
+    generator = torch.Generator().manual_seed(0)
+    uniform = torch.rand(200, generator=generator, dtype=torch.float64)
+    grid = 1e-3 * 1.002 ** torch.arange(3000, 3800, 97, dtype=torch.float64)
+    return {
+        "one": torch.tensor([0.7]),
+        "two": torch.tensor([2.75, 0.875], dtype=torch.float64),
+        "two, far apart": torch.tensor([1.0, 0.0123]),
+        "three": torch.tensor([1.0, 0.61, 0.33], dtype=torch.float64),
+        "heavy tail": torch.cat((uniform, torch.tensor([7.0, 31.0, 55.5], dtype=torch.float64))),
+        "heavier tail": (1.0 - uniform) ** -2,
+        "sixteenths": torch.randint(1, 40, (300,), generator=generator).double() / 16,
+        "on the grid": torch.cat((grid[grid < 1.0], torch.ones(1, dtype=torch.float64))),
+        "on edges": torch.cat([grid[grid < 1.0] * k / 4 for k in (1, 2, 3)] + [torch.ones(1, dtype=torch.float64)]),
+    }
+
+
+ADVERSARIAL = adversarial_samples()
+
+
+def documented_grid(x: Tensor) -> Tensor:
+    steps = int(math.log(2.0 / 1e-3) / math.log(1.002)) + 1
+    return torch.tensor([1e-3 * float(x.max()) * 1.002**k for k in range(steps)], dtype=torch.float64)
+
+
+@pytest.mark.parametrize("sample", ADVERSARIAL)
+@pytest.mark.parametrize(("time_steps", "v_init"), [(1, 0.0), (4, 0.0), (4, 0.5), (4, 1.0), (7, 0.25), (5, -0.3)])
+def test_best_threshold_is_the_best_of_the_grid(sample: str, time_steps: int, v_init: float) -> None:
+    x = ADVERSARIAL[sample].double()
+
+    def noise(theta: Tensor) -> Tensor:
+        theta = theta[:, None]
+        count = staircase(x, theta, time_steps, v=v_init * theta)
+        return (x - decode(count, theta, time_steps)).square().sum(1)
+
+    found, grid = torch.tensor([best_threshold(x, time_steps, v_init=v_init)], dtype=torch.float64), documented_grid(x)
+    assert (found / grid - 1.0).abs().min() < 1e-12
+    assert noise(found) <= noise(grid).min() + 1e-12 * x.square().sum()
+
+
+@pytest.mark.parametrize("sample", ADVERSARIAL)
+@pytest.mark.parametrize("time_steps", [1, 2, 4, 7])
+def test_best_points_are_the_best_of_the_grid(sample: str, time_steps: int) -> None:
+    x = ADVERSARIAL[sample].double()
+    shape = (torch.arange(time_steps, 0, -1, dtype=torch.float64) - 0.5) / time_steps
+    shape[0] = 1.0
+
+    def noise(p_1: Tensor) -> Tensor:
+        count = (x[:, None] >= (p_1[:, None] * shape)[:, None]).sum(-1)
+        return (x - decode(count, p_1[:, None], time_steps)).square().sum(1)
+
+    found, grid = best_points(x, time_steps).double(), documented_grid(x)
+    p_1 = grid[(grid - found[0]).abs().argmin()]
+    torch.testing.assert_close(found, p_1 * shape, rtol=1e-7, atol=0.0)  # float32
+    assert noise(p_1[None]) <= noise(grid).min() + 1e-12 * x.square().sum()
+
+
+def test_the_tail_of_a_large_sample_is_not_thinned_out_or_blown_up() -> None:
+    x = torch.cat((torch.full((400_000,), 0.5), torch.tensor([1.5])))  # the tail is worth nothing at T = 1
+    assert best_threshold(x, 1) == pytest.approx(0.5, rel=2e-3)
+
+
+def test_a_search_with_many_steps_is_done_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.rand(500)
+    want = best_threshold(x, 30)
+    monkeypatch.setattr(quantization, "_CHUNK", 100)
+    assert best_threshold(x, 30) == want
 
 
 @pytest.mark.parametrize("search", [best_threshold, best_points])

@@ -126,6 +126,17 @@ def test_the_cut_gives_the_piecewise_form() -> None:
     assert torch.equal(asn_transfer(s, cut=0.05)[2:], asn_transfer(s)[2:]) and asn_transfer(s)[0] > 0
 
 
+@pytest.mark.parametrize("exact", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_narrow_signals_are_compared_with_what_was_asked_for(dtype: torch.dtype, exact: bool) -> None:
+    s = torch.linspace(0.01, 0.9, 200).to(dtype)
+    for number in s[::20].tolist():
+        for edge in (number * (1 - 1e-4), number, number * (1 + 1e-4)):
+            want = s.double() <= edge
+            assert torch.equal(asn_transfer(s, 2 * edge, cut=edge, exact=exact) == 0, want)
+            assert torch.equal(asn_interval(s, 2 * edge) == torch.inf, want)
+
+
 def test_constants_by_channel() -> None:
     s, m_f = torch.rand(5, 3) * 3, torch.tensor([0.05, 0.1, 0.3])
     found, heights = asn_transfer(s, m_f), asn_spike_height(m_f)

@@ -85,6 +85,18 @@ def test_the_input_and_a_sixteenth_of_the_states_are_kept(execution: str) -> Non
     assert other <= 3 * 4 * 1000 * 4 + 100
 
 
+def test_a_state_from_inference_mode_is_gone_on_from(execution: str) -> None:
+    x_seq = torch.rand(20, 9)
+    with torch.inference_mode():
+        _, state = ops.adaptive_spiking(x_seq)
+    leaf = x_seq.clone().requires_grad_()
+    gradients = [
+        torch.autograd.grad(ops.adaptive_spiking(leaf, start)[0].sum(), leaf)[0]
+        for start in (state, tuple(part.clone() for part in state))
+    ]
+    assert torch.equal(*gradients)
+
+
 def test_nothing_is_kept_without_gradients(execution: str) -> None:
     x_seq = torch.rand(64, 10, requires_grad=True)
     with torch.no_grad(), saved_tensors() as saved:

@@ -3,20 +3,28 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import pytest
 import torch
+from torch._subclasses import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from snn_ext import functional, ops
 from snn_ext.ops import implementation, selection, use_implementation
 from snn_ext.ops.adaptive_native import AdaptiveNativeExecution
 from snn_ext.ops.cuda_execution import CudaExecution
 from snn_ext.ops.native_execution import NativeExecution
+from snn_ext.ops.spike_convolution import SpikeConvolutionNative
 from snn_ext.ops.torch_execution import TorchExecution
 from snn_ext.ops.transfer_executions import TransferNativeExecution
 from tests.ops.emulation import Emulator, installed
+
+CPU = torch.device("cpu")
 
 
 def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -31,7 +39,7 @@ def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str
 
 
 def test_reasons_are_given_for_what_can_not_run() -> None:
-    chosen = implementation("soft_reset_if", "cpu", torch.float64, T=4)
+    chosen = implementation("soft_reset_if", "cpu", torch.float64)
     assert chosen.name == "torch"
     assert set(chosen.unavailable) == {"cuda-cupy", "cuda-nvrtc", "cpu-native"}
     assert "float64" in chosen.unavailable["cpu-native"]
@@ -114,27 +122,93 @@ def test_unknown_operators_and_names_are_refused() -> None:
         implementation("lif", "cpu")
 
 
-# -- what a user may have set as a default -----------------------------------------------------------------------------
+# -- what a user may have set as a default, or be in the midst of -----------------------------------------------------
+
+
+@contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@contextmanager
+def mapping() -> Iterator[None]:
+    """Be inside of a ``vmap``, where tensors that are made are wrapped."""
+    level = torch._C._functorch._vmap_increment_nesting(2, "different")
+    assert level and torch._C._are_functorch_transforms_active()
+    try:
+        yield
+    finally:
+        torch._C._functorch._vmap_decrement_nesting()
+
+
+MODES = {
+    "float64": lambda: default_dtype(torch.float64),
+    "bfloat16": lambda: default_dtype(torch.bfloat16),
+    "meta": lambda: torch.device("meta"),
+    "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
+    "inference": torch.inference_mode,
+    "no_grad": torch.no_grad,
+    "vmap": mapping,
+    "fake": FakeTensorMode,
+    "counted": lambda: FlopCounterMode(display=False),
+}
+FRESH = (NativeExecution, AdaptiveNativeExecution, TransferNativeExecution, SpikeConvolutionNative)
+
+
+@pytest.fixture(params=MODES)
+def mode(request: pytest.FixtureRequest) -> Iterator[Any]:
+    with MODES[request.param]() as entered:
+        yield entered
+
+
+def test_self_tests_do_not_depend_on_modes(mode: Any) -> None:
+    for fresh in FRESH:
+        reason = fresh().why_not(CPU, torch.float32)
+        assert reason is None or reason.startswith("no C compiler")
+    if isinstance(mode, FlopCounterMode):
+        assert mode.get_total_flops() == 0
+
+
+def test_self_tests_of_cuda_do_not_depend_on_modes(emulator: Emulator, mode: Any) -> None:
+    assert CudaExecution(emulator).why_not(CPU, torch.float32) is None
+
+
+def test_self_tests_draw_no_random_numbers() -> None:
+    before = torch.get_rng_state()
+    for fresh in FRESH:
+        fresh().why_not(CPU, torch.float32)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_small_stack_is_enough() -> None:
+    code = """if True:
+        import threading, torch
+        from snn_ext import ops
+
+        def work():
+            x_seq = torch.rand(20, 9000, dtype=torch.float16, requires_grad=True)
+            spike_seq = ops.soft_reset_if(x_seq, 0.0, torch.ones(1))[0]
+            (ops.adaptive_spiking(spike_seq)[0].sum() + ops.asn_transfer(x_seq).sum()).backward()
+            print(ops.implementation("spike_convolution", "cpu").name, bool(x_seq.grad.isfinite().all()))
+
+        threading.stack_size(64 * 1024)
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+    """
+    done = run_python(code, OMP_NUM_THREADS="1")
+    assert done.returncode == 0 and done.stdout.endswith("True\n"), done
 
 
 @pytest.fixture(params=["float64", "meta"])
-def defaults(request: pytest.FixtureRequest):
+def defaults(request: pytest.FixtureRequest) -> Iterator[None]:
     """Set another default dtype, or another default device."""
-    if request.param == "meta":
-        with torch.device("meta"):
-            yield
-        return
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
-
-
-def test_self_tests_do_not_depend_on_defaults(defaults: None, emulator: Emulator) -> None:
-    cpu = torch.device("cpu")
-    for fresh in (NativeExecution(), AdaptiveNativeExecution(), TransferNativeExecution()):
-        reason = fresh.why_not(cpu, torch.float32)
-        assert reason is None or reason.startswith("no C compiler")
-    assert CudaExecution(emulator).why_not(cpu, torch.float32) is None
+    with MODES[request.param]():
+        yield
 
 
 def test_the_operators_do_not_depend_on_defaults(defaults: None, emulator: Emulator) -> None:

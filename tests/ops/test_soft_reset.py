@@ -99,6 +99,33 @@ def test_checkpoints_are_a_sixteenth(execution: str) -> None:
     assert other <= 3 * 1000 * 4 + 16
 
 
+@pytest.mark.parametrize("time_steps", [4, 20])
+@pytest.mark.parametrize("scaled", [False, True])
+def test_what_is_kept_are_tensors(time_steps: int, scaled: bool) -> None:
+    # torchviz and other walkers of the graph ask each of them for its size.
+    leaves = [torch.rand(time_steps, 5, requires_grad=True), *(torch.full((1,), 0.7).requires_grad_() for _ in "ab")]
+    spike_seq, _ = ops.soft_reset_if(leaves[0], 0.0, leaves[1], scale=leaves[2] if scaled else None)
+    kept = spike_seq.grad_fn.saved_tensors
+    assert len(kept) == 4 + scaled and all(isinstance(tensor, Tensor) for tensor in kept)
+    want = functional.soft_reset_if(leaves[0], 0.0, leaves[1], scale=leaves[2] if scaled else None)[0]
+    used = leaves[: 2 + scaled]
+    for a, b in zip(*(torch.autograd.grad(out.sum(), used) for out in (spike_seq, want)), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_a_state_from_inference_mode_is_gone_on_from(execution: str) -> None:
+    x_seq, thresholds = torch.rand(4, 9), torch.ones(1, requires_grad=True)
+    with torch.inference_mode():
+        _, v = ops.soft_reset_if(x_seq, 0.0, THETA)
+        frozen = thresholds.detach().clone()
+    for start, theta in ((v, thresholds), (v, frozen)):
+        leaf = x_seq.clone().requires_grad_()
+        spike_seq, end = ops.soft_reset_if(leaf, start, theta)
+        (gradient,) = torch.autograd.grad(spike_seq.sum() + end.sum(), leaf)
+        want = ops.soft_reset_if(leaf, start.clone(), theta.clone())
+        assert torch.equal(gradient, *torch.autograd.grad(want[0].sum() + want[1].sum(), leaf))
+
+
 def test_nothing_is_kept_without_gradients(execution: str) -> None:
     x_seq = torch.rand(64, 10, requires_grad=True)
     with torch.no_grad(), saved_tensors() as saved:

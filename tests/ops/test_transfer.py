@@ -93,6 +93,19 @@ def test_nan_stays_and_the_cut_is_sharp(execution: str) -> None:
     assert f[0].isnan() and f[1] == 0 and abs(f[2] / functional.asn_spike_height() - 0.5) < 1e-5
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_the_cut_is_not_rounded_to_16_bits(execution: str, dtype: torch.dtype) -> None:
+    # Cuts close to a number of 16 bits, so that rounding them to its dtype moves that number to the other side.
+    numbers = torch.linspace(0.01, 0.5, 60).to(dtype)
+    for s in numbers:
+        for cut in (float(s) * (1 - 1e-4), float(s), float(s) * (1 + 1e-4)):
+            row = s.repeat(9).requires_grad_()
+            found, want = ops.asn_transfer(row, cut=cut), functional.asn_transfer(row.float(), cut=cut)
+            assert torch.equal(found == 0, want == 0) and bool((found == 0).all()) == (float(s) <= cut)
+            (slope,) = torch.autograd.grad(found.sum(), row)
+            assert bool((slope == 0).all()) == (float(s) <= cut)
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_any_layout(execution: str, layout: str) -> None:
     s = LAYOUTS[layout](torch.randn(5, 3, 4, 5, 6)).detach().requires_grad_()

@@ -58,7 +58,8 @@ static void forward_block(index_t b, int m, const void *x, void *out, const floa
                           const float *const *start, int start_stride, float *const *end, const float *constants,
                           int constants_stride, float *checkpoints, index_t T, index_t N, int dtype, int output,
                           int analog) {
-    float buffer[BLOCK], out_row[BLOCK], bias_row[BLOCK], *state[STATES] = {0};
+    ROW buffer[BLOCK], out_row[BLOCK], bias_row[BLOCK];
+    float *state[STATES] = {0};
     const constants_t c = constants_of(constants, constants_stride, b, N);
     const int states = output == POTENTIAL ? 2 : STATES, uniform = !constants_stride;
     start_row(bias, bias_stride, b, m, bias_row);
@@ -106,11 +107,12 @@ static void backward_block(index_t b, int m, const void *grad_out, const float *
                            const float *constants, int constants_stride, const float *checkpoints, void *grad_x,
                            float *grad_bias, float *const *grad_start, index_t T, index_t N, int dtype, int output,
                            int analog, int detach, int curve, float alpha, float gain) {
-    float u[SEGMENT][BLOCK], theta[SEGMENT][BLOCK], state[STATES][BLOCK], g[STATES][BLOCK], g_bias[BLOCK] = {0};
-    float d[BLOCK], buffer[BLOCK], out_row[BLOCK], bias_row[BLOCK];
+    ROW u[SEGMENT][BLOCK], theta[SEGMENT][BLOCK], state[STATES][BLOCK], g[STATES][BLOCK], g_bias[BLOCK];
+    ROW d[BLOCK], buffer[BLOCK], out_row[BLOCK], bias_row[BLOCK];
     const constants_t c = constants_of(constants, constants_stride, b, N);
     const int uniform = !constants_stride;
     start_row(bias, bias_stride, b, m, bias_row);
+    memset(g_bias, 0, sizeof g_bias);
     for (int k = 0; k < STATES; k++)
         if (grad_end[k]) memcpy(g[k], grad_end[k] + b, m * sizeof **g);
         else memset(g[k], 0, m * sizeof **g);

@@ -8,6 +8,7 @@
 
 #define STEP_FUNCTION static inline __attribute__((always_inline))
 #define EXPORT __attribute__((visibility("default")))
+#define ROW static _Thread_local float /* rows of a block are not on the stack, which is 64 KB in some threads */
 
 enum { FLOAT32, FLOAT16, BFLOAT16 };
 

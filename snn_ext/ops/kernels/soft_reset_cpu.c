@@ -35,7 +35,8 @@ STEP_FUNCTION void advance(int kind, int at, int m, const float *restrict x, flo
 static void forward_block(index_t b, int m, const void *x, void *spikes, const float *v_start, int v_stride,
                           float *v_end, const float *theta, int theta_stride, const float *scale, float *checkpoints,
                           index_t T, index_t N, int dtype, int kind, int at) {
-    float buffer[BLOCK], out[BLOCK], *v = v_end + b;
+    ROW buffer[BLOCK], out[BLOCK];
+    float *v = v_end + b;
     const float on = scale ? scale[0] : 1.0f, off = 0.0f * on;
     start_row(v_start, v_stride, b, m, v);
     for (index_t t = 0; t < T; t++) {
@@ -90,8 +91,7 @@ static void backward_block(index_t b, int m, const void *grad_spikes, const floa
                            const float *scale, const float *checkpoints, void *grad_x, float *grad_v_start,
                            double *theta_sums, double *scale_sum, double *v_sum, index_t T, index_t N, int dtype,
                            int kind, int at, int detach_reset, int curve, float alpha, float gain) {
-    static _Thread_local float h[SEGMENT][BLOCK]; /* too large for the stack of some threads */
-    float c[BLOCK], v[BLOCK], d[BLOCK], buffer[BLOCK], out[BLOCK];
+    ROW h[SEGMENT][BLOCK], c[BLOCK], v[BLOCK], d[BLOCK], buffer[BLOCK], out[BLOCK];
     if (grad_v_end) memcpy(c, grad_v_end + b, m * sizeof *c);
     else memset(c, 0, sizeof c);
     for (index_t segment = (T - 1) / SEGMENT; segment >= 0; segment--) {

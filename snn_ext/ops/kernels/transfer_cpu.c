@@ -12,7 +12,8 @@ EXPORT void transfer_forward(const void *s, void *f, index_t N, int dtype, float
 #pragma omp parallel for num_threads(threads) schedule(dynamic, 2) if (threads > 1)
     for (index_t k = 0; k < blocks; k++) {
         const int m = (int)(N - k * BLOCK < BLOCK ? N - k * BLOCK : BLOCK);
-        float buffer[BLOCK], out[BLOCK], *target = dtype == FLOAT32 ? (float *)f + k * BLOCK : out;
+        ROW buffer[BLOCK], out[BLOCK];
+        float *target = dtype == FLOAT32 ? (float *)f + k * BLOCK : out;
         const float *row = load_row(s, dtype, k * BLOCK, m, buffer);
         for (int i = 0; i < m; i++) target[i] = transfer(row[i], r, a, b, half_height, offset, cut);
         if (dtype != FLOAT32) store_row(f, dtype, k * BLOCK, m, out);
@@ -26,7 +27,8 @@ EXPORT void transfer_backward(const void *grad_f, const void *s, void *grad_s, i
 #pragma omp parallel for num_threads(threads) schedule(dynamic, 2) if (threads > 1)
     for (index_t k = 0; k < blocks; k++) {
         const int m = (int)(N - k * BLOCK < BLOCK ? N - k * BLOCK : BLOCK);
-        float buffer[BLOCK], g_buffer[BLOCK], out[BLOCK], *target = dtype == FLOAT32 ? (float *)grad_s + k * BLOCK : out;
+        ROW buffer[BLOCK], g_buffer[BLOCK], out[BLOCK];
+        float *target = dtype == FLOAT32 ? (float *)grad_s + k * BLOCK : out;
         const float *row = load_row(s, dtype, k * BLOCK, m, buffer);
         const float *g = load_row(grad_f, dtype, k * BLOCK, m, g_buffer);
         for (int i = 0; i < m; i++)
