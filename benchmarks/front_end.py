@@ -17,7 +17,9 @@ import scipy.fft
 import torch
 from tabulate import tabulate
 
+from recipes.command import command, run_main
 from recipes.data.mfcc import BANDS, COEFFICIENTS, FFT, HIGH, HOP, LOG_OFFSET, LOW, MFCC, PADDING, SAMPLE_RATE, WINDOW
+from recipes.options import integer, new_file
 
 from .measuring import measure, ratio
 
@@ -25,13 +27,14 @@ OURS = "MFCC, in a batch"
 OWN_TOLERANCE = 1e-3
 
 
+@command
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run from the command line."""
     parser = argparse.ArgumentParser("python -m benchmarks.front_end", description=__doc__)
-    parser.add_argument("--clips", type=int, default=128)
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--threads", type=int, default=1, help="of torch; librosa uses one")
-    parser.add_argument("--out", type=Path, help="write the times as JSON")
+    parser.add_argument("--clips", type=integer(), default=128)
+    parser.add_argument("--rounds", type=integer(), default=15)
+    parser.add_argument("--threads", type=integer(1, 1024), default=1, help="of torch; librosa uses one")
+    parser.add_argument("--out", type=new_file, help="write the times as JSON")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
 
@@ -89,4 +92,4 @@ def _imported(name: str) -> object:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)
