@@ -10,7 +10,6 @@ import argparse
 import importlib
 import json
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import numpy as np
 import scipy.fft
