@@ -190,7 +190,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     net.add_argument(
         "--width", type=number(above=0.0), default=1.0, help="factor on the widths of ResNet-18 (imagenet)"
     )
-    net.add_argument("--image-size", type=integer(32), default=224, help="of an image folder (imagenet)")
+    net.add_argument("--image-size", type=integer(8), default=224, help="of an image folder (imagenet)")
     net.add_argument("--dropout", type=number(0.0, below=1.0), help="rate in the first epochs")
     net.add_argument("--last-dropout", type=number(0.0, below=1.0), help="rate in the last epochs")
     add_image_arguments(add_training_arguments(parser, ("sgd", "adam", "adamw", "rmsprop")))

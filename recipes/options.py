@@ -54,11 +54,15 @@ class Number:
         """The range in words."""
         noun = "an int" if self.kind is int else "a finite number"
         low = f"{'>' if self.low_open else '>='} {self.low:.12g}" if self.low > -math.inf else ""
-        high = f"{'<' if self.high_open else '<='} {self.high:.12g}" if self.high < math.inf else ""
-        return f"{noun} {low and high and f'{low} and {high}' or low or high}".rstrip()
+        high = f"{'<' if self.high_open else '<='} {self.high:.12g}" if self.high not in (LARGEST, math.inf) else ""
+        wide = ", of 32 bits" if self.high == LARGEST else ""
+        return f"{noun} {' and '.join(filter(None, (low, high)))}".rstrip() + wide
 
 
-def integer(low: int = 1, high: int = 2**31 - 1) -> Number:
+LARGEST = 2**31 - 1
+
+
+def integer(low: int = 1, high: int = LARGEST) -> Number:
     """Return the type of an int in a range, both ends of which belong to it."""
     return Number(int, low, high)
 
@@ -207,7 +211,7 @@ def add_training_arguments(
     training.add_argument("--epochs", type=integer())
     training.add_argument("--batch-size", "-b", type=integer(), help="samples in a step, over all processes")
     training.add_argument("--opt", choices=optimizers)
-    training.add_argument("--lr", type=number(above=0.0))
+    training.add_argument("--lr", type=number(0.0))
     training.add_argument("--momentum", type=number(0.0, below=1.0))
     training.add_argument(
         "--wd", "--weight-decay", dest="weight_decay", type=number(0.0), help="not of the thresholds"

@@ -1,4 +1,4 @@
-"""What the header of a sound file says about its size, for libsndfile reads what is left of a truncated one in silence."""
+"""What the header of a sound file says of its size: libsndfile reads what is left of a truncated one in silence."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from ..command import command, run_main
+from ..command import command, run_main, uninterrupted
 from ..files import write_arrays
 from ..options import new_file
 from .audio import SAMPLE_RATE
@@ -47,10 +47,9 @@ def pack(source: Path, target: Path) -> str:
     arrays = {}
     for split in SPLITS:
         clips = getattr(corpus, split)
-        stream = io.BytesIO()
-        soundfile.write(
-            stream, clips.waveforms.flatten().numpy(), SAMPLE_RATE, "OPUS", format="OGG", compression_level=COMPRESSION
-        )
+        stream, samples = io.BytesIO(), clips.waveforms.flatten().numpy()
+        with uninterrupted():  # libsndfile writes through callbacks
+            soundfile.write(stream, samples, SAMPLE_RATE, "OPUS", format="OGG", compression_level=COMPRESSION)
         arrays[f"{split}_opus"] = np.frombuffer(stream.getvalue(), np.uint8)
         arrays[f"{split}_labels"] = clips.labels.numpy().astype(np.uint8)
         arrays[f"{split}_speakers"] = np.array(clips.speakers)
