@@ -76,13 +76,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         rows += CASES[name](options)
         options.out.parent.mkdir(parents=True, exist_ok=True)
         with replacing(options.out) as file:
-            file.write_text(json.dumps(rows, indent=1))
+            file.write_text(json.dumps(rows, indent=1), encoding="utf-8")
     about = ", ".join(f"{name} {value}" for name, value in environment(Settings(options.rounds)).items())
     page = f"Measured with {about}.\n\n{tabulate(rows, headers='keys', tablefmt='github')}\n"
     print(page)
     if options.markdown is not None:
         with replacing(options.markdown) as file:
-            file.write_text(f"# Converted nets: benchmark results\n\n    python -m benchmarks.conversion\n\n{page}")
+            title = "# Converted nets: benchmark results\n\n    python -m benchmarks.conversion\n\n"
+            file.write_text(title + page, encoding="utf-8")
     return 0
 
 

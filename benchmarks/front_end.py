@@ -50,7 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(tabulate(rows, ("", "ms a clip", "MFCC is faster by (quartiles), best by best"), "github", floatfmt=".3f"))
     print(f"\n{options.clips} clips, {options.rounds} rounds, {options.threads} threads of torch {torch.__version__}")
     if options.out:
-        options.out.write_text(json.dumps({name: timing.seconds for name, timing in times.items()}, indent=1) + "\n")
+        seconds = {name: timing.seconds for name, timing in times.items()}
+        options.out.write_text(json.dumps(seconds, indent=1) + "\n", encoding="utf-8")
 
 
 def contenders(clips: torch.Tensor) -> dict[str, Callable[[], object]]:

@@ -442,9 +442,10 @@ def to_markdown(rows: Sequence[Row], about: dict[str, str | int]) -> str:
 def write(rows: Sequence[Row], about: dict[str, str | int], folder: Path) -> None:
     """Write ``gpu.json`` and ``gpu.md``, each whole or not at all."""
     with replacing(folder / "gpu.json") as path:
-        path.write_text(json.dumps({"about": about, "rows": [asdict(row) for row in rows]}, indent=1) + "\n")
+        content = {"about": about, "rows": [asdict(row) for row in rows]}
+        path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     with replacing(folder / "gpu.md") as path:
-        path.write_text(to_markdown(rows, about) + "\n")
+        path.write_text(to_markdown(rows, about) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         page += [section.replace("### ", "## ", 1) for section in sections]
         page.append(provenance("python -m recipes.adsnn --data NAME --out FOLDER", "0, 1, 2 (0 of the tables)"))
         with replacing(args.markdown) as temporary:
-            temporary.write_text("\n".join(page))
+            temporary.write_text("\n".join(page), encoding="utf-8")
 
 
 def _figures(folder: Path, page: Path, prefix: str) -> str:

@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         only = "" if args.runs == list(RUNS) else f"--runs {' '.join(args.runs)} "
         page = [INTRODUCTION.format(only=only), *(section.replace("### ", "## ", 3) for section in sections)]
         with replacing(args.markdown) as temporary:
-            temporary.write_text("\n".join(page))
+            temporary.write_text("\n".join(page), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -244,7 +244,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         for name, result in results.items()
     }
     with replacing(args.out / "results.json") as temporary:
-        temporary.write_text(json.dumps({"setting": setting, "inputs": as_json}, indent=1) + "\n")
+        temporary.write_text(json.dumps({"setting": setting, "inputs": as_json}, indent=1) + "\n", encoding="utf-8")
     print(f"SQNR in dB at T = {TIME_STEPS}, positive inputs of RMS {SIGMA}\n\n{table(results)}\n")
     if not args.no_recorded:
         print(f"recorded: {RECORDED}")

@@ -183,7 +183,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     measured |= {"net": _name(spotter), "data": corpus.name, "threads": args.threads, **environment()}
     args.out.mkdir(parents=True, exist_ok=True)
     with replacing(args.out / "listener.json") as temporary:
-        temporary.write_text(json.dumps(measured, indent=1) + "\n")
+        temporary.write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")
     best = measured["at"][f"{THRESHOLD:g}"]
     print(
         f"threshold {THRESHOLD:g}: {false_alarms(measured)} words in {args.hours:g} h of noise; of "

@@ -251,10 +251,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     evaluations = {name: json.loads(evaluation.to_json()) for name, evaluation in converted.items()}
     content = {"setting": setting, "runs": results, "conversions": evaluations}
     with replacing(out / "results.json") as temporary:
-        temporary.write_text(json.dumps(content, indent=1) + "\n")
+        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     if arguments.markdown is not None:
         with replacing(arguments.markdown) as temporary:
-            temporary.write_text(markdown(runs, setting, f"Seed {arguments.seeds[0]}:\n\n{page}\n"))
+            temporary.write_text(markdown(runs, setting, f"Seed {arguments.seeds[0]}:\n\n{page}\n"), encoding="utf-8")
     print(f"{setting['seconds']:.0f} s; written to {out}")
 
 

@@ -72,20 +72,21 @@ class Cell:
     def result(self) -> dict[str, Any] | None:
         """What the finished run says; ``None`` if it is not finished or was another run."""
         path, command = self.folder / "result.json", self.folder / "command.json"
-        if not path.exists() or not command.exists() or json.loads(command.read_text()) != list(self.options):
+        if not path.exists() or not command.exists():
             return None
-        return json.loads(path.read_text())
+        same = json.loads(command.read_text(encoding="utf-8")) == list(self.options)
+        return json.loads(path.read_text(encoding="utf-8")) if same else None
 
     def run(self, threads: int, children: Children) -> bool:
         """Run or continue the cell in a process of its own, with its output in ``output.txt``; return the success."""
         self.folder.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", self.recipe, *self.options, "--out", str(self.folder), "--resume"]
-        with open(self.folder / "output.txt", "w") as output:
+        with open(self.folder / "output.txt", "w", encoding="utf-8") as output:
             environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
             success = children.call(command, env=environment, stdout=output, stderr=output) == 0
         if success:  # only now: until then the folder may hold the result of other options
             with replacing(self.folder / "command.json") as temporary:
-                temporary.write_text(json.dumps(self.options))
+                temporary.write_text(json.dumps(self.options), encoding="utf-8")
         return success
 
 
@@ -237,7 +238,7 @@ def _write(out: Path, table: Sequence[Cell]) -> None:
     ]
     for name, text in (("table.md", markdown(table)), ("table.json", json.dumps(results, indent=1) + "\n")):
         with replacing(out / name) as temporary:
-            temporary.write_text(text)
+            temporary.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -122,9 +122,8 @@ def _order(cell: Cell) -> tuple[int, int, int]:
 
 def _data_share(log: Path) -> float | None:
     """Return the part of the training time that batches took, mean over the epochs."""
-    shares = [
-        record["data_share"] for record in map(json.loads, log.read_text().splitlines()) if "data_share" in record
-    ]
+    records = map(json.loads, log.read_text(encoding="utf-8").splitlines())
+    shares = [record["data_share"] for record in records if "data_share" in record]
     return fmean(shares) if shares else None
 
 
@@ -161,11 +160,12 @@ def _real_digits(cell: Cell, clips: Clips) -> float:
     """Return the accuracy of a run's net among ten digits on real speakers, from its file if it is there."""
     path = cell.folder / "real-digits.json"
     key = hashlib.sha256((cell.folder / "last.pt").read_bytes()).hexdigest()
-    if path.exists() and (kept := json.loads(path.read_text()))["checkpoint"] == key:
+    if path.exists() and (kept := json.loads(path.read_text(encoding="utf-8")))["checkpoint"] == key:
         return kept["accuracy"]
     accuracy = digit_accuracy(load_spotter(cell.folder / "last.pt"), clips)
     with replacing(path) as temporary:
-        temporary.write_text(json.dumps({"checkpoint": key, "accuracy": accuracy, "clips": len(clips.labels)}) + "\n")
+        content = {"checkpoint": key, "accuracy": accuracy, "clips": len(clips.labels)}
+        temporary.write_text(json.dumps(content) + "\n", encoding="utf-8")
     return accuracy
 
 
@@ -221,7 +221,7 @@ def main(argv: Sequence[str] | None = None) -> list[Line]:
     found = lines(table, args)
     args.out.mkdir(parents=True, exist_ok=True)
     with replacing(args.out / "table.json") as temporary:
-        temporary.write_text(json.dumps([vars(line) for line in found], indent=1) + "\n")
+        temporary.write_text(json.dumps([vars(line) for line in found], indent=1) + "\n", encoding="utf-8")
     if any(line.results for line in found):
         _write(args, options, found)
     if failed:
@@ -230,14 +230,14 @@ def main(argv: Sequence[str] | None = None) -> list[Line]:
 
 
 def _write(args: argparse.Namespace, options: Sequence[str], found: Sequence[Line]) -> None:
-    listener = None if args.listener is None else json.loads(args.listener.read_text())
+    listener = None if args.listener is None else json.loads(args.listener.read_text(encoding="utf-8"))
     given = [] if args.markdown is None else [(args.markdown, "keyword-spotting-")]
     for path, prefix in [(args.out / "table.md", ""), *given]:
         save(pareto_figure(found), path.parent / f"{prefix}pareto.png")
         save(confusion_figure(found), path.parent / f"{prefix}confusion.png")
         with replacing(path) as temporary:
-            temporary.write_text(page(found, _command(args, options), args.seeds, listener, prefix))
-    print((args.out / "table.md").read_text())
+            temporary.write_text(page(found, _command(args, options), args.seeds, listener, prefix), encoding="utf-8")
+    print((args.out / "table.md").read_text(encoding="utf-8"))
 
 
 def _command(args: argparse.Namespace, options: Sequence[str]) -> str:

@@ -73,7 +73,7 @@ def make(out: Path, people: int = 200, takes: int = 1, seed: int = 0, engines: S
     }
     path = out / ABOUT
     if path.is_file():
-        before = json.loads(path.read_text())
+        before = json.loads(path.read_text(encoding="utf-8"))
         if other := [key for key in about if before.get(key) != about[key]]:
             told = ", ".join(f"{key} {before.get(key)!r}" for key in other)
             raise ValueError(f"out: {out} holds a corpus made with {told}; want the same settings or another folder")
@@ -98,7 +98,7 @@ def make(out: Path, people: int = 200, takes: int = 1, seed: int = 0, engines: S
     for split, name in (("validation", "validation_list.txt"), ("test", "testing_list.txt")):
         listed = sorted(_name(*clip) for clip in clips if clip[0].split == split)
         with replacing(out / name) as temporary:
-            temporary.write_text("".join(f"{line}\n" for line in listed))
+            temporary.write_text("".join(f"{line}\n" for line in listed), encoding="utf-8")
     _write_json(path, {**about, "complete": True})
 
 
@@ -167,7 +167,7 @@ def _write_wav(path: Path, samples: np.ndarray) -> None:
 
 def _write_json(path: Path, content: object) -> None:
     with replacing(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1) + "\n")
+        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 @command
