@@ -18,6 +18,7 @@ from tabulate import tabulate
 
 from recipes.command import command, run_main
 from recipes.data.mfcc import BANDS, COEFFICIENTS, FFT, HIGH, HOP, LOG_OFFSET, LOW, MFCC, PADDING, SAMPLE_RATE, WINDOW
+from recipes.files import replacing
 from recipes.options import integer, new_file
 
 from .measuring import measure, ratio
@@ -51,7 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"\n{options.clips} clips, {options.rounds} rounds, {options.threads} threads of torch {torch.__version__}")
     if options.out:
         seconds = {name: timing.seconds for name, timing in times.items()}
-        options.out.write_text(json.dumps(seconds, indent=1) + "\n", encoding="utf-8")
+        with replacing(options.out) as file:
+            file.write_text(json.dumps(seconds, indent=1) + "\n", encoding="utf-8")
 
 
 def contenders(clips: torch.Tensor) -> dict[str, Callable[[], object]]:

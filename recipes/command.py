@@ -20,6 +20,9 @@ __all__ = ["Children", "command", "quiet_while_importing", "run_main", "uninterr
 INTERRUPTED, TERMINATED, PIPE_CLOSED = 128 + 2, 128 + 15, 128 + 13
 """Exit statuses: those that a shell gives a program that ended by the signal."""
 
+PATIENCE = 10.0
+"""Seconds that a process has to end by itself."""
+
 P, T = ParamSpec("P"), TypeVar("T")
 
 
@@ -173,14 +176,18 @@ class Children:
                 return TERMINATED
             process = subprocess.Popen(arguments, **options)
             self._running.add(process)
-        try:
-            return process.wait()
-        finally:
-            self._running.discard(process)
+        status = process.wait()  # where that is interrupted, the process stays among those that run
+        self._running.discard(process)
+        return status
 
     def end(self) -> None:
-        """Terminate what runs."""
+        """Terminate what runs, and kill what does not end by that."""
         with self._lock:
-            self._over = True
-            for process in list(self._running):
+            self._over, running = True, list(self._running)
+            for process in running:
                 process.terminate()
+            for process in running:
+                try:
+                    process.wait(PATIENCE)
+                except subprocess.TimeoutExpired:
+                    process.kill()
