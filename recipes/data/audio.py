@@ -10,7 +10,7 @@ import soundfile
 from scipy.signal import resample_poly
 
 from ..command import uninterrupted
-from .containers import check_whole
+from .containers import check_whole, mpeg_samples
 
 __all__ = ["SAMPLE_RATE", "one_second", "read_samples", "resample", "to_int16"]
 
@@ -19,6 +19,7 @@ SLOWEST_RATE = 8_000  # below, nothing of the front end's 4000 Hz is left
 FASTEST_RATE = 768_000  # of any sound card
 BLOCK = 1 << 20  # values read at a time
 UNKNOWN = 1 << 62  # frames of a stream
+MP3_MARGIN = 4 * 1152
 
 
 def read_samples(content: bytes) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -115,9 +116,10 @@ def _decoded(content: bytes) -> tuple[np.ndarray, int, int, str]:
         except soundfile.LibsndfileError as error:
             raise ValueError(f"damaged ({error.error_string.rstrip('.')})") from error
         samples = np.concatenate(blocks) if blocks else np.zeros(0, np.int16)
-        short = len(samples) < file.frames < UNKNOWN and file.format != "MP3"  # whose length is an estimate
-        if short or (file.format == "MAT4" and "seems to be truncated" in file.extra_info):
-            raise ValueError(f"truncated: {len(samples):,} of {max(file.frames, len(samples)):,} samples")
+        # The frames of MP3 are a guess, and include what encoders put before and after the sound.
+        wanted = file.frames if file.format != "MP3" else mpeg_samples(content) - MP3_MARGIN
+        if len(samples) < wanted < UNKNOWN or (file.format == "MAT4" and "seems to be truncated" in file.extra_info):
+            raise ValueError(f"truncated: {len(samples):,} of {wanted:,} samples can be read")
         return samples, file.samplerate, file.channels, file.subtype
 
 

@@ -6,7 +6,7 @@ import re
 import struct
 from collections.abc import Callable, Iterator
 
-__all__ = ["check_whole"]
+__all__ = ["check_whole", "mpeg_samples"]
 
 LARGEST = 0x7FFF0000
 """From here on a 32-bit size is none: sox and arecord write about 2 GiB, others 2^32 - 1, into a pipe."""
@@ -146,21 +146,33 @@ _MPEG_2[1] = _MPEG_2[2]
 
 def _mpeg(content: bytes) -> int | None:
     """Go from frame to frame; a Xing header knows the size of all."""
+    place = _after_tags(content)
+    xing = re.search(rb"(?:Xing|Info)(....)", content[place : place + 60], re.DOTALL)
+    if xing and (flags := _number(">I", xing[1], 0)) & 2:
+        return place + _number(">I", content, place + xing.end() + 4 * (flags & 1))
+    return place + sum(size for size, _ in _mpeg_frames(content, place))
+
+
+def mpeg_samples(content: bytes) -> int:
+    """Return how many samples a channel has in the frames of an MP3 file, for libsndfile may only guess it."""
+    return sum(samples for _, samples in _mpeg_frames(content, _after_tags(content)))
+
+
+def _after_tags(content: bytes) -> int:
     place = 0
     while content[place : place + 3] == b"ID3":
         place += 10 + sum((content[place + 9 - i] & 127) << 7 * i for i in range(4))
-    start = place
-    while (size := _mpeg_frame(content, place)) is not None:
-        if place == start:
-            xing = re.search(rb"(?:Xing|Info)(....)", content[place : place + 60], re.DOTALL)
-            if xing and (flags := _number(">I", xing[1], 0)) & 2:
-                return start + _number(">I", content, place + xing.end() + 4 * (flags & 1))
-        place += size
     return place
 
 
-def _mpeg_frame(content: bytes, place: int) -> int | None:
-    """Return the size of the frame that begins there; ``None`` if none does, or its size is free."""
+def _mpeg_frames(content: bytes, place: int) -> Iterator[tuple[int, int]]:
+    while (frame := _mpeg_frame(content, place)) is not None:
+        yield frame
+        place += frame[0]
+
+
+def _mpeg_frame(content: bytes, place: int) -> tuple[int, int] | None:
+    """Return size and samples of the frame that begins there; ``None`` if none does, or its size is free."""
     head = content[place : place + 4]
     if len(head) < 4 or head[0] != 255 or head[1] & 0xE0 != 0xE0:
         return None
@@ -171,8 +183,9 @@ def _mpeg_frame(content: bytes, place: int) -> int | None:
     hertz = (44_100, 48_000, 32_000)[frequency] // {3: 1, 2: 2, 0: 4}[version]
     padding = head[2] >> 1 & 1
     if layer == 3:
-        return 4 * (12 * bits // hertz + padding)
-    return (72 if layer == 1 and version != 3 else 144) * bits // hertz + padding
+        return 4 * (12 * bits // hertz + padding), 384
+    samples = 576 if layer == 1 and version != 3 else 1152
+    return samples // 8 * bits // hertz + padding, samples
 
 
 SIZES: dict[bytes, Callable[[bytes], int | None]] = {

@@ -198,18 +198,16 @@ def test_package_that_is_imported_leaves_the_signals_alone() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("module", "arguments"),
+    ("seconds", "module", "arguments"),
     [
-        ("recipes.fit_quantizer", ["--no-recorded"]),
-        ("recipes.quickstart", []),
-        ("recipes.train_images", ["--width", "0.0625"]),
-        ("recipes.autoencoder", ["--width", "0.25", "--epochs", "1"]),
-        ("recipes.table_images", ["--width", "0.0625", "--models", "vgg16"]),
-        ("recipes.spot_keywords", []),
+        (4.0, "recipes.quickstart", []),
+        (6.0, "recipes.spot_keywords", []),
+        (9.0, "recipes.table_images", ["--width", "0.0625", "--models", "vgg16"]),
     ],
 )
-def test_ctrl_c_at_any_time_leaves_no_traceback(module: str, arguments: list[str], tmp_path: Path) -> None:
-    for seconds in (1.5, 4.0, 8.0, 15.0):
-        status, errors = interrupted(seconds, module, *arguments, "--out", str(tmp_path / str(seconds)))
-        assert status == 130 and "Traceback" not in errors and "interrupted" in errors
+def test_ctrl_c_at_any_time_leaves_no_traceback(
+    seconds: float, module: str, arguments: list[str], tmp_path: Path
+) -> None:
+    status, errors = interrupted(seconds, module, *arguments, "--out", str(tmp_path / "run"))
+    assert status == 130 and "Traceback" not in errors and "interrupted" in errors
     assert not [path for path in tmp_path.rglob(".*") if path.is_file()]
