@@ -12,18 +12,22 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from recipes.command import command, run_main
+from recipes.options import SEED, integer, new_folder
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
+@command
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run from the command line; returns the exit status."""
     parser = argparse.ArgumentParser("python -m benchmarks", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a few cases, few rounds: two minutes")
     parser.add_argument("--cases", nargs="+", default=[], metavar="TEXT", help="only cases whose name contains a TEXT")
     parser.add_argument("--list", action="store_true", help="name the cases and stop")
-    parser.add_argument("--rounds", type=int, default=None, help="rounds a case (15; 5 with --quick)")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "benchmarks", help="folder for the results")
+    parser.add_argument("--rounds", type=integer(), default=None, help="rounds a case (15; 5 with --quick)")
+    parser.add_argument("--seed", type=SEED, default=0)
+    parser.add_argument("--out", type=new_folder, default=ROOT / "runs" / "benchmarks", help="folder for the results")
     options = parser.parse_args(arguments)
 
     from . import cases, report
@@ -60,4 +64,4 @@ def _wanted(name: str, options: argparse.Namespace) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main)

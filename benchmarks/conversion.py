@@ -23,8 +23,10 @@ from spikingjelly.activation_based.ann2snn import Converter, RateCodingRecipe
 from tabulate import tabulate
 from torch import Tensor, fx, nn
 
+from recipes.command import command, run_main
 from recipes.files import replacing
 from recipes.models.adaptive import layout_net
+from recipes.options import integer, new_file, number
 from snn_ext import convert
 from snn_ext.conversion import ConvertedNet, optimize_precharge
 from snn_ext.conversion.spike_norm import spike_norm
@@ -48,16 +50,21 @@ LAYOUT: tuple[int | str, ...] = (64, 64, "A", 128, 128, "A", 256, 256, 256, "A",
 STEPS, MILLISECONDS = 32, 500
 
 
+@command
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run from the command line; returns the exit status."""
     parser = argparse.ArgumentParser("python -m benchmarks.conversion", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--width", type=float, default=0.5, help="factor on the channels of the simulated net")
+    parser.add_argument("--rounds", type=integer(), default=9)
+    parser.add_argument(
+        "--width", type=number(above=0.0), default=0.5, help="factor on the channels of the simulated net"
+    )
     parser.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES))
-    parser.add_argument("--time-steps", type=int, default=2500, help="T of the case memory, which takes some minutes")
+    parser.add_argument(
+        "--time-steps", type=integer(), default=2500, help="T of the case memory, which takes some minutes"
+    )
     parser.add_argument("--cpu-time", action="store_true", help="of adsnn: the processor's time, on a busy machine")
-    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "benchmarks" / "conversion.json")
-    parser.add_argument("--markdown", type=Path, help="file for the table")
+    parser.add_argument("--out", type=new_file, default=ROOT / "runs" / "benchmarks" / "conversion.json")
+    parser.add_argument("--markdown", type=new_file, help="file for the table")
     parser.add_argument("--unchecked", action="store_true", help="do not run the tests first")
     options = parser.parse_args(arguments)
     if not options.unchecked and not _correct():
@@ -69,13 +76,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         rows += CASES[name](options)
         options.out.parent.mkdir(parents=True, exist_ok=True)
         with replacing(options.out) as file:
-            file.write_text(json.dumps(rows, indent=1))
+            file.write_text(json.dumps(rows, indent=1), encoding="utf-8")
     about = ", ".join(f"{name} {value}" for name, value in environment(Settings(options.rounds)).items())
     page = f"Measured with {about}.\n\n{tabulate(rows, headers='keys', tablefmt='github')}\n"
     print(page)
     if options.markdown is not None:
         with replacing(options.markdown) as file:
-            file.write_text(f"# Converted nets: benchmark results\n\n    python -m benchmarks.conversion\n\n{page}")
+            title = "# Converted nets: benchmark results\n\n    python -m benchmarks.conversion\n\n"
+            file.write_text(title + page, encoding="utf-8")
     return 0
 
 
@@ -288,4 +296,4 @@ def _correct() -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main)

@@ -10,14 +10,16 @@ import argparse
 import importlib
 import json
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import numpy as np
 import scipy.fft
 import torch
 from tabulate import tabulate
 
+from recipes.command import command, run_main
 from recipes.data.mfcc import BANDS, COEFFICIENTS, FFT, HIGH, HOP, LOG_OFFSET, LOW, MFCC, PADDING, SAMPLE_RATE, WINDOW
+from recipes.files import replacing
+from recipes.options import integer, new_file
 
 from .measuring import measure, ratio
 
@@ -25,13 +27,14 @@ OURS = "MFCC, in a batch"
 OWN_TOLERANCE = 1e-3
 
 
+@command
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run from the command line."""
     parser = argparse.ArgumentParser("python -m benchmarks.front_end", description=__doc__)
-    parser.add_argument("--clips", type=int, default=128)
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--threads", type=int, default=1, help="of torch; librosa uses one")
-    parser.add_argument("--out", type=Path, help="write the times as JSON")
+    parser.add_argument("--clips", type=integer(), default=128)
+    parser.add_argument("--rounds", type=integer(), default=15)
+    parser.add_argument("--threads", type=integer(1, 1024), default=1, help="of torch; librosa uses one")
+    parser.add_argument("--out", type=new_file, help="write the times as JSON")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
 
@@ -48,7 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(tabulate(rows, ("", "ms a clip", "MFCC is faster by (quartiles), best by best"), "github", floatfmt=".3f"))
     print(f"\n{options.clips} clips, {options.rounds} rounds, {options.threads} threads of torch {torch.__version__}")
     if options.out:
-        options.out.write_text(json.dumps({name: timing.seconds for name, timing in times.items()}, indent=1) + "\n")
+        seconds = {name: timing.seconds for name, timing in times.items()}
+        with replacing(options.out) as file:
+            file.write_text(json.dumps(seconds, indent=1) + "\n", encoding="utf-8")
 
 
 def contenders(clips: torch.Tensor) -> dict[str, Callable[[], object]]:
@@ -89,4 +94,4 @@ def _imported(name: str) -> object:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

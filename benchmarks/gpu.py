@@ -27,7 +27,9 @@ if __name__ == "__main__":  # the rival is the host's Triton kernel; read when s
 
 from spikingjelly.activation_based import functional, neuron
 
+from recipes.command import command, run_main
 from recipes.files import replacing
+from recipes.options import integer, known_device, new_folder
 from snn_ext import functional as definition
 from snn_ext.ops import adaptive_spiking, implementation, soft_reset_if, use_implementation
 from snn_ext.spikingjelly import ATIFuNode
@@ -70,14 +72,17 @@ class Setting:
     images: int = 64
 
 
+@command
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run from the command line; returns 0, 1 if a check fails, 2 if there is no GPU to run on."""
     parser = argparse.ArgumentParser("python -m benchmarks.gpu", description=__doc__)
-    parser.add_argument("--device", default="cuda", help="cuda, cuda:1 ...")
-    parser.add_argument("--neurons", type=int, default=1 << 24, help="neurons of a layer (16.8 million)")
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--images", type=int, default=64, help="batch of the ResNet-18")
-    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "benchmarks-gpu", help="folder for the results")
+    parser.add_argument("--device", type=known_device, default="cuda", help="cuda, cuda:1 ...")
+    parser.add_argument("--neurons", type=integer(), default=1 << 24, help="neurons of a layer (16.8 million)")
+    parser.add_argument("--rounds", type=integer(), default=15)
+    parser.add_argument("--images", type=integer(), default=64, help="batch of the ResNet-18")
+    parser.add_argument(
+        "--out", type=new_folder, default=ROOT / "runs" / "benchmarks-gpu", help="folder for the results"
+    )
     chosen = parser.parse_args(arguments)
     found = implementation("soft_reset_if", chosen.device)
     if not found.name.startswith("cuda-"):
@@ -437,10 +442,11 @@ def to_markdown(rows: Sequence[Row], about: dict[str, str | int]) -> str:
 def write(rows: Sequence[Row], about: dict[str, str | int], folder: Path) -> None:
     """Write ``gpu.json`` and ``gpu.md``, each whole or not at all."""
     with replacing(folder / "gpu.json") as path:
-        path.write_text(json.dumps({"about": about, "rows": [asdict(row) for row in rows]}, indent=1) + "\n")
+        content = {"about": about, "rows": [asdict(row) for row in rows]}
+        path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     with replacing(folder / "gpu.md") as path:
-        path.write_text(to_markdown(rows, about) + "\n")
+        path.write_text(to_markdown(rows, about) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main)

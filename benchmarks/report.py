@@ -71,9 +71,10 @@ def write(rows: Sequence[Row], about: dict[str, str | int], folder: Path) -> lis
     """Write ``benchmarks.json``, ``.md`` and ``.png`` to a folder."""
     paths = [folder / f"benchmarks.{suffix}" for suffix in ("json", "md", "png")]
     with replacing(paths[0]) as path:
-        path.write_text(json.dumps({"about": about, "rows": [asdict(row) for row in rows]}, indent=1) + "\n")
+        content = {"about": about, "rows": [asdict(row) for row in rows]}
+        path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     with replacing(paths[1]) as path:
-        path.write_text(to_markdown(rows, about))
+        path.write_text(to_markdown(rows, about), encoding="utf-8")
     with replacing(paths[2]) as path:
         _plot(rows).savefig(path, dpi=120)
     return paths

@@ -16,7 +16,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
-import torch
 from torch import nn
 
 from snn_ext import AAN, convert
@@ -27,8 +26,21 @@ from . import adsnn_figures as figures
 from .adsnn_report import section
 from .adsnn_tables import cross_validation
 from .adsnn_training import PRESETS, TABLES, TrainedNet, preset_of, trained
+from .command import command, run_main
 from .conversions import Evaluations, digest
-from .options import add_data_arguments, add_image_arguments, add_run_arguments, add_training_arguments
+from .options import (
+    PERCENT,
+    SEED,
+    Different,
+    add_data_arguments,
+    add_image_arguments,
+    add_run_arguments,
+    add_training_arguments,
+    check_run_arguments,
+    check_training_arguments,
+    integer,
+    number,
+)
 from .pages import write_report
 from .plots import save
 
@@ -175,54 +187,52 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add_data_arguments(parser, (*TABLES, "digits", "imagenet"))
     net = parser.add_argument_group("net")
     net.add_argument("--layout", help="such as 64c3-m2-d256 (default: the preset)")
-    net.add_argument("--width", type=float, default=1.0, help="factor on the widths of ResNet-18 (imagenet)")
-    net.add_argument("--image-size", type=int, default=224, help="of an image folder (imagenet)")
-    net.add_argument("--dropout", type=float, help="rate in the first epochs")
-    net.add_argument("--last-dropout", type=float, help="rate in the last epochs")
+    net.add_argument(
+        "--width", type=number(above=0.0), default=1.0, help="factor on the widths of ResNet-18 (imagenet)"
+    )
+    net.add_argument("--image-size", type=integer(8), default=224, help="of an image folder (imagenet)")
+    net.add_argument("--dropout", type=number(0.0, below=1.0), help="rate in the first epochs")
+    net.add_argument("--last-dropout", type=number(0.0, below=1.0), help="rate in the last epochs")
     add_image_arguments(add_training_arguments(parser, ("sgd", "adam", "adamw", "rmsprop")))
     group = parser.add_argument_group("simulation")
-    group.add_argument("--seeds", type=int, nargs="+", help="default: --seed")
-    group.add_argument("--time-steps", type=int, default=500, help="stimulus in ms")
-    group.add_argument("--tau-phi", type=float, default=5.0, help="membrane filter in ms; 2.5 in the authors' code")
-    group.add_argument("--m-f", type=float, nargs="+", default=M_F, help="precisions of the sweep")
-    group.add_argument("--relu-m-f", type=float, nargs="+", default=RELU_M_F, help="those of the ReLU net")
-    group.add_argument("--taus", type=float, nargs="*", default=TAUS, help="tau_beta = tau_eta in ms, table SI1")
-    group.add_argument("--relu-seeds", type=int, nargs="*", help="default: all seeds")
-    group.add_argument("--within", type=float, default=0.5, help="points by which AdSNN may be below its ANN to match")
-    group.add_argument("--percentile", type=float, default=99.0, help="unit of ReLU layers with adaptive height")
-    group.add_argument("--calibration-images", type=int, default=200)
-    group.add_argument("--eval-images", type=int, default=500, help="test on a sample of the test images")
-    group.add_argument("--arousal-images", type=int, default=500, help="training images for arousal")
-    group.add_argument("--error-shares", type=float, nargs="+", default=SHARES, help="percent of errors to switch")
-    group.add_argument("--folds", type=int, default=10, help="of IRIS and SONAR")
+    group.add_argument("--seeds", type=SEED, nargs="+", action=Different, help="default: --seed")
+    group.add_argument("--time-steps", type=integer(), default=500, help="stimulus in ms")
+    group.add_argument(
+        "--tau-phi", type=number(0.0), default=5.0, help="membrane filter in ms; 2.5 in the authors' code"
+    )
+    positive, percent = number(above=0.0), number(above=0.0, high=100.0)
+    several: dict[str, Any] = {"type": positive, "action": Different}
+    group.add_argument("--m-f", **several, nargs="+", default=M_F, help="precisions of the sweep")
+    group.add_argument("--relu-m-f", **several, nargs="+", default=RELU_M_F, help="those of the ReLU net")
+    group.add_argument("--taus", **several, nargs="*", default=TAUS, help="tau_beta = tau_eta in ms, table SI1")
+    group.add_argument("--relu-seeds", type=SEED, nargs="*", action=Different, help="default: all seeds")
+    group.add_argument(
+        "--within", type=PERCENT, default=0.5, help="points by which AdSNN may be below its ANN to match"
+    )
+    group.add_argument("--percentile", type=percent, default=99.0, help="unit of ReLU layers with adaptive height")
+    group.add_argument("--calibration-images", type=integer(), default=200)
+    group.add_argument("--eval-images", type=integer(), default=500, help="test on a sample of the test images")
+    group.add_argument("--arousal-images", type=integer(), default=500, help="training images for arousal")
+    group.add_argument(
+        "--error-shares", type=percent, nargs="+", action=Different, default=SHARES, help="percent of errors to switch"
+    )
+    group.add_argument("--folds", type=integer(2, 50), default=10, help="of IRIS and SONAR")
     args = parser.parse_args(argv)
     preset_of(args)
     args.seeds = args.seeds or [args.seed]
     args.relu_seeds = args.seeds if args.relu_seeds is None else args.relu_seeds
     args.threshold_lr = None
-    args.amp = torch.device(args.device).type == "cuda" if args.amp is None else args.amp
-    for name in ("epochs", "batch_size", "time_steps", "calibration_images", "eval_images", "arousal_images", "folds"):
-        if getattr(args, name) < 1:
-            parser.error(f"argument --{name.replace('_', '-')}: got {getattr(args, name)}, want an int >= 1")
-    for name in ("m_f", "relu_m_f", "error_shares", "taus"):
-        for value in getattr(args, name):
-            if not value > 0:
-                parser.error(f"argument --{name.replace('_', '-')}: got {value}, want numbers > 0")
+    check_training_arguments(parser, args)
+    check_run_arguments(args)
     return args
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> str:
     """Run and write ``report.md`` into the folder; returns it."""
     args = parse_arguments(argv)
-    try:
-        text = report(args)
-    except (ValueError, FileNotFoundError, FloatingPointError) as error:
-        raise SystemExit(str(error)) from error
-    return write_report(args.out, text)
+    return write_report(args.out, report(args))
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except KeyboardInterrupt:
-        raise SystemExit("interrupted; the same command continues") from None
+    run_main(main, "the same command continues")

@@ -13,8 +13,10 @@ from pathlib import Path
 
 from . import adsnn
 from .adsnn_figures import neuron_figures
+from .command import command, run_main
 from .data.images import data_folder
 from .files import replacing
+from .options import new_file, new_folder
 from .pages import provenance
 from .plots import save
 
@@ -41,13 +43,14 @@ command makes this page, and the figures beside it:
 """
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> None:
     """Run what is not finished, and write the page."""
     parser = argparse.ArgumentParser(prog="python -m recipes.adsnn_results", description=__doc__)
-    parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
+    parser.add_argument("--out", type=new_folder, required=True, help="folder of the runs")
     parser.add_argument("--runs", choices=RUNS, nargs="+", default=list(RUNS))
     parser.add_argument("--data-dir", type=Path, help="where SONAR is (default: SNN_EXT_DATA, or the user's cache)")
-    parser.add_argument("--markdown", type=Path, help="file for the page")
+    parser.add_argument("--markdown", type=new_file, help="file for the page")
     args = parser.parse_args(argv)
     for name, figure in neuron_figures():
         save(figure, args.out / f"{name}.png")
@@ -68,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         page += [section.replace("### ", "## ", 1) for section in sections]
         page.append(provenance("python -m recipes.adsnn --data NAME --out FOLDER", "0, 1, 2 (0 of the tables)"))
         with replacing(args.markdown) as temporary:
-            temporary.write_text("\n".join(page))
+            temporary.write_text("\n".join(page), encoding="utf-8")
 
 
 def _figures(folder: Path, page: Path, prefix: str) -> str:
@@ -83,7 +86,4 @@ def _figures(folder: Path, page: Path, prefix: str) -> str:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except KeyboardInterrupt:
-        raise SystemExit("interrupted; the same command continues") from None
+    run_main(main, "the same command continues")

@@ -18,6 +18,7 @@ from .adsnn_training import train_fold
 from .conversions import Evaluations
 from .data.tables import Table, folds, load_table
 from .pages import mean_and_deviation, table
+from .training import right
 
 __all__ = ["cross_validation", "paired_p"]
 
@@ -46,22 +47,23 @@ def _fold(
     net = train_fold(args, train, len(data.classes), seed, name)
     snn = convert(net, train[0], method="adsnn", tau_phi=args.tau_phi)
     with torch.no_grad():
-        analog = net(test[0]).argmax(1) == test[1]
+        analog = right(net(test[0]), test[1])
     result: dict[str, Any] = {"analog": int(analog.sum()), "samples": len(analog), "precisions": {}}
     for m_f in args.m_f:
         set_precision(snn, m_f)
         evaluation = evaluate(snn, [test], args.time_steps, ann=net, progress=False)
-        right = _decisions(snn, test[0], args.time_steps) == test[1]
-        pairs = [int((a & b).sum()) for a in (analog, ~analog) for b in (right, ~right)]
+        spiking = right(_decided(snn, test[0], args.time_steps), test[1])
+        pairs = [int((a & b).sum()) for a in (analog, ~analog) for b in (spiking, ~spiking)]
         result["precisions"][f"{m_f:g}"] = {
-            "right": int(right.sum()), "pairs": pairs, "rate": evaluation.firing_rate,
+            "right": int(spiking.sum()), "pairs": pairs, "rate": evaluation.firing_rate,
             "accuracy": [round(float(a), 6) for a in evaluation.accuracy],
         }  # fmt: skip
     return result
 
 
-def _decisions(snn: nn.Module, x: Tensor, time_steps: int) -> Tensor:
-    return list(Simulation(snn).run(x, time_steps))[-1][-1].argmax(1)
+def _decided(snn: nn.Module, x: Tensor, time_steps: int) -> Tensor:
+    """Return the scores at the last step."""
+    return list(Simulation(snn).run(x, time_steps))[-1][-1]
 
 
 def paired_p(only_first: int, only_second: int) -> float:

@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torchvision
 from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from snn_ext import AAN
 
-from .data.image_folder import FolderImages, folder_name
+from .data.image_folder import FolderImages, check_classes, folder_name, image_folder
 from .data.images import Batches, ImageData, data_folder, load_images
 from .data.tables import digits
 from .models.adaptive import LAYOUTS, NARROW, layout_net, preact_resnet18
@@ -82,12 +81,9 @@ def load_data(args: argparse.Namespace) -> ImageData:
 
 def _image_folder(args: argparse.Namespace) -> ImageData:
     """Return a folder with ``train/CLASS/*.jpg`` and ``val/CLASS/*.jpg``; images are read when they are needed."""
-    parts = []
-    for name in ("train", "val"):
-        folder = (args.data_dir or data_folder()) / name
-        if not folder.is_dir():
-            raise FileNotFoundError(f"{folder}: not found, want a folder with a folder of images per class")
-        parts.append(torchvision.datasets.ImageFolder(str(folder)))
+    folder = args.data_dir or data_folder()
+    parts = [image_folder(folder / name) for name in ("train", "val")]
+    check_classes(folder, *(part.classes for part in parts))
     images: list[Any] = [(FolderImages(part, args.image_size), torch.tensor(part.targets)) for part in parts]
     data = ImageData(folder_name(parts[1]), *images, tuple(parts[1].classes))
     return data.first(args.train_images, args.test_images)

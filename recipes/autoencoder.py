@@ -24,11 +24,12 @@ from snn_ext.conversion import optimize_precharge
 from snn_ext.evaluation import Evaluation, Simulation
 
 from . import conversion_plots as plots
+from .command import command, run_main
 from .conversions import Evaluations, digest
 from .data.images import ImageData, load_images
 from .files import replacing
 from .models.convertible import autoencoder
-from .options import add_data_arguments, add_run_arguments
+from .options import Increasing, add_data_arguments, add_run_arguments, integer, number
 from .pages import command_line, provenance, reduction, table, write_report
 from .plots import save
 
@@ -236,42 +237,35 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add_run_arguments(parser, PRESETS, default="small")
     add_data_arguments(parser)
     group = parser.add_argument_group("net, training and conversion (defaults: the preset)")
-    group.add_argument("--width", type=float, help="factor on all widths")
-    group.add_argument("--epochs", type=int)
-    group.add_argument("--batch-size", type=int)
-    group.add_argument("--lr", type=float)
-    group.add_argument("--milestones", type=int, nargs="*", help="epochs after which the rate drops to a tenth")
-    group.add_argument("--time-steps", type=int, default=255, help="T")
-    group.add_argument("--search-images", type=int, help="training images of the search by layer")
-    group.add_argument("--search-steps", type=int, help="steps over which the search sums the error")
-    group.add_argument("--eval-tiles", type=int, help="tiles of the picture over which errors are taken")
+    group.add_argument("--width", type=number(above=0.0), help="factor on all widths")
+    group.add_argument("--epochs", type=integer())
+    group.add_argument("--batch-size", type=integer())
+    group.add_argument("--lr", type=number(0.0))
+    group.add_argument(
+        "--milestones", type=integer(), nargs="*", action=Increasing,
+        help="epochs after which the rate drops to a tenth",
+    )  # fmt: skip
+    group.add_argument("--time-steps", type=integer(101), default=255, help="T, more than the longest delay of 100")
+    group.add_argument("--search-images", type=integer(), help="training images of the search by layer")
+    group.add_argument("--search-steps", type=integer(), help="steps over which the search sums the error")
+    group.add_argument("--eval-tiles", type=integer(), help="tiles of the picture over which errors are taken")
     args = parser.parse_args(argv)
     for name, value in PRESETS[args.preset].items():
         if getattr(args, name) is None:
             setattr(args, name, value)
-    for name in ("epochs", "batch_size", "search_images", "search_steps", "eval_tiles"):
-        if getattr(args, name) is not None and getattr(args, name) < 1:
-            parser.error(f"argument --{name.replace('_', '-')}: got {getattr(args, name)}, want an int >= 1")
-    if args.time_steps <= 100:
-        parser.error(f"argument --time-steps: got {args.time_steps}, want more than the longest delay, 100")
     return args
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> str:
     """Run the recipe, write figures and ``report.md``, and return the report."""
     args = parse_arguments(argv)
-    try:
-        data = load_images(args.data, args.data_dir).first(args.train_images, args.test_images)
-        net = train_autoencoder(padded(data, "train"), args, args.out / "autoencoder.pt")
-        text = report(net, data, args)
-    except (ValueError, FileNotFoundError) as error:
-        raise SystemExit(str(error)) from error
+    data = load_images(args.data, args.data_dir).first(args.train_images, args.test_images)
+    net = train_autoencoder(padded(data, "train"), args, args.out / "autoencoder.pt")
+    text = report(net, data, args)
     text += "\n" + provenance(command_line("autoencoder", argv), args.seed)
     return write_report(args.out, text)
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except KeyboardInterrupt:
-        raise SystemExit("interrupted; the same command continues") from None
+    run_main(main, "the same command continues")

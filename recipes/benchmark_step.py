@@ -76,7 +76,7 @@ def report(result: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
         "device": where, "cpus": os.cpu_count(), "threads": torch.get_num_threads(), "torch": torch.__version__,
     }  # fmt: skip
     with replacing(args.out / "step_time.json") as temporary:
-        temporary.write_text(json.dumps({"setting": setting, "nets": result}, indent=1) + "\n")
+        temporary.write_text(json.dumps({"setting": setting, "nets": result}, indent=1) + "\n", encoding="utf-8")
     return result
 
 

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from . import autoencoder, convert_images, precharge
+from .command import command, run_main
 from .conversions import OURS, RIVALS
 from .files import replacing
+from .options import SEED, new_file, new_folder
 
 __all__ = ["RUNS", "main"]
 
@@ -49,13 +50,14 @@ papers stand beside ours where the data are theirs; here they are only named in 
 """
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> None:
     """Run what is not finished, and write the page."""
     parser = argparse.ArgumentParser(prog="python -m recipes.conversion_results", description=__doc__)
-    parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
+    parser.add_argument("--out", type=new_folder, required=True, help="folder of the runs")
     parser.add_argument("--runs", choices=RUNS, nargs="+", default=list(RUNS))
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--markdown", type=Path, help="file for the page")
+    parser.add_argument("--seed", type=SEED, default=0)
+    parser.add_argument("--markdown", type=new_file, help="file for the page")
     args = parser.parse_args(argv)
     sections = []
     for name in args.runs:
@@ -65,11 +67,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         only = "" if args.runs == list(RUNS) else f"--runs {' '.join(args.runs)} "
         page = [INTRODUCTION.format(only=only), *(section.replace("### ", "## ", 3) for section in sections)]
         with replacing(args.markdown) as temporary:
-            temporary.write_text("\n".join(page))
+            temporary.write_text("\n".join(page), encoding="utf-8")
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except KeyboardInterrupt:
-        raise SystemExit("interrupted; the same command continues") from None
+    run_main(main, "the same command continues")

@@ -112,7 +112,7 @@ class Evaluations:
         settings = json.loads(json.dumps({**settings, "time_steps": time_steps, **plain}, default=_as_json))
         path = self.folder / f"{slug}.json"
         if path.exists():
-            content = json.loads(path.read_text())
+            content = json.loads(path.read_text(encoding="utf-8"))
             if content["settings"] == settings:
                 return Evaluation.from_json(content["evaluation"]), content["notes"]
         key = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:8]
@@ -121,7 +121,8 @@ class Evaluations:
         notes = {"layers": _report(snn)}
         with replacing(path) as temporary:
             temporary.write_text(
-                json.dumps({"settings": settings, "evaluation": evaluation.to_json(), "notes": notes}) + "\n"
+                json.dumps({"settings": settings, "evaluation": evaluation.to_json(), "notes": notes}) + "\n",
+                encoding="utf-8",
             )
         return evaluation, notes
 
@@ -130,12 +131,12 @@ class Evaluations:
         path = self.folder / f"{_slug(name)}.json"
         settings = json.loads(json.dumps(settings, default=_as_json))
         if path.exists():
-            content = json.loads(path.read_text())
+            content = json.loads(path.read_text(encoding="utf-8"))
             if content["settings"] == settings:
                 return content["value"]
         value = json.loads(json.dumps(make()))
         with replacing(path) as temporary:
-            temporary.write_text(json.dumps({"settings": settings, "value": value}) + "\n")
+            temporary.write_text(json.dumps({"settings": settings, "value": value}) + "\n", encoding="utf-8")
         return value
 
 

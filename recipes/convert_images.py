@@ -27,9 +27,11 @@ from snn_ext import convert
 from snn_ext.evaluation import Evaluation, best_delay
 
 from . import conversion_plots as plots
+from .command import command, run_main
 from .conversions import OURS, RIVALS, Evaluations, digest, set_poisson_seed
 from .data.image_folder import ImageFolders
 from .models.convertible import with_projections
+from .options import SEED, Different, integer
 from .pages import command_line, latency, mean_and_deviation, provenance, table, write_report
 from .plots import save
 from .train_analog import (
@@ -334,15 +336,18 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add_analog_arguments(parser, MODELS, more_data=("imagenet",))
     group = parser.add_argument_group("conversion (defaults: the preset)")
     group.add_argument("--experiments", choices=EXPERIMENTS, nargs="+", help="default: all that the net has")
-    group.add_argument("--calibration-images", type=int, default=256, help="the paper says 256 are enough")
-    group.add_argument("--eval-images", type=int, help="test on a sample of the test images")
-    group.add_argument("--time-steps", type=int, help="T under constant input")
-    group.add_argument("--poisson-steps", type=int, help="T under Poisson input")
-    group.add_argument("--poisson-images", type=int, help="test images under Poisson input")
-    group.add_argument("--poisson-seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4], help="runs with other events")
-    group.add_argument("--norm-steps", type=int, help="T of Spike-Norm's search for thresholds")
+    group.add_argument("--calibration-images", type=integer(), default=256, help="the paper says 256 are enough")
+    group.add_argument("--eval-images", type=integer(), help="test on a sample of the test images")
+    group.add_argument("--time-steps", type=integer(), help="T under constant input")
+    group.add_argument("--poisson-steps", type=integer(), help="T under Poisson input")
+    group.add_argument("--poisson-images", type=integer(), help="test images under Poisson input")
+    group.add_argument(
+        "--poisson-seeds", type=SEED, nargs="+", action=Different, default=[0, 1, 2, 3, 4],
+        help="runs with other events",
+    )  # fmt: skip
+    group.add_argument("--norm-steps", type=integer(), help="T of Spike-Norm's search for thresholds")
     group.add_argument("--methods", choices=METHODS, nargs="+", default=list(METHODS), metavar="NAME", help="by name")
-    group.add_argument("--image-size", type=int, help="of --data imagenet (default: that of the weights)")
+    group.add_argument("--image-size", type=integer(32), help="of --data imagenet (default: that of the weights)")
     group.add_argument("--resets", choices=("zero", "subtract"), nargs="+", help="under Poisson input")
     args = parser.parse_args(argv)
     preset_of(args)
@@ -350,9 +355,6 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         if getattr(args, name) is None:
             setattr(args, name, value)
     check_analog_arguments(parser, args)
-    for name in ("calibration_images", "eval_images", "poisson_images", "time_steps", "poisson_steps", "norm_steps"):
-        if getattr(args, name) is not None and getattr(args, name) < 1:
-            parser.error(f"argument --{name.replace('_', '-')}: got {getattr(args, name)}, want an int >= 1")
     possible = [e for e in EXPERIMENTS if e != "constraints" or (args.model in RESNETS and args.data != "imagenet")]
     if args.experiments is None:
         args.experiments = possible
@@ -366,29 +368,24 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return args
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> str:
     """Run the experiments, write figures and ``report.md``, and return the report."""
     args = parse_arguments(argv)
     evaluations = Evaluations(args.out / "evaluations")
-    try:
-        analog = Pretrained(args) if args.data == "imagenet" else None
-        sections = []
-        if args.experiments != ["constraints"] and analog is None:
-            analog = trained(args, args.out / "analog")
-        if "normalisation" in args.experiments:
-            sections.append(normalisation(analog, evaluations, args))
-        if "constraints" in args.experiments:
-            sections.append(constraints(args, evaluations))
-        if "methods" in args.experiments:
-            sections.append(methods(analog, evaluations, args))
-    except (ValueError, FileNotFoundError, FloatingPointError) as error:
-        raise SystemExit(str(error)) from error
+    analog = Pretrained(args) if args.data == "imagenet" else None
+    sections = []
+    if args.experiments != ["constraints"] and analog is None:
+        analog = trained(args, args.out / "analog")
+    if "normalisation" in args.experiments:
+        sections.append(normalisation(analog, evaluations, args))
+    if "constraints" in args.experiments:
+        sections.append(constraints(args, evaluations))
+    if "methods" in args.experiments:
+        sections.append(methods(analog, evaluations, args))
     report = "\n".join([*sections, provenance(command_line("convert_images", argv), args.seed)])
     return write_report(args.out, report)
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except KeyboardInterrupt:
-        raise SystemExit("interrupted; the same command continues") from None
+    run_main(main, "the same command continues")

@@ -16,8 +16,12 @@ __all__ = ["data_folder", "replacing", "write_arrays"]
 
 def data_folder() -> Path:
     """Return the folder data are looked for in and downloaded to: ``SNN_EXT_DATA``, or one in the user's cache."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return Path(os.environ.get("SNN_EXT_DATA") or cache / "snn_ext")
+    if data := os.environ.get("SNN_EXT_DATA"):
+        return Path(data)
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "snn_ext"
+    except RuntimeError:  # no HOME, and no such user
+        raise ValueError("SNN_EXT_DATA: got none, and there is no home folder, want a folder for data") from None
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:

@@ -36,9 +36,11 @@ from snn_ext.functional import (
 from snn_ext.spikingjelly import ATIFnuNode, ATIFuNode
 
 from . import fit_quantizer_plots as plots
+from .command import command, run_main
 from .data import FASHION_MNIST_SUBSET, fashion_mnist_subset
 from .files import replacing
 from .models import SmallCNN
+from .options import SEED, integer, new_folder
 from .plots import save
 from .training import seed_everything, train
 
@@ -199,16 +201,16 @@ def table(results: dict[str, dict[str, Any]]) -> str:
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m recipes.fit_quantizer", description=__doc__.split("\n\n")[0])
-    parser.add_argument("--iterations", type=int, default=2500, help="of each training (default: 2500)")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--iterations", type=integer(), default=2500, help="of each training (default: 2500)")
+    parser.add_argument("--seed", type=SEED, default=0)
     parser.add_argument("--no-recorded", action="store_true", help="leave out the net whose inputs are recorded")
-    parser.add_argument("--out", type=Path, default=Path("runs/fit_quantizer"), help="default: runs/fit_quantizer")
-    args = parser.parse_args(argv)
-    if args.iterations < 1:
-        parser.error(f"argument --iterations: got {args.iterations}, want an int >= 1")
-    return args
+    parser.add_argument(
+        "--out", type=new_folder, default=Path("runs/fit_quantizer"), help="default: runs/fit_quantizer"
+    )
+    return parser.parse_args(argv)
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Fit, draw, print and return ``{input: {"optima": ..., "fits": ...}}``."""
     args = parse_arguments(argv)
@@ -242,7 +244,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         for name, result in results.items()
     }
     with replacing(args.out / "results.json") as temporary:
-        temporary.write_text(json.dumps({"setting": setting, "inputs": as_json}, indent=1) + "\n")
+        temporary.write_text(json.dumps({"setting": setting, "inputs": as_json}, indent=1) + "\n", encoding="utf-8")
     print(f"SQNR in dB at T = {TIME_STEPS}, positive inputs of RMS {SIGMA}\n\n{table(results)}\n")
     if not args.no_recorded:
         print(f"recorded: {RECORDED}")
@@ -251,7 +253,4 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except KeyboardInterrupt:
-        raise SystemExit("interrupted") from None
+    run_main(main)

@@ -65,6 +65,8 @@ def confusion(net: nn.Module, loader: Batches) -> Tensor:
     for features, labels in loader:
         scores = net(features)
         functional.reset_net(net)
+        if scores.isnan().any():
+            raise FloatingPointError("scores: got NaN, want numbers: the net is damaged")
         if counts is None:
             counts = torch.zeros(scores.shape[1], scores.shape[1], dtype=torch.int64)
         counts.index_put_((labels.cpu(), scores.argmax(1).cpu()), torch.ones((), dtype=torch.int64), accumulate=True)

@@ -20,9 +20,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .command import command, run_main
 from .data.audio import read_samples
 from .data.features import to_float
 from .data.speech_commands import SAMPLE_RATE
+from .options import integer, number, old_file
 from .spotter import Spotter, load_spotter
 
 __all__ = ["CHECKPOINT", "Detection", "Listener", "WordDecision", "main"]
@@ -133,6 +135,9 @@ class Listener:
         """Take the next samples ``[n]``, int16, or floating in [-1, 1]; return the words that are over."""
         if samples.ndim != 1 or not (samples.is_floating_point() or samples.dtype == torch.int16):
             raise ValueError(f"samples: got {samples.dtype} {list(samples.shape)}, want int16 or floating [n]")
+        if samples.is_floating_point() and not (samples.abs() <= 1).all():  # a NaN is not, either
+            worst = samples[~(samples.abs() <= 1)][0]
+            raise ValueError(f"samples: got {float(worst):g}, want floating ones in [-1, 1]")
         self.samples += len(samples)
         return self._push(samples.float() if samples.is_floating_point() else to_float(samples))
 
@@ -147,6 +152,8 @@ class Listener:
         self.buffer = torch.cat([self.buffer, samples])
         while len(self.buffer) >= WINDOW:
             scores = self.spotter(self.buffer[:WINDOW].unsqueeze(0).clone())
+            if not scores.isfinite().all():
+                raise FloatingPointError(f"scores: got {scores[0].tolist()}, want finite ones: the net is damaged")
             middle = self.middle
             self.buffer, self.middle = self.buffer[HOP:], middle + HOP  # at once: an interruption leaves both right
             yield middle / SAMPLE_RATE, scores[0].softmax(0).cpu()
@@ -175,6 +182,8 @@ def recording(path: Path) -> Iterator[Tensor]:
 
 def raw_samples(stream: Any = None) -> Iterator[Tensor]:
     """Yield what arrives at a binary stream (by default the standard input) as int16 samples at 16 kHz."""
+    if stream is None and sys.stdin is None:
+        raise ValueError("recordings: got -, and the standard input is closed, want raw samples in a pipe")
     stream = sys.stdin.buffer if stream is None else stream
     rest = b""
     while piece := stream.read1(2 * HOP):
@@ -209,18 +218,24 @@ def microphone() -> Iterator[Tensor]:
 # -- the command -----------------------------------------------------------------------------------------------------
 
 
-def listen(listener: Listener, pieces: Iterable[Tensor]) -> float:
-    """Print a line for each word in the pieces of a stream, and return the seconds that the work took."""
-    spent = 0.0
+def listen(listener: Listener, pieces: Iterable[Tensor], endless: bool = False) -> float:
+    """Print a line for each word in the pieces of a stream, and return the seconds that the work took.
+
+    After Ctrl-C the words so far are told; where the stream is endless, it is how to end it.
+    """
+    spent, interruption = 0.0, None
     try:
         for piece in pieces:
             began = time.perf_counter()
             words = listener.push(piece)
             spent += time.perf_counter() - began
             _print(words)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
+        interruption = error
         print()
     _print(listener.finish())
+    if interruption is not None and not endless:
+        raise interruption
     return spent
 
 
@@ -237,9 +252,11 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument("recordings", nargs="*", help="sound files, or - for raw 16-bit samples at 16 kHz")
     parser.add_argument("--microphone", action="store_true", help="listen until interrupted; needs sounddevice")
-    parser.add_argument("--checkpoint", type=Path, default=CHECKPOINT, help="of recipes.spot_keywords")
-    parser.add_argument("--threshold", type=float, default=THRESHOLD, help="least mean posterior of a word")
-    parser.add_argument("--smoothing", type=int, default=SMOOTHING, help="windows in that mean, ten in a second")
+    parser.add_argument("--checkpoint", type=old_file, default=CHECKPOINT, help="of recipes.spot_keywords")
+    parser.add_argument(
+        "--threshold", type=number(above=0.0, high=1.0), default=THRESHOLD, help="least mean posterior of a word"
+    )
+    parser.add_argument("--smoothing", type=integer(), default=SMOOTHING, help="windows in that mean, ten in a second")
     args = parser.parse_args(argv)
     if bool(args.recordings) == args.microphone:
         parser.error(
@@ -247,30 +264,24 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
             + ("both" if args.microphone else "none")
             + ", want sound files, - or --microphone"
         )
-    if not 0 < args.threshold <= 1:
-        parser.error(f"argument --threshold: got {args.threshold}, want a number in (0, 1]")
-    if args.smoothing < 1:
-        parser.error(f"argument --smoothing: got {args.smoothing}, want an int >= 1")
     return args
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse the command line and listen."""
     args = parse_arguments(argv)
-    try:
-        spotter = load_spotter(args.checkpoint)
-        for name in args.recordings or ["microphone"]:
-            listener = Listener(spotter, args.threshold, args.smoothing)
-            source = {"-": raw_samples, "microphone": microphone}.get(name)
-            pieces = source() if source is not None and (name == "-" or args.microphone) else recording(Path(name))
-            print(name)
-            spent = listen(listener, pieces)
-            speed = f", {listener.seconds / spent:.0f} times faster than real time" if spent else ""
-            print(f"{listener.seconds:.1f} s of sound{speed}")
-    except (ValueError, FileNotFoundError) as error:
-        raise SystemExit(str(error)) from error
+    spotter = load_spotter(args.checkpoint)
+    for name in args.recordings or ["microphone"]:
+        listener = Listener(spotter, args.threshold, args.smoothing)
+        source = {"-": raw_samples, "microphone": microphone}.get(name)
+        pieces = source() if source is not None and (name == "-" or args.microphone) else recording(Path(name))
+        print(name)
+        spent = listen(listener, pieces, endless=source is microphone and args.microphone)
+        speed = f", {listener.seconds / spent:.0f} times faster than real time" if spent else ""
+        print(f"{listener.seconds:.1f} s of sound{speed}")
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)  # a window is too little work for more, which would wait for each other
-    main()
+    run_main(main)

@@ -22,12 +22,14 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from .command import command, run_main
 from .data.augment import pink_noise
 from .data.background import LISTENED, background
 from .data.features import to_float
 from .data.speech_commands import SAMPLE_RATE, Clips, load
 from .files import replacing
 from .listen import CHECKPOINT, HOP, MARGIN, SMOOTHING, THRESHOLD, WINDOW, Detection, Listener, WordDecision
+from .options import SEED, integer, new_folder, number, old_file
 from .report import environment
 from .spotter import Spotter, load_spotter
 
@@ -135,7 +137,7 @@ def speech_stream(clips: Clips, seed: int = 0) -> tuple[Tensor, list[tuple[str, 
     noise = torch.cat(
         [pink_noise(1, SAMPLE_RATE * PIECE, generator)[0] for _ in range(length // (SAMPLE_RATE * PIECE) + 1)]
     )
-    return stream + 1e-3 * noise[:length] / noise.std(), said
+    return (stream + 1e-3 * noise[:length] / noise.std()).clamp(-1.0, 1.0), said
 
 
 def _speed(spotter: Spotter, stream: Tensor) -> float:
@@ -163,31 +165,25 @@ def _name(spotter: Spotter) -> str:
     return f"The net {s['model']} of {s['neuron']} neurons{charge}, T = {s['time_steps']}, seed {s['seed']}"
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Parse the command line, measure, and write ``listener.json``."""
     parser = argparse.ArgumentParser(prog="python -m recipes.measure_listener", description=__doc__.split("\n\n")[0])
-    parser.add_argument("--checkpoint", type=Path, default=CHECKPOINT, help="of recipes.spot_keywords")
+    parser.add_argument("--checkpoint", type=old_file, default=CHECKPOINT, help="of recipes.spot_keywords")
     parser.add_argument("--data", default="sample", help="corpus whose test clips are the words")
     parser.add_argument("--data-dir", type=Path)
-    parser.add_argument("--hours", type=float, default=1.0, help="of noise")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=1, help="cores that the listener may use")
-    parser.add_argument("--out", type=Path, required=True, help="folder for listener.json")
+    parser.add_argument("--hours", type=number(above=0.0), default=1.0, help="of noise")
+    parser.add_argument("--seed", type=SEED, default=0)
+    parser.add_argument("--threads", type=integer(1, 1024), default=1, help="cores that the listener may use")
+    parser.add_argument("--out", type=new_folder, required=True, help="folder for listener.json")
     args = parser.parse_args(argv)
-    if not args.hours > 0:
-        parser.error(f"argument --hours: got {args.hours}, want a number > 0")
-    if args.threads < 1:
-        parser.error(f"argument --threads: got {args.threads}, want an int >= 1")
     torch.set_num_threads(args.threads)
-    try:
-        spotter, corpus = load_spotter(args.checkpoint), load(args.data, args.data_dir)
-    except (ValueError, FileNotFoundError) as error:
-        raise SystemExit(str(error)) from error
+    spotter, corpus = load_spotter(args.checkpoint), load(args.data, args.data_dir)
     measured = measure(spotter, corpus.test, args.hours, args.seed)
     measured |= {"net": _name(spotter), "data": corpus.name, "threads": args.threads, **environment()}
     args.out.mkdir(parents=True, exist_ok=True)
     with replacing(args.out / "listener.json") as temporary:
-        temporary.write_text(json.dumps(measured, indent=1) + "\n")
+        temporary.write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")
     best = measured["at"][f"{THRESHOLD:g}"]
     print(
         f"threshold {THRESHOLD:g}: {false_alarms(measured)} words in {args.hours:g} h of noise; of "
@@ -198,4 +194,4 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

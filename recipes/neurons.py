@@ -13,6 +13,8 @@ from snn_ext import record_inputs, replace_neurons
 from snn_ext.functional import best_points, best_threshold
 from snn_ext.spikingjelly import ATIFnuNode, ATIFuNode, PCMPIFNode
 
+from .options import integer, number
+
 __all__ = [
     "NEURONS", "add_neuron_arguments", "calibrated_threshold", "check_neuron_arguments", "initial_potential",
     "make_spiking", "replace_activations", "spikingjelly_neuron",
@@ -26,20 +28,22 @@ def add_neuron_arguments(parser: argparse.ArgumentParser, more: tuple[str, ...] 
     group = parser.add_argument_group("neuron")
     names = (*NEURONS, *more)
     group.add_argument("--neuron", choices=names, default="atif-u", help="if: the host's, of fixed threshold")
-    group.add_argument("--time-steps", type=int, default=4, metavar="T")
-    group.add_argument("--v-init", type=float, help="V(0) in thresholds, for atif-u, atif-nu (default 0), pcmp (0.5)")
-    group.add_argument("--v-threshold", type=float, default=1.0, help="at the start; for atif-nu the clip level p_1")
+    group.add_argument("--time-steps", type=integer(), default=4, metavar="T")
+    group.add_argument(
+        "--v-init", type=number(), help="V(0) in thresholds, for atif-u, atif-nu (default 0), pcmp (0.5)"
+    )
+    group.add_argument(
+        "--v-threshold", type=number(1e-6), default=1.0, help="at the start; for atif-nu the clip level p_1"
+    )
     group.add_argument("--recursion", choices=("min", "paper", "cumulative"), default="min", help="of atif-nu")
     group.add_argument("--output", choices=("scaled", "binary"), default="scaled", help="a spike is a threshold, or 1")
-    group.add_argument("--alpha", type=float, default=4.0, help="slope of the sigmoid surrogate")
+    group.add_argument("--alpha", type=number(above=0.0), default=4.0, help="slope of the sigmoid surrogate")
     group.add_argument("--detach-reset", action="store_true", help="no gradient through the spike in the reset")
     group.add_argument("--grad-scale", choices=("none", "lsq"), default="none", help="of the thresholds' gradient")
 
 
 def check_neuron_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """Refuse options that the chosen neuron has no use for."""
-    if args.time_steps < 1:
-        parser.error(f"argument --time-steps: got {args.time_steps}, want an int >= 1")
     if args.v_init is not None and args.neuron in ("relu", "if"):
         parser.error(f"argument --v-init: got {args.v_init} with --neuron {args.neuron}, want atif-u, atif-nu or pcmp")
     if args.grad_scale == "lsq" and not args.neuron.startswith("atif"):

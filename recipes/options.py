@@ -1,28 +1,197 @@
-"""Options of the command line that trainings have in common; where the host's trainer has one, it has the same name."""
+"""Options of the command line, each with its range: what recipes have in common, and the types that others are made of.
+
+Where the host's trainer has an option, it has the same name.
+"""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable
+import math
+import os
+import stat
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from .data.images import DATA_SETS
 
-__all__ = ["add_data_arguments", "add_image_arguments", "add_run_arguments", "add_training_arguments"]
+__all__ = [
+    "FRACTION", "PERCENT", "SEED", "Different", "Increasing", "Number", "add_data_arguments", "add_image_arguments",
+    "add_run_arguments", "add_training_arguments", "check_run_arguments", "check_training_arguments", "defaults",
+    "device", "integer", "known_device", "new_file", "new_folder", "number", "old_file",
+]  # fmt: skip
+
+
+# -- types of options ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Number:
+    """The type of an option that takes a finite number in a range; made by :func:`integer` and :func:`number`."""
+
+    kind: type[int] | type[float]
+    low: float
+    high: float
+    low_open: bool = False
+    high_open: bool = False
+
+    def __call__(self, text: str) -> Any:
+        try:
+            value = self.kind(text)
+        except ValueError:
+            value = None
+        above = value is not None and (value > self.low or (value == self.low and not self.low_open))
+        below = value is not None and (value < self.high or (value == self.high and not self.high_open))
+        if value is None or not (above and below and math.isfinite(value)):
+            raise argparse.ArgumentTypeError(f"got {text}, want {self.want}")
+        return value
+
+    @property
+    def want(self) -> str:
+        """The range in words."""
+        noun = "an int" if self.kind is int else "a finite number"
+        low = f"{'>' if self.low_open else '>='} {self.low:.12g}" if self.low > -math.inf else ""
+        high = f"{'<' if self.high_open else '<='} {self.high:.12g}" if self.high not in (LARGEST, math.inf) else ""
+        wide = ", of 32 bits" if self.high == LARGEST else ""
+        return f"{noun} {' and '.join(filter(None, (low, high)))}".rstrip() + wide
+
+
+LARGEST = 2**31 - 1
+
+
+def integer(low: int = 1, high: int = LARGEST) -> Number:
+    """Return the type of an int in a range, both ends of which belong to it."""
+    return Number(int, low, high)
+
+
+def number(
+    low: float = -math.inf, high: float = math.inf, *, above: float | None = None, below: float | None = None
+) -> Number:
+    """Return the type of a finite number >= ``low`` or > ``above``, and <= ``high`` or < ``below``."""
+    return Number(
+        float, low if above is None else above, high if below is None else below, above is not None, below is not None
+    )
+
+
+SEED = integer(0, 2**32 - 1)
+"""What every generator takes, NumPy's too."""
+FRACTION = number(0.0, 1.0)
+PERCENT = number(0.0, 100.0)
+
+
+def known_device(text: str) -> str:
+    """Take the name of a device that torch knows, whether it is there or not."""
+    try:
+        torch.device(text)
+    except RuntimeError:
+        raise argparse.ArgumentTypeError(f"got {text}, want the name of a device, such as cpu or cuda:1") from None
+    return text
+
+
+def device(text: str) -> str:
+    """Take the name of a device that is there and holds numbers."""
+    try:
+        wanted = torch.device(text)
+        if wanted.type == "cuda":  # without a context on it, for there may be a process for each
+            there = torch.cuda.is_available() and (wanted.index or 0) < torch.cuda.device_count()
+        else:
+            there = torch.ones(1, device=wanted).cpu().item() == 1
+    except (RuntimeError, AssertionError, ImportError):  # torch has several for what is not there
+        there = False
+    if not there:
+        raise argparse.ArgumentTypeError(f"got {text}, want cpu or another device that torch finds here")
+    return text
+
+
+def new_folder(text: str) -> Path:
+    """Take the path of a folder that is there or can be made, and be written to."""
+    return _writable(Path(text), "a folder", text)
+
+
+def new_file(text: str) -> Path:
+    """Take the path of a file that can be written, in a folder that is there or can be made."""
+    return _writable(Path(text), "a file", text)
+
+
+def old_file(text: str) -> Path:
+    """Take the path of a file that is there."""
+    path = Path(text)
+    try:
+        there = path.is_file()
+    except OSError:  # such as of a name that is too long
+        there = False
+    if not there:
+        raise argparse.ArgumentTypeError(f"got {text}, want a file that exists")
+    return path
+
+
+def _writable(path: Path, noun: str, text: str) -> Path:
+    """Return the path if the nearest folder that is there lets something be made in it; nothing is made."""
+    for place in (path, *path.absolute().parents):
+        try:
+            is_folder = stat.S_ISDIR(os.stat(place).st_mode)
+        except FileNotFoundError:
+            if place.is_symlink():
+                raise argparse.ArgumentTypeError(f"got {text}, want {noun}: {place} links to nothing") from None
+            continue
+        except (OSError, ValueError) as error:  # ValueError: a null byte
+            reason = getattr(error, "strerror", None) or error
+            raise argparse.ArgumentTypeError(f"got {text}, want {noun} that can be made: {reason}") from None
+        if noun == "a file" and place is path:
+            if is_folder:
+                raise argparse.ArgumentTypeError(f"got {text}, want {noun}: it is a folder")
+            continue
+        if not is_folder:
+            raise argparse.ArgumentTypeError(f"got {text}, want {noun}: {place} is a file")
+        if not os.access(place, os.W_OK | os.X_OK):
+            raise argparse.ArgumentTypeError(f"got {text}, want {noun} that can be made: {place} is not writable")
+        break
+    return path
+
+
+class Different(argparse.Action):
+    """Take several values, no two of them equal."""
+
+    good = staticmethod(lambda values: len(set(values)) == len(values))
+    want = "different ones"
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        if not self.good(values):
+            raise argparse.ArgumentError(self, f"got {' '.join(map(str, values))}, want {self.want}")
+        setattr(namespace, self.dest, values)
+
+
+class Increasing(Different):
+    """Take several values, each larger than the one before."""
+
+    good = staticmethod(lambda values: all(a < b for a, b in zip(values, values[1:], strict=False)))
+    want = "increasing ones"
+
+
+# -- options that recipes share --------------------------------------------------------------------------------------
 
 
 def add_run_arguments(parser: argparse.ArgumentParser, presets: Iterable[str], default: str = "short") -> None:
-    """Add where and how a training runs."""
+    """Add where and how a training runs; :func:`check_run_arguments` completes them."""
     run = parser.add_argument_group("run")
-    run.add_argument("--out", type=Path, required=True, help="folder of this run")
+    run.add_argument("--out", type=new_folder, required=True, help="folder of this run")
     run.add_argument("--resume", action="store_true", help="continue the run in --out, if there is one")
     run.add_argument("--preset", choices=presets, default=default, help="defaults of the options of the training")
-    run.add_argument("--seed", type=int, default=0)
-    run.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    run.add_argument("--seed", type=SEED, default=0)
+    run.add_argument("--device", type=device, default="cuda" if torch.cuda.is_available() else "cpu")
     run.add_argument("--amp", action=argparse.BooleanOptionalAction, help="mixed precision: float16, on a CPU bfloat16")
-    run.add_argument("--log-every", type=int, default=50, metavar="STEPS", help="log the loss of a step; 0 for never")
+    run.add_argument(
+        "--log-every", type=integer(0), default=50, metavar="STEPS", help="log the loss of a step; 0 for never"
+    )
+
+
+def check_run_arguments(args: argparse.Namespace) -> None:
+    """Fill in what depends on the device."""
+    if args.amp is None:
+        args.amp = torch.device(args.device).type == "cuda"
 
 
 def add_data_arguments(parser: argparse.ArgumentParser, more: Iterable[str] = ()) -> None:
@@ -30,34 +199,49 @@ def add_data_arguments(parser: argparse.ArgumentParser, more: Iterable[str] = ()
     data = parser.add_argument_group("data")
     data.add_argument("--data", choices=(*DATA_SETS, *more), default="fashion-mnist-subset")
     data.add_argument("--data-dir", type=Path, help="default: SNN_EXT_DATA, or snn_ext in the user's cache folder")
-    data.add_argument("--train-images", type=int, help="train on a sample")
-    data.add_argument("--test-images", type=int, help="test on a sample")
+    data.add_argument("--train-images", type=integer(), help="train on a sample")
+    data.add_argument("--test-images", type=integer(), help="test on a sample")
 
 
 def add_training_arguments(
     parser: argparse.ArgumentParser, optimizers: Iterable[str] = ("sgd", "adamw", "rmsprop")
 ) -> argparse._ArgumentGroup:
-    """Add what the trainer reads; the defaults are those of a preset."""
+    """Add what the trainer reads; the defaults are those of a preset. :func:`check_training_arguments` checks them."""
     training = parser.add_argument_group("training (defaults: the preset)")
-    training.add_argument("--epochs", type=int)
-    training.add_argument("--batch-size", "-b", type=int, help="samples in a step, over all processes")
+    training.add_argument("--epochs", type=integer())
+    training.add_argument("--batch-size", "-b", type=integer(), help="samples in a step, over all processes")
     training.add_argument("--opt", choices=optimizers)
-    training.add_argument("--lr", type=float)
-    training.add_argument("--momentum", type=float)
-    training.add_argument("--wd", "--weight-decay", dest="weight_decay", type=float, help="not of the thresholds")
+    training.add_argument("--lr", type=number(0.0))
+    training.add_argument("--momentum", type=number(0.0, below=1.0))
+    training.add_argument(
+        "--wd", "--weight-decay", dest="weight_decay", type=number(0.0), help="not of the thresholds"
+    )
     training.add_argument("--lr-scheduler", choices=("cosa", "step", "exp"))
-    training.add_argument("--lr-step-size", type=int)
-    training.add_argument("--lr-gamma", type=float)
-    training.add_argument("--lr-warmup-epochs", type=int, default=0)
+    training.add_argument("--lr-step-size", type=integer())
+    training.add_argument("--lr-gamma", type=number(above=0.0))
+    training.add_argument("--lr-warmup-epochs", type=integer(0), default=0)
     training.add_argument("--lr-warmup-method", choices=("linear", "constant"), default="linear")
-    training.add_argument("--lr-warmup-decay", type=float, default=0.01)
-    training.add_argument("--clip-grad-norm", type=float)
-    training.add_argument("--label-smoothing", type=float, default=0.0)
-    training.add_argument("--mixup-alpha", type=float, help="0 for none")
+    training.add_argument("--lr-warmup-decay", type=number(above=0.0, high=1.0), default=0.01)
+    training.add_argument("--clip-grad-norm", type=number(above=0.0))
+    training.add_argument("--label-smoothing", type=number(0.0, below=1.0), default=0.0)
+    training.add_argument("--mixup-alpha", type=number(0.0), help="0 for none")
     return training
+
+
+def check_training_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Refuse what does not go together, when the preset has filled in what was not given."""
+    if args.lr_warmup_epochs >= args.epochs:
+        parser.error(
+            f"argument --lr-warmup-epochs: got {args.lr_warmup_epochs}, want fewer than --epochs, {args.epochs}"
+        )
 
 
 def add_image_arguments(training: argparse._ArgumentGroup) -> None:
     """Add the augmentation of images to the options of a training."""
-    training.add_argument("--crop", type=int, metavar="PIXELS", help="random crop from a border of this width")
+    training.add_argument("--crop", type=integer(0), metavar="PIXELS", help="random crop from a border of this width")
     training.add_argument("--flip", action=argparse.BooleanOptionalAction)
+
+
+def defaults(parser: argparse.ArgumentParser, without: Sequence[str] = ("help",)) -> dict[str, Any]:
+    """Return what the options of a parser are when none is given; required ones are ``None``."""
+    return {action.dest: action.default for action in parser._actions if action.dest not in without}

@@ -71,6 +71,6 @@ def provenance(command: str, seed: int | str) -> str:
 def write_report(folder: Path, text: str) -> str:
     """Write ``report.md`` into the folder of a run, print it, and return it."""
     with replacing(folder / "report.md") as temporary:
-        temporary.write_text(text)
+        temporary.write_text(text, encoding="utf-8")
     print(text)
     return text

@@ -29,7 +29,9 @@ from snn_ext.evaluation import plots as evaluation_plots
 from snn_ext.functional import soft_reset_if
 
 from . import conversion_plots as plots
+from .command import command, run_main
 from .conversions import Evaluations, digest
+from .options import integer
 from .pages import command_line, latency, provenance, reduction, table, write_report
 from .plots import save
 from .train_analog import HWANG_RESNET20, Trained, add_analog_arguments, check_analog_arguments, preset_of, trained
@@ -254,13 +256,13 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )  # fmt: skip
     add_analog_arguments(parser, MODELS)
     group = parser.add_argument_group("conversion (defaults: the preset)")
-    group.add_argument("--calibration-images", type=int, help="default: all training images")
-    group.add_argument("--eval-images", type=int, help="test on a sample of the test images")
-    group.add_argument("--time-steps", type=int, help="T")
-    group.add_argument("--search-images", type=int, help="training images of the search by layer")
-    group.add_argument("--search-steps", type=int, help="steps over which the search sums the error")
-    group.add_argument("--max-delay", type=int, default=100, help="longest delay of the read-out")
-    group.add_argument("--delay-step", type=int, default=5, help="step of the grid of delays")
+    group.add_argument("--calibration-images", type=integer(), help="default: all training images")
+    group.add_argument("--eval-images", type=integer(), help="test on a sample of the test images")
+    group.add_argument("--time-steps", type=integer(), help="T")
+    group.add_argument("--search-images", type=integer(), help="training images of the search by layer")
+    group.add_argument("--search-steps", type=integer(), help="steps over which the search sums the error")
+    group.add_argument("--max-delay", type=integer(0), default=100, help="longest delay of the read-out")
+    group.add_argument("--delay-step", type=integer(), default=5, help="step of the grid of delays")
     args = parser.parse_args(argv)
     if args.inputs == "centred":
         parser.error("argument --inputs: got centred, want unit: the input neurons can not fire for negative pixels")
@@ -272,26 +274,18 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         if getattr(args, name) is None:
             setattr(args, name, value)
     check_analog_arguments(parser, args)
-    for name in ("calibration_images", "eval_images", "time_steps", "search_images", "search_steps", "delay_step"):
-        if getattr(args, name) is not None and getattr(args, name) < 1:
-            parser.error(f"argument --{name.replace('_', '-')}: got {getattr(args, name)}, want an int >= 1")
     return args
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> str:
     """Run the recipe, write figures and ``report.md``, and return the report."""
     args = parse_arguments(argv)
-    try:
-        analog = trained(args, args.out / "analog")
-        text = report(analog, Evaluations(args.out / "evaluations"), args)
-    except (ValueError, FileNotFoundError, FloatingPointError) as error:
-        raise SystemExit(str(error)) from error
+    analog = trained(args, args.out / "analog")
+    text = report(analog, Evaluations(args.out / "evaluations"), args)
     text += "\n" + provenance(command_line("precharge", argv), args.seed)
     return write_report(args.out, text)
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except KeyboardInterrupt:
-        raise SystemExit("interrupted; the same command continues") from None
+    run_main(main, "the same command continues")

@@ -28,10 +28,12 @@ from snn_ext.functional import best_points, best_threshold
 from snn_ext.spikingjelly import ATIFnuNode, ATIFuNode, PCMPIFNode
 
 from . import conversion_plots, plots
+from .command import command, run_main
 from .conversions import OURS, RIVALS
 from .data import FASHION_MNIST_SUBSET, LabelledImages, fashion_mnist_subset
 from .files import replacing
 from .models import SmallCNN
+from .options import SEED, Different, integer, new_file, new_folder
 from .report import (
     CONVERSION_NOTES,
     NOTES,
@@ -203,6 +205,7 @@ def thresholds(neurons: Sequence[nn.Module]) -> Thresholds:
     ]
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the recipe; nothing is written before all of it is done."""
     arguments = parse_arguments(argv)
@@ -248,10 +251,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     evaluations = {name: json.loads(evaluation.to_json()) for name, evaluation in converted.items()}
     content = {"setting": setting, "runs": results, "conversions": evaluations}
     with replacing(out / "results.json") as temporary:
-        temporary.write_text(json.dumps(content, indent=1) + "\n")
+        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     if arguments.markdown is not None:
         with replacing(arguments.markdown) as temporary:
-            temporary.write_text(markdown(runs, setting, f"Seed {arguments.seeds[0]}:\n\n{page}\n"))
+            temporary.write_text(markdown(runs, setting, f"Seed {arguments.seeds[0]}:\n\n{page}\n"), encoding="utf-8")
     print(f"{setting['seconds']:.0f} s; written to {out}")
 
 
@@ -259,39 +262,18 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line, and exit with the name of the argument that can not be used."""
     parser = argparse.ArgumentParser(prog="python -m recipes.quickstart", description=__doc__.split("\n\n")[1])
     parser.add_argument(
-        "--seed", "--seeds", dest="seeds", metavar="SEED", type=_integer(0), nargs="+", default=[0],
+        "--seed", "--seeds", dest="seeds", metavar="SEED", type=SEED, nargs="+", action=Different, default=[0],
         help="one, or several for the table of --markdown; figures 2 and 3 show the first (default: 0)",
     )  # fmt: skip
-    parser.add_argument("--time-steps", type=_integer(1), default=4, help="T, steps of the spiking nets (default: 4)")
-    parser.add_argument("--epochs", type=_integer(1), default=8, help="training of the ReLU net (default: 8)")
-    parser.add_argument("--fine-tune-epochs", type=_integer(1), default=2, help="of each net after that (default: 2)")
-    parser.add_argument("--out", type=Path, default=Path("runs/quickstart"), help="folder (default: runs/quickstart)")
-    parser.add_argument("--markdown", type=Path, help="file for a page with mean and spread over the seeds")
-    arguments = parser.parse_args(argv)
-    if len(set(arguments.seeds)) < len(arguments.seeds):
-        parser.error(f"argument --seeds: got {arguments.seeds}, want different ones")
-    if arguments.markdown is not None and arguments.markdown.is_dir():
-        parser.error(f"argument --markdown: got the folder {arguments.markdown}, want a file")
-    for name, folder in (("--out", arguments.out), ("--markdown", arguments.markdown and arguments.markdown.parent)):
-        if folder is not None:
-            try:  # now, and not after minutes of training
-                folder.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                parser.error(f"argument {name}: can not make the folder {folder} ({error.strerror})")
-    return arguments
-
-
-def _integer(low: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        if not text.isdecimal() or int(text) < low:
-            raise argparse.ArgumentTypeError(f"got {text!r}, want an int >= {low}")
-        return int(text)
-
-    return parse
+    parser.add_argument("--time-steps", type=integer(), default=4, help="T, steps of the spiking nets (default: 4)")
+    parser.add_argument("--epochs", type=integer(), default=8, help="training of the ReLU net (default: 8)")
+    parser.add_argument("--fine-tune-epochs", type=integer(), default=2, help="of each net after that (default: 2)")
+    parser.add_argument(
+        "--out", type=new_folder, default=Path("runs/quickstart"), help="folder (default: runs/quickstart)"
+    )
+    parser.add_argument("--markdown", type=new_file, help="file for a page with mean and spread over the seeds")
+    return parser.parse_args(argv)
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except KeyboardInterrupt:
-        raise SystemExit("interrupted: nothing more is written") from None
+    run_main(main, "nothing more is written")

@@ -55,7 +55,8 @@ class RunFolder:
         self._defaults = {name: value for name, value in (defaults or {}).items() if name in settings}
         self._begun = False
         path.mkdir(parents=True, exist_ok=True)
-        self._lock = open(path / "lock", "a")  # held, not closed: the system frees it however the process ends
+        # Held, not closed: the system frees it however the process ends.
+        self._lock = open(path / "lock", "a", encoding="utf-8")
         _lock(self._lock, path)
         there = self._read("settings.json")
         if there is None and any(file for name in ("*.pt", "log.jsonl", "result.json") for file in path.glob(name)):
@@ -78,15 +79,15 @@ class RunFolder:
         epochs = 0 if checkpoint is None else checkpoint["epochs"]
         log = self.path / "log.jsonl"
         if log.exists():
-            lines = [line for line in log.read_text().splitlines() if _epoch(line) < epochs]
+            lines = [line for line in log.read_text(encoding="utf-8").splitlines() if _epoch(line) < epochs]
             with replacing(log) as temporary:
-                temporary.write_text("".join(f"{line}\n" for line in lines))
+                temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
         return checkpoint
 
     def log(self, **record: Any) -> None:
         """Append a line; a record needs its ``epoch``."""
         self._begin()
-        with open(self.path / "log.jsonl", "a") as file:
+        with open(self.path / "log.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
 
     def save(self, checkpoint: dict[str, Any], best: bool) -> None:
@@ -119,7 +120,7 @@ class RunFolder:
         if not path.exists():
             return None
         try:
-            content = json.loads(path.read_text())
+            content = json.loads(path.read_text(encoding="utf-8"))
         except ValueError:  # neither JSON nor text
             content = None
         if not isinstance(content, dict):
@@ -128,7 +129,7 @@ class RunFolder:
 
     def _write(self, name: str, content: dict[str, Any]) -> None:
         with replacing(self.path / name) as temporary:
-            temporary.write_text(json.dumps(content, indent=1) + "\n")
+            temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def _lock(file: IO[str], path: Path) -> None:

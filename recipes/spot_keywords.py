@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
+from .command import command, run_main
 from .data.augment import Augment
 from .data.features import features, to_float
 from .data.keyword_batches import FeatureBatches, KeywordBatches
@@ -27,9 +27,17 @@ from .data.speech_commands import Corpus, load
 from .files import data_folder
 from .keyword_costs import clip_cost, confusion
 from .neurons import add_neuron_arguments, check_neuron_arguments
-from .options import add_run_arguments, add_training_arguments
+from .options import (
+    FRACTION,
+    add_run_arguments,
+    add_training_arguments,
+    check_run_arguments,
+    check_training_arguments,
+    integer,
+    number,
+)
 from .spotter import MODELS, RECURRENT, build_keyword_net
-from .train_images import COUNTS, ImageTrainer, check_ranges, run
+from .train_images import ImageTrainer, run
 from .train_images_snntorch import NEUTRAL, TRAINERS, SnnTorchTrainer, check_snntorch_arguments
 
 __all__ = ["KeywordTrainer", "argument_parser", "main", "parse_arguments"]
@@ -164,16 +172,18 @@ def argument_parser() -> argparse.ArgumentParser:
     data.add_argument("--frames", type=int, choices=(48, 49), default=48, help="of 20 ms")
     net = parser.add_argument_group("net")
     net.add_argument("--model", choices=(*MODELS, RECURRENT), help="default: the preset")
-    net.add_argument("--width", type=float, default=1.0, help=f"factor on all widths; not of {RECURRENT}")
+    net.add_argument("--width", type=number(above=0.0), default=1.0, help=f"factor on all widths; not of {RECURRENT}")
     net.add_argument("--from", dest="start", type=Path, metavar="CHECKPOINT", help="start from this trained ReLU net")
-    net.add_argument("--calibration-images", type=int, default=1000, help="clips for the thresholds, with --from")
+    net.add_argument(
+        "--calibration-images", type=integer(), default=1000, help="clips for the thresholds, with --from"
+    )
     add_neuron_arguments(parser, more=("lif",))
     group = add_training_arguments(parser)
-    group.add_argument("--threshold-lr", type=float, help="of the thresholds (default: --lr)")
-    group.add_argument("--time-shift", type=float, metavar="SECONDS", help="clips are moved by up to so much")
-    group.add_argument("--noise-share", type=float, help="share of the clips that get noise, 5 to 30 dB below them")
+    group.add_argument("--threshold-lr", type=number(0.0), help="of the thresholds (default: --lr)")
+    group.add_argument("--time-shift", type=FRACTION, metavar="SECONDS", help="clips are moved by up to so much")
+    group.add_argument("--noise-share", type=FRACTION, help="share of the clips that get noise, 5 to 30 dB below them")
     group.add_argument("--spec-augment", action=argparse.BooleanOptionalAction, help="mask frames and mel bands")
-    group.add_argument("--background", type=float, help="sounds that are no word, as a share of the clips")
+    group.add_argument("--background", type=FRACTION, help="sounds that are no word, as a share of the clips")
     return parser
 
 
@@ -188,7 +198,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         parser.set_defaults(**{name: value for name, value in NEUTRAL.items() if name != "benchmark_step"})
     args = parser.parse_args(argv)
     check_neuron_arguments(parser, args)
-    check_ranges(parser, args, COUNTS)
+    check_training_arguments(parser, args)
+    check_run_arguments(args)
     if (args.neuron == "lif") != (args.model == RECURRENT):
         parser.error(f"argument --neuron: got {args.neuron} with --model {args.model}, want lif with {RECURRENT} alone")
     if args.host == "snntorch":
@@ -197,20 +208,16 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
             parser.error(f"argument --host: got snntorch with --model {RECURRENT}, which is a layer of SpikingJelly")
     elif args.trainer != "snn_ext":
         parser.error(f"argument --trainer: got {args.trainer} with --host spikingjelly, want --host snntorch")
-    for name in ("time_shift", "noise_share", "background"):
-        if not 0 <= getattr(args, name) <= 1:
-            parser.error(f"argument --{name.replace('_', '-')}: got {getattr(args, name)}, want a number in [0, 1]")
     if args.data_dir is not None and args.data not in ("synthetic", "speech-commands"):
         parser.error(f"argument --data-dir: got {args.data_dir} with --data {args.data}, which has its own place")
     if args.start is not None and args.model == RECURRENT:
         parser.error(f"argument --from: got {args.start} with --model {RECURRENT}, which has no ReLU twin")
     if args.start is not None and not args.resume and not args.start.is_file():
         parser.error(f"argument --from: got {args.start}, want a checkpoint that exists")
-    if args.amp is None:
-        args.amp = torch.device(args.device).type == "cuda"
     return args
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Parse the command line and run."""
     args = parse_arguments(argv)
@@ -218,7 +225,4 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except KeyboardInterrupt:
-        raise SystemExit("interrupted; --resume continues") from None
+    run_main(main, "--resume continues")

@@ -18,6 +18,7 @@ from .models.keyword_nets import RecurrentLIF, separable
 from .models.resnet import resnet8, resnet18
 from .neurons import make_spiking
 from .train_images import load_checkpoint
+from .training import right
 
 __all__ = ["MODELS", "RECURRENT", "Spotter", "build_keyword_net", "digit_accuracy", "load_spotter", "save_spotter"]
 
@@ -104,11 +105,11 @@ def digit_accuracy(spotter: Spotter, clips: Clips, batch_size: int = 100) -> flo
     if missing := set(DIGITS) - set(spotter.words):
         raise ValueError(f"spotter: knows no {', '.join(sorted(missing))}; want a net for all ten digits")
     columns = torch.tensor([spotter.words.index(word) for word in DIGITS])
-    wanted = torch.tensor([spotter.words.index(word) for word in clips.words])[clips.labels]
+    wanted = torch.tensor([DIGITS.index(word) if word in DIGITS else -1 for word in clips.words])[clips.labels]
     correct = 0
     for waveforms, labels in zip(clips.waveforms.split(batch_size), wanted.split(batch_size), strict=True):
         scores = spotter(to_float(waveforms.to(spotter.mean.device))).cpu()[:, columns]
-        correct += int((columns[scores.argmax(1)] == labels).sum())
+        correct += int(right(scores, labels).sum())
     return correct / len(wanted)
 
 

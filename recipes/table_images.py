@@ -13,7 +13,6 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,8 +23,10 @@ from typing import Any
 from tabulate import tabulate
 from tqdm import tqdm
 
+from .command import Children, command, run_main
 from .data.images import DATA_SETS
 from .files import replacing
+from .options import SEED, Different, integer, new_folder
 from .train_images import MODELS
 from .train_images import parse_arguments as parse_run
 
@@ -71,20 +72,21 @@ class Cell:
     def result(self) -> dict[str, Any] | None:
         """What the finished run says; ``None`` if it is not finished or was another run."""
         path, command = self.folder / "result.json", self.folder / "command.json"
-        if not path.exists() or not command.exists() or json.loads(command.read_text()) != list(self.options):
+        if not path.exists() or not command.exists():
             return None
-        return json.loads(path.read_text())
+        same = json.loads(command.read_text(encoding="utf-8")) == list(self.options)
+        return json.loads(path.read_text(encoding="utf-8")) if same else None
 
-    def run(self, threads: int) -> bool:
+    def run(self, threads: int, children: Children) -> bool:
         """Run or continue the cell in a process of its own, with its output in ``output.txt``; return the success."""
         self.folder.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", self.recipe, *self.options, "--out", str(self.folder), "--resume"]
-        with open(self.folder / "output.txt", "w") as output:
+        with open(self.folder / "output.txt", "w", encoding="utf-8") as output:
             environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-            success = subprocess.run(command, env=environment, stdout=output, stderr=output).returncode == 0
+            success = children.call(command, env=environment, stdout=output, stderr=output) == 0
         if success:  # only now: until then the folder may hold the result of other options
             with replacing(self.folder / "command.json") as temporary:
-                temporary.write_text(json.dumps(self.options))
+                temporary.write_text(json.dumps(self.options), encoding="utf-8")
         return success
 
 
@@ -166,14 +168,14 @@ def parse_arguments(argv: Sequence[str] | None = None) -> tuple[argparse.Namespa
     parser = argparse.ArgumentParser(
         prog="python -m recipes.table_images", description=__doc__.split("\n\n")[0], allow_abbrev=False
     )
-    parser.add_argument("--out", type=Path, required=True, help="folder of the table and its cells")
-    parser.add_argument("--data", choices=DATA_SETS, nargs="+", default=["fashion-mnist-subset"])
-    parser.add_argument("--models", choices=MODELS, nargs="+", default=list(MODELS))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--out", type=new_folder, required=True, help="folder of the table and its cells")
+    parser.add_argument("--data", choices=DATA_SETS, nargs="+", action=Different, default=["fashion-mnist-subset"])
+    parser.add_argument("--models", choices=MODELS, nargs="+", action=Different, default=list(MODELS))
+    parser.add_argument("--seeds", type=SEED, nargs="+", action=Different, default=[0])
     parser.add_argument("--ablation", action="store_true", help="scaled or binary output, with or without batch norm")
     parser.add_argument("--rows", nargs="+", help="some of the rows, by name")
-    parser.add_argument("--fine-tune-epochs", type=int, help="start from the ReLU net and train as many epochs")
-    parser.add_argument("--jobs", type=int, default=1, help="cells at a time, which share the processor")
+    parser.add_argument("--fine-tune-epochs", type=integer(), help="start from the ReLU net and train as many epochs")
+    parser.add_argument("--jobs", type=integer(), default=1, help="cells at a time, which share the processor")
     parser.add_argument("--report-only", action="store_true", help="write the table of what is finished")
     args, options = parser.parse_known_args(argv)
     rows = ABLATION if args.ablation else ROWS
@@ -186,6 +188,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> tuple[argparse.Namespa
     return args, options
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> list[Cell]:
     """Run what is not finished, and write ``table.md`` and ``table.json``."""
     args, options = parse_arguments(argv)
@@ -214,8 +217,9 @@ def run_cells(
     with tqdm(total=len(table), initial=len(table) - len(todo), unit="cell", dynamic_ncols=True) as bar:
         for begin in (True, False):  # the nets to start from, then the others
             batch = [cell for cell in todo if (cell.row == first) == begin]
-            with ThreadPoolExecutor(jobs) as pool:
-                for cell, success in zip(batch, pool.map(lambda cell: cell.run(threads), batch), strict=True):
+            with ThreadPoolExecutor(jobs) as pool, Children() as children:  # the children end before the pool waits
+                done = pool.map(lambda cell: cell.run(threads, children), batch)
+                for cell, success in zip(batch, done, strict=True):
                     failed += [] if success else [cell]
                     bar.update()
                     after_each()
@@ -234,11 +238,8 @@ def _write(out: Path, table: Sequence[Cell]) -> None:
     ]
     for name, text in (("table.md", markdown(table)), ("table.json", json.dumps(results, indent=1) + "\n")):
         with replacing(out / name) as temporary:
-            temporary.write_text(text)
+            temporary.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except KeyboardInterrupt:
-        raise SystemExit("interrupted; the same command continues") from None
+    run_main(main, "the same command continues")

@@ -22,6 +22,7 @@ from typing import Any
 
 from snn_ext import convert
 
+from .command import command, run_main
 from .conversions import Evaluations, digest
 from .data.features import features
 from .data.keyword_batches import FeatureBatches
@@ -30,6 +31,7 @@ from .files import data_folder, replacing
 from .keyword_costs import evaluation_cost
 from .keyword_page import page
 from .keyword_plots import confusion_figure, pareto_figure
+from .options import SEED, Different, integer, new_file, new_folder, number, old_file
 from .plots import save
 from .spot_keywords import parse_arguments as parse_run
 from .spotter import MODELS, RECURRENT, digit_accuracy, load_spotter
@@ -75,7 +77,7 @@ def cells(args: argparse.Namespace, options: Sequence[str]) -> list[Cell]:
         shorter = ("--epochs", str(args.larger_epochs)) if model in args.larger and args.larger_epochs else ()
         tuned: tuple[str, ...] = shorter
         if args.fine_tune_epochs and model == RECURRENT:  # as many in all
-            tuned = ("--epochs", str(parse_run([*options, "--out", "."]).epochs + args.fine_tune_epochs))
+            tuned = ("--epochs", str(parse_run([*options, "--out", str(args.out)]).epochs + args.fine_tune_epochs))
         elif args.fine_tune_epochs:
             start = add(model, START, seed, *ROWS["ReLU"], *shorter) / "last.pt"
             tuned = ("--from", str(start), "--epochs", str(args.fine_tune_epochs))
@@ -120,9 +122,8 @@ def _order(cell: Cell) -> tuple[int, int, int]:
 
 def _data_share(log: Path) -> float | None:
     """Return the part of the training time that batches took, mean over the epochs."""
-    shares = [
-        record["data_share"] for record in map(json.loads, log.read_text().splitlines()) if "data_share" in record
-    ]
+    records = map(json.loads, log.read_text(encoding="utf-8").splitlines())
+    shares = [record["data_share"] for record in records if "data_share" in record]
     return fmean(shares) if shares else None
 
 
@@ -159,11 +160,12 @@ def _real_digits(cell: Cell, clips: Clips) -> float:
     """Return the accuracy of a run's net among ten digits on real speakers, from its file if it is there."""
     path = cell.folder / "real-digits.json"
     key = hashlib.sha256((cell.folder / "last.pt").read_bytes()).hexdigest()
-    if path.exists() and (kept := json.loads(path.read_text()))["checkpoint"] == key:
+    if path.exists() and (kept := json.loads(path.read_text(encoding="utf-8")))["checkpoint"] == key:
         return kept["accuracy"]
     accuracy = digit_accuracy(load_spotter(cell.folder / "last.pt"), clips)
     with replacing(path) as temporary:
-        temporary.write_text(json.dumps({"checkpoint": key, "accuracy": accuracy, "clips": len(clips.labels)}) + "\n")
+        content = {"checkpoint": key, "accuracy": accuracy, "clips": len(clips.labels)}
+        temporary.write_text(json.dumps(content) + "\n", encoding="utf-8")
     return accuracy
 
 
@@ -173,47 +175,53 @@ def parse_arguments(argv: Sequence[str] | None = None) -> tuple[argparse.Namespa
         prog="python -m recipes.table_keywords", description=__doc__.split("\n\n")[0], allow_abbrev=False,
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )  # fmt: skip
-    parser.add_argument("--out", type=Path, required=True, help="folder of the table and its cells")
+    parser.add_argument("--out", type=new_folder, required=True, help="folder of the table and its cells")
     parser.add_argument("--data", default="sample", help="as of recipes.spot_keywords")
     parser.add_argument("--data-dir", type=Path, help="as of recipes.spot_keywords")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--models", choices=MODELS, nargs="*", default=["separable"], help="with all rows and seeds")
-    parser.add_argument("--rows", choices=ROWS, nargs="+", default=list(ROWS), metavar="NAME", help=str(list(ROWS)))
-    parser.add_argument("--larger", choices=MODELS, nargs="*", default=[], help="with some rows, first seed alone")
-    parser.add_argument("--larger-rows", choices=ROWS, nargs="+", default=["ReLU", [*ROWS][-1]], metavar="NAME")
-    parser.add_argument("--larger-epochs", type=int)
-    parser.add_argument("--fine-tune-epochs", type=int, help="start all rows from a ReLU net and train as many epochs")
-    parser.add_argument("--fine-tune-lr", type=float, help="rate of that (default: as before)")
+    parser.add_argument("--seeds", type=SEED, nargs="+", action=Different, default=[0])
     parser.add_argument(
-        "--recurrent", type=int, default=1, metavar="SEEDS", help="seeds of the layer of LIF; 0 for none"
+        "--models", choices=MODELS, nargs="*", action=Different, default=["separable"], help="with all rows and seeds"
+    )
+    parser.add_argument(
+        "--rows", choices=ROWS, nargs="+", action=Different, default=list(ROWS), metavar="NAME", help=str(list(ROWS))
+    )
+    parser.add_argument(
+        "--larger", choices=MODELS, nargs="*", action=Different, default=[], help="with some rows, first seed alone"
+    )
+    parser.add_argument(
+        "--larger-rows", choices=ROWS, nargs="+", action=Different, default=["ReLU", [*ROWS][-1]], metavar="NAME"
+    )
+    parser.add_argument("--larger-epochs", type=integer())
+    parser.add_argument(
+        "--fine-tune-epochs", type=integer(), help="start all rows from a ReLU net and train as many epochs"
+    )
+    parser.add_argument("--fine-tune-lr", type=number(above=0.0), help="rate of that (default: as before)")
+    parser.add_argument(
+        "--recurrent", type=integer(0), default=1, metavar="SEEDS", help="seeds of the layer of LIF; 0 for none"
     )
     parser.add_argument("--real-digits", type=Path, help="archive or folder of the Free Spoken Digit Dataset")
-    parser.add_argument("--listener", type=Path, help="listener.json of recipes.measure_listener, for the page")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time, which share the processor")
+    parser.add_argument("--listener", type=old_file, help="listener.json of recipes.measure_listener, for the page")
+    parser.add_argument("--jobs", type=integer(), default=1, help="runs at a time, which share the processor")
     parser.add_argument("--report-only", action="store_true", help="write the table of what is finished")
-    parser.add_argument("--markdown", type=Path, help="file for the page; its figures go beside it")
+    parser.add_argument("--markdown", type=new_file, help="file for the page; its figures go beside it")
     args, options = parser.parse_known_args(argv)
     place = [] if args.data_dir is None else ["--data-dir", str(args.data_dir)]
     parse_run([*options, "--data", args.data, *place, "--out", str(args.out)])  # a wrong option is named now
-    for name in ("real_digits", "listener"):
-        path = getattr(args, name)
-        if path is not None and not (path.is_file() or (name == "real_digits" and path.is_dir())):
-            parser.error(f"argument --{name.replace('_', '-')}: got {path}, want a file that exists")
+    if args.real_digits is not None and not args.real_digits.exists():
+        parser.error(f"argument --real-digits: got {args.real_digits}, want an archive or a folder that exists")
     return args, options
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> list[Line]:
     """Run what is not finished, and write ``table.json``, ``pareto.png``, ``confusion.png`` and the page."""
     args, options = parse_arguments(argv)
     table = cells(args, options)
     failed = [] if args.report_only else run_cells(table, args.jobs, first=START)
-    try:
-        found = lines(table, args)
-    except (ValueError, FileNotFoundError) as error:
-        raise SystemExit(str(error)) from error
+    found = lines(table, args)
     args.out.mkdir(parents=True, exist_ok=True)
     with replacing(args.out / "table.json") as temporary:
-        temporary.write_text(json.dumps([vars(line) for line in found], indent=1) + "\n")
+        temporary.write_text(json.dumps([vars(line) for line in found], indent=1) + "\n", encoding="utf-8")
     if any(line.results for line in found):
         _write(args, options, found)
     if failed:
@@ -222,14 +230,14 @@ def main(argv: Sequence[str] | None = None) -> list[Line]:
 
 
 def _write(args: argparse.Namespace, options: Sequence[str], found: Sequence[Line]) -> None:
-    listener = None if args.listener is None else json.loads(args.listener.read_text())
+    listener = None if args.listener is None else json.loads(args.listener.read_text(encoding="utf-8"))
     given = [] if args.markdown is None else [(args.markdown, "keyword-spotting-")]
     for path, prefix in [(args.out / "table.md", ""), *given]:
         save(pareto_figure(found), path.parent / f"{prefix}pareto.png")
         save(confusion_figure(found), path.parent / f"{prefix}confusion.png")
         with replacing(path) as temporary:
-            temporary.write_text(page(found, _command(args, options), args.seeds, listener, prefix))
-    print((args.out / "table.md").read_text())
+            temporary.write_text(page(found, _command(args, options), args.seeds, listener, prefix), encoding="utf-8")
+    print((args.out / "table.md").read_text(encoding="utf-8"))
 
 
 def _command(args: argparse.Namespace, options: Sequence[str]) -> str:
@@ -246,7 +254,4 @@ def _command(args: argparse.Namespace, options: Sequence[str]) -> str:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except KeyboardInterrupt:
-        raise SystemExit("interrupted; the same command continues") from None
+    run_main(main, "the same command continues")

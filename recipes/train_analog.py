@@ -15,9 +15,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .command import command, run_main
 from .data.images import Batches, ImageData, load_images
 from .models import cifar, convertible
-from .options import add_data_arguments, add_image_arguments, add_run_arguments, add_training_arguments
+from .options import (
+    Increasing,
+    add_data_arguments,
+    add_image_arguments,
+    add_run_arguments,
+    add_training_arguments,
+    check_run_arguments,
+    check_training_arguments,
+    integer,
+    number,
+    old_file,
+)
 from .trainer import Trainer
 
 __all__ = [
@@ -180,14 +192,17 @@ def add_analog_arguments(
     add_data_arguments(parser, more_data)
     net = parser.add_argument_group("net")
     net.add_argument("--model", choices=models, default=models[0])
-    net.add_argument("--width", type=float, help="factor on all widths (default: the preset)")
+    net.add_argument("--width", type=number(above=0.0), help="factor on all widths (default: the preset)")
     net.add_argument("--constraint", type=int, choices=(0, 1, 2, 3), default=3, help="of the residual nets")
     net.add_argument("--inputs", choices=("centred", "unit"), help="pixels less their mean, or in [0, 1]")
-    net.add_argument("--dropout", type=float, help="factor on the rates of dropout (default: the preset)")
-    net.add_argument("--checkpoint", type=Path, help="load this trained net in place of training one")
+    net.add_argument("--dropout", type=number(0.0, 1.5), help="factor on the rates of dropout (default: the preset)")
+    net.add_argument("--checkpoint", type=old_file, help="load this trained net in place of training one")
     group = add_training_arguments(parser, ("sgd", "adam", "adamw", "rmsprop"))
     add_image_arguments(group)
-    group.add_argument("--lr-milestones", type=int, nargs="*", help="epochs after which the rate drops by --lr-gamma")
+    group.add_argument(
+        "--lr-milestones", type=integer(), nargs="*", action=Increasing,
+        help="epochs after which the rate drops by --lr-gamma",
+    )  # fmt: skip
 
 
 TRAINING = (
@@ -210,14 +225,11 @@ def preset_of(args: argparse.Namespace, papers: dict[str, dict[str, Any]] | None
 def check_analog_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """Name what can not be used before anything starts."""
     args.threshold_lr = None
-    args.amp = torch.device(args.device).type == "cuda" if args.amp is None else args.amp
-    for name, low in (("epochs", 1), ("batch_size", 1), ("train_images", 1), ("test_images", 1), ("seed", 0)):
-        if getattr(args, name) is not None and getattr(args, name) < low:
-            parser.error(f"argument --{name.replace('_', '-')}: got {getattr(args, name)}, want an int >= {low}")
-    if args.checkpoint is not None and not args.checkpoint.is_file():
-        parser.error(f"argument --checkpoint: got {args.checkpoint}, want a checkpoint that exists")
+    check_training_arguments(parser, args)
+    check_run_arguments(args)
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Parse the command line, train, and print the accuracy."""
     parser = argparse.ArgumentParser(
@@ -228,20 +240,12 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     preset_of(args)
     check_analog_arguments(parser, args)
     trainer = AnalogTrainer()
-    try:
-        training = argparse.Namespace(
-            **{name: getattr(args, name) for name in TRAINING}, out=args.out, resume=args.resume
-        )
-        result = trainer.main(training)
-    except (ValueError, FileNotFoundError, FloatingPointError) as error:
-        raise SystemExit(str(error)) from error
+    training = argparse.Namespace(**{name: getattr(args, name) for name in TRAINING}, out=args.out, resume=args.resume)
+    result = trainer.main(training)
     if trainer.rank == 0:
         print(f"{args.out}: {args.model}, {100 * result['test_acc1']:.2f} %; {result['data']}")
     return result
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except KeyboardInterrupt:
-        raise SystemExit("interrupted; --resume continues") from None
+    run_main(main, "--resume continues")

@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import pickle
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -20,18 +20,27 @@ import torch
 from torch import nn
 
 from .benchmark_step import benchmark_step, report
+from .command import command, run_main
 from .data.images import Batches, channel_statistics, load_images
 from .models.classifier import Classifier
 from .models.resnet import resnet18
 from .models.vgg import POOLING, vgg16
 from .neurons import add_neuron_arguments, check_neuron_arguments, make_spiking
-from .options import add_data_arguments, add_image_arguments, add_run_arguments, add_training_arguments
+from .options import (
+    add_data_arguments,
+    add_image_arguments,
+    add_run_arguments,
+    add_training_arguments,
+    check_run_arguments,
+    check_training_arguments,
+    defaults,
+    integer,
+    number,
+)
 from .trainer import Trainer
 from .training import measure
 
-__all__ = [
-    "ImageTrainer", "argument_parser", "check_ranges", "load_checkpoint", "load_net", "main", "parse_arguments", "run",
-]  # fmt: skip
+__all__ = ["ImageTrainer", "argument_parser", "load_checkpoint", "load_net", "main", "parse_arguments", "run"]
 
 MODELS = {"vgg16": vgg16, "resnet18": resnet18}
 
@@ -128,8 +137,8 @@ def load_net(path: Path | str, device: torch.device | str = "cpu") -> Classifier
     >>> net(images).argmax(1)  # doctest: +SKIP
     """
     checkpoint = load_checkpoint("path", Path(path))
-    defaults = vars(argument_parser().parse_args(["--out", "."]))  # of options younger than the checkpoint
-    args, weights = argparse.Namespace(**defaults | checkpoint["settings"]), checkpoint["model"]
+    younger = defaults(argument_parser())  # options that the checkpoint does not know
+    args, weights = argparse.Namespace(**younger | checkpoint["settings"]), checkpoint["model"]
     net = build_net(args, list(weights.values())[-1].shape[0], weights["stem.0.weight"].shape[1])
     if args.neuron != "relu":
         make_spiking(net, args)
@@ -171,15 +180,15 @@ def argument_parser() -> argparse.ArgumentParser:
     add_data_arguments(parser)
     net = parser.add_argument_group("net")
     net.add_argument("--model", choices=MODELS, default="vgg16")
-    net.add_argument("--width", type=float, default=1.0, help="factor on all widths; 0.125 for a CPU")
+    net.add_argument("--width", type=number(above=0.0), default=1.0, help="factor on all widths; 0.125 for a CPU")
     net.add_argument("--norm", action=argparse.BooleanOptionalAction, default=True, help="batch norm")
     net.add_argument("--pool", choices=POOLING, default="max", help="of vgg16; avg is better with --from")
     net.add_argument("--from", dest="start", type=Path, metavar="CHECKPOINT", help="start from this trained ReLU net")
-    net.add_argument("--calibration-images", type=int, default=1000, help="for the thresholds, with --from")
+    net.add_argument("--calibration-images", type=integer(), default=1000, help="for the thresholds, with --from")
     add_neuron_arguments(parser)
     group = add_training_arguments(parser)
     add_image_arguments(group)
-    group.add_argument("--threshold-lr", type=float, help="of the thresholds (default: --lr)")
+    group.add_argument("--threshold-lr", type=number(0.0), help="of the thresholds (default: --lr)")
     parser.add_argument("--benchmark-step", action="store_true", help="only time a step, against the host's IF neuron")
     parser.add_argument("--table", action="store_true", help="all neurons: recipes.table_images, with its options")
     return parser
@@ -194,46 +203,13 @@ def parse_arguments(
     parser.set_defaults(**PRESETS[preset])
     args = parser.parse_args(argv)
     check_neuron_arguments(parser, args)
-    check_ranges(parser, args)
-    if args.amp is None:
-        args.amp = torch.device(args.device).type == "cuda"
+    check_training_arguments(parser, args)
+    check_run_arguments(args)
     if args.pool != "max" and args.model != "vgg16":
         parser.error(f"argument --pool: got {args.pool} with --model {args.model}, want it with vgg16 only")
     if args.start is not None and not args.resume and not args.start.is_file():
         parser.error(f"argument --from: got {args.start}, want a checkpoint that exists")
     return args
-
-
-COUNTS = {
-    "epochs": 1, "batch_size": 1, "train_images": 1, "test_images": 1, "calibration_images": 1, "lr_step_size": 1,
-    "seed": 0, "log_every": 0, "lr_warmup_epochs": 0, "crop": 0,
-}  # fmt: skip
-NOT_NEGATIVE = ("lr", "threshold_lr", "momentum", "weight_decay", "lr_gamma", "mixup_alpha", "label_smoothing")
-POSITIVE = ("width", "alpha", "v_threshold", "clip_grad_norm", "lr_warmup_decay")
-
-
-def check_ranges(parser: argparse.ArgumentParser, args: argparse.Namespace, counts: Mapping[str, int] = COUNTS) -> None:
-    """Refuse numbers that make no sense; ``counts`` are the options that count something, with the least number."""
-
-    def refuse_unless(good: bool, name: str, want: str) -> None:
-        if not good:
-            parser.error(f"argument --{name.replace('_', '-')}: got {getattr(args, name)}, want {want}")
-
-    given = {name: value for name, value in vars(args).items() if value is not None}
-    for name in given.keys() & counts.keys():
-        refuse_unless(given[name] >= counts[name], name, f"an int >= {counts[name]}")
-    for name in given.keys() & {*NOT_NEGATIVE}:
-        refuse_unless(isfinite(given[name]) and given[name] >= 0, name, "a finite number >= 0")
-    for name in given.keys() & {*POSITIVE}:
-        refuse_unless(isfinite(given[name]) and given[name] > 0, name, "a finite number > 0")
-    for name in ("label_smoothing", "lr_warmup_decay"):
-        refuse_unless(given[name] <= 1, name, "at most 1")
-    refuse_unless(args.lr_warmup_epochs < args.epochs, "lr_warmup_epochs", f"fewer than --epochs, {args.epochs}")
-    try:
-        there = torch.device(args.device).type != "cuda" or torch.cuda.is_available()
-    except RuntimeError:  # of a name that torch does not know
-        there = False
-    refuse_unless(there, "device", "cpu or another device that torch finds here")
 
 
 def time_step(args: argparse.Namespace) -> dict[str, Any]:
@@ -252,17 +228,15 @@ def time_step(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def run(trainer: Trainer, args: argparse.Namespace) -> dict[str, Any]:
-    """Train, and print and return the result; an error that the user can mend ends the program by its message."""
-    try:
-        result = trainer.main(args)
-    except (ValueError, FileNotFoundError, FloatingPointError) as error:
-        raise SystemExit(str(error)) from error
+    """Train, and print and return the result."""
+    result = trainer.main(args)
     if trainer.rank == 0:
         spikes = "" if args.neuron == "relu" else f", {result['spikes_per_neuron']:.3f} spikes per neuron"
         print(f"{args.out}: {100 * result['accuracy']:.2f} %{spikes}; {result['data']}")
     return result
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> Any:
     """Parse the command line and run."""
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -275,7 +249,4 @@ def main(argv: Sequence[str] | None = None) -> Any:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except KeyboardInterrupt:
-        raise SystemExit("interrupted; --resume continues") from None
+    run_main(main, "--resume continues")

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from snn_ext.functional import Sigmoid
 from snn_ext.snntorch import PCMPIF, ATIFnu, ATIFu, bptt, reset
 
+from .command import command, run_main
 from .models.classifier import Classifier
 from .neurons import calibrated_threshold, initial_potential, make_spiking, replace_activations
 from .train_images import ImageTrainer, argument_parser, parse_arguments, run
@@ -245,13 +246,11 @@ def check_snntorch_arguments(parser: argparse.ArgumentParser, args: argparse.Nam
         parser.error("argument --neuron: got relu, want a spiking neuron")
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Parse the command line and run."""
     return run(SnnTorchTrainer(), _parse(argv))
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except KeyboardInterrupt:
-        raise SystemExit("interrupted; --resume continues") from None
+    run_main(main, "--resume continues")

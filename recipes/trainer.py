@@ -276,6 +276,7 @@ class _Totals:
     def add(self, loss: Tensor, output: Tensor, targets: Tensor) -> None:
         labels = targets if targets.ndim == 1 else targets.argmax(1)
         top = output.topk(min(5, output.shape[1]), 1).indices == labels[:, None]
+        top &= ~output.isnan().any(1, keepdim=True)  # which topk counts as the largest
         hits = top[:, 0].sum(), top.sum()
         self.sums += torch.stack([loss.detach().double() * len(labels), *hits, hits[0].new_tensor(len(labels))])
 

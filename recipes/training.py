@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from snn_ext.functional import sqnr
 
-__all__ = ["LayerMeasurement", "Measurement", "measure", "parameter_groups", "seed_everything", "train"]
+__all__ = ["LayerMeasurement", "Measurement", "measure", "parameter_groups", "right", "seed_everything", "train"]
 
 BatchLoader = DataLoader[Any]
 
@@ -95,6 +95,11 @@ def train(
                 bar.update()
 
 
+def right(scores: Tensor, labels: Tensor) -> Tensor:
+    """Return which samples have their largest score at their label, ``[N]``; scores with a NaN among them name none."""
+    return (scores.argmax(1) == labels) & ~scores.isnan().any(1)
+
+
 @dataclass
 class LayerMeasurement:
     """What one spiking layer did on a data set.
@@ -162,7 +167,7 @@ def measure(
     try:
         for images, labels in loader:
             functional.reset_net(net)
-            correct += int((net(images).argmax(1) == labels).sum())
+            correct += int(right(net(images), labels).sum())
             samples += len(labels)
     finally:
         functional.reset_net(net)

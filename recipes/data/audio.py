@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import io
 import math
-import struct
 
 import numpy as np
 import soundfile
 from scipy.signal import resample_poly
 
+from ..command import uninterrupted
+from .containers import check_whole, mpeg_samples
+
 __all__ = ["SAMPLE_RATE", "one_second", "read_samples", "resample", "to_int16"]
 
 SAMPLE_RATE = 16_000
 SLOWEST_RATE = 8_000  # below, nothing of the front end's 4000 Hz is left
+FASTEST_RATE = 768_000  # of any sound card
+BLOCK = 1 << 20  # values read at a time
+UNKNOWN = 1 << 62  # frames of a stream
+MP3_MARGIN = 4 * 1152
 
 
 def read_samples(content: bytes) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -37,28 +43,20 @@ def read_samples(content: bytes) -> tuple[np.ndarray, tuple[str, ...]]:
     Raises
     ------
     ValueError
-        If it is no sound file, or truncated, or has no samples, or some that are not numbers, or a rate below 8 kHz.
+        If it is no sound file, or truncated, or damaged, or has no samples, or some that are not numbers, or a
+        rate below 8 kHz or above 768 kHz.
     """
-    _check_length(content)
-    try:
-        with soundfile.SoundFile(io.BytesIO(content)) as file:
-            plain = file.subtype == "PCM_16"
-            samples = file.read(dtype="int16" if plain else "float32", always_2d=True)
-            rate, kind = file.samplerate, file.subtype
-    except soundfile.LibsndfileError as error:
-        raise ValueError(f"not a sound file ({error.error_string.rstrip('.')})") from error
+    check_whole(content)
+    samples, rate, channels, kind = _decoded(content)
     if not len(samples):
         raise ValueError("empty: no samples")
-    if rate < SLOWEST_RATE:
-        raise ValueError(f"{rate} Hz, want at least {SLOWEST_RATE} Hz")
     repairs = []
-    channels = samples.shape[1]
-    if plain and channels == 1 and rate == SAMPLE_RATE:
-        return samples[:, 0], ()
-    values = (samples / np.float32(32768) if plain else samples).mean(1)
+    if samples.dtype == np.int16 and rate == SAMPLE_RATE:
+        return samples, ()
+    values = samples / np.float32(32768) if samples.dtype == np.int16 else samples
     if not np.isfinite(values).all():
         raise ValueError("holds samples that are no numbers")
-    if not plain:
+    if kind != "PCM_16":
         repairs.append(f"{kind} rounded to 16 bits")
     if channels > 1:
         repairs.append(f"{channels} channels averaged")
@@ -96,16 +94,45 @@ def to_int16(values: np.ndarray) -> np.ndarray:
     return np.clip(np.round(values * 32768.0), -32768, 32767).astype(np.int16)
 
 
-def _check_length(content: bytes) -> None:
-    """Raise if a WAV or AIFF file is shorter than its header says, which libsndfile does not mind."""
-    if not content:
-        raise ValueError("empty: 0 bytes")
-    order = {b"RIFF": "<I", b"FORM": ">I"}.get(content[:4])
-    if order is not None and len(content) >= 8:
-        (size,) = struct.unpack(order, content[4:8])
-        # The size is unknown in a stream (sox and arecord write about 2 GiB); a pad byte may be missing.
-        if 0 < size < 0x7FFF0000 and size + 8 > len(content) + 1:
-            raise ValueError(f"truncated: {len(content):,} of {size + 8:,} bytes")
+def _decoded(content: bytes) -> tuple[np.ndarray, int, int, str]:
+    """Return samples ``[n]``, the mean of the channels (int16 where it needs no rounding), rate, channels and kind.
+
+    What the header says of the length is not believed: it comes in blocks, for as long as there are some.
+    """
+    try:
+        with uninterrupted():
+            file = _Straight(io.BytesIO(content))
+    except soundfile.LibsndfileError as error:
+        raise ValueError(f"not a sound file ({error.error_string.rstrip('.')})") from error
+    with file:
+        if not SLOWEST_RATE <= file.samplerate <= FASTEST_RATE:
+            raise ValueError(f"{file.samplerate} Hz, want at least {SLOWEST_RATE} Hz, at most {FASTEST_RATE}")
+        plain, blocks = file.subtype == "PCM_16", []
+        try:
+            while len(block := _block(file, "int16" if plain else "float32")):
+                if not plain or file.channels > 1:
+                    block = (block / np.float32(32768) if plain else block).mean(1)
+                blocks.append(block.reshape(-1))
+        except soundfile.LibsndfileError as error:
+            raise ValueError(f"damaged ({error.error_string.rstrip('.')})") from error
+        samples = np.concatenate(blocks) if blocks else np.zeros(0, np.int16)
+        # The frames of MP3 are a guess, and include what encoders put before and after the sound.
+        wanted = file.frames if file.format != "MP3" else mpeg_samples(content) - MP3_MARGIN
+        if len(samples) < wanted < UNKNOWN or (file.format == "MAT4" and "seems to be truncated" in file.extra_info):
+            raise ValueError(f"truncated: {len(samples):,} of {wanted:,} samples can be read")
+        return samples, file.samplerate, file.channels, file.subtype
+
+
+class _Straight(soundfile.SoundFile):
+    """Reads on from block to block, where soundfile would seek, which not every codec does exactly."""
+
+    def seekable(self) -> bool:
+        return False
+
+
+def _block(file: soundfile.SoundFile, dtype: str) -> np.ndarray:
+    with uninterrupted():  # libsndfile reads through callbacks
+        return file.read(max(1, BLOCK // file.channels), dtype=dtype, always_2d=True)
 
 
 def _loudest_second(samples: np.ndarray) -> np.ndarray:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import torchvision
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
-__all__ = ["FolderImages", "ImageFolders", "folder_name"]
+__all__ = ["FolderImages", "ImageFolders", "check_classes", "folder_name", "image_folder"]
 
 IMAGENET = 1000, 50_000
 """Classes and validation images of what may be called ImageNet."""
@@ -35,14 +36,15 @@ class ImageFolders:
     ------
     FileNotFoundError
         If one of the two folders is not there, or holds no images.
+    ValueError
+        If they have other classes; later, if an image cannot be read.
     """
 
     def __init__(self, folder: Path, transform: Callable[[Any], Tensor], device: Any = "cpu", workers: int = 0) -> None:
         self.parts = {}
         for part, name in (("train", "train"), ("test", "val")):
-            if not (folder / name).is_dir():
-                raise FileNotFoundError(f"{folder / name}: not found, want a folder with a folder of images per class")
-            self.parts[part] = torchvision.datasets.ImageFolder(str(folder / name), transform)
+            self.parts[part] = image_folder(folder / name, transform)
+        check_classes(folder, *(data.classes for data in self.parts.values()))
         self.device, self.workers = device, workers
         self.name = folder_name(self.parts["test"])
         self.classes = tuple(self.parts["test"].classes)
@@ -53,6 +55,27 @@ class ImageFolders:
         if images is not None and images < len(data):
             data = Subset(data, torch.randperm(len(data), generator=torch.Generator().manual_seed(0))[:images].tolist())
         return _Batches(DataLoader(data, batch_size, num_workers=self.workers), self.device)
+
+
+def image_folder(folder: Path, transform: Callable[[Any], Tensor] | None = None) -> Any:
+    """Return torchvision's view of a folder with a folder of images for each class; images are read later."""
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: not found, want a folder with a folder of images per class")
+    return torchvision.datasets.ImageFolder(str(folder), transform, loader=_picture)
+
+
+def check_classes(folder: Path, train: Sequence[str], val: Sequence[str]) -> None:
+    """Raise ``ValueError`` if the two parts have other classes: a label is the place of a class among them."""
+    if differ := sorted({*train} ^ {*val}):
+        names = ", ".join(differ[:5])
+        raise ValueError(f"{folder}: got {names} in one of train and val, want the same classes in both")
+
+
+def _picture(path: str) -> Any:
+    try:
+        return torchvision.datasets.folder.default_loader(path)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # SyntaxError: of a broken PNG
+        raise ValueError(f"{path}: got no image that can be read ({error})") from error
 
 
 class _Batches:
@@ -90,6 +113,9 @@ class FolderImages:
         steps = [transforms.Resize(size * 8 // 7), transforms.CenterCrop(size), transforms.PILToTensor()]
         self._folder, self._transform = folder, transforms.Compose(steps)
         self.shape = torch.Size((len(folder), 3, size, size))
+
+    def __len__(self) -> int:
+        return self.shape[0]
 
     def __getitem__(self, index: Tensor) -> Tensor:
         return torch.stack([self._transform(self._folder[int(i)][0].convert("YCbCr")) for i in index])

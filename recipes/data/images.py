@@ -5,9 +5,11 @@ from __future__ import annotations
 import functools
 import hashlib
 import io
+import pickle
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +20,7 @@ from torch import Tensor
 from ..files import data_folder
 from .embedded import FASHION_MNIST_SUBSET, fashion_mnist_subset
 
-__all__ = ["DATA_SETS", "Batches", "ImageData", "channel_statistics", "load_images"]
+__all__ = ["DATA_SETS", "Batches", "ImageData", "channel_statistics", "check_labels", "load_images"]
 
 JPEG_COPY = "cifar10-jpeg-q75.npz"
 JPEG_COPY_SHA256 = "c47b43cfba9024de1fcf56812fc912fcfc80fd110a5d9a5d31c71616beb55077"
@@ -39,12 +41,28 @@ class ImageData:
         Images ``[N, C, H, W]``, uint8, and labels ``[N]``, int64.
     classes : tuple of str
         Their names.
+
+    Raises
+    ------
+    ValueError
+        If the images are others, or there is not one label for each of them that is an index into the classes.
     """
 
     name: str
     train: Part
     test: Part
     classes: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        for part, (images, labels) in (("train", self.train), ("test", self.test)):
+            where = f"{self.name}, {part}"
+            if len(images.shape) != 4 or (isinstance(images, Tensor) and images.dtype != torch.uint8):
+                got = f"{getattr(images, 'dtype', '')} {list(images.shape)}"
+                raise ValueError(f"{where}: got images {got}, want uint8 [N, C, H, W]")
+            if images.shape[1:] != self.train[0].shape[1:]:
+                sizes = list(images.shape[1:]), list(self.train[0].shape[1:])
+                raise ValueError(f"{where}: got images {sizes[0]}, want those of training, {sizes[1]}")
+            check_labels(where, labels, len(images), len(self.classes))
 
     @property
     def channels(self) -> int:
@@ -57,6 +75,17 @@ class ImageData:
         parts = _sample(self.train, train), _sample(self.test, test)
         sizes = " + ".join(f"{len(labels):,}" for _, labels in parts)
         return ImageData(f"{self.name}, sample of {sizes} images", *parts, self.classes)
+
+
+def check_labels(where: str, labels: Tensor, samples: int, classes: int) -> None:
+    """Raise ``ValueError`` if there is not one label for each sample, or one that is no class."""
+    if labels.ndim != 1 or labels.dtype != torch.int64:
+        raise ValueError(f"{where}: got labels {labels.dtype} {list(labels.shape)}, want int64 [N]")
+    if len(labels) != samples or not samples:
+        raise ValueError(f"{where}: got {len(labels)} labels of {samples} samples, want one each, and some")
+    if not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+        wrong = labels[(labels < 0) | (labels >= classes)][0]
+        raise ValueError(f"{where}: got the label {int(wrong)}, want one of 0..{classes - 1}")
 
 
 @functools.lru_cache(maxsize=2)
@@ -77,7 +106,7 @@ def load_images(name: str, folder: Path | None = None) -> ImageData:
     Raises
     ------
     ValueError
-        If there is no such name.
+        If there is no such name, or the data are damaged.
     FileNotFoundError
         If the data are not there and can not be downloaded.
     """
@@ -96,16 +125,7 @@ def _torchvision(name: str, kind: type) -> Callable[[Path], ImageData]:
     def load(folder: Path) -> ImageData:
         parts, classes = [], ()
         for train in (True, False):
-            try:
-                data = kind(str(folder), train=train, download=False)
-            except RuntimeError:  # not there, or damaged
-                try:
-                    data = kind(str(folder), train=train, download=True)
-                except (OSError, RuntimeError) as error:
-                    raise FileNotFoundError(
-                        f"{name}: not found in {folder}, and the download failed ({error}); want a folder that holds "
-                        f"it as torchvision.datasets.{kind.__name__} stores it, or another data set"
-                    ) from error
+            data = _read_or_download(name, kind, folder, train)
             images = torch.as_tensor(data.data)
             images = images.unsqueeze(1) if images.ndim == 3 else images.permute(0, 3, 1, 2).contiguous()
             parts.append((images, torch.as_tensor(data.targets).long()))
@@ -113,6 +133,28 @@ def _torchvision(name: str, kind: type) -> Callable[[Path], ImageData]:
         return ImageData(name, *parts, classes)
 
     return load
+
+
+def _read_or_download(name: str, kind: type, folder: Path, train: bool) -> Any:
+    want = f"want a folder that holds it as torchvision.datasets.{kind.__name__} stores it"
+    for download in (False, True):
+        try:
+            return kind(str(folder), train=train, download=download)
+        except UNREADABLE as error:
+            if isinstance(error, RuntimeError) and "download" in str(error) and not download:
+                continue  # not there, or not those of the checksum
+            if download and isinstance(error, OSError | RuntimeError):
+                raise FileNotFoundError(
+                    f"{name}: not found in {folder}, and the download failed ({error}); {want}, or another data set"
+                ) from error
+            reason = str(error) or type(error).__name__
+            raise ValueError(f"{name}: got damaged files in {folder} ({reason}), {want}") from error
+
+
+UNREADABLE = (
+    AssertionError, EOFError, LookupError, OSError, RuntimeError, TypeError, ValueError, pickle.UnpicklingError,
+)  # fmt: skip
+"""What torchvision raises for files that are not there, cut off, or of something else."""
 
 
 def _cifar10_jpeg(folder: Path) -> ImageData:

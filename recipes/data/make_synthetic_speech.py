@@ -21,7 +21,9 @@ import numpy as np
 import soundfile
 from tqdm import tqdm
 
+from ..command import command, run_main
 from ..files import data_folder, replacing
+from ..options import SEED, integer, new_folder
 from .audio import SAMPLE_RATE, resample, to_int16
 from .speech_commands import ABOUT, NOISE, SPLITS, SYNTHETIC, WORDS
 from .speech_effects import background_noises, record, trim
@@ -71,7 +73,7 @@ def make(out: Path, people: int = 200, takes: int = 1, seed: int = 0, engines: S
     }
     path = out / ABOUT
     if path.is_file():
-        before = json.loads(path.read_text())
+        before = json.loads(path.read_text(encoding="utf-8"))
         if other := [key for key in about if before.get(key) != about[key]]:
             told = ", ".join(f"{key} {before.get(key)!r}" for key in other)
             raise ValueError(f"out: {out} holds a corpus made with {told}; want the same settings or another folder")
@@ -96,7 +98,7 @@ def make(out: Path, people: int = 200, takes: int = 1, seed: int = 0, engines: S
     for split, name in (("validation", "validation_list.txt"), ("test", "testing_list.txt")):
         listed = sorted(_name(*clip) for clip in clips if clip[0].split == split)
         with replacing(out / name) as temporary:
-            temporary.write_text("".join(f"{line}\n" for line in listed))
+            temporary.write_text("".join(f"{line}\n" for line in listed), encoding="utf-8")
     _write_json(path, {**about, "complete": True})
 
 
@@ -165,26 +167,25 @@ def _write_wav(path: Path, samples: np.ndarray) -> None:
 
 def _write_json(path: Path, content: object) -> None:
     with replacing(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1) + "\n")
+        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
-def main() -> None:
+@command
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=data_folder() / "synthetic-speech", help="default: %(default)s")
-    parser.add_argument("--speakers", type=int, default=200, help="7/10 train, 1/10 validates, 2/10 test (%(default)s)")
-    parser.add_argument("--takes", type=int, default=1, help="clips of each word by each speaker (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=new_folder, help="default: synthetic-speech in SNN_EXT_DATA or the cache")
+    parser.add_argument(
+        "--speakers", type=integer(10), default=200, help="7/10 train, 1/10 validates, 2/10 test (%(default)s)"
+    )
+    parser.add_argument("--takes", type=integer(), default=1, help="clips of each word by each speaker (%(default)s)")
+    parser.add_argument("--seed", type=SEED, default=0)
     parser.add_argument("--engines", nargs="+", choices=ENGINES, default=list(ENGINES))
-    arguments = parser.parse_args()
-    for name, least in (("speakers", 10), ("takes", 1)):
-        if getattr(arguments, name) < least:
-            parser.error(f"--{name}: got {getattr(arguments, name)}, want at least {least}")
-    try:
-        make(arguments.out, arguments.speakers, arguments.takes, arguments.seed, arguments.engines)
-    except (FileNotFoundError, ValueError) as error:
-        parser.error(str(error))
-    print(f"{arguments.out}: {arguments.speakers * arguments.takes * len(WORDS):,} clips of {SYNTHETIC}")
+    arguments = parser.parse_args(argv)
+    out = arguments.out or data_folder() / "synthetic-speech"
+    make(out, arguments.speakers, arguments.takes, arguments.seed, arguments.engines)
+    print(f"{out}: {arguments.speakers * arguments.takes * len(WORDS):,} clips of {SYNTHETIC}")
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main, "the same command continues")

@@ -10,11 +10,14 @@ import argparse
 import gzip
 import hashlib
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from ..command import command, run_main
 from ..files import write_arrays
+from ..options import new_file
 from .embedded import PATH
 
 __all__ = ["pack", "select_balanced"]
@@ -88,17 +91,16 @@ def _read_idx(path: Path) -> np.ndarray:
     return np.frombuffer(data, np.uint8, offset=4 + 4 * dimensions).reshape(tuple(shape))
 
 
-def main() -> None:
+@command
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--source", type=Path, required=True, help="folder with the four *-ubyte.gz files")
-    parser.add_argument("--target", type=Path, default=PATH, help="file to write (default: the embedded one)")
-    arguments = parser.parse_args()
-    try:
-        digest = pack(arguments.source, arguments.target)
-    except (FileNotFoundError, ValueError) as error:
-        parser.error(str(error))
+    parser.add_argument("--target", type=new_file, default=PATH, help="file to write (default: the embedded one)")
+    arguments = parser.parse_args(argv)
+    digest = pack(arguments.source, arguments.target)
     print(f"{arguments.target}: {arguments.target.stat().st_size:,} bytes, sha256 {digest}")
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

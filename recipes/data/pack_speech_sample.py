@@ -8,12 +8,15 @@ from __future__ import annotations
 import argparse
 import hashlib
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import soundfile
 
+from ..command import command, run_main, uninterrupted
 from ..files import write_arrays
+from ..options import new_file
 from .audio import SAMPLE_RATE
 from .speech_commands import SPLITS, SYNTHETIC, load
 from .speech_sample import PATH
@@ -44,10 +47,9 @@ def pack(source: Path, target: Path) -> str:
     arrays = {}
     for split in SPLITS:
         clips = getattr(corpus, split)
-        stream = io.BytesIO()
-        soundfile.write(
-            stream, clips.waveforms.flatten().numpy(), SAMPLE_RATE, "OPUS", format="OGG", compression_level=COMPRESSION
-        )
+        stream, samples = io.BytesIO(), clips.waveforms.flatten().numpy()
+        with uninterrupted():  # libsndfile writes through callbacks
+            soundfile.write(stream, samples, SAMPLE_RATE, "OPUS", format="OGG", compression_level=COMPRESSION)
         arrays[f"{split}_opus"] = np.frombuffer(stream.getvalue(), np.uint8)
         arrays[f"{split}_labels"] = clips.labels.numpy().astype(np.uint8)
         arrays[f"{split}_speakers"] = np.array(clips.speakers)
@@ -55,17 +57,16 @@ def pack(source: Path, target: Path) -> str:
     return hashlib.sha256(target.read_bytes()).hexdigest()
 
 
-def main() -> None:
+@command
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--source", type=Path, required=True, help="folder of a corpus of synthetic speech")
-    parser.add_argument("--target", type=Path, default=PATH, help="file to write (default: the embedded one)")
-    arguments = parser.parse_args()
-    try:
-        digest = pack(arguments.source, arguments.target)
-    except (FileNotFoundError, ValueError) as error:
-        parser.error(str(error))
+    parser.add_argument("--target", type=new_file, default=PATH, help="file to write (default: the embedded one)")
+    arguments = parser.parse_args(argv)
+    digest = pack(arguments.source, arguments.target)
     print(f"{arguments.target}: {arguments.target.stat().st_size:,} bytes, sha256 {digest}")
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -8,10 +8,12 @@ import json
 import re
 import warnings
 import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -156,15 +158,18 @@ def real_digits(path: Path) -> Clips:
     if path.is_dir():
         files: dict[str, Callable[[], bytes]] = {file.name: file.read_bytes for file in path.rglob("*.wav")}
     elif path.is_file():
-        with zipfile.ZipFile(path) as archive:
-            contents = {Path(name).name: archive.read(name) for name in archive.namelist() if name.endswith(".wav")}
+        try:
+            with zipfile.ZipFile(path) as archive:
+                contents = {Path(name).name: archive.read(name) for name in archive.namelist() if name.endswith(".wav")}
+        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+            raise ValueError(f"path: got {path}, want a zip archive that is whole: {error}") from error
         files = {name: (lambda content=content: content) for name, content in contents.items()}
     else:
         raise FileNotFoundError(f"path: {path} not found, want the archive or the folder of the spoken digits")
     matches = [match for match in map(pattern.fullmatch, sorted(files)) if match]
     if not matches:
         raise ValueError(f"path: {path} has no files DIGIT_SPEAKER_N.wav, want the Free Spoken Digit Dataset")
-    waveforms = _read({match.string: files[match.string] for match in matches}, digits=True)
+    waveforms, _ = _read({match.string: files[match.string] for match in matches}, digits=True)
     labels = torch.tensor([WORDS.index(DIGITS[int(match[1])]) for match in matches])
     return Clips(waveforms, labels, WORDS, tuple(match[2] for match in matches))
 
@@ -203,7 +208,7 @@ def _official(folder: Path) -> Path:
 
 
 def _read_folder(folder: Path, words: tuple[str, ...] = ()) -> Corpus:
-    about = json.loads((folder / ABOUT).read_text()) if (folder / ABOUT).is_file() else {}
+    about = _about(folder / ABOUT)
     if not about.get("complete", True):
         raise ValueError(f"{folder}: is not complete; call the command that makes it again, and it goes on")
     found = sorted(path.name for path in folder.iterdir() if path.is_dir() and path.name[0] not in "._")
@@ -218,7 +223,8 @@ def _read_folder(folder: Path, words: tuple[str, ...] = ()) -> Corpus:
     if silent := set(found) & set(words) - {name.split("/")[0] for name in names}:
         raise ValueError(f"{folder}: has no clips of: {', '.join(sorted(silent))}; want WORD/SPEAKER_nohash_N.wav")
     names.sort(key=lambda name: (SPLITS.index(split[name]), name))
-    waveforms = _read({name: (folder / name).read_bytes for name in names})
+    noises = [f"{NOISE}/{path.name}" for path in _wavs(folder / NOISE)]
+    waveforms, noise = _read({name: (folder / name).read_bytes for name in (*names, *noises)}, whole=len(noises))
     labels = torch.tensor([words.index(name.split("/")[0]) for name in names])
     speakers = tuple(re.sub(r"_nohash_.*$|(?i:\.wav)$", "", name.split("/")[1]) for name in names)
     parts, start = [], 0
@@ -234,7 +240,20 @@ def _read_folder(folder: Path, words: tuple[str, ...] = ()) -> Corpus:
     name = about.get("name") or OFFICIAL
     if name == OFFICIAL and tuple(map(len, parts)) != OFFICIAL_SIZES:
         name = f"{folder.name} ({len(names):,} clips)"
-    return Corpus(name, *parts, _noise(folder))
+    return Corpus(name, *parts, noise)
+
+
+def _about(path: Path) -> dict[str, Any]:
+    """Return what a synthetic corpus says of itself."""
+    if not path.is_file():
+        return {}
+    try:
+        about = json.loads(path.read_text("utf-8"))
+    except ValueError:  # neither JSON nor text
+        about = None
+    if not isinstance(about, dict):
+        raise ValueError(f"{path}: got something else, want what make_synthetic_speech wrote, or no such file")
+    return about
 
 
 def _wavs(folder: Path) -> list[Path]:
@@ -252,7 +271,10 @@ def _split(folder: Path, names: list[str]) -> dict[str, str]:
         raise FileNotFoundError(f"{folder / missing[0]}: not found beside the other list, want both or neither")
     split = dict.fromkeys(names, "train")
     for part, path in lists.items():
-        listed = {line.strip() for line in path.read_text().splitlines() if line.strip()}
+        try:
+            listed = {line.strip() for line in path.read_text("utf-8").splitlines() if line.strip()}
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path}: got no text ({error}), want the names of files") from error
         if absent := listed - split.keys():
             raise ValueError(f"{path}: lists {len(absent)} files that are not there, {min(absent)} among them")
         if twice := [name for name in listed if split[name] != "train"]:
@@ -261,19 +283,28 @@ def _split(folder: Path, names: list[str]) -> dict[str, str]:
     return split
 
 
-def _read(files: Mapping[str, Callable[[], bytes]], digits: bool = False) -> Tensor:
-    """Read sound files ``[N, 16000]``; all problems are told at once, all repairs in one warning."""
-    waveforms = np.zeros((len(files), SAMPLE_RATE), np.int16)
+def _read(
+    files: Mapping[str, Callable[[], bytes]], digits: bool = False, whole: int = 0
+) -> tuple[Tensor, Tensor]:
+    """Read sound files ``[N, 16000]``, and the last ``whole`` ones as they are, one after the other.
+
+    All problems are told at once, all repairs in one warning.
+    """
+    clips = len(files) - whole
+    waveforms, rest = np.zeros((clips, SAMPLE_RATE), np.int16), [np.zeros(0, np.int16)]
     problems, repaired = [], Counter[str]()
-    for row, (name, content) in zip(waveforms, tqdm(files.items(), "clips", leave=False, disable=None), strict=True):
+    for i, (name, content) in enumerate(tqdm(files.items(), "clips", leave=False, disable=None)):
         try:
             samples, repairs = read_samples(content())
         except (OSError, ValueError) as error:
             problems.append(f"{name}: {error}")
             continue
+        if i >= clips:
+            rest.append(samples)
+            continue
         if len(samples) > SAMPLE_RATE:
             repairs = (*repairs, "the loudest second kept")
-        row[:] = one_second(samples, centre=digits)
+        waveforms[i] = one_second(samples, centre=digits)
         repaired.update(repairs)
     if problems:
         more = f"\n... and {len(problems) - 10} more" if len(problems) > 10 else ""
@@ -283,14 +314,4 @@ def _read(files: Mapping[str, Callable[[], bytes]], digits: bool = False) -> Ten
     if repaired and not digits:
         told = ", ".join(f"{what} ({count} files)" for what, count in sorted(repaired.items()))
         warnings.warn(f"sound files that are not one second of 16-bit mono at 16 kHz: {told}", stacklevel=4)
-    return torch.from_numpy(waveforms)
-
-
-def _noise(folder: Path) -> Tensor:
-    recordings = [np.zeros(0, np.int16)]
-    for path in _wavs(folder / NOISE):
-        try:
-            recordings.append(read_samples(path.read_bytes())[0])
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
-    return torch.from_numpy(np.concatenate(recordings))
+    return torch.from_numpy(waveforms), torch.from_numpy(np.concatenate(rest))

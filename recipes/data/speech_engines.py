@@ -165,7 +165,7 @@ def _festival(voice: str, word: str, words: tuple[str, ...], pace: float) -> byt
                 lines = [f"(voice_{voice})", f"(Parameter.set 'Duration_Stretch {1 / pace:.3f})"]
                 for each in words:
                     lines.append(f'(utt.save.wave (utt.synth (Utterance Text "{each}")) "{folder}/{each}.wav" \'riff)')
-                script.write_text("\n".join(lines) + "\n")
+                script.write_text("\n".join(lines) + "\n", encoding="utf-8")
                 _run(["festival", "-b", str(script)])
                 spoken.update({each: (Path(folder) / f"{each}.wav").read_bytes() for each in words})
         return spoken[word]

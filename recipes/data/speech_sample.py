@@ -10,6 +10,7 @@ import numpy as np
 import soundfile
 import torch
 
+from ..command import uninterrupted
 from .audio import SAMPLE_RATE
 from .embedded import embedded_file
 from .speech_commands import SPLITS, WORDS, Clips, Corpus
@@ -48,7 +49,8 @@ def load_sample(path: Path = PATH) -> Corpus:
     parts = []
     with np.load(io.BytesIO(content)) as arrays:
         for split in SPLITS:
-            samples, _ = soundfile.read(io.BytesIO(arrays[f"{split}_opus"].tobytes()), dtype="int16")
+            with uninterrupted():  # libsndfile reads through callbacks
+                samples, _ = soundfile.read(io.BytesIO(arrays[f"{split}_opus"].tobytes()), dtype="int16")
             labels = torch.from_numpy(arrays[f"{split}_labels"]).long()
             waveforms = torch.from_numpy(samples).view(len(labels), SAMPLE_RATE)
             parts.append(Clips(waveforms, labels, WORDS, tuple(arrays[f"{split}_speakers"].tolist())))

@@ -6,6 +6,7 @@ import bz2
 import gzip
 import lzma
 import struct
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,11 @@ from torch import Tensor
 from .images import ImageData, data_folder
 
 __all__ = ["Table", "digits", "folds", "load_table"]
+
+
+UNREADABLE = (EOFError, LookupError, OSError, RecursionError, StopIteration, TypeError, ValueError, lzma.LZMAError,
+              struct.error, zlib.error)  # fmt: skip
+"""What a file raises that is cut off, or of something else."""
 
 
 @dataclass(frozen=True)
@@ -42,9 +48,14 @@ def load_table(name: str, folder: Path | None = None) -> Table:
     folder = folder or data_folder()
     for path, read in ((folder / "sonar.all-data", _read_uci), (folder / "Sonar.rda", _read_rda)):
         if path.is_file():
-            features, names = read(path)
-            if features.shape != (208, 60):
-                raise ValueError(f"{path}: got {features.shape[0]} x {features.shape[1]} numbers, want 208 x 60")
+            try:
+                features, names = read(path)
+            except UNREADABLE as error:
+                raise ValueError(f"{path}: got another format ({error}), want the original file") from error
+            if features.shape != (208, 60) or not np.isfinite(features).all():
+                raise ValueError(f"{path}: got {features.shape} numbers, want 208 x 60, all of them finite")
+            if odd := sorted({*names} - {"M", "R"}):
+                raise ValueError(f"{path}: got the label {odd[0]!r}, want M or R")
             return Table("SONAR", _features(features), torch.tensor([int(n == "R") for n in names]), ("M", "R"))
     raise FileNotFoundError(
         f"{folder}: holds neither sonar.all-data (archive.ics.uci.edu, Connectionist Bench) nor Sonar.rda (of R's "
@@ -82,7 +93,7 @@ def _features(values: Any) -> Tensor:
 
 
 def _read_uci(path: Path) -> tuple[np.ndarray, list[str]]:
-    rows = [line.strip().split(",") for line in path.read_text().splitlines() if line.strip()]
+    rows = [line.strip().split(",") for line in path.read_text("utf-8").splitlines() if line.strip()]
     return np.array([[float(v) for v in row[:-1]] for row in rows]), [row[-1] for row in rows]
 
 

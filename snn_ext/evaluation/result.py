@@ -278,7 +278,7 @@ class Evaluation:
         text = json.dumps(_plain(content), allow_nan=False)
         if path is not None:
             with replacing(Path(path)) as temporary:
-                temporary.write_text(text + "\n")
+                temporary.write_text(text + "\n", encoding="utf-8")
         return text
 
     @classmethod
@@ -309,7 +309,7 @@ class Evaluation:
         for layer in self.layers:
             columns[f"spikes_{layer.name}"], columns[f"synops_{layer.name}"] = layer.spikes, layer.synops
             columns[f"normalised_rate_{layer.name}"] = layer.normalised_rate
-        with replacing(Path(path)) as temporary, open(temporary, "w", newline="") as file:
+        with replacing(Path(path)) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(columns)
             writer.writerows(zip(*(values.tolist() for values in columns.values()), strict=True))

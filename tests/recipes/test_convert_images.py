@@ -93,7 +93,7 @@ def test_figures_of_the_paper_stand_only_beside_its_data() -> None:
         (["--experiments", "constraints"], "--experiments: got constraints with vgg16"),
         (["--data", "imagenet"], "--data-dir: got none with --data imagenet"),
         (["--time-steps", "0"], "--time-steps: got 0, want an int >= 1"),
-        (["--checkpoint", "nowhere.pt"], "--checkpoint: got nowhere.pt, want a checkpoint that exists"),
+        (["--checkpoint", "nowhere.pt"], "--checkpoint: got nowhere.pt, want a file that exists"),
     ],
 )
 def test_wrong_argument_is_named(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

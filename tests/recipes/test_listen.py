@@ -199,7 +199,7 @@ def test_what_is_missing_is_said(arguments: list[str], message: str, monkeypatch
     [
         ([], "recordings: got none"),
         (["a.wav", "--microphone"], "recordings: got both"),
-        (["a.wav", "--threshold", "0"], "--threshold: got 0.0"),
+        (["a.wav", "--threshold", "0"], "--threshold: got 0, want a finite number > 0 and <= 1"),
         (["a.wav", "--smoothing", "0"], "--smoothing: got 0"),
     ],
 )

@@ -149,13 +149,13 @@ def test_a_write_that_fails_half_way_keeps_the_old_file(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--time-steps", "0"], "--time-steps: got '0', want an int >= 1"),
-        (["--epochs", "many"], "--epochs: got 'many', want an int >= 1"),
+        (["--time-steps", "0"], "--time-steps: got 0, want an int >= 1"),
+        (["--epochs", "many"], "--epochs: got many, want an int >= 1"),
         (["--fine-tune-epochs", "-1"], "--fine-tune-epochs"),
-        (["--seed", "1.5"], "--seed/--seeds: got '1.5', want an int >= 0"),
-        (["--seeds", "1", "1"], "--seeds: got [1, 1], want different ones"),
-        (["--out", "{file}"], "--out: can not make the folder"),
-        (["--out", "{folder}", "--markdown", "{folder}"], "--markdown: got the folder"),
+        (["--seed", "1.5"], "--seed/--seeds: got 1.5, want an int >= 0"),
+        (["--seeds", "1", "1"], "--seeds: got 1 1, want different ones"),
+        (["--out", "{file}"], "--out: got {file}, want a folder: {file} is a file"),
+        (["--out", "{folder}", "--markdown", "{folder}"], "--markdown: got {folder}, want a file: it is a folder"),
     ],
 )
 def test_a_bad_argument_is_named_before_any_training(arguments, message, tmp_path, capsys):
@@ -164,7 +164,7 @@ def test_a_bad_argument_is_named_before_any_training(arguments, message, tmp_pat
     with pytest.raises(SystemExit) as exit_:
         script.main([argument.format(file=file, folder=tmp_path) for argument in arguments])
     assert exit_.value.code == 2
-    assert message in capsys.readouterr().err
+    assert message.format(file=file, folder=tmp_path) in capsys.readouterr().err
 
 
 # -- the net --------------------------------------------------------------------------------------------------------

@@ -93,7 +93,7 @@ def test_interrupted_run_ends_in_the_same_bits(corpus: Path, tmp_path: Path, mon
         (["--host", "snntorch", "--neuron", "relu"], "--neuron: got relu, want a spiking neuron"),
         (["--host", "snntorch", "--clip-grad-norm", "1"], "--clip-grad-norm: got 1.0, want None"),
         (["--trainer", "host"], "--trainer: got host with --host spikingjelly"),
-        (["--background", "1.5"], "--background: got 1.5, want a number in [0, 1]"),
+        (["--background", "1.5"], "--background: got 1.5, want a finite number >= 0 and <= 1"),
         (["--frames", "50"], "--frames"),
         (["--from", "nowhere.pt"], "--from: got nowhere.pt, want a checkpoint that exists"),
     ],

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -13,6 +11,7 @@ pytest.importorskip("spikingjelly")
 pytest.importorskip("torchvision")
 
 from recipes import table_images, train_images  # noqa: E402
+from recipes.command import Children  # noqa: E402
 from recipes.table_images import Cell, main, markdown  # noqa: E402
 
 OPTIONS = [
@@ -21,25 +20,25 @@ OPTIONS = [
 ]  # fmt: skip
 
 
-def in_this_process(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
-    """Run a cell as ``subprocess.run`` would, without the seconds that a new process needs to import torch."""
+def in_this_process(children: Children, command: list[str], **_: object) -> int:
+    """Run a cell as ``Children.call`` would, without the seconds that a new process needs to import torch."""
     try:
         train_images.main(command[command.index("recipes.train_images") + 1 :])
     except (SystemExit, ValueError):
-        return subprocess.CompletedProcess(command, 1)
-    return subprocess.CompletedProcess(command, 0)
+        return 1
+    return 0
 
 
 def test_second_call_runs_only_what_is_not_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     command = [*OPTIONS, "--out", str(tmp_path), "--rows", "ReLU", "ATIF-u"]
     train_images.main(["--table", *command, "--jobs", "2"])  # the same command by another name
-    monkeypatch.setattr(table_images, "subprocess", SimpleNamespace(run=in_this_process))
+    monkeypatch.setattr(Children, "call", in_this_process)
     unfinished = tmp_path / "cells" / "fashion-mnist-subset-vgg16-atif-u-0"
     before = json.loads((unfinished / "result.json").read_text())
     (unfinished / "result.json").unlink()
     runs: list[str] = []
     run = Cell.run
-    monkeypatch.setattr(Cell, "run", lambda cell, threads: runs.append(cell.row) or run(cell, threads))
+    monkeypatch.setattr(Cell, "run", lambda cell, *options: runs.append(cell.row) or run(cell, *options))
     main(command)
     assert runs == ["ATIF-u"]
     assert json.loads((unfinished / "result.json").read_text()) == before
@@ -62,8 +61,8 @@ def test_old_result_is_not_shown_for_a_run_of_other_options_that_was_killed(
     (folder / "command.json").write_text('["--epochs", "1"]')  # as tables begun before wrote it, ahead of the run
     short, longer = (Cell("mnist", "vgg16", "ReLU", 0, folder, ("--epochs", n)) for n in "12")
     assert short.result == {"accuracy": 0.5}
-    monkeypatch.setattr(subprocess, "run", lambda command, **_: subprocess.CompletedProcess(command, -9))
-    assert not longer.run(threads=1)
+    monkeypatch.setattr(Children, "call", lambda children, command, **_: -9)
+    assert not longer.run(1, Children())
     assert longer.result is None and short.result == {"accuracy": 0.5}
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+import re
 
 import numpy as np
 import pytest
 
 soundfile = pytest.importorskip("soundfile", exc_type=ImportError)
 
+from recipes.data import audio, containers  # noqa: E402
 from recipes.data.audio import one_second, read_samples, resample, to_int16  # noqa: E402
 
 
@@ -115,3 +117,115 @@ def test_wav_from_a_pipe_whose_header_has_no_true_size_is_read() -> None:
     content = bytearray(wav(tone()))
     content[4:8], content[40:44] = (0x80000024).to_bytes(4, "little"), (0x80000000).to_bytes(4, "little")  # arecord's
     assert np.array_equal(read_samples(bytes(content))[0], read_samples(wav(tone()))[0])
+
+
+KINDS = {
+    "WAV": "PCM_16", "WAVEX": "PCM_24", "AIFF": "PCM_16", "FLAC": "PCM_16", "AU": "PCM_16", "W64": "PCM_16",
+    "RF64": "PCM_16", "NIST": "PCM_16", "VOC": "PCM_16", "CAF": "PCM_16", "SVX": "PCM_16", "AVR": "PCM_16",
+    "MPC2K": "PCM_16", "MAT4": "PCM_16", "MAT5": "PCM_16", "OGG": "VORBIS", "MP3": "MPEG_LAYER_III",
+}  # fmt: skip
+
+
+def written(kind: str, subtype: str, samples: np.ndarray) -> bytes:
+    if not (kind in soundfile.available_formats() and soundfile.check_format(kind, subtype)):
+        pytest.skip(f"this libsndfile does not write {kind}")
+    return wav(samples, subtype=subtype, kind=kind)
+
+
+@pytest.mark.parametrize(("kind", "subtype"), [*KINDS.items(), ("NIST", "ULAW"), ("OGG", "OPUS"), ("AU", "ULAW")])
+def test_truncated_recording_of_any_container_is_refused_wherever_it_ends(kind: str, subtype: str) -> None:
+    noise = np.random.default_rng(0).integers(-(2**12), 2**12, 16_000).astype(np.int16)
+    content = written(kind, subtype, noise)
+    assert len(read_samples(content)[0]) == 16_000
+    for length in [*range(1, 200, 13), *(round(share * len(content)) for share in np.linspace(0.01, 0.99, 40))]:
+        with pytest.raises(ValueError, match="truncated|damaged|not a sound file|empty"):
+            read_samples(content[:length])
+
+
+def test_truncated_recording_of_two_channels_is_refused() -> None:
+    stereo = np.random.default_rng(0).integers(-(2**12), 2**12, (16_000, 2)).astype(np.int16)
+    for kind in ("AU", "NIST", "VOC", "AVR", "MPC2K", "W64", "CAF"):
+        content = wav(stereo, kind=kind)
+        assert len(read_samples(content)[0]) == 16_000
+        with pytest.raises(ValueError, match="truncated"):
+            read_samples(content[: len(content) * 2 // 3])
+
+
+@pytest.mark.parametrize(
+    ("kind", "place", "size"),
+    [("AU", 8, b"\xff" * 4), ("RF64", 20, b"\xff" * 8), ("RF64", 20, bytes(8)), ("AIFF", 4, b"\xff" * 4)],
+)
+def test_recording_from_a_pipe_is_read_in_other_containers_too(kind: str, place: int, size: bytes) -> None:
+    content = wav(tone(), kind=kind)
+    content = content[:place] + size + content[place + len(size) :]
+    np.testing.assert_array_equal(read_samples(content)[0], read_samples(wav(tone()))[0])
+
+
+def test_data_beyond_the_end_are_missed_where_the_size_of_the_whole_is_right() -> None:
+    content = bytearray(wav(tone()))
+    content[40:44] = (40_000).to_bytes(4, "little")
+    with pytest.raises(ValueError, match="truncated: 32,044 of 40,044 bytes"):
+        read_samples(bytes(content))
+
+
+@pytest.mark.parametrize("declared", [1 << 24, (1 << 36) - 1])
+def test_header_that_declares_more_samples_than_there_are_costs_no_memory(declared: int) -> None:
+    content = bytearray(wav(np.zeros(16_000, np.int16), kind="FLAC"))
+    content[21:26] = ((content[21] >> 4 << 36) | declared).to_bytes(5, "big")
+    with pytest.raises(ValueError, match=f"truncated: 16,000 of {declared:,} samples can be read"):
+        read_samples(bytes(content))
+
+
+def test_flac_that_does_not_know_its_length_is_read() -> None:
+    whole = wav(tone(), kind="FLAC")
+    content = whole[:21] + (whole[21] >> 4 << 36).to_bytes(5, "big") + whole[26:]
+    np.testing.assert_array_equal(read_samples(content)[0], read_samples(whole)[0])
+
+
+def mp3(bit_rate: str, seconds: float = 3.0) -> tuple[bytes, bytes]:
+    """Return an MP3 file, and its frames alone, as an encoder streams them: without the Xing header of the first."""
+    content = io.BytesIO()
+    if "MP3" not in soundfile.available_formats():
+        pytest.skip("this libsndfile does not write MP3")
+    soundfile.write(content, tone(seconds=seconds), 16_000, format="MP3", bitrate_mode=bit_rate, compression_level=0.5)
+    sizes = [size for size, _ in containers._mpeg_frames(content.getvalue(), 0)]
+    assert sum(sizes) == len(content.getvalue()) and re.search(rb"Xing|Info", content.getvalue()[: sizes[0]])
+    return content.getvalue(), content.getvalue()[sizes[0] :]
+
+
+def test_mp3_with_tags_and_without_a_xing_header_is_read_and_its_truncation_seen() -> None:
+    content, stream = mp3("CONSTANT")
+    tag = b"ID3\x04\0\0\0\0\x01\x05" + bytes(133)
+    for whole in (content, stream, tag + stream + b"TAG" + bytes(125)):
+        assert abs(len(read_samples(whole)[0]) - 48_000) <= 2 * 1_152
+    for whole in (content, stream, tag + stream):
+        with pytest.raises(ValueError, match="truncated"):
+            read_samples(whole[: len(whole) * 3 // 5])
+
+
+def test_mp3_whose_length_libsndfile_guesses_wrong_is_not_cut_in_silence() -> None:
+    content, stream = mp3("VARIABLE")
+    assert abs(len(read_samples(content)[0]) - 48_000) <= 2 * 1_152
+    with pytest.raises(ValueError, match="truncated: .* samples can be read"):
+        read_samples(stream)
+
+
+def test_blocks_are_the_recording_to_the_last_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    noise = np.random.default_rng(0).integers(-(2**12), 2**12, 20_000).astype(np.int16)
+    for kind, subtype in (("OGG", "VORBIS"), ("OGG", "OPUS"), ("FLAC", "PCM_16"), ("WAV", "MS_ADPCM"), ("WAV", "ULAW")):
+        content = written(kind, subtype, noise)
+        whole, _ = read_samples(content)
+        with monkeypatch.context() as patch:
+            patch.setattr(audio, "BLOCK", 1_777)
+            np.testing.assert_array_equal(read_samples(content)[0], whole)
+
+
+@pytest.mark.parametrize("rate", [4_000, 1_000_000, 2**31 - 1])
+def test_absurd_rate_is_refused(rate: int) -> None:
+    with pytest.raises(ValueError, match=f"{rate} Hz, want at least 8000 Hz, at most 768000"):
+        read_samples(wav(tone(), rate))
+
+
+def test_many_channels_are_one_sound() -> None:
+    samples, repairs = read_samples(wav(np.repeat(tone()[:, None], 1_000, 1)))
+    assert repairs == ("1000 channels averaged",) and np.abs(samples - to_int16(tone()).astype(int)).max() <= 1

@@ -120,15 +120,15 @@ def test_folder_of_other_settings_or_other_files_is_left_alone(humming: Humming,
 
 
 def test_missing_engine_is_named_with_the_command_that_installs_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(speech_engines.shutil, "which", lambda name: None if name == "flite" else name)
     with pytest.raises(FileNotFoundError, match="^flite: not installed; on Debian: apt-get install flite$"):
         check_engines(ENGINES)
     monkeypatch.setattr("sys.argv", ["make", "--out", str(tmp_path / "out")])
-    with pytest.raises(SystemExit):
+    with pytest.raises(SystemExit, match="apt-get install flite"):
         main()
-    assert "apt-get install flite" in capsys.readouterr().err and not (tmp_path / "out").exists()
+    assert not (tmp_path / "out").exists()
 
 
 def test_engines_without_a_voice_for_a_split_are_refused(humming: Humming, tmp_path: Path) -> None:

@@ -1,0 +1,193 @@
+"""What a command does around its work: wrong input ends as a sentence, Ctrl-C, SIGTERM and a closed pipe as a status.
+
+Nothing here is slow to import, so that :func:`quiet_while_importing` comes before torch, which takes seconds.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NoReturn, ParamSpec, TypeVar
+
+__all__ = ["Children", "command", "quiet_while_importing", "run_main", "uninterrupted"]
+
+INTERRUPTED, TERMINATED, PIPE_CLOSED = 128 + 2, 128 + 15, 128 + 13
+"""Exit statuses: those that a shell gives a program that ended by the signal."""
+
+PATIENCE = 10.0
+"""Seconds that a process has to end by itself."""
+
+P, T = ParamSpec("P"), TypeVar("T")
+
+
+def command(main: Callable[P, T]) -> Callable[P, T]:
+    """Let a ``main`` end by a sentence, ``SystemExit``, where the user can mend what is wrong."""
+
+    @functools.wraps(main)
+    def told(*arguments: P.args, **options: P.kwargs) -> T:
+        try:
+            return main(*arguments, **options)
+        except BrokenPipeError:  # nobody reads what is printed: no error of the input
+            raise
+        except (ValueError, OSError, FloatingPointError) as error:
+            raise SystemExit(_sentence(error)) from error
+
+    return told
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{os.fsdecode(error.filename)}: {error.strerror}"
+    return str(error) or type(error).__name__
+
+
+def run_main(main: Callable[[], Any], after_interruption: str = "") -> NoReturn:
+    """Run the ``main`` of a module as the program, and end with its status.
+
+    Parameters
+    ----------
+    main : callable
+        Its result is the exit status if it is an int.
+    after_interruption : str
+        What the user is told after Ctrl-C besides that.
+    """
+    _open_standard_streams()
+    sys.unraisablehook = _interrupt_again
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # of a job in the background
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        try:
+            result = main()
+            status = result if isinstance(result, int) else 0
+        finally:
+            sys.stdout.flush()
+    except KeyboardInterrupt:
+        status = INTERRUPTED
+        print("interrupted" + (f"; {after_interruption}" if after_interruption else ""), file=sys.stderr)
+    except BrokenPipeError:
+        status = PIPE_CLOSED
+        for number in (1, 2):  # what is still to be flushed has a place to go
+            os.dup2(os.open(os.devnull, os.O_WRONLY), number)
+    finally:
+        if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+            signal.signal(signal.SIGINT, _leave)  # nothing is left to clean up
+    sys.exit(status)
+
+
+def quiet_while_importing() -> None:
+    """Let Ctrl-C end ``python -m recipes.NAME`` without a traceback while its imports are under way.
+
+    To be called as the first import of the package. Where the package is imported in any other way nothing changes.
+    """
+    own = tuple(f"{package}." for package in ("recipes", "benchmarks")) + ("benchmarks",)
+    started = sys.argv[:1] == ["-m"] and any(a.removeprefix("-m").startswith(own) for a in sys.orig_argv[1:])
+    if started and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _leave)
+
+
+def _leave(number: int, frame: Any) -> NoReturn:
+    """End at once: where imports or the interpreter's end would catch an exception, or print it."""
+    try:
+        os.write(2, b"interrupted\n")
+    finally:
+        os._exit(INTERRUPTED)
+
+
+def _terminate(number: int, frame: Any) -> NoReturn:
+    raise SystemExit(TERMINATED)  # so that temporary files are taken away, and children ended
+
+
+def _interrupt_again(unraisable: Any) -> None:
+    """Repeat a Ctrl-C that came in a destructor or a callback of C, which cannot pass it on."""
+    again = {KeyboardInterrupt: signal.SIGINT, SystemExit: signal.SIGTERM}.get(unraisable.exc_type)
+    if again is None:
+        sys.__unraisablehook__(unraisable)
+    else:
+        threading.Timer(0.01, os.kill, (os.getpid(), again)).start()
+
+
+def _open_standard_streams() -> None:
+    """Open what the caller has closed, and let text be printed that the terminal's encoding does not have."""
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:  # else the next file that is opened would be the standard output of libraries
+            os.open(os.devnull, os.O_RDWR)
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Put off Ctrl-C and SIGTERM until the block ends, for a library that calls back: it prints them and goes on."""
+    came: list[int] = []
+    before: dict[signal.Signals, Any] = {}
+    if threading.current_thread() is threading.main_thread():  # the only one that signals reach
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        for number, handler in before.items():
+            if callable(handler):
+                signal.signal(number, lambda number, frame: came.append(number))
+        yield
+    finally:
+        for number, handler in before.items():
+            if callable(handler):
+                signal.signal(number, handler)
+        if came:
+            signal.raise_signal(came[0])
+
+
+class Children:
+    """Processes that end with this one: those that still run are terminated when the block is left by an error.
+
+    Examples
+    --------
+    >>> with Children() as children:
+    ...     children.call([sys.executable, "-c", ""])
+    0
+    """
+
+    def __init__(self) -> None:
+        self._running: set[subprocess.Popen[bytes]] = set()
+        self._lock, self._over = threading.Lock(), False
+
+    def __enter__(self) -> Children:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            self.end()
+
+    def call(self, arguments: Sequence[str], **options: Any) -> int:
+        """Run a process and return its exit status; from any thread. After :meth:`end` none begins."""
+        with self._lock:
+            if self._over:
+                return TERMINATED
+            process = subprocess.Popen(arguments, **options)
+            self._running.add(process)
+        status = process.wait()  # where that is interrupted, the process stays among those that run
+        self._running.discard(process)
+        return status
+
+    def end(self) -> None:
+        """Terminate what runs, and kill what does not end by that."""
+        with self._lock:
+            self._over, running = True, list(self._running)
+            for process in running:
+                process.terminate()
+            for process in running:
+                try:
+                    process.wait(PATIENCE)
+                except subprocess.TimeoutExpired:
+                    process.kill()
