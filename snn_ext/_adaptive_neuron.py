@@ -11,12 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from . import functional, ops
+from ._counting import counted
 from ._errors import bad_type, bad_value, check_bool, check_choice
-from ._soft_reset_neuron import ThresholdNeuron, per_channel
+from ._soft_reset_neuron import ThresholdNeuron, known, per_channel
 from .functional import ASNState, asn_spike_height, asn_transfer, state_dtype
 from .functional.adaptive import SpikeHeight, check_constant, check_constant_values
 from .functional.soft_reset import as_step, broadcasts
-from .ops import adaptive_spiking, postsynaptic_potential
 
 __all__ = ["AdaptiveNeuron"]
 
@@ -52,12 +53,12 @@ class AdaptiveNeuron(ThresholdNeuron):
         self._set_threshold(threshold, trainable)
         for name, value in (time_constants | options).items():
             setattr(self, name, value)
-        self.register_buffer("m_f", as_constant("m_f", m_f))
-        self.register_buffer("theta_0", as_constant("theta_0", m_f if theta_0 is None else theta_0))
-        if isinstance(bias, nn.Parameter):
-            self.register_parameter("bias", bias)
+        self._hold("m_f", as_constant("m_f", m_f))
+        self._hold("theta_0", as_constant("theta_0", m_f if theta_0 is None else theta_0))
+        if bias is None:
+            self.register_buffer("bias", None)
         else:
-            self.register_buffer("bias", None if bias is None else bias.detach().clone())
+            self._hold("bias", bias if isinstance(bias, nn.Parameter) else bias.detach().clone())
 
     def set_precision(self, m_f: float | Tensor, theta_0: float | Tensor | None = None) -> None:
         """Change the precision of the neurons; what they have encoded so far carries on.
@@ -141,15 +142,16 @@ class AdaptiveNeuron(ThresholdNeuron):
     ) -> tuple[Tensor, ASNState]:
         """Run the operator on ``[T, N, ...]``; returns spikes, or the potential S of a read-out, and the state."""
         bias = None if self.bias is None else _for_step("bias", self.bias, x_seq)
+        operators: Any = functional if counted() else ops  # bit-equal; counters know what the definition is made of
         if self.readout:
             times = self._times("tau_beta", "tau_phi", "dt")
-            s_seq, filtered = postsynaptic_potential(
+            s_seq, filtered = operators.postsynaptic_potential(
                 x_seq, tuple(state[:2]), bias=bias, analog_input=self.analog_input, **times
             )
             return s_seq, ASNState(*filtered, *state[2:])
         dtype = state_dtype(x_seq.dtype)
         threshold = self._raw_threshold().to(dtype).reshape(())
-        spike_seq, state = adaptive_spiking(
+        spike_seq, state = operators.adaptive_spiking(
             x_seq,
             state,
             bias=bias,
@@ -197,10 +199,10 @@ class AdaptiveNeuron(ThresholdNeuron):
 def as_constant(name: str, value: Any) -> Tensor:
     """Return a constant as a float32 tensor: ``[1]``, or the shape that it has."""
     if not isinstance(value, Tensor):
-        return torch.tensor([check_constant(name, value)], dtype=torch.float32)
+        return torch.tensor([check_constant(name, value)], dtype=torch.float32, device="cpu")
     if not value.is_floating_point() or value.numel() < 1:
         bad_value(name, value, "a number > 0 or a floating tensor of them")
-    check_constant_values(name, value)
+    check_constant_values(name, known(name, value))
     constant = value.detach().float().clone()
     return constant.reshape(1) if constant.ndim == 0 else constant
 

@@ -11,7 +11,8 @@ from typing import Any, ClassVar, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from ._errors import bad_value, check_bool, check_choice, check_count, check_real
+from ._counting import aside, counted, counted_soft_reset_if
+from ._errors import bad_type, bad_value, check_bool, check_choice, check_count, check_real
 from .functional import state_dtype, uniform_points
 from .functional.quantization import Recursion, thresholds_of_points
 from .functional.soft_reset import Reset
@@ -19,6 +20,9 @@ from .ops import soft_reset_if
 
 MIN_THRESHOLD = 1e-6
 """Thresholds and quantisation points are clamped here in the forward pass; their gradient passes straight through."""
+
+
+Admits = dict[str, Callable[[Any, Any], Any]]
 
 
 class Quantizer(NamedTuple):
@@ -35,19 +39,68 @@ class ThresholdNeuron(nn.Module):
     threshold_name: ClassVar[str]  # the host's name for the threshold
     resizable: ClassVar[tuple[str, ...]]  # buffers that take the shape of a checkpoint's; no host's neuron has them
     resizable_ndim: ClassVar[int] = 1  # up to which they do
+    admits: ClassVar[Admits] = {}
+    """Attributes of the host by name: a function of neuron and new value that returns what is set, or raises."""
     step_mode: str
+    _start_values: dict[str, Tensor]
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        admit = self.admits.get(name)
+        super().__setattr__(name, value if admit is None else admit(self, value))
+
+    # -- parameters and buffers with the value that they start from ----------------------------------------------
+
+    def _hold(self, name: str, start: Tensor, trainable: bool = False) -> None:
+        """Register a parameter or a buffer, and remember its start value outside of both, for the meta device."""
+        if not start.is_meta:
+            self.__dict__.setdefault("_start_values", {})[name] = start.detach().cpu().clone()
+        if isinstance(start, nn.Parameter):
+            self.register_parameter(name, start)
+            return
+        value = start.to(torch.get_default_device()) if start.device.type == "cpu" else start
+        if trainable:
+            self.register_parameter(name, nn.Parameter(value))
+        else:
+            self.register_buffer(name, value)
 
     def _set_threshold(self, threshold: Tensor, trainable: bool) -> None:
         """Put the threshold where the host's constructor has left its own."""
         if hasattr(self, self.threshold_name):
             delattr(self, self.threshold_name)
-        if trainable:
-            self.register_parameter(self.threshold_name, nn.Parameter(threshold))
-        else:
-            self.register_buffer(self.threshold_name, threshold)
+        self._hold(self.threshold_name, threshold, trainable)
 
     def _raw_threshold(self) -> Tensor:
         return cast(Tensor, getattr(self, self.threshold_name))
+
+    def reset_parameters(self) -> None:
+        """Bring thresholds and constants back to what the neuron was made with; the next step starts a sequence.
+
+        This is what a net that was built on the meta device needs after ``to_empty``, as PyTorch's own layers do.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from snn_ext.spikingjelly import ATIFuNode
+        >>> with torch.device("meta"):
+        ...     node = ATIFuNode(0.75)
+        >>> node.to_empty(device="cpu").reset_parameters()
+        >>> node.v_threshold.item()
+        0.75
+        """
+        for name in (*self._parameters, *self._buffers):
+            own = self._parameters.get(name, self._buffers.get(name))
+            if name in self._start_values and own is not None:
+                _restore(self, name, own, self._start_values[name])
+
+    # -- step index: only of neurons whose threshold depends on it -----------------------------------------------
+
+    def _first_step(self) -> Any:
+        """Return the step index at the start of a sequence."""
+        return None
+
+    def _after(self, t: Any, time_steps: int) -> Any:
+        """Return the step index after some more steps."""
+        return t
 
     def _load_from_state_dict(
         self,
@@ -92,10 +145,7 @@ class SoftResetNeuron(ThresholdNeuron):
     ) -> None:
         start = check_options(v_init, scale_output, fire_at_threshold, grad_scale)
         self.scale_output, self.fire_at_threshold, self.grad_scale = scale_output, fire_at_threshold, grad_scale
-        if isinstance(v_init, nn.Parameter):
-            self.register_parameter("v_init", v_init)
-        else:
-            self.register_buffer("v_init", start)
+        self._hold("v_init", v_init if isinstance(v_init, nn.Parameter) else start)
 
     # -- from parameters to the operator ------------------------------------------------------------------------
 
@@ -106,6 +156,9 @@ class SoftResetNeuron(ThresholdNeuron):
 
     def initial_potential(self, x_seq: Tensor) -> Tensor:
         """Return V(0) = v_init * thresholds[0]: one value, or one per channel for one step ``[N, ...]``."""
+        return cast(Tensor, aside(self._initial_potential, x_seq))
+
+    def _initial_potential(self, x_seq: Tensor) -> Tensor:
         v_init = self.v_init.to(device=x_seq.device, dtype=state_dtype(x_seq.dtype))
         return per_channel("v_init", v_init, x_seq.shape[1:]) * self.quantizer(x_seq).thresholds[0]
 
@@ -113,18 +166,18 @@ class SoftResetNeuron(ThresholdNeuron):
         self,
         x_seq: Tensor,
         v: Tensor,
-        t: int,
+        t: Any,
         surrogate: Any,
         detach_reset: bool,
         reset: Reset,
         quantizer: Quantizer | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Run the operator on ``[T, N, ...]`` from potential ``v`` at step index ``t``."""
-        thresholds, clip_level = quantizer or self.quantizer(x_seq)
-        return soft_reset_if(
+        thresholds, clip_level = quantizer or aside(self.quantizer, x_seq)
+        return (counted_soft_reset_if if counted() else soft_reset_if)(
             x_seq,
             v,
-            self._thresholds_of_steps(thresholds, t, x_seq.shape[0]),
+            aside(self._thresholds_of_steps, thresholds, t, x_seq.shape[0]),
             surrogate=surrogate,
             detach_reset=detach_reset,
             reset=reset,
@@ -132,7 +185,7 @@ class SoftResetNeuron(ThresholdNeuron):
             scale=clip_level if self.scale_output else None,
         )
 
-    def _thresholds_of_steps(self, thresholds: Tensor, t: int, time_steps: int) -> Tensor:
+    def _thresholds_of_steps(self, thresholds: Tensor, t: Any, time_steps: int) -> Tensor:
         return thresholds
 
     def _gradient_factor(self, x_seq: Tensor) -> float | None:
@@ -162,14 +215,17 @@ class NonUniformSoftResetNeuron(SoftResetNeuron):
 
     threshold_name = "p"
     p: nn.Parameter
-    T: int
     recursion: Recursion
     _fresh_copy: Callable[[], Any]  # a deep copy without state; the host's class knows what its state is
 
-    def _init_points(self, points: Tensor, T: int, recursion: str) -> None:
-        self.T = T
+    def _init_points(self, points: Tensor, recursion: str) -> None:
         self.recursion = cast(Recursion, recursion)
         self._set_threshold(points, trainable=True)
+
+    @property
+    def T(self) -> int:
+        """Number of steps, one for each quantisation point."""
+        return len(self.p)
 
     def quantization_points(self) -> Tensor:
         """Return ``p`` as it is used: positive, and non-increasing by a running maximum from the tail."""
@@ -199,8 +255,8 @@ class NonUniformSoftResetNeuron(SoftResetNeuron):
         below = position.floor().long().clamp(max=self.T - 1)
         points = torch.lerp(edges[below], edges[below + 1], position - below)
         twin = self._fresh_copy()
-        twin.T = T
-        twin.p = nn.Parameter(points.flip(0).to(self.p.dtype), requires_grad=self.p.requires_grad)
+        twin._set_threshold(points.flip(0).to(self.p.dtype), trainable=True)
+        twin.p.requires_grad_(self.p.requires_grad)
         return twin
 
     def quantizer(self, x_seq: Tensor) -> Quantizer:
@@ -216,19 +272,92 @@ class NonUniformSoftResetNeuron(SoftResetNeuron):
             points.append(running)
         return torch.stack(points[::-1])
 
-    def _thresholds_of_steps(self, thresholds: Tensor, t: int, time_steps: int) -> Tensor:
-        if t + time_steps > self.T:
+    def _first_step(self) -> Tensor:
+        # A tensor, for an int would be compiled in: one graph a step. On the CPU, where looking at it costs nothing.
+        return torch.zeros((), dtype=torch.int64, device="cpu")
+
+    def _after(self, t: Tensor, time_steps: int) -> Tensor:
+        return t + time_steps
+
+    def _thresholds_of_steps(self, thresholds: Tensor, t: Any, time_steps: int) -> Tensor:
+        if torch.compiler.is_compiling():
+            within = torch.as_tensor(t + time_steps <= self.T)
+            torch._assert_async(within, f"x_seq: got more than T={self.T} steps since the last reset; {_TOO_MANY}")
+            return thresholds[(t + torch.arange(time_steps, device="cpu")).to(thresholds.device)]
+        first = int(t)
+        if first + time_steps > self.T:
             raise ValueError(
-                f"x_seq: got step {t + time_steps} since the last reset, want at most T={self.T}, one a threshold; "
-                f"reset the net before each sample, or use .at(T) for more steps"
+                f"x_seq: got step {first + time_steps} since the last reset, want at most T={self.T}, one a threshold; "
+                + _TOO_MANY
             )
-        return thresholds[t : t + time_steps]
+        return thresholds[first : first + time_steps]
 
     def _sequence_length(self, x_seq: Tensor) -> int:
         return self.T
 
     def _describe(self) -> str:
         return f"T={self.T}, recursion={self.recursion!r}, " + super()._describe()
+
+
+_TOO_MANY = "reset the net before each sample, or use .at(T) for more steps"
+
+
+# -- attributes of the host ------------------------------------------------------------------------------------------
+
+
+def admit_threshold(neuron: ThresholdNeuron, value: Any) -> Any:
+    """Let a number or a tensor of one element take the place of the threshold, as it may in the hosts' neurons."""
+    name = neuron.threshold_name
+    own = neuron._parameters.get(name, neuron._buffers.get(name))
+    if own is None:  # the host's constructor, or a parametrisation
+        return value
+    if isinstance(value, nn.Parameter):
+        if value.ndim == 0:
+            bad_value(name, value, "a parameter of shape [1]: others can not be sharded")
+        return value
+    if isinstance(value, Tensor) and not isinstance(own, nn.Parameter):
+        if value.numel() != 1:
+            bad_value(name, value, "one element")
+        return value.reshape(1)
+    if isinstance(value, Tensor) and value.requires_grad:
+        bad_value(name, value, "a number or an nn.Parameter: this threshold is trained itself")
+    with torch.no_grad():
+        new = torch.full_like(own, as_threshold(name, value).item())
+        return own.copy_(new) if isinstance(own, nn.Parameter) else new
+
+
+def only_points(name: str) -> Admits:
+    """Return the checks of a neuron that has points in the place of the host's threshold of this name."""
+
+    def admit(neuron: Any, value: Any) -> Any:
+        if hasattr(neuron, "recursion"):  # not the host's constructor
+            bad_value(name, value, "no such attribute: the thresholds of ATIF-nu follow from its points, p")
+        return value
+
+    return {name: admit, "T": lambda neuron, value: bad_value("T", value, f"{neuron.T}: use .at(T) for other steps")}
+
+
+def _restore(neuron: nn.Module, name: str, own: Tensor, start: Tensor) -> None:
+    """Write a start value into a parameter, plain or sharded, or put it in the place of a buffer."""
+    with torch.no_grad():
+        if start.shape != own.shape:  # a buffer resized by a checkpoint or by set_precision
+            setattr(neuron, name, start.to(own))
+        elif start.numel() == 1:
+            own.fill_(start.item())
+        elif hasattr(own, "device_mesh"):
+            from torch.distributed.tensor import distribute_tensor
+
+            sharded: Any = own
+            sharded.copy_(distribute_tensor(start.to(own.device), sharded.device_mesh, sharded.placements))
+        else:
+            own.copy_(start)
+
+
+def carried(state: Tensor, x_seq: Tensor) -> Tensor:
+    """Return a state for an input: on its device, in the dtype that goes with it, and fit for autograd."""
+    if not torch.compiler.is_compiling() and state.is_inference() and not torch.is_inference_mode_enabled():
+        state = state.clone()
+    return state.to(device=x_seq.device, dtype=state_dtype(x_seq.dtype))
 
 
 # -- checks of constructor arguments ----------------------------------------------------------------------------
@@ -240,20 +369,21 @@ def as_threshold(name: str, value: Any) -> Tensor:
     if isinstance(value, Tensor):
         if value.numel() != 1:
             bad_value(name, value, "one element")
-        value = value.item()
+        value = known(name, value).item()
     check_real(name, value, want, MIN_THRESHOLD)
-    return torch.tensor([value], dtype=torch.float32)
+    return torch.tensor([value], dtype=torch.float32, device="cpu")
 
 
 def as_points(name: str, value: Any, T: int) -> Tensor:
     """Return quantisation points as a ``[T]`` float32 tensor, from all or from the clip level of uniform ones."""
     if isinstance(value, list | tuple) and len(value) > 1:
-        value = torch.tensor(value, dtype=torch.float32)
+        value = torch.tensor(value, dtype=torch.float32, device="cpu")
     if not isinstance(value, Tensor) or value.numel() == 1:
         return uniform_points(as_threshold(name, value), T)
     points = value.detach().float().clone()
     if points.shape != (T,):
         bad_value(name, value, f"one element, or the quantisation points [T] = [{T}]")
+    known(name, points)
     if not points.isfinite().all() or points[-1] < MIN_THRESHOLD or (points.diff() > 0).any():
         bad_value(name, points.tolist(), f"finite non-increasing quantisation points >= {MIN_THRESHOLD}")
     return points
@@ -265,9 +395,10 @@ def as_v_init(name: str, value: Any, low: float = -torch.inf, high: float = torc
         f", in [{low:g}, {high:g}]" if high < torch.inf else ""
     )
     if not isinstance(value, Tensor):
-        return torch.tensor([check_real(name, value, want, low, high)], dtype=torch.float32)
+        return torch.tensor([check_real(name, value, want, low, high)], dtype=torch.float32, device="cpu")
     if not value.is_floating_point() or value.ndim > 1 or value.numel() < 1:
         bad_value(name, value, want)
+    known(name, value)
     if not value.isfinite().all() or value.min() < low or value.max() > high:
         bad_value(name, value.tolist(), want)
     return value.detach().float().clone().reshape(-1)
@@ -292,10 +423,27 @@ def check_options(v_init: Any, scale_output: Any, fire_at_threshold: Any, grad_s
     return as_v_init("v_init", v_init)
 
 
-def check_time_steps(T: Any, recursion: Any) -> None:
-    """Check the two arguments that only ATIF-nu has."""
-    check_count("T", T)
+def check_recursion(recursion: Any) -> None:
+    """Check how thresholds are to follow from points."""
     check_choice("recursion", recursion, ("min", "paper", "cumulative"))
+
+
+def as_time_steps(T: Any, levels: Any, points: Any) -> int:
+    """Return the number of steps of an ATIF-nu, which has two names: ``T`` is taken where a host's builder has one."""
+    if T is not None and levels is not None and T != levels:
+        bad_value("levels", levels, f"T={T}, or only one of the two: they are the same")
+    if T is None and levels is None:
+        if isinstance(points, list | tuple | Tensor) and len(torch.as_tensor(points).reshape(-1)) > 1:
+            return len(points)
+        bad_type("T", None, "the number of steps; levels=... is the same, for builders that take T themselves")
+    return check_count("T", T) if T is not None else check_count("levels", levels)
+
+
+def known(name: str, value: Tensor) -> Tensor:
+    """Return a tensor that has values: start values are kept, for neurons that are made on the meta device."""
+    if value.is_meta:
+        bad_value(name, value, "values: a tensor on the meta device has none, give a number or a tensor on the CPU")
+    return value
 
 
 def refuse_backend(backend: Any) -> None:

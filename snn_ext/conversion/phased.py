@@ -158,8 +158,8 @@ class PhasedIFNode(PCMPIFNode):
             )
         return (spike_seq,), (v, t + len(x_seq))
 
-    def _restart(self, states: States) -> States:
-        return (0,)
+    def _first_step(self) -> int:
+        return 0
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, time_steps={self.time_steps}, phase={self.phase}"

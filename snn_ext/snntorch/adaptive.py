@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from .._adaptive_neuron import AdaptiveNeuron, check_adaptive_options
 from .._errors import bad_type, bad_value, check_bool
-from .._soft_reset_neuron import as_threshold, refuse_backend
+from .._soft_reset_neuron import Admits, as_threshold, refuse_backend
 from ..functional import ASNState
 from ..functional.adaptive import SpikeHeight
-from .neurons import HostNeuron
+from .host import HostNeuron
 
 __all__ = ["ASN"]
 
@@ -64,6 +64,8 @@ class ASN(AdaptiveNeuron, HostNeuron):
     """
 
     explicit_mem = False
+    only_subtraction = "a spike adds to S_hat, nothing is reset"
+    admits: ClassVar[Admits] = HostNeuron.admits | {"init_hidden": lambda neuron, value: _check_init_hidden(value)}
 
     def __init__(
         self,
@@ -103,8 +105,6 @@ class ASN(AdaptiveNeuron, HostNeuron):
         options = dict(analog_input=analog_input, spike_height=spike_height, readout=readout, scale_output=scale_output)
         checked = check_adaptive_options(m_f, theta_0, times, options, bias)  # before the host lists this neuron
         check_bool("learn_threshold", learn_threshold)
-        if reset_mechanism != "subtract":
-            bad_value("reset_mechanism", reset_mechanism, "'subtract': a spike adds to S_hat, nothing is reset")
         _check_init_hidden(init_hidden)
         self._init_neuron(
             spike_grad,
@@ -125,18 +125,10 @@ class ASN(AdaptiveNeuron, HostNeuron):
         )
         self._init_adaptive(value, learn_threshold, m_f, theta_0, checked, options, bias)
 
-    def forward(self, input_: Tensor, mem: Tensor | None = None) -> Any:
-        """Advance by one step ``[N, ...]`` (step mode "s") or by a sequence ``[T, N, ...]`` ("m").
-
-        Returns ``spk``, or ``(spk, mem)`` with ``output=True``.
-        """
-        _check_init_hidden(self.init_hidden)
-        return super().forward(input_, mem)
-
     def _start(self, x_seq: Tensor) -> ASNState:
         return self.at_rest(x_seq)
 
-    def _integrate(self, x_seq: Tensor, v: ASNState, t: int) -> tuple[Tensor, Tensor, ASNState]:
+    def _integrate(self, x_seq: Tensor, v: ASNState, t: Any) -> tuple[Tensor, Tensor, ASNState]:
         parts = []
         if len(x_seq) > 1:  # mem of the last step needs the state before it
             spk, v = self.integrate(x_seq[:-1], v, self.spike_grad, True)
@@ -144,7 +136,7 @@ class ASN(AdaptiveNeuron, HostNeuron):
         spk, mems, v = self._integrate_with_mem(x_seq[-1:], v, t)
         return torch.cat([*parts, spk]), mems[-1], v
 
-    def _integrate_with_mem(self, x_seq: Tensor, v: ASNState, t: int) -> tuple[Tensor, list[Tensor], ASNState]:
+    def _integrate_with_mem(self, x_seq: Tensor, v: ASNState, t: Any) -> tuple[Tensor, list[Tensor], ASNState]:
         spikes, mems = [], []
         for x in x_seq.split(1):
             encoded = v.s_hat * math.exp(-self.dt / self.tau_eta)
@@ -158,10 +150,11 @@ class ASN(AdaptiveNeuron, HostNeuron):
         return torch.cat(spikes), mems, v
 
 
-def _check_init_hidden(init_hidden: Any) -> None:
+def _check_init_hidden(init_hidden: Any) -> bool:
     if not isinstance(init_hidden, bool):
         bad_type("init_hidden", init_hidden, "True")
     if not init_hidden:
         bad_value(
             "init_hidden", init_hidden, "True: the state is four tensors, which one mem passed along can not hold"
         )
+    return True

@@ -11,7 +11,7 @@ from snntorch import functional as SF
 from torch import Tensor, nn
 
 from .._errors import bad_type, bad_value, check_bool, check_count
-from .neurons import HostNeuron
+from .host import HostNeuron
 
 __all__ = ["bptt", "detach", "reset"]
 

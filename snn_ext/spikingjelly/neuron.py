@@ -7,152 +7,87 @@ the state, and what the host expects of a node.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from typing import Any
 
 import torch
-from spikingjelly.activation_based import neuron, surrogate
+from spikingjelly.activation_based import neuron
 from torch import Tensor
 
 from .._adaptive_neuron import AdaptiveNeuron, check_adaptive_options
-from .._errors import bad_type, bad_value, check_bool, check_choice
+from .._counting import aside
+from .._errors import bad_value
 from .._soft_reset_neuron import (
     NonUniformSoftResetNeuron,
     SoftResetNeuron,
     as_points,
     as_threshold,
+    as_time_steps,
     as_v_init,
-    check_time_steps,
+    carried,
+    check_recursion,
+    only_points,
     refuse_backend,
 )
-from ..functional import ASNState, as_surrogate, state_dtype
+from ..functional import ASNState, state_dtype
 from ..functional.adaptive import SpikeHeight
 from ..functional.soft_reset import Reset, broadcasts
+from .host import HostNode, States, SurrogateFunction, only_subtraction
 
 __all__ = ["ASNNode", "ATIFnuNode", "ATIFuNode", "PCMPIFNode"]
 
-SurrogateFunction = Callable[[Tensor], Tensor] | None
-States = tuple[Any, ...]
 
-
-class _Node(neuron.BaseNode):
-    """What the nodes have in common."""
-
-    detach_reset: bool
-    _memories: dict[str, Any]
-    _memories_rv: dict[str, Any]
-    register_memory: Callable[..., None]
-
-    def _init_node(
-        self,
-        v_reset: float | None,
-        surrogate_function: SurrogateFunction,
-        detach_reset: bool,
-        step_mode: str,
-        store_v_seq: bool,
-    ) -> None:
-        if not (v_reset is None or type(v_reset) in (int, float) and v_reset == 0):
-            bad_value("v_reset", v_reset, "None (subtract the threshold) or 0.0 (reset to zero)")
-        as_surrogate(surrogate_function)
-        check_bool("detach_reset", detach_reset)
-        check_choice("step_mode", step_mode, ("s", "m"))
-        check_bool("store_v_seq", store_v_seq)
-        if surrogate_function is None:
-            surrogate_function = surrogate.Sigmoid()  # one of its own: the host's default instances are shared
-        neuron.BaseNode.__init__(
-            self, 1.0, None if v_reset is None else 0.0, surrogate_function, detach_reset, step_mode, store_v_seq
-        )
-
-    def single_step_functional_forward(
-        self, inputs: tuple[Tensor, ...], states: States, **kwargs: object
-    ) -> tuple[tuple[Tensor, ...], States]:
-        """Advance one step: ``((x,), states) -> ((spike,), states)``; nothing is modified in place."""
-        (spike_seq,), states = self.multi_step_functional_forward((inputs[0].unsqueeze(0),), states)
-        return (spike_seq[0],), states
-
-    def _describe(self) -> str:
-        raise NotImplementedError
-
-    def extra_repr(self) -> str:
-        text = (
-            f"{self._describe()}, v_reset={self.v_reset}, detach_reset={self.detach_reset}, step_mode={self.step_mode}"
-        )
-        return text + (", store_v_seq=True" if self.store_v_seq else "")
-
-
-class _SoftResetNode(SoftResetNeuron, _Node):
-    """State and host contract of the three nodes.
+class _SoftResetNode(SoftResetNeuron, HostNode):
+    """State of the three nodes: the potential, and for ATIF-nu the step index.
 
     The first memory, ``v``, is a float until the first step: 0.0 stands for V(0) = v_init * threshold, any other
     number for that potential. From then on it is a tensor, float32 for every input narrower than float64.
     """
 
-    threshold_name = "v_threshold"
+    def _states(self, x_seq: Tensor, states: States) -> States:
+        v, *index = states
+        if not isinstance(v, Tensor) or v.shape != x_seq.shape[1:]:
+            return self._start(x_seq, v), *(self._first_step() for _ in index)
+        return carried(v, x_seq), *(t.cpu() if isinstance(t, Tensor) else self._first_step() + t for t in index)
 
-    # -- the host's contract: pure transitions with explicit states -----------------------------------------------
-
-    def materialize_states(self, inputs: tuple[Tensor, ...], states: States, step_mode: str) -> States:
-        """Turn the memories into tensors for this input; no potential, or one of another shape, starts at V(0)."""
-        x_seq = _input(inputs[0], step_mode)
-        v, shape = states[0], x_seq.shape[1:]
-        if not isinstance(v, Tensor) or v.shape != shape:
-            return self._start(x_seq, v, states)
-        return (v.to(device=x_seq.device, dtype=state_dtype(x_seq.dtype)), *states[1:])
-
-    def multi_step_functional_forward(
-        self, inputs: tuple[Tensor, ...], states: States, **kwargs: object
-    ) -> tuple[tuple[Tensor, ...], States]:
-        """Advance a sequence: ``((x_seq,), states) -> ((spike_seq,), states)``; nothing is modified in place."""
-        spike_seq, v = self._integrate(inputs[0], states[0], self._step_index(states))
-        return (spike_seq,), (v, *self._advance(states, inputs[0].shape[0]))
-
-    def multi_step_forward(self, x_seq: Tensor, *args: Any, **kwargs: Any) -> Any:
-        """Run the node on ``[T, N, ...]``; with ``store_v_seq``, ``v_seq`` holds the potential after every step."""
-        if not self.store_v_seq:
-            return super().multi_step_forward(x_seq, *args, **kwargs)
-        states = self.materialize_states((x_seq, *args), tuple(self._memories.values()), "m")
-        v, t = states[0], self._step_index(states)
-        quantizer = self.quantizer(x_seq)
-        spikes, potentials = [], []
-        for i, x in enumerate(x_seq.split(1)):
-            spike, v = self._integrate(x, v, t + i, quantizer)
-            spikes.append(spike)
-            potentials.append(v)
-        for name, value in zip(self._memories, (v, *self._advance(states, len(x_seq))), strict=True):
-            self._memories[name] = value
-        self.v_seq = torch.stack(potentials)
-        return torch.cat(spikes)
-
-    # -- what it is made of -----------------------------------------------------------------------------------------
-
-    def _integrate(self, x_seq: Tensor, v: Tensor, t: int, quantizer: Any = None) -> tuple[Tensor, Tensor]:
-        return self.integrate(x_seq, v, t, self.surrogate_function, self.detach_reset, self._reset_kind(), quantizer)
-
-    def _reset_kind(self) -> Reset:
-        return "subtract" if self.v_reset is None else "zero"
-
-    def _start(self, x_seq: Tensor, v: Any, states: States) -> States:
-        """Return the states of a fresh sequence; a float or a broadcastable tensor given as reset value is honoured."""
+    def _start(self, x_seq: Tensor, v: Any) -> Tensor:
+        """Return V(0), one value or broadcastable; a float or a tensor given as reset value is honoured."""
         if isinstance(v, Tensor):  # of another shape: an earlier batch, or a reset value that is to be expanded
             v = self._memories_rv["v"]
         if isinstance(v, Tensor):
             if not broadcasts(v.shape, x_seq.shape[1:]):
                 bad_value("reset value of v", v, f"a shape that broadcasts to one step, {list(x_seq.shape[1:])}")
-            v = v.to(device=x_seq.device, dtype=state_dtype(x_seq.dtype)).expand(x_seq.shape[1:])
-        elif v == 0:
-            v = self.initial_potential(x_seq)
-        else:
-            v = torch.full((), v, device=x_seq.device, dtype=state_dtype(x_seq.dtype)).expand(x_seq.shape[1:])
-        return (v, *self._restart(states))
+            return v.to(device=x_seq.device, dtype=state_dtype(x_seq.dtype))
+        if v == 0:
+            return self.initial_potential(x_seq)
+        return torch.full((), v, device=x_seq.device, dtype=state_dtype(x_seq.dtype))
 
-    def _step_index(self, states: States) -> int:
-        return 0
+    def multi_step_functional_forward(
+        self, inputs: tuple[Tensor, ...], states: States, **kwargs: object
+    ) -> tuple[tuple[Tensor, ...], States]:
+        """Advance a sequence: ``((x_seq,), states) -> ((spike_seq,), states)``; nothing is modified in place."""
+        spike_seq, states = self._integrate(inputs[0], states)
+        return (spike_seq,), states
 
-    def _advance(self, states: States, time_steps: int) -> States:
-        return states[1:]
+    def _run(self, x_seq: Tensor, states: States) -> tuple[Tensor, States, Tensor | None]:
+        if not self.store_v_seq:
+            return *self._integrate(x_seq, states), None
+        quantizer = self.quantizer(x_seq)  # of the whole sequence: its length scales the gradient
+        spikes, potentials = [], []
+        for x in x_seq.split(1):
+            spike, states = self._integrate(x, states, quantizer)
+            spikes.append(spike)
+            potentials.append(states[0])
+        return torch.cat(spikes), states, torch.stack(potentials)
 
-    def _restart(self, states: States) -> States:
-        return states[1:]
+    def _integrate(self, x_seq: Tensor, states: States, quantizer: Any = None) -> tuple[Tensor, States]:
+        v, *index = states
+        t = index[0] if index else self._first_step()
+        surrogate, detach = self.surrogate_function, self.detach_reset
+        spike_seq, v = self.integrate(x_seq, v, t, surrogate, detach, self._reset_kind(), quantizer)
+        return spike_seq, (v, *(aside(self._after, t, len(x_seq)) for t in index))
+
+    def _reset_kind(self) -> Reset:
+        return "subtract" if self.v_reset is None else "zero"
 
 
 class ATIFuNode(_SoftResetNode):
@@ -312,8 +247,9 @@ class ATIFnuNode(NonUniformSoftResetNeuron, _SoftResetNode):
         Afterwards the trainable parameter ``p`` of shape ``[T]``. Keep it out of weight decay.
     v_reset : None
         0.0 is refused: the thresholds are derived for a reset by subtraction.
-    T : int
-        Number of steps.
+    T, levels : int
+        Number of steps. ``levels`` is the same, for the host's builders that take ``T`` themselves. Neither is needed
+        where ``v_threshold`` holds the points.
     recursion : {"min", "paper", "cumulative"}
         How thresholds follow from ``p``; "cumulative" never resets.
     surrogate_function, detach_reset, step_mode, store_v_seq, v_init, fire_at_threshold, grad_scale, backend
@@ -338,6 +274,10 @@ class ATIFnuNode(NonUniformSoftResetNeuron, _SoftResetNode):
     tensor([0., 1., 2., 3., 4.], grad_fn=<SumBackward1>)
     """
 
+    admits = HostNode.admits | only_points("v_threshold") | {
+        "v_reset": only_subtraction("the thresholds of ATIF-nu are derived for a reset by subtraction"),
+    }
+
     def __init__(
         self,
         v_threshold: float | Tensor = 1.0,
@@ -347,7 +287,8 @@ class ATIFnuNode(NonUniformSoftResetNeuron, _SoftResetNode):
         step_mode: str = "s",
         store_v_seq: bool = False,
         *,
-        T: int,
+        T: int | None = None,
+        levels: int | None = None,
         recursion: str = "min",
         v_init: float | Tensor = 0.0,
         scale_output: bool = False,
@@ -356,27 +297,17 @@ class ATIFnuNode(NonUniformSoftResetNeuron, _SoftResetNode):
         backend: None = None,
     ) -> None:
         refuse_backend(backend)
-        check_time_steps(T, recursion)
-        points = as_points("v_threshold", v_threshold, T)
-        if v_reset is not None:
-            bad_value("v_reset", v_reset, "None: the thresholds of ATIF-nu are derived for a reset by subtraction")
+        check_recursion(recursion)
+        points = as_points("v_threshold", v_threshold, as_time_steps(T, levels, v_threshold))
+        self.admits["v_reset"](self, v_reset)
         self._init_node(v_reset, surrogate_function, detach_reset, step_mode, store_v_seq)
         delattr(self, "v_threshold")  # the host's float; p takes its place
         self.register_memory("t", 0)
         self._init_soft_reset(v_init, scale_output, fire_at_threshold, grad_scale)
-        self._init_points(points, T, recursion)
+        self._init_points(points, recursion)
 
     def _reset_kind(self) -> Reset:
         return "none" if self.recursion == "cumulative" else "subtract"
-
-    def _step_index(self, states: States) -> int:
-        return int(states[1])
-
-    def _advance(self, states: States, time_steps: int) -> States:
-        return (states[1] + time_steps,)
-
-    def _restart(self, states: States) -> States:
-        return (0,)
 
     def _fresh_copy(self) -> ATIFnuNode:
         # A potential in a graph can not be deep-copied; the memo puts the start in its place.
@@ -385,7 +316,7 @@ class ATIFnuNode(NonUniformSoftResetNeuron, _SoftResetNode):
         return twin
 
 
-class ASNNode(AdaptiveNeuron, _Node):
+class ASNNode(AdaptiveNeuron, HostNode):
     r"""ASN: an adaptive spiking neuron, whose spikes encode the signal S by a threshold that rises with every spike.
 
     .. math::
@@ -450,7 +381,9 @@ class ASNNode(AdaptiveNeuron, _Node):
     0.12443
     """
 
-    threshold_name = "v_threshold"
+    admits = HostNode.admits | {
+        "v_reset": only_subtraction("a spike of an adaptive neuron adds to S_hat, nothing is reset")
+    }
 
     def __init__(
         self,
@@ -477,8 +410,7 @@ class ASNNode(AdaptiveNeuron, _Node):
     ) -> None:
         refuse_backend(backend)
         threshold = as_threshold("v_threshold", v_threshold)
-        if v_reset is not None:
-            bad_value("v_reset", v_reset, "None: a spike of an adaptive neuron adds to S_hat, nothing is reset")
+        self.admits["v_reset"](self, v_reset)
         times = dict(tau_gamma=tau_gamma, tau_eta=tau_eta, tau_beta=tau_beta, tau_phi=tau_phi, dt=dt)
         options = dict(analog_input=analog_input, spike_height=spike_height, readout=readout, scale_output=scale_output)
         checked = check_adaptive_options(m_f, theta_0, times, options, bias)
@@ -487,17 +419,15 @@ class ASNNode(AdaptiveNeuron, _Node):
             self.register_memory(name, 0.0)
         self._init_adaptive(threshold, False, m_f, theta_0, checked, options, bias)
 
-    def materialize_states(self, inputs: tuple[Tensor, ...], states: States, step_mode: str) -> States:
-        """Turn the memories into tensors for this input; a changed shape starts at rest."""
-        x_seq = _input(inputs[0], step_mode)
-        shape, dtype = x_seq.shape[1:], state_dtype(x_seq.dtype)
-        if any(not isinstance(part, Tensor) or part.shape != shape for part in states):
-            for name, value in self._memories_rv.items():
-                if isinstance(value, Tensor) or value != 0:
-                    bad_value(f"reset value of {name}", value, "0.0: these neurons start at rest")
-            rest = self.at_rest(x_seq)
-            return (self.unencoded(rest), *rest)
-        return tuple(part.to(device=x_seq.device, dtype=dtype) for part in states)
+    def _states(self, x_seq: Tensor, states: States) -> States:
+        shape = x_seq.shape[1:]
+        if all(isinstance(part, Tensor) and part.shape == shape for part in states):
+            return tuple(carried(part, x_seq) for part in states)
+        for name, value in self._memories_rv.items():
+            if isinstance(value, Tensor) or value != 0:
+                bad_value(f"reset value of {name}", value, "0.0: these neurons start at rest")
+        rest = aside(self.at_rest, x_seq)
+        return aside(self.unencoded, rest), *rest
 
     def multi_step_functional_forward(
         self, inputs: tuple[Tensor, ...], states: States, **kwargs: object
@@ -505,29 +435,3 @@ class ASNNode(AdaptiveNeuron, _Node):
         """Advance a sequence: ``((x_seq,), states) -> ((spike_seq,), states)``; nothing is modified in place."""
         spike_seq, state = self.integrate(inputs[0], ASNState(*states[1:]), self.surrogate_function, self.detach_reset)
         return (spike_seq,), (self.unencoded(state), *state)
-
-    def multi_step_forward(self, x_seq: Tensor, *args: Any, **kwargs: Any) -> Any:
-        """Run the node on ``[T, N, ...]``; with ``store_v_seq``, ``v_seq`` holds S - S_hat after every step."""
-        if not self.store_v_seq:
-            return super().multi_step_forward(x_seq, *args, **kwargs)
-        states = self.materialize_states((x_seq, *args), tuple(self._memories.values()), "m")
-        spikes, potentials = [], []
-        for x in x_seq.split(1):
-            (spike,), states = self.multi_step_functional_forward((x,), states)
-            spikes.append(spike)
-            potentials.append(states[0])
-        for name, value in zip(self._memories, states, strict=True):
-            self._memories[name] = value
-        self.v_seq = torch.stack(potentials)
-        return torch.cat(spikes)
-
-
-def _input(x: Any, step_mode: str) -> Tensor:
-    """Return the input as ``[T, N, ...]``."""
-    if not isinstance(x, Tensor):
-        bad_type("x", x, "a tensor")
-    if step_mode == "s":
-        return x.unsqueeze(0)
-    if x.ndim < 1 or x.shape[0] < 1:
-        bad_value("x_seq", x, "[T, N, ...] with at least one time step")
-    return x

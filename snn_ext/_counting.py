@@ -1,0 +1,69 @@
+"""How neurons run while one of SpikingJelly's operation counters watches: step by step, in operations it knows.
+
+The counters know PyTorch's operations and the host's fused ones by name, and have no registry for others. A fused
+operator of this package would be free of cost to them.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import _disable_current_modes, _get_current_dispatch_mode_stack
+
+from . import functional
+from .functional.surrogates import Surrogate, as_surrogate
+
+__all__ = ["aside", "counted", "counted_soft_reset_if"]
+
+
+def counted() -> bool:
+    """Whether a counter of SpikingJelly watches; who does not use them does not pay for importing them."""
+    counters = sys.modules.get("spikingjelly.activation_based.op_counter.base")
+    if counters is None or torch.compiler.is_compiling() or not torch._C._len_torch_dispatch_stack():
+        return False
+    return any(isinstance(mode, counters.DispatchCounterMode) for mode in _get_current_dispatch_mode_stack())
+
+
+def aside(function: Callable[..., Any], *args: Any) -> Any:
+    """Call a function out of sight of the counters: what a chip that runs the net would not do at every step."""
+    if not counted():
+        return function(*args)
+    with _disable_current_modes():
+        return function(*args)
+
+
+def counted_soft_reset_if(
+    x_seq: Tensor, v: Tensor, thresholds: Tensor, *, surrogate: Any, reset: str, scale: Tensor | None, **options: Any
+) -> tuple[Tensor, Tensor]:
+    """Run the dynamics as the host's ``IFNode`` does where that is the same, so that equal spikes cost the same.
+
+    Where it is not, the definition runs: a threshold that is being trained, a tie that does not fire, a surrogate that
+    is not the host's, "none" as the reset, and infinite potentials with a reset to zero.
+    """
+    trained = torch.is_grad_enabled() and thresholds.requires_grad
+    known = isinstance(surrogate, nn.Module) and isinstance(as_surrogate(surrogate), Surrogate)
+    as_the_host = known and options["fire_at_threshold"] and not trained and reset != "none"
+    if not as_the_host or (reset == "zero" and not aside(_all_finite, x_seq, v)):
+        return functional.soft_reset_if(x_seq, v, thresholds, surrogate=surrogate, reset=reset, scale=scale, **options)
+    from spikingjelly.activation_based.functional import if_multi_step
+
+    settings = (None if reset == "subtract" else 0.0, surrogate, options["detach_reset"])
+    levels = aside(thresholds.tolist)
+    v = v.expand(x_seq.shape[1:])
+    if len(levels) == 1:
+        spike_seq, v, _ = if_multi_step(x_seq, v, levels[0], *settings)
+    else:
+        spikes = []
+        for x, level in zip(x_seq.split(1), levels, strict=True):
+            spike, v, _ = if_multi_step(x, v, level, *settings)
+            spikes.append(spike)
+        spike_seq = torch.cat(spikes)
+    return (spike_seq if scale is None else spike_seq * scale).to(x_seq.dtype), v
+
+
+def _all_finite(*tensors: Tensor) -> bool:
+    return all(bool(tensor.isfinite().all()) for tensor in tensors)

@@ -1,0 +1,307 @@
+"""What snnTorch 1.0 expects of a neuron, whatever its dynamics: attributes, ``mem``, reset, detach.
+
+The host carries ``mem``, the potential before its own reset, and resets and detaches a neuron by replacing or detaching
+that tensor. These neurons carry a state of their own beside it and notice both.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import snntorch as snn
+import torch
+from torch import Tensor
+
+from .._errors import bad_type, bad_value, check_bool, check_choice
+from .._soft_reset_neuron import Admits, ThresholdNeuron, admit_threshold, carried
+from ..functional import ATan, as_surrogate
+
+__all__ = ["HostNeuron"]
+
+
+_MEANINGLESS: dict[str, tuple[Any, str]] = {
+    "beta": (1.0, "1: these neurons do not leak"),
+    "inhibition": (False, "False: there is no inhibition here"),
+    "learn_beta": (False, "False: there is no leak to learn"),
+    "state_quant": (False, "False: the state is kept in full precision"),
+    "graded_spikes_factor": (1.0, "1: spikes are binary, or scaled by scale_output=True"),
+    "learn_graded_spikes_factor": (False, "False: spikes are binary, or scaled by scale_output=True"),
+    "reset_delay": (True, "True: the host's reset_delay=False never fires on a stored charge"),
+}
+"""Options of the host without a meaning here: the value that does nothing, and what to say to another."""
+
+
+def _neutral(name: str) -> Callable[[Any, Any], Any]:
+    """Return the check that an option of the host has the value that does nothing."""
+    neutral, want = _MEANINGLESS[name]
+
+    def admit(neuron: Any, value: Any) -> Any:
+        known = isinstance(value, int | float) or type(value) is Tensor and value.numel() == 1 and not value.is_meta
+        if not known or value != neutral:
+            bad_value(name, value, want)
+        return value
+
+    return admit
+
+
+class HostNeuron(ThresholdNeuron, snn.Leaky):
+    """State and host habits of all neurons."""
+
+    threshold_name = "threshold"
+    admits: ClassVar[Admits] = {
+        "threshold": admit_threshold,
+        "spike_grad": lambda neuron, value: _spike_grad(value),
+        "init_hidden": lambda neuron, value: check_bool("init_hidden", value),
+        "output": lambda neuron, value: check_bool("output", value),
+        "step_mode": lambda neuron, value: check_choice("step_mode", value, ("s", "m")),
+        "surrogate_disable": lambda neuron, value: _fixed(neuron, "surrogate_disable", value, "set spike_grad instead"),
+        "state_function": lambda neuron, value: _fixed(neuron, "state_function", value, "set reset_mechanism instead"),
+        "reset_mechanism_val": lambda neuron, value: _reset_mechanism_val(neuron, value),
+        **{name: _neutral(name) for name in _MEANINGLESS},
+    }
+    only_subtraction: ClassVar[str] = ""  # why no other reset is possible; empty where one is
+    mem: Tensor
+    reset_mechanism_val: Tensor
+    _own_mem: Tensor | None  # the mem of the last call; another one in its place means that the host has reset
+    _mem_seq: Tensor | None  # all mems of the last call in step mode "m", where they are passed along
+    _v: Any  # what is carried over: the potential after reset, or a named tuple of tensors; None at the start
+    _mem_version: int  # of that mem: a change in place would be lost
+    _t: Any  # index of the next step, where the thresholds depend on it
+    _time_in_batch: int | None  # T while bptt feeds [T * N, ...]
+
+    def _init_neuron(
+        self,
+        spike_grad: Callable[[Tensor], Tensor] | None,
+        surrogate_disable: bool,
+        init_hidden: bool,
+        reset_mechanism: str,
+        output: bool,
+        step_mode: str,
+        meaningless: dict[str, Any],
+    ) -> None:
+        for name, value in meaningless.items():
+            _neutral(name)(self, value)
+        for name, flag in (("surrogate_disable", surrogate_disable), ("init_hidden", init_hidden), ("output", output)):
+            check_bool(name, flag)
+        self._check_reset_mechanism(reset_mechanism)
+        check_choice("step_mode", step_mode, ("s", "m"))
+        with torch.device("cpu"):  # the host looks at its buffers, which the meta device does not allow
+            snn.Leaky.__init__(
+                self,
+                beta=1.0,
+                spike_grad=_spike_grad(spike_grad),
+                surrogate_disable=surrogate_disable,
+                init_hidden=init_hidden,
+                reset_mechanism=reset_mechanism,
+                output=output,
+            )
+        for name in ("beta", "graded_spikes_factor", "reset_mechanism_val", "mem"):
+            self._buffers[name] = self._buffers[name].to(torch.get_default_device())
+        self.step_mode = step_mode
+        self._time_in_batch = None
+        self._forget()
+
+    def _check_reset_mechanism(self, value: Any) -> Any:
+        check_choice("reset_mechanism", value, tuple(self.reset_dict))
+        if self.only_subtraction and value != "subtract":
+            bad_value("reset_mechanism", value, f"'subtract': {self.only_subtraction}")
+        return value
+
+    # -- forward -------------------------------------------------------------------------------------------------
+
+    def forward(self, input_: Tensor, mem: Tensor | None = None) -> Any:
+        """Advance by one step ``[N, ...]`` (step mode "s") or by a sequence ``[T, N, ...]`` ("m").
+
+        Returns ``spk`` with ``init_hidden=True``; ``(spk, mem)`` without it or with ``output=True``. ``mem`` is the
+        potential before the reset, in float32 or float64, of the shape of ``spk``. A ``mem`` that did not come from
+        this neuron's last call starts a fresh sequence.
+        """
+        if not isinstance(input_, Tensor):
+            bad_type("input_", input_, "a tensor")
+        if mem is not None and self.init_hidden:
+            raise TypeError("`mem` should not be passed as an argument while `init_hidden=True`")
+        if mem is not None and not isinstance(mem, Tensor):
+            bad_type("mem", mem, "a tensor, as returned by the last call")
+        x_seq = self._as_sequence(input_)
+        v, t = self._state(x_seq, mem)
+        if self.init_hidden and not self.output:
+            spk, mem, v = self._integrate(x_seq, v, t)
+            self._remember(mem, v, self._after(t, len(x_seq)))
+            return self._as_input(spk)
+        spk, mem_seq, v = self._integrate_with_mem(x_seq, v, t)
+        self._remember(mem_seq[-1], v, self._after(t, len(x_seq)))
+        if self.step_mode == "s" and self._time_in_batch is None:
+            return spk[0], self.mem  # this very tensor: the next call knows it by it
+        stacked = torch.stack(mem_seq)
+        if not self.init_hidden:
+            self._mem_seq = stacked  # kept, so that no other tensor can get its memory and be taken for it
+        return self._as_input(spk), self._as_input(stacked)
+
+    def _as_sequence(self, input_: Tensor) -> Tensor:
+        if self._time_in_batch is not None:  # bptt: [T * N, ...]
+            return input_.unflatten(0, (self._time_in_batch, -1))
+        if self.step_mode == "s":
+            return input_.unsqueeze(0)
+        if input_.ndim < 1 or input_.shape[0] < 1:
+            bad_value("input_", input_, "[T, N, ...] with at least one time step")
+        return input_
+
+    def _as_input(self, seq: Tensor) -> Tensor:
+        if self._time_in_batch is not None:
+            return seq.flatten(0, 1)
+        return seq[0] if self.step_mode == "s" else seq
+
+    # -- what the dynamics is made of -------------------------------------------------------------------------------
+
+    def _start(self, x_seq: Tensor) -> Any:
+        """Return what is carried over at the start of a sequence."""
+        raise NotImplementedError
+
+    def _integrate(self, x_seq: Tensor, v: Any, t: Any) -> tuple[Tensor, Tensor, Any]:
+        """Return spikes, the last ``mem`` and what is carried over."""
+        raise NotImplementedError
+
+    def _integrate_with_mem(self, x_seq: Tensor, v: Any, t: Any) -> tuple[Tensor, list[Tensor], Any]:
+        """Return spikes, every ``mem`` and what is carried over."""
+        raise NotImplementedError
+
+    def _describe(self) -> str:
+        raise NotImplementedError
+
+    # -- state ---------------------------------------------------------------------------------------------------
+
+    def _state(self, x_seq: Tensor, mem: Tensor | None) -> tuple[Any, Any]:
+        """Return (v, t): carried over, unless the host has reset, another ``mem`` came or the shape has changed."""
+        v = self._v
+        if v is not None and self._own_mem is not None and self._version_of(self._own_mem) != self._mem_version:
+            raise ValueError(
+                "mem: got it modified in place, want it unchanged: this neuron carries its own potential; "
+                "reset the neuron, or pass zeros to start afresh"
+            )
+        own = self.mem is self._own_mem and self._is_last(mem)
+        if v is None or _shape(v) != x_seq.shape[1:] or not own:
+            if mem is not None and not torch.compiler.is_compiling() and bool((mem != 0).any()):
+                warnings.warn(
+                    "mem: got a potential that this neuron did not return from its last call, want that one (not a "
+                    "copy, nor another neuron's) or zeros; a fresh sequence starts",
+                    stacklevel=4,
+                )
+            return self._start(x_seq), self._first_step()
+        if not (self.mem if mem is None else mem).requires_grad:
+            v = _mapped(Tensor.detach, v)
+        return _mapped(lambda part: carried(part, x_seq), v), self._t
+
+    def _is_last(self, mem: Tensor | None) -> bool:
+        """Whether ``mem`` is what the last call returned: the tensor, its last step, or either of them detached."""
+        if mem is None or mem is self.mem:
+            return True
+        returned = self.mem if self.step_mode == "s" else self._mem_seq
+        return returned is not None and mem.untyped_storage().data_ptr() == returned.untyped_storage().data_ptr()
+
+    def _remember(self, mem: Tensor, v: Any, t: Any) -> None:
+        self.mem = self._own_mem = mem
+        self._mem_version = self._version_of(mem)
+        self._v, self._t = v, t
+
+    @staticmethod
+    def _version_of(mem: Tensor) -> int:
+        """How often a tensor was modified in place; unknown to the compiler and of inference tensors."""
+        return 0 if torch.compiler.is_compiling() or mem.is_inference() else mem._version
+
+    def _forget(self) -> None:
+        self._own_mem = None
+        self._mem_seq = None
+        self._v = None
+        self._t = None
+        self._mem_version = 0
+
+    def reset_mem(self) -> Tensor:
+        """Start a fresh sequence; returns the host's zero ``mem``, which may be passed to the first step."""
+        self._forget()
+        self.mem = torch.zeros_like(self.mem)
+        return self.mem
+
+    def reset_parameters(self) -> None:
+        super().reset_parameters()
+        self.beta.fill_(1.0)
+        self.graded_spikes_factor.fill_(1.0)
+        self.reset_mechanism_val.fill_(self.reset_dict[self.reset_mechanism])
+        self.reset_mem()
+
+    def detach_mem(self) -> None:
+        """Cut the state off the graph, as truncated backpropagation through time does between chunks."""
+        if self._v is not None:
+            own = self.mem is self._own_mem
+            self._v, self.mem = _mapped(Tensor.detach, self._v), self.mem.detach()
+            self._own_mem, self._mem_seq = (self.mem if own else None), None
+            self._mem_version = self._version_of(self.mem)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        own = self.mem is self._own_mem
+        super()._apply(fn, recurse)  # replaces the buffer mem
+        self._own_mem = self.mem if own else None
+        self._mem_version = self._version_of(self.mem)
+        self._v = None if self._v is None else _mapped(fn, self._v)
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copy and pickle: leave out a state that the host has reset; it may hang in a graph."""
+        state = self.__dict__.copy()
+        if self.mem is not self._own_mem:
+            state.update(_own_mem=None, _mem_seq=None, _v=None, _t=None)
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._mem_version = self._version_of(self.mem)  # copies count afresh
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        for name, want in (("beta", 1.0), ("graded_spikes_factor", 1.0)):
+            value = state_dict.get(prefix + name)
+            if value is not None and bool((value != want).any()):
+                args[-1].append(
+                    f"{prefix}{name}: got {value.tolist()}, want {want:g}: these neurons have no leak and binary spikes"
+                )
+                return
+        value = state_dict.get(f"{prefix}reset_mechanism_val")
+        if value is not None and int(value) != int(self.reset_mechanism_val):
+            args[-1].append(
+                f"{prefix}reset_mechanism_val: got {int(value)}, want {int(self.reset_mechanism_val)}: the "
+                f"reset_mechanism of this neuron is {self.reset_mechanism!r}, and a checkpoint does not change it"
+            )
+            return
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def extra_repr(self) -> str:
+        text = f"{self._describe()}, reset_mechanism={self.reset_mechanism!r}, step_mode={self.step_mode!r}"
+        return text + "".join(f", {name}=True" for name in ("init_hidden", "output") if getattr(self, name))
+
+
+def _mapped(fn: Callable[[Tensor], Tensor], v: Any) -> Any:
+    """Apply to what is carried over: a tensor or a named tuple of tensors."""
+    return fn(v) if isinstance(v, Tensor) else type(v)(*map(fn, v))
+
+
+def _shape(v: Any) -> torch.Size:
+    return v.shape if isinstance(v, Tensor) else v[0].shape
+
+
+def _fixed(neuron: Any, name: str, value: Any, instead: str) -> Any:
+    """Let only the host's constructor set an attribute that acts when it is made."""
+    if name in neuron.__dict__ and value is not neuron.__dict__[name]:
+        bad_value(name, value, f"{neuron.__dict__[name]!r}, as it was made: {instead}")
+    return value
+
+
+def _spike_grad(function: Any) -> Any:
+    # The host's closures can not be pickled: the same curve as an object can. Its default is atan(2).
+    return ATan(2.0) if function is None else as_surrogate(function)
+
+
+def _reset_mechanism_val(neuron: Any, value: Any) -> Any:
+    """Keep the name of the mechanism with its number, in whichever way it is set."""
+    names = {number: name for name, number in neuron.reset_dict.items()}
+    neuron._reset_mechanism = neuron._check_reset_mechanism(names.get(int(value), value))
+    return value

@@ -1,0 +1,152 @@
+"""What SpikingJelly 2.0 expects of a node, whatever its dynamics: attributes, states, step modes, counters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import torch
+from spikingjelly.activation_based import neuron, surrogate
+from torch import Tensor
+
+from .._counting import aside, counted
+from .._errors import bad_type, bad_value, check_bool, check_choice
+from .._soft_reset_neuron import Admits, ThresholdNeuron, admit_threshold
+from ..functional import as_surrogate
+
+__all__ = ["HostNode", "States", "SurrogateFunction"]
+
+SurrogateFunction = Callable[[Tensor], Tensor] | None
+States = tuple[Any, ...]
+
+
+class HostNode(ThresholdNeuron, neuron.BaseNode):
+    """State and host habits of all nodes; the first memory, ``v``, is a float until the first step."""
+
+    threshold_name = "v_threshold"
+    admits: ClassVar[Admits] = {
+        "v_threshold": admit_threshold,
+        "v_reset": lambda node, value: _v_reset(value),
+        "surrogate_function": lambda node, value: _surrogate(value),
+        "detach_reset": lambda node, value: check_bool("detach_reset", value),
+        "store_v_seq": lambda node, value: check_bool("store_v_seq", value),
+    }
+    detach_reset: bool
+    _memories: dict[str, Any]
+    _memories_rv: dict[str, Any]
+    register_memory: Callable[..., None]
+
+    def _init_node(
+        self,
+        v_reset: float | None,
+        surrogate_function: SurrogateFunction,
+        detach_reset: bool,
+        step_mode: str,
+        store_v_seq: bool,
+    ) -> None:
+        v_reset, surrogate_function = _v_reset(v_reset), _surrogate(surrogate_function)
+        check_bool("detach_reset", detach_reset)
+        check_choice("step_mode", step_mode, ("s", "m"))
+        neuron.BaseNode.__init__(self, 1.0, v_reset, surrogate_function, detach_reset, step_mode, store_v_seq)
+
+    # -- what the dynamics is made of -------------------------------------------------------------------------------
+
+    def _states(self, x_seq: Tensor, states: States) -> States:
+        """Return states for an input ``[T, N, ...]``, or those at the start; one value may stand for all neurons."""
+        raise NotImplementedError
+
+    def _describe(self) -> str:
+        raise NotImplementedError
+
+    # -- the host's contract: pure transitions with explicit states -------------------------------------------------
+
+    def materialize_states(self, inputs: tuple[Tensor, ...], states: States, step_mode: str) -> States:
+        """Turn the memories into tensors of the shape of one step; none, or others of another shape, start afresh."""
+        x_seq = _input(inputs[0], step_mode)
+        return tuple(_as_step(part, x_seq[0]) for part in self._states(x_seq, states))
+
+    def single_step_functional_forward(
+        self, inputs: tuple[Tensor, ...], states: States, **kwargs: object
+    ) -> tuple[tuple[Tensor, ...], States]:
+        """Advance one step: ``((x,), states) -> ((spike,), states)``; nothing is modified in place."""
+        (spike_seq,), states = self.multi_step_functional_forward((inputs[0].unsqueeze(0),), states)
+        return (spike_seq[0],), states
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the node; a counter that watches is shown all states, which it finds among the memories."""
+        if counted():
+            self._remember(self.materialize_states(args, tuple(self._memories.values()), self.step_mode))
+        return super().forward(*args, **kwargs)
+
+    def multi_step_forward(self, x_seq: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """Run the node on ``[T, N, ...]``; with ``store_v_seq``, ``v_seq`` holds the first memory after every step."""
+        states = self._states(_input(x_seq, "m"), tuple(self._memories.values()))
+        spike_seq, states, v_seq = self._run(x_seq, states)
+        self._remember(states)
+        if self.store_v_seq:
+            self.v_seq = v_seq
+        return spike_seq
+
+    def _run(self, x_seq: Tensor, states: States) -> tuple[Tensor, States, Tensor | None]:
+        """Return spikes, states and, with ``store_v_seq``, the first memory after every step."""
+        if not self.store_v_seq:
+            (spike_seq,), states = self.multi_step_functional_forward((x_seq,), states)
+            return spike_seq, states, None
+        spikes, potentials = [], []
+        for x in x_seq.split(1):
+            (spike,), states = self.multi_step_functional_forward((x,), states)
+            spikes.append(spike)
+            potentials.append(states[0])
+        return torch.cat(spikes), states, torch.stack(potentials)
+
+    def _remember(self, states: States) -> None:
+        self._memories.update(zip(self._memories, states, strict=True))
+
+    def reset_parameters(self) -> None:
+        super().reset_parameters()
+        self.reset()
+
+    def extra_repr(self) -> str:
+        text = (
+            f"{self._describe()}, v_reset={self.v_reset}, detach_reset={self.detach_reset}, step_mode={self.step_mode}"
+        )
+        return text + (", store_v_seq=True" if self.store_v_seq else "")
+
+
+def only_subtraction(want: str) -> Callable[[Any, Any], None]:
+    """Return the check of ``v_reset`` for a node that knows no reset to zero."""
+    return lambda node, value: None if value is None else bad_value("v_reset", value, f"None: {want}")
+
+
+def _v_reset(value: Any) -> float | None:
+    if not (value is None or type(value) in (int, float) and value == 0):
+        bad_value("v_reset", value, "None (subtract the threshold) or 0.0 (reset to zero)")
+    return None if value is None else 0.0
+
+
+def _surrogate(function: SurrogateFunction) -> Callable[[Tensor], Tensor]:
+    as_surrogate(function)
+    # one of its own: the host's default instances are shared
+    return surrogate.Sigmoid() if function is None else function
+
+
+def _as_step(value: Any, x: Tensor) -> Any:
+    """Return a state with one value for every neuron of a step ``[N, ...]``, in memory of its own."""
+    if not isinstance(value, Tensor) or not value.is_floating_point():  # a step index
+        return value
+    if value.shape == x.shape and 0 not in value.stride():
+        return value
+    if counted() and not value.requires_grad and not any(value.stride()):
+        return torch.full_like(x, aside(value[(0,) * value.ndim].item), dtype=value.dtype)  # as the host does
+    return torch.full_like(x, 0.0, dtype=value.dtype, requires_grad=False) + value
+
+
+def _input(x: Any, step_mode: str) -> Tensor:
+    """Return the input as ``[T, N, ...]``."""
+    if not isinstance(x, Tensor):
+        bad_type("x", x, "a tensor")
+    if step_mode == "s":
+        return x.unsqueeze(0)
+    if x.ndim < 1 or x.shape[0] < 1:
+        bad_value("x_seq", x, "[T, N, ...] with at least one time step")
+    return x
