@@ -16,6 +16,11 @@ ROOT = Path(__file__).resolve().parents[2]
 CLASSES = {
     "kills": (200, "SIGKILL and SIGINT at random times of every recipe and of evaluate(resume=), then the same again"),
     "imports": (26, "SIGINT while a command imports torch and the hosts"),
+    "flips": (500, "flipped bits, cut ends and zeroed parts of files of every format"),
+    "hostile": (1, "pickles and archives that run code or leave their folder, bombs, JSON that is none"),
+    "disk": (51, "a full disk, a folder that may not be written, a file for a folder; then the same with room"),
+    "threads": (70, "eight threads that convert, evaluate, train, load and write at once"),
+    "sound": (60, "the listener: --tries minutes of words in noise in random pieces, against one piece"),
 }
 
 
@@ -34,9 +39,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):  # read when torch is imported
         os.environ[name] = "1"
-    from . import kills, outcomes, recipes
+    from . import damage, disk, hostile, kills, outcomes, recipes, together
 
-    attacks = {"kills": kills.kills, "imports": kills.fresh}
+    attacks = {
+        "kills": kills.kills, "imports": kills.fresh, "flips": damage.flips, "hostile": hostile.hostile,
+        "disk": disk.disk, "threads": together.threads, "sound": together.sound,
+    }  # fmt: skip
     recipes.preload()
     tries = attacks[options.command](options.tries, options.seed, options.jobs, options.only)
     path = options.out / f"{options.command}.json"

@@ -55,7 +55,8 @@ def table(tries: Sequence[Try], examples: int = 3) -> str:
     lines += ["| " + " | ".join(str(value) for value in row.values()) + " |" for row in (*rows, total)]
     for row in rows:
         fallen = [one for one in tries if one.subject == row["subject"] and one.outcome != "survived"]
-        lines += ["", *(f"{one.subject}, {one.attack}: {one.outcome}: {one.told}" for one in fallen[:examples])][: len(fallen) and None]
+        told = [f"{one.subject}, {one.attack}: {one.outcome}: {one.told}" for one in fallen[:examples]]
+        lines += ["", *told] if told else []
     return "\n".join(lines)
 
 
