@@ -20,7 +20,7 @@ CLASSES = {
     "hostile": (1, "pickles and archives that run code or leave their folder, bombs, JSON that is none"),
     "disk": (51, "a full disk, a folder that may not be written, a file for a folder; then the same with room"),
     "threads": (70, "eight threads that convert, evaluate, train, load and write at once"),
-    "sound": (60, "the listener: --tries minutes of words in noise in random pieces, against one piece"),
+    "sound": (60, "the listener: words in noise in random pieces, against one piece"),
 }
 
 
@@ -30,7 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     for name, (tries, text) in CLASSES.items():
         command = commands.add_parser(name, help=text, description=text)
-        command.add_argument("--tries", type=int, default=tries, help=f"default: {tries}")
+        unit = "--minutes" if name == "sound" else "--tries"
+        command.add_argument(unit, dest="tries", type=int, default=tries, help=f"default: {tries}")
         command.add_argument("--seed", type=int, default=0)
         command.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="tries at a time")
         command.add_argument("--only", nargs="+", metavar="NAME", help="only these subjects")

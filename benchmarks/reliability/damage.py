@@ -19,6 +19,8 @@ __all__ = ["damage", "flips", "judge", "pristine"]
 MEMORY = 4 << 30
 """Bytes that loading may take on top."""
 BLOCK = 512
+CLEAR = ("SystemExit", "ValueError", "OSError", "FileNotFoundError", "IsADirectoryError", "NotADirectoryError")
+"""Types of errors that callers expect of a file."""
 
 
 def flips(tries: int, seed: int, jobs: int, only: list[str] | None = None) -> list[Try]:
@@ -81,7 +83,7 @@ def damage(path: Path, rng: random.Random) -> str:
 
 def loaded(kind: Format, folder: Path) -> Ended:
     """Load in a fork; its value says what came: ("value", fingerprint) or ("error", type, message)."""
-    return forked(_attempted(kind.load), folder, limit=60, memory=MEMORY)
+    return forked(_attempted(kind.load), folder, limit=30, memory=MEMORY)
 
 
 def _attempted(load: Callable[[], Any]) -> Callable[[], tuple[str, ...]]:
@@ -105,9 +107,9 @@ def judge(name: str, attack: str, ended: Ended, kind: Format, want: Any) -> Try:
         return Try(name, attack, "wrong" if kind.checked else "survived", "another content is taken for the right one")
     _, error, message = ended.value
     path = Path(kind.file)
-    clear = error in ("ValueError", "FileNotFoundError", "OSError", "SystemExit")
+    clear = error in CLEAR
     named = path.name in message or path.parent.name and path.parent.name in message
-    return Try(name, attack, "survived" if clear and named else "unclear", f"{error}: {message[:300]}")
+    return Try(name, attack, "survived" if clear and named else "unclear", f"{error}: {' '.join(message.split())[:300]}")
 
 
 def _last(text: str) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 from . import recipes
 from .forking import forked, shared
 from .kills import LIMIT, Reference, reference
-from .outcomes import Try, contents, differences
+from .outcomes import Try, differences
 from .recipes import Run
 
 __all__ = ["disk"]
@@ -57,7 +57,7 @@ def _attempt(name: str, run: Run, want: Reference, title: str, attack: Callable[
         again = forked(run.again, folder, limit=LIMIT)
         if again.status:
             return Try(name, title, "lost", f"the next run ends with {again.status}: {_last(again.errors)}")
-        changed = differences(contents(folder), want.files)
+        changed = differences(run.contents(folder), want.files)
         if any(not change.startswith("+") for change in changed):
             return Try(name, title, "wrong", ", ".join(changed))
         if changed:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import pickle
 import shutil
 import tarfile
@@ -76,7 +75,6 @@ def _attacks(file: str) -> Iterator[tuple[str, Attack]]:
     yield "empty", lambda path, _: path.write_bytes(b"") and None
     yield "a folder", _folder
     yield "random bytes", lambda path, _: path.write_bytes(np.random.default_rng(0).bytes(5000)) and None
-    yield "a pipe that nobody writes to", _pipe
     if file.endswith(".pt"):
         yield "a pickle that runs code, as a torch file", lambda path, victim: torch.save(_Touch(victim), path)
         yield "a pickle that runs code, as it is", lambda path, victim: path.write_bytes(pickle.dumps(_Touch(victim))) and None
@@ -110,11 +108,6 @@ def _attacks(file: str) -> Iterator[tuple[str, Attack]]:
 def _folder(path: Path, victim: Path) -> None:
     path.unlink()
     path.mkdir()
-
-
-def _pipe(path: Path, victim: Path) -> None:
-    path.unlink()
-    os.mkfifo(path)
 
 
 def _settings_that_run(path: Path, victim: Path) -> None:

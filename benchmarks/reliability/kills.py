@@ -16,7 +16,7 @@ from pathlib import Path
 
 from . import recipes
 from .forking import Ended, forked, shared
-from .outcomes import Outcome, Try, contents, differences
+from .outcomes import Outcome, Try, differences
 from .recipes import Run
 
 __all__ = ["fresh", "kills", "verdict_of_interrupt"]
@@ -60,7 +60,7 @@ def reference(name: str, run: Run) -> Reference | Try:
             ended = forked(run.work, Path(folder), limit=LIMIT)
             if ended.status:
                 return Try(name, "let be", "lost", f"status {ended.status}: {_last_line(ended.errors)}")
-            found.append(Reference(contents(Path(folder)), _value(ended), ended.seconds))
+            found.append(Reference(run.contents(Path(folder)), _value(ended), ended.seconds))
     if found[0].files != found[1].files or found[0].value != found[1].value:
         told = ", ".join(differences(found[0].files, found[1].files)) or "what it prints or returns"
         return Try(name, "let be, twice", "wrong", f"two runs differ: {told}")
@@ -84,7 +84,7 @@ def kill(name: str, run: Run, want: Reference, how: signal.Signals, rng: random.
         ended = forked(run.again, folder, limit=LIMIT)
         if ended.status:
             return Try(name, attack, "lost", f"the next run ends with {ended.status}: {_last_line(ended.errors)}")
-        changed = differences(contents(folder), want.files)
+        changed = differences(run.contents(folder), want.files)
         if any(not change.startswith("+") for change in changed):
             return Try(name, attack, "wrong", ", ".join(changed))
         if _value(ended) != want.value:

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from .forking import module
+from .outcomes import contents
 
 __all__ = ["RUNS", "Run", "preload"]
 
@@ -54,17 +55,24 @@ class Run:
         Whether it is a command, which says in a sentence that it was interrupted.
     ends : bool
         Whether an interrupt is the usual way to end it, with status 0.
+    passing : tuple of str
+        Files that hold times, so that two runs do not have them in common.
     """
 
     work: Callable[[], Any]
     again: Callable[[], Any]
     command: bool = True
     ends: bool = False
+    passing: tuple[str, ...] = ()
+
+    def contents(self, folder: Path) -> dict[str, str]:
+        """Return fingerprints of what it has written."""
+        return {name: value for name, value in contents(folder).items() if name not in self.passing}
 
 
-def _command(name: str, *arguments: str, resume: bool = False, ends: bool = False) -> Run:
+def _command(name: str, *arguments: str, resume: bool = False, **options: Any) -> Run:
     plain = module(f"recipes.{name}", arguments)
-    return Run(plain, module(f"recipes.{name}", [*arguments, "--resume"]) if resume else plain, ends=ends)
+    return Run(plain, module(f"recipes.{name}", [*arguments, "--resume"]) if resume else plain, **options)
 
 
 def _call(work: Callable[[], Any]) -> Run:
@@ -169,7 +177,10 @@ def runs() -> dict[str, Run]:
         "fit_quantizer": _command("fit_quantizer", "--iterations", "4", "--no-recorded", "--out", "run"),
         "quickstart": Run(_quickstart, _quickstart),
         "table_images": _command("table_images", *cells, "--out", "run"),
-        "table_keywords": _command("table_keywords", *_WORDS, *words, "--rows", "ReLU", "ATIF-u", "--out", "run"),
+        "table_keywords": _command(
+            "table_keywords", *_WORDS, *words, "--rows", "ReLU", "ATIF-u", "--recurrent", "0", "--out", "run",
+            passing=("run/table.md",),
+        ),
         "listen": _command("listen", str(recording), str(recording), ends=True),
         "evaluate": _call(_evaluate),
         "kept evaluations": _call(_kept_evaluations),
