@@ -67,7 +67,7 @@ class Mutant:
         return hashlib.sha256(f"{self.path} {self.kind} {self.start} {self.end} {self.new}".encode()).hexdigest()[:12]
 
 
-def mutants(path: Path, root: Path = ROOT) -> list[Mutant]:
+def mutants(path: Path, root: Path | None = None) -> list[Mutant]:
     """Return all mutants of a file, in the order of its text."""
     text = path.read_text()
     lines = [0]
@@ -84,7 +84,7 @@ def mutants(path: Path, root: Path = ROOT) -> list[Mutant]:
     found: list[Mutant] = []
 
     def add(node: Any, function: str, kind: str, start: int, end: int, new: str) -> None:
-        found.append(Mutant(str(path.relative_to(root)), node.lineno, function, kind, start, end, new))
+        found.append(Mutant(str(path.relative_to(root or ROOT)), node.lineno, function, kind, start, end, new))
 
     def visit(node: ast.AST, function: str) -> None:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
@@ -266,11 +266,12 @@ def in_fork(work: Any, seconds: float) -> Any:
 
 
 def run_tests(tests: Sequence[str], *, watch: str | None = None, stop: bool = True) -> _Tests:
-    """Run tests in this process, in one thread."""
+    """Run tests in this process, which is a fork, in one thread."""
     import pytest
     import torch
 
     torch.set_num_threads(1)
+    os.chdir(ROOT)
     plugin = _Tests(watch)
     options = ["-q", "-p", "no:cacheprovider", "-o", "addopts=--import-mode=importlib", "--rootdir", str(ROOT)]
     sys.stdout, sys.stderr = io.StringIO(), io.StringIO()

@@ -6,10 +6,12 @@ import os
 import random
 import re
 import resource
+import shutil
+import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any
 
 from . import recipes
 from .forking import forked, shared
@@ -18,6 +20,10 @@ from .outcomes import Try, differences
 from .recipes import Run
 
 __all__ = ["disk"]
+
+Both = tuple[Callable[[], None], Callable[[], None]]
+"""What is done in the process before the run, and what is done afterwards, to give it room."""
+Attack = Callable[[Path, random.Random], AbstractContextManager[Both]]
 
 NOBODY = 65_534
 
@@ -41,19 +47,14 @@ def disk(tries: int, seed: int, jobs: int, only: list[str] | None = None) -> lis
         return done + shared(range(tries if whole else 0), attempt, jobs, "disk")
 
 
-def _attempt(name: str, run: Run, want: Reference, title: str, attack: Callable[..., Any], rng: random.Random) -> Try:
-    with tempfile.TemporaryDirectory(prefix="run-") as place:
+def _attempt(name: str, run: Run, want: Reference, title: str, attack: Attack, rng: random.Random) -> Try:
+    with tempfile.TemporaryDirectory(prefix="run-") as place, attack(Path(place), rng) as (before, mend):
         folder = Path(place)
-        undo = attack(folder, rng)
-        ended = forked(lambda: (undo.get("first", _nothing)(), run.work()), folder, limit=LIMIT)
-        why = ""
-        if ended.late:
-            why = "does not end"
-        elif ended.status and run.command:
-            why = "" if ended.status in (1, 2) and _names_a_path(ended.errors, folder) else _last(ended.errors)
-        elif ended.status:
-            why = "" if re.search(r"(OSError|PermissionError|FileExistsError|NotADirectoryError|ValueError): ", _last(ended.errors)) else _last(ended.errors)
-        undo.get("then", _nothing)()
+        ended = forked(lambda: (before(), run.work()), folder, limit=LIMIT)
+        told = _last(ended.errors) or "no message"
+        clear = _names_a_path(ended.errors) if run.command else bool(re.match(r"\w*(OS|Permission|File\w+|Value)Error: ", told))
+        why = "does not end" if ended.late else "" if clear or not ended.status else f"status {ended.status}: {told}"
+        mend()
         again = forked(run.again, folder, limit=LIMIT)
         if again.status:
             return Try(name, title, "lost", f"the next run ends with {again.status}: {_last(again.errors)}")
@@ -65,37 +66,54 @@ def _attempt(name: str, run: Run, want: Reference, title: str, attack: Callable[
         return Try(name, title, "unclear" if why else "survived", why)
 
 
-def _names_a_path(errors: str, folder: Path) -> bool:
-    """Return whether the run ended with a sentence that names a file or folder, and without a traceback."""
-    last = _last(errors)
-    return "Traceback" not in errors and bool(re.search(r"run|data|cache|\.\w{2,5}\b", last))
+def _names_a_path(errors: str) -> bool:
+    """Return whether a command ended with a sentence that names a file or folder, and without a traceback."""
+    return "Traceback" not in errors and bool(re.search(r"run\b|data\b|cache\b|\.\w{2,5}\b", _last(errors)))
 
 
-def _full(folder: Path, rng: random.Random) -> dict[str, Callable[[], Any]]:
-    """Let no file grow beyond a size, which fails as a full disk does, at a place drawn at random."""
-    size = rng.choice((0, 100, 1000, rng.randrange(1, 200_000)))
-    return {"first": lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))}
+@contextmanager
+def _full(folder: Path, rng: random.Random) -> Iterator[Both]:
+    """Give a run a disk of its own that is soon full; where no disk can be mounted, let no file grow beyond a size."""
+    size = rng.choice((4, 8, 40, rng.randrange(4, 400)))  # KiB
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}k", "none", str(folder)]
+    if os.getuid() == 0 and shutil.which("mount") and subprocess.run(mount, capture_output=True).returncode == 0:
+        try:
+            yield _nothing, lambda: subprocess.run(["mount", "-o", "remount,size=1g", str(folder)], check=True) and None
+        finally:
+            subprocess.run(["umount", "-l", str(folder)], check=True)
+        return
+    limits = (size << 10, resource.RLIM_INFINITY)  # a few KiB for the messages
+    yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limits), _nothing
 
 
-def _read_only(folder: Path, rng: random.Random) -> dict[str, Callable[[], Any]]:
+@contextmanager
+def _read_only(folder: Path, rng: random.Random) -> Iterator[Both]:
     """Take the right to write; root, who needs none, becomes nobody."""
     folder.chmod(0o555)
 
-    def first() -> None:
+    def before() -> None:
         if os.getuid() == 0:
             os.environ["HOME"] = str(folder)
             os.setgid(NOBODY)
             os.setuid(NOBODY)
 
-    return {"first": first, "then": lambda: folder.chmod(0o755)}
+    yield before, lambda: folder.chmod(0o755)
 
 
-def _file_for_folder(folder: Path, rng: random.Random) -> dict[str, Callable[[], Any]]:
+@contextmanager
+def _file_for_folder(folder: Path, rng: random.Random) -> Iterator[Both]:
     """Put files where the folders of the run are to be."""
-    names = [folder / name for name in ("run", "data", "cache", "evaluations", "words", "state.pt")][: rng.choice((1, 6))]
+    everywhere = ("run", "data", "cache", "evaluations", "words")
+    names = [folder / name for name in everywhere[: rng.choice((1, len(everywhere)))]]
     for name in names:
         name.write_text("in the way")
-    return {"then": lambda: [name.unlink() for name in names if name.is_file() and name.read_bytes() == b"in the way"]}
+
+    def mend() -> None:
+        for name in names:
+            if name.is_file():
+                name.unlink()
+
+    yield _nothing, mend
 
 
 def _nothing() -> None:
@@ -107,4 +125,4 @@ def _last(text: str) -> str:
     return lines[-1].strip()[:300] if lines else ""
 
 
-ATTACKS = {"full disk": _full, "read-only folder": _read_only, "a file for a folder": _file_for_folder}
+ATTACKS: dict[str, Attack] = {"full disk": _full, "read-only folder": _read_only, "a file for a folder": _file_for_folder}
