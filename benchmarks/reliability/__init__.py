@@ -1,0 +1,1 @@
+"""Attacks on files, interruptions and hostile input, and what comes of them: ``python -m benchmarks.reliability``."""
