@@ -159,6 +159,7 @@ def test_figures_of_the_paper_are_kept_to_their_data() -> None:
         (["--data", "nothing"], "--data"),
         (["--data", "digits", "--time-steps", "0"], "--time-steps: got 0, want an int >= 1"),
         (["--data", "digits", "--m-f", "0"], "--m-f: got 0, want a finite number > 0"),
+        (["--data", "digits", "--layout", "8c3-m0"], "argument --layout: got 'm0' in '8c3-m0', want parts such as"),
     ],
 )
 def test_wrong_argument_is_named(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
