@@ -28,6 +28,7 @@ from .adsnn_tables import cross_validation
 from .adsnn_training import PRESETS, TABLES, TrainedNet, preset_of, trained
 from .command import command, run_main
 from .conversions import Evaluations, digest
+from .models.adaptive import check_layout
 from .options import (
     PERCENT,
     SEED,
@@ -186,7 +187,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add_run_arguments(parser, PRESETS, default="narrow")
     add_data_arguments(parser, (*TABLES, "digits", "imagenet"))
     net = parser.add_argument_group("net")
-    net.add_argument("--layout", help="such as 64c3-m2-d256 (default: the preset)")
+    net.add_argument("--layout", type=_layout, help="such as 64c3-m2-d256 (default: the preset)")
     net.add_argument(
         "--width", type=number(above=0.0), default=1.0, help="factor on the widths of ResNet-18 (imagenet)"
     )
@@ -225,6 +226,14 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     check_training_arguments(parser, args)
     check_run_arguments(args)
     return args
+
+
+def _layout(text: str) -> str:
+    try:
+        check_layout(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error).removeprefix("layout: ")) from None
+    return text
 
 
 @command

@@ -15,7 +15,7 @@ from snn_ext import AAN, BNAAN
 
 from .classifier import scaled
 
-__all__ = ["LAYOUTS", "NARROW", "layout_net", "preact_resnet18"]
+__all__ = ["LAYOUTS", "NARROW", "check_layout", "layout_net", "preact_resnet18"]
 
 LAYOUTS = {
     "mnist": "64c3-m2-128c3-128c3-m2-d256-d50",
@@ -85,9 +85,14 @@ def layout_net(
     return nn.Sequential(*layers)
 
 
+def check_layout(layout: str) -> None:
+    """Raise ``ValueError`` if a layout has a part that is none."""
+    list(_entries(layout))
+
+
 def _entries(layout: str) -> Iterator[tuple[str, int, int]]:
     for part in layout.split("-"):
-        found = re.fullmatch(r"(?:(\d+)x)?(?:(\d+)c(\d+)|([mad])(\d+))", part)
+        found = re.fullmatch(r"(?:([1-9]\d*)x)?(?:([1-9]\d*)c([1-9]\d*)|([mad])([1-9]\d*))", part)
         if not found:
             raise ValueError(f"layout: got {part!r} in {layout!r}, want parts such as 64c3, 2x64c3, m2, a2, d256")
         times, channels, kernel, kind, number = found.groups()

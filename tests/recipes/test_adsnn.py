@@ -125,6 +125,20 @@ def test_tables_and_folds(tmp_path: Path) -> None:
     rows = "\n".join(",".join(["0.5"] * 60 + ["RM"[i % 2]]) for i in range(208))
     (tmp_path / "sonar.all-data").write_text(rows)
     assert load_table("sonar", tmp_path).labels.sum() == 104
+    for wrong, message in (
+        (rows.replace("0.5", "nan", 1), "want 208 x 60, all of them finite"),
+        (rows.replace("R", "X", 1), "got the label 'X', want M or R"),
+        (rows.replace("0.5", "many", 1), "sonar.all-data: got another format"),
+        (rows.rsplit(",", 30)[0], "sonar.all-data: got another format"),
+    ):
+        (tmp_path / "sonar.all-data").write_text(wrong)
+        with pytest.raises(ValueError, match=message):
+            load_table("sonar", tmp_path)
+    (tmp_path / "sonar.all-data").unlink()
+    for content in (b"", b"RDX2", b"RDX2\nX\n" + bytes(5), gzip.compress(b"RDX2\nX\n")[:-9], bytes(range(256))):
+        (tmp_path / "Sonar.rda").write_bytes(content)
+        with pytest.raises(ValueError, match="Sonar.rda: got another format"):
+            load_table("sonar", tmp_path)
     with pytest.raises(FileNotFoundError, match="holds neither sonar.all-data"):
         load_table("sonar", tmp_path / "nowhere")
 
@@ -145,6 +159,7 @@ def test_figures_of_the_paper_are_kept_to_their_data() -> None:
         (["--data", "nothing"], "--data"),
         (["--data", "digits", "--time-steps", "0"], "--time-steps: got 0, want an int >= 1"),
         (["--data", "digits", "--m-f", "0"], "--m-f: got 0, want a finite number > 0"),
+        (["--data", "digits", "--layout", "8c3-m0"], "argument --layout: got 'm0' in '8c3-m0', want parts such as"),
     ],
 )
 def test_wrong_argument_is_named(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

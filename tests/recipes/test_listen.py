@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -124,6 +125,24 @@ def test_wrong_samples_are_named(spotter: Spotter) -> None:
     assert listener.seconds == 0
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 1.001, -32_768.0])
+def test_floats_that_are_no_sound_are_refused_and_change_nothing(value: float, spotter: Spotter) -> None:
+    listener, samples = Listener(spotter), torch.zeros(20_000)
+    samples[12_345] = value
+    for dtype in (torch.float32, torch.float64, torch.bfloat16):
+        with pytest.raises(ValueError, match=r"samples: got (nan|-?inf|1|-32768).*, want floating ones in \[-1, 1\]"):
+            listener.push(samples.to(dtype) if value != 1.001 else samples)
+    assert listener.seconds == 0 and listener.middle == 0 and len(listener.buffer) == 8_000
+    listener.push(torch.tensor([1.0, -1.0]))
+    assert listener.samples == 2
+
+
+def test_net_that_gives_no_numbers_is_not_silence(spotter: Spotter, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spotter, "forward", lambda waveforms: torch.full((1, 3), torch.nan))
+    with pytest.raises(FloatingPointError, match="scores: got .*nan.*, want finite ones"):
+        Listener(spotter).push(torch.zeros(16_000))
+
+
 def decisions(values: list[list[float]], **options: float) -> list[Detection]:
     decision = WordDecision(("a", "b"), **{"threshold": 0.5, "smoothing": 1, **options})  # type: ignore[arg-type]
     words = [decision.push(0.1 * i, torch.tensor(value)) for i, value in enumerate(values)]
@@ -192,6 +211,31 @@ def test_what_is_missing_is_said(arguments: list[str], message: str, monkeypatch
     monkeypatch.setitem(sys.modules, "sounddevice", None)
     with pytest.raises(SystemExit, match=message):
         listen.main(arguments)
+
+
+@pytest.mark.usefixtures("checkpoint")
+def test_raw_samples_from_a_closed_standard_input_are_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(SystemExit, match="recordings: got -, and the standard input is closed"):
+        listen.main(["-"])
+
+
+@pytest.mark.usefixtures("checkpoint")
+def test_ctrl_c_ends_a_microphone_well_and_a_list_of_recordings_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def pieces(*_: object) -> Iterator[Tensor]:
+        yield sound(1.0)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(listen, "microphone", pieces)
+    listen.main(["--microphone"])
+    assert "1.0 s of sound" in capsys.readouterr().out
+    monkeypatch.setattr(listen, "recording", pieces)
+    with pytest.raises(KeyboardInterrupt):
+        listen.main(["a.wav", "b.wav"])
+    out = capsys.readouterr().out
+    assert out.startswith("a.wav\n") and "b.wav" not in out
 
 
 @pytest.mark.parametrize(

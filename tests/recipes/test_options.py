@@ -18,6 +18,7 @@ for needed in ("spikingjelly", "snntorch", "torchvision", "soundfile", "sklearn"
     pytest.importorskip(needed, exc_type=ImportError)
 
 from recipes import options  # noqa: E402
+from recipes.files import data_folder  # noqa: E402
 from recipes.options import Different, Increasing, Number, device, integer, new_file, new_folder, number  # noqa: E402
 
 ROOT = Path(options.__file__).parents[1]
@@ -182,6 +183,21 @@ def test_trained_net_is_loaded_where_nothing_can_be_written(monkeypatch: pytest.
     from recipes.train_images import argument_parser
 
     assert options.defaults(argument_parser())["width"] == 1.0
+
+
+def test_missing_home_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("SNN_EXT_DATA", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", homeless)
+    with pytest.raises(ValueError, match="SNN_EXT_DATA: got none, and there is no home folder"):
+        data_folder()
+    monkeypatch.setenv("XDG_CACHE_HOME", "/cache")
+    assert data_folder() == Path("/cache/snn_ext")
+    monkeypatch.setenv("SNN_EXT_DATA", "/data")
+    assert data_folder() == Path("/data")
 
 
 def test_every_text_file_has_its_encoding() -> None:

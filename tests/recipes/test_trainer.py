@@ -21,6 +21,8 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 from recipes.data.images import Batches  # noqa: E402
 from recipes.run_folder import RunFolder  # noqa: E402
 from recipes.train_images import main  # noqa: E402
+from recipes.trainer import _Totals  # noqa: E402
+from recipes.training import measure, right  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 TINY = [
@@ -276,3 +278,18 @@ def test_shares_of_the_test_set_hold_every_image_once() -> None:
         for r in range(4)
     ]
     assert torch.cat(shares).sort().values.tolist() == list(range(33))
+
+
+def test_outputs_that_are_no_numbers_are_never_right() -> None:
+    output = torch.full((4, 10), torch.nan)
+    output[2:] = 0.0
+    output[2, 3] = output[3, 0] = 1.0
+    output[3, 9] = torch.nan
+    for labels in (torch.tensor([0, 1, 3, 0]), torch.eye(10)[[0, 1, 3, 0]]):
+        totals = _Totals(torch.device("cpu"))
+        totals.add(torch.tensor(0.0), output, labels)
+        assert totals.result(1)[1:] == (0.25, 0.25)
+    assert right(output, torch.tensor([0, 1, 3, 0])).tolist() == [False, False, True, False]
+    net = torch.nn.Linear(2, 3)
+    torch.nn.init.constant_(net.weight, torch.nan)
+    assert measure(net, [(torch.ones(5, 2), torch.zeros(5, dtype=torch.int64))]).accuracy == 0.0

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-pytest.importorskip("torchvision")
+torchvision = pytest.importorskip("torchvision")
 
-from recipes.data.images import Batches, channel_statistics, load_images  # noqa: E402
+from recipes.data.image_folder import ImageFolders  # noqa: E402
+from recipes.data.images import Batches, ImageData, channel_statistics, load_images  # noqa: E402
 
 ZERO, ONE = torch.zeros(1), torch.ones(1)
 
@@ -76,6 +77,73 @@ def test_torchvision_files_are_found_without_download(tmp_path: Path) -> None:
         (raw / f"{part}-labels-idx1-ubyte").write_bytes(struct.pack(">II", 2049, n) + bytes(range(n)))
     data = load_images("mnist", tmp_path)
     assert data.name == "MNIST" and data.train[0].shape == (6, 1, 28, 28) and data.test[1].tolist() == [0, 1, 2, 3]
+
+
+def idx(folder: Path, part: str, images: bytes, labels: bytes, counts: tuple[int, int]) -> None:
+    """Write two files of MNIST whose headers declare those counts of images and labels."""
+    raw = folder / "MNIST" / "raw"
+    raw.mkdir(parents=True, exist_ok=True)
+    (raw / f"{part}-images-idx3-ubyte").write_bytes(struct.pack(">IIII", 2051, counts[0], 28, 28) + images)
+    (raw / f"{part}-labels-idx1-ubyte").write_bytes(struct.pack(">II", 2049, counts[1]) + labels)
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "counts", "message"),
+    [
+        (bytes(784 * 6), bytes(5), (6, 5), "MNIST, train: got 5 labels of 6 samples"),
+        (bytes(784 * 6), bytes(7), (6, 7), "MNIST, train: got 7 labels of 6 samples"),
+        (bytes(784 * 6), bytes([0] * 5 + [10]), (6, 6), "MNIST, train: got the label 10, want one of 0..9"),
+        (bytes(784 * 6), bytes([0] * 5 + [200]), (6, 6), "MNIST, train: got the label 200, want one of 0..9"),
+        (b"", b"", (0, 0), "MNIST: got damaged files"),
+        (bytes(784 * 5), bytes(6), (6, 6), "MNIST: got damaged files"),
+        (bytes(784 * 7), bytes(6), (6, 6), "MNIST: got damaged files"),
+        (bytes(784 * 6), bytes(5), (6, 6), "MNIST: got damaged files"),
+    ],
+)
+def test_mnist_files_that_do_not_belong_together_are_refused(
+    images: bytes, labels: bytes, counts: tuple[int, int], message: str, tmp_path: Path
+) -> None:
+    idx(tmp_path, "t10k", bytes(784), bytes(1), (1, 1))
+    idx(tmp_path, "train", images, labels, counts)
+    with pytest.raises(ValueError, match=message):
+        load_images("mnist", tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"\0\0", b"<html>not found</html>", bytes(16)])
+def test_mnist_file_of_something_else_is_refused(content: bytes, tmp_path: Path) -> None:
+    for part in ("train", "t10k"):
+        idx(tmp_path, part, bytes(784), bytes(1), (1, 1))
+    (tmp_path / "MNIST" / "raw" / "train-images-idx3-ubyte").write_bytes(content)
+    with pytest.raises(ValueError, match="MNIST: got damaged files in .*, want a folder that holds it as"):
+        load_images("mnist", tmp_path)
+
+
+def test_images_and_labels_of_another_kind_are_refused() -> None:
+    images, labels = numbered(4)
+    for other, message in (
+        ((images.float(), labels), "got images torch.float32"),
+        ((images[:, 0], labels), r"got images torch.uint8 \[4, 6, 6\], want uint8 \[N, C, H, W\]"),
+        ((images, labels.float()), "got labels torch.float32"),
+        ((images, labels - 1), "got the label -1, want one of 0..3"),
+        ((images[..., :5], labels), r"x, test: got images \[1, 6, 5\], want those of training, \[1, 6, 6\]"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            ImageData("x", (images, labels), other, tuple("abcd"))
+
+
+def test_folders_of_images_have_the_same_classes_and_a_damaged_image_is_named(tmp_path: Path) -> None:
+    for part in ("train", "val"):
+        for name in "ab":
+            (tmp_path / part / name).mkdir(parents=True)
+            torchvision.io.write_jpeg(torch.zeros(3, 8, 8, dtype=torch.uint8), str(tmp_path / part / name / "0.jpg"))
+    folders = ImageFolders(tmp_path, torchvision.transforms.PILToTensor())
+    assert [len(labels) for _, labels in folders.loader("test", None, 2)] == [2]
+    (tmp_path / "val" / "b" / "0.jpg").write_bytes((tmp_path / "val" / "a" / "0.jpg").read_bytes()[:150])
+    with pytest.raises(ValueError, match="val/b/0.jpg: got no image that can be read"):
+        list(folders.loader("test", None, 2))
+    (tmp_path / "val" / "b").rename(tmp_path / "val" / "c")
+    with pytest.raises(ValueError, match="got b, c in one of train and val, want the same classes"):
+        ImageFolders(tmp_path, torchvision.transforms.PILToTensor())
 
 
 def test_missing_data_are_named_with_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

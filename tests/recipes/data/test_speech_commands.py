@@ -125,6 +125,39 @@ def test_every_damaged_file_is_named_before_anything_is_returned(tmp_path: Path)
     assert "no/anna_nohash_0.wav: empty: 0 bytes" in told and "yes/cleo_nohash_0.wav: not a sound file" in told
 
 
+def test_damaged_noise_is_named_beside_the_clips(tmp_path: Path) -> None:
+    write(folder_of(tmp_path) / "_background_noise_" / "hum.wav")
+    for name in ("_background_noise_/hum.wav", "no/anna_nohash_0.wav"):
+        content = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match="2 of 7 sound files") as error:
+        load(str(tmp_path))
+    assert "no/anna_nohash_0.wav: truncated" in str(error.value)
+    assert "_background_noise_/hum.wav: truncated" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("corpus.json", b"[1]", "corpus.json: got something else"),
+        ("corpus.json", b"{", "corpus.json: got something else"),
+        ("corpus.json", b"\xff\xfe", "corpus.json: got something else"),
+        ("testing_list.txt", b"yes/\xff.wav", "testing_list.txt: got no text"),
+    ],
+)
+def test_damaged_file_beside_the_words_is_named(name: str, content: bytes, message: str, tmp_path: Path) -> None:
+    (folder_of(tmp_path) / name).write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        load(str(tmp_path))
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"no archive"])
+def test_archive_of_digits_that_is_damaged_is_named(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "fsdd.zip").write_bytes(content)
+    with pytest.raises(ValueError, match="fsdd.zip, want a zip archive that is whole"):
+        real_digits(tmp_path / "fsdd.zip")
+
+
 def test_many_damaged_files_do_not_fill_the_screen(tmp_path: Path) -> None:
     (tmp_path / "yes").mkdir()
     for number in range(50):
