@@ -60,14 +60,14 @@ class AnalogTwin(fx.Interpreter):
         if is_delay(module):  # or a gate, of the phased schedule
             return args[0]
         if is_filter(module):
-            return module.analog(args[0])[1]
+            return module.analog(args[0])[1].to(args[0].dtype)
         if not is_spiking(module):
             return super().call_module(target, args, kwargs)
         rate, output = self._transfer(str(target), module, args[0])
         self.sums[str(target)] = float(rate.sum(dtype=torch.float64))
         if self.keep:
             self.activations[str(target)] = rate
-        return output
+        return output.to(args[0].dtype)  # thresholds are float32 also for 16 bits
 
     def _transfer(self, name: str, neuron: Any, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the activation of a layer in units of its threshold, and what it passes on."""
@@ -84,6 +84,6 @@ class AnalogTwin(fx.Interpreter):
         else:
             rate = (x / value).clamp_min(0.0)
             if name in self._clips:
-                clip = torch.tensor(self._clips[name]).to(x)
+                clip = torch.tensor(self._clips[name], device="cpu").to(x)
                 rate = rate.minimum(clip if clip.ndim == 0 else clip.reshape(-1, *[1] * (x.ndim - 2)))
         return rate, rate * value if getattr(neuron, "scale_output", False) else rate

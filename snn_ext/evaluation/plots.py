@@ -64,7 +64,7 @@ def draw_rates(axes: Axes, evaluation: Evaluation) -> None:
         axes.plot(_steps(evaluation), layer.normalised_rate, color=colour, lw=1, label=layer.name)
     axes.axhline(1.0, color="black", ls="--", lw=1)
     axes.set(xlabel="time step", ylabel="mean rate / mean activation", ylim=(0, 1.25))
-    if len(layers) <= 8:
+    if 0 < len(layers) <= 8:
         axes.legend(frameon=False, fontsize=8)
 
 

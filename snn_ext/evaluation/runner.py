@@ -196,23 +196,24 @@ class _Run:
     def batches(self, loader: Iterable[Any], state: _State | None) -> Iterator[tuple[Tensor, Tensor | None]]:
         """Yield the batches that are still to do; those that are done have to be the same ones."""
         done, digest = state.restore(self) if state is not None else (0, "")
-        data, number = DataFingerprint(), 0
+        data, number, first = DataFingerprint(), 0, torch.empty(0)
         for number, x, labels in numbered(loader):
             if self.labelled not in (None, labels is not None):
                 bad_value("loader", "batches with and without labels", "labels in all of them or in none")
             self.labelled, self.done = labels is not None, number
             if state is not None:
                 self.digest = data.add(x, labels)
-            x, labels = x.to(self.device), None if labels is None else labels.to(self.device)
-            self._prepare(x)
+            first = x if number == 1 else first
             if number > done:
-                yield x, labels
+                self._prepare(first.to(self.device))
+                yield x.to(self.device), None if labels is None else labels.to(self.device)
             elif number == done and self.digest != digest:
                 state.refuse(f"of other data: its {done} batches are not the first {done} of loader")
         if number < done:
             state.refuse(f"of other data: it has {done} batches, and loader {number}")
         if number == 0:
             bad_value("loader", "no batch", "at least one")
+        self._prepare(first.to(self.device))  # where all were done
 
     def batch(self, simulation: Simulation | ArousedSimulation, x: Tensor, labels: Tensor | None) -> None:
         """Simulate a batch and add it to the sums."""

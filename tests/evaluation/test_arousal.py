@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from pathlib import Path
 from typing import Any
@@ -186,15 +187,40 @@ def test_the_estimate_selects_the_share_of_the_errors(task: Any) -> None:
     assert spent[best.window] == min(spent.values())
 
 
+def off_the_grid(snn: nn.Module) -> nn.Module:
+    """Return a copy whose weights are as they come, so that sums of spikes are rounded."""
+    twin = copy.deepcopy(snn)
+    for module in twin.modules():
+        if hasattr(module, "spike_source"):
+            module.spike_bits = None
+    set_precision(twin, 0.1)
+    return twin
+
+
+@pytest.mark.parametrize("grid", [True, False], ids=["on a grid", "off it"])
 @pytest.mark.parametrize("chunk", [None, 7])
-def test_the_sample_that_sets_the_threshold_is_switched(task: Any, chunk: int | None) -> None:
-    _, snn, x, _ = task
+def test_the_sample_that_sets_the_threshold_is_switched(task: Any, chunk: int | None, grid: bool) -> None:
+    snn, x = task[1] if grid else off_the_grid(task[1]), task[2]
     for seed in range(6):
         labels = torch.randint(0, 4, (40,), generator=torch.Generator().manual_seed(seed))
         margins = observe_margins(snn, [(x[:40], labels)], 90)
         simulation = ArousedSimulation(snn, margins.estimate(wait=40.0, window=30.0, errors=100.0), chunk=chunk)
         list(simulation.run(x[:40], 90))
         assert bool(simulation.aroused[margins.wrong].all())
+
+
+def test_a_net_that_gives_nan_is_no_certain_one(task: Any) -> None:
+    _, snn, x, labels = task
+    broken = copy.deepcopy(snn)
+    with pytest.raises(ValueError, match="loader: got 'NaN or infinite values in the inputs of batch 2'"):
+        observe_margins(snn, [(x, labels), (x / 0, labels)], 20)
+    with pytest.raises(ValueError, match="loader: got 'labels from 1 to 4', want class numbers from 0 to 3"):
+        observe_margins(snn, [(x, labels + 1)], 20)
+    for module in broken.modules():
+        if hasattr(module, "spike_source"):
+            module.analog_weight.fill_(torch.nan)
+    with pytest.raises(ValueError, match="snn: got 'NaN or infinite values in the (parameter|buffer)"):
+        observe_margins(broken, [(x, labels)], 20)
 
 
 def test_without_an_error_nothing_is_switched() -> None:
@@ -230,8 +256,6 @@ def test_stimulus_that_ends_before_the_decision_is_refused(task: Any) -> None:
 
 
 def _at(snn: nn.Module, m_f: float) -> Any:
-    import copy
-
     twin = copy.deepcopy(snn)
     set_precision(twin, m_f)
     return twin

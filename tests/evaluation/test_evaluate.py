@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
+import os
+import subprocess
+import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 pytest.importorskip("spikingjelly")
 
@@ -18,13 +24,15 @@ from spikingjelly.activation_based import functional, layer, neuron  # noqa: E40
 from snn_ext import evaluate, evaluation  # noqa: E402
 from snn_ext.evaluation import (  # noqa: E402
     ENERGY_45NM,
+    EnergyModel,
     Evaluation,
     best_delay,
     delay_regimes,
     first_crossing,
     last_crossing,
 )
-from snn_ext.evaluation.metrics import ReadoutSums, rank_of_label  # noqa: E402
+from snn_ext.evaluation.metrics import LayerSums, ReadoutSums, rank_of_label  # noqa: E402
+from snn_ext.replacement import LeafTracer  # noqa: E402
 from snn_ext.spikingjelly import ATIFnuNode, ATIFuNode, PCMPIFNode  # noqa: E402
 
 T = 12
@@ -270,6 +278,386 @@ def test_evaluation_that_was_interrupted_after_its_last_batch_is_complete(
             evaluate(small_net(), data, T, correlation_steps=(4,), resume=file, progress=False)
     found = evaluate(small_net(), data, T, correlation_steps=(4,), resume=file, progress=False)
     assert found.to_json() == whole.to_json()
+
+
+def stopped_after(done: int, data: list[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+    yield from data[:done]
+    raise KeyboardInterrupt
+
+
+def relabelled(data: list[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
+    return [(x, (y + 1) % 5) for x, y in data]
+
+
+OTHER_DATA = {
+    "none": lambda data: [],
+    "fewer": lambda data: data[:2],
+    "others": lambda data: [(1 - x, y) for x, y in data],
+    "other labels": relabelled,
+    "no labels": lambda data: [x for x, _ in data],
+    "another order": lambda data: data[::-1],
+    "another order of samples": lambda data: [(x.flip(0), y.flip(0)) for x, y in data],
+    "other batches": lambda data: [(x[i : i + 2], y[i : i + 2]) for x, y in data for i in (0, 2)],
+    "doubles": lambda data: [(x.double(), y) for x, y in data],
+    "labels of another dtype": lambda data: [(x, y.int()) for x, y in data],
+    "other shape": lambda data: [(x.reshape(-1, 1, 4, 16), y) for x, y in data],
+}
+
+
+@pytest.mark.parametrize("kind", OTHER_DATA)
+def test_an_interrupted_evaluation_never_goes_on_with_other_data(tmp_path: Path, kind: str) -> None:
+    data, file = batches((4, 4, 4, 4)), tmp_path / "state.pt"
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(small_net(), stopped_after(3, data), T, resume=file, progress=False)
+    kept = file.read_bytes()
+    with pytest.raises(ValueError, match="of other data.*remove the file|with and without labels"):
+        evaluate(small_net(), OTHER_DATA[kind](data), T, resume=file, progress=False)
+    assert file.read_bytes() == kept
+    whole = evaluate(small_net(), data, T, progress=False)
+    assert evaluate(small_net(), iter(data), T, resume=file, progress=False).to_json() == whole.to_json()
+
+
+class Scaled(nn.Module):
+    """A net with a setting that is no parameter, and code of its own."""
+
+    def __init__(self, scale: float = 2.0, function: object = None) -> None:
+        super().__init__()
+        self.layer, self.scale, self.function = nn.Linear(64, 5), scale, function or _same
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scale * self.function(self.layer(x.flatten(1)))
+
+
+class Negated(Scaled):
+    def forward(self, x: Tensor) -> Tensor:
+        return -self.scale * self.function(self.layer(x.flatten(1)))
+
+
+def _same(x: Tensor) -> Tensor:
+    return x
+
+
+def _squared(x: Tensor) -> Tensor:
+    return x * x
+
+
+def changed(name: str) -> tuple[nn.Module, nn.Module, dict[str, object]]:
+    """Return nets and settings of an evaluation that differs from "nothing" in one thing."""
+    net = small_net()
+    torch.manual_seed(5)
+    ann: nn.Module = Negated() if name == "code" else Scaled(3.0 if name == "scale" else 2.0)
+    torch.manual_seed(5)
+    ann.layer.reset_parameters()
+    if name == "function":
+        ann.function = _squared
+    if name == "ann weight":
+        ann.layer.weight.data[0, 0] += 1
+    if name == "weight":
+        net[0].weight.data[0, 0, 0, 0] += 0.5
+    if name == "precharge":
+        net[1].v_init = torch.tensor([0.75])
+    if name == "tie":
+        net[1].fire_at_threshold = False
+    if name == "start":
+        net[1].set_reset_value("v", 0.25)
+    if name == "stride":
+        net[2].ceil_mode = True
+    if name == "kind":
+        net[1] = ATIFuNode(0.5, v_init=0.25)
+    options: dict[str, object] = {"delay": 1} if name == "delay" else {"top": (2,)} if name == "top" else {}
+    return net, ann, options
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["code", "scale", "function", "ann weight", "weight", "precharge", "tie", "start", "stride", "kind", "delay", "top"],
+)
+def test_an_interrupted_evaluation_never_goes_on_with_another_net_or_setting(tmp_path: Path, name: str) -> None:
+    data, file = batches((4, 4)), tmp_path / "state.pt"
+    net, ann, options = changed("nothing")
+    evaluate(net, data, 3, progress=False)  # a net that has run is the same net
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(net, stopped_after(1, data), T, ann=ann, resume=file, progress=False, **options)
+    other, other_ann, other_options = changed(name)
+    with pytest.raises(ValueError, match="state of an evaluation with .*remove the file to begin anew"):
+        evaluate(other, data, T, ann=other_ann, resume=file, progress=False, **other_options)
+    with pytest.raises(ValueError, match="with another ann"):
+        evaluate(net, data, T, resume=file, progress=False)
+    net, ann, options = changed("nothing")
+    evaluate(net, data, T, ann=ann, resume=file, progress=False, **options)
+    assert not file.exists()
+
+
+def test_the_hash_of_a_net_is_that_of_its_content_in_any_process() -> None:
+    code = (
+        "from tests.evaluation.test_evaluate import *; from snn_ext.evaluation.fingerprint import fingerprint\n"
+        "print(fingerprint(small_net()), fingerprint(Scaled()) and fingerprint(changed('nothing')[1]))"
+    )
+    seen = {
+        subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, capture_output=True, text=True,
+                       env={**os.environ, "PYTHONHASHSEED": seed}).stdout
+        for seed in ("1", "2")
+    }  # fmt: skip
+    assert len(seen) == 1
+
+
+# -- what is no number -------------------------------------------------------------------------------------------------
+
+
+def test_what_is_no_number_is_never_a_right_decision() -> None:
+    nan, inf = torch.nan, torch.inf
+    scores = torch.tensor([[nan, nan, nan], [nan, 1.0, 0.0], [0.0, 1.0, nan], [inf, 0.0, 0.0], [0.0, inf, 1.0],
+                           [-inf, -inf, -inf], [-inf, 0.0, -inf], [1.0, 1.0, 0.0]])  # fmt: skip
+    for label, right in enumerate([[7], [6], []]):
+        rank = rank_of_label(scores, torch.full((len(scores),), label))
+        assert (rank == 0).nonzero().flatten().tolist() == right
+    assert bool((rank_of_label(scores[:1], torch.tensor([0])) == 3).all())  # nor is it among the best few
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+@pytest.mark.parametrize("layer", [0, 4, 6])
+def test_a_net_with_weights_that_are_no_numbers_is_refused(value: float, layer: int) -> None:
+    """Its neurons are silent, so that the output of the spiking net may be finite."""
+    net = small_net()
+    net[layer].weight.data.flatten()[3] = value
+    with pytest.raises(ValueError, match=f"snn: got 'NaN or infinite values in the parameter {layer}.weight'"):
+        evaluate(net, batches(), T, progress=False)
+    with pytest.raises(ValueError, match="ann: got 'NaN or infinite values in the parameter"):
+        evaluate(small_net(), batches(), T, ann=net, progress=False)
+
+
+def test_numbers_that_overflow_are_named_with_layer_and_batch() -> None:
+    data = batches((2, 2))
+    data[1] = data[1][0] * 1e38, data[1][1]
+    with pytest.raises(ValueError, match="snn: got 'NaN or infinite activations of 5 in batch 2'"):
+        evaluate(small_net(), data, T, progress=False)
+    data[1] = data[1][0] * torch.nan, data[1][1]
+    with pytest.raises(ValueError, match="loader: got 'NaN or infinite values in the inputs of batch 2'"):
+        evaluate(small_net(), data, T, progress=False)
+    ann = nn.Sequential(nn.Flatten(), nn.Linear(64, 5), nn.Threshold(-torch.inf, 0.0))
+    ann[2].forward = lambda x: x / 0  # type: ignore[method-assign]
+    with pytest.raises(ValueError, match="ann: got 'NaN or infinite values in an output in batch 1'"):
+        evaluate(small_net(), batches(), T, ann=ann, progress=False)
+
+
+def test_neurons_that_emit_nan_are_named_with_steps_and_batch() -> None:
+    class Breaks(PCMPIFNode):
+        """Emits NaN from the third step on; the potential counts the steps."""
+
+        def multi_step_functional_forward(self, inputs: Any, states: Any, **kwargs: Any) -> Any:
+            t = states[0].flatten()[0] + 1 + torch.arange(len(inputs[0]))
+            nan = torch.where(t >= 3, torch.nan, 0.0).reshape(-1, *[1] * (inputs[0].ndim - 1))
+            return (torch.zeros_like(inputs[0]) + nan,), (states[0] + len(inputs[0]) + torch.zeros_like(inputs[0][0]),)
+
+    net = nn.Sequential(nn.Linear(4, 4), Breaks(), nn.Linear(4, 2))
+    with pytest.raises(ValueError, match="snn: got 'NaN or infinite values in an output in steps 3 to 4 in batch 1'"):
+        evaluate(net, [torch.rand(2, 4)], T, chunk=2, progress=False)
+
+
+# -- data and nets of all kinds ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("loader", "message"),
+    [
+        ([(torch.rand(2, 1, 8, 8), torch.tensor([0, 5]))], "loader: got 'labels from 0 to 5', want class numbers from 0 to 4"),
+        ([(torch.rand(2, 1, 8, 8), torch.tensor([-1, 0]))], "loader: got 'labels from -1 to 0'"),
+        ([(torch.rand(2, 1, 8, 8), torch.tensor([True, False]))], "loader: got a torch.bool tensor"),
+        ([(torch.rand(2, 1, 8, 8), torch.zeros(2, 1).long())], r"loader: got a torch.int64 tensor of shape \[2, 1\]"),
+        ([(torch.rand(2, 1, 8, 8), torch.zeros(3).long())], r"loader: got a torch.int64 tensor of shape \[3\]"),
+        ([(torch.rand(0, 1, 8, 8), torch.zeros(0).long())], "at least one sample in batch 1"),
+        ([torch.rand(2, 1, 8, 8), torch.rand(2, 1, 9, 9)], r"samples of one shape, \[1, 8, 8\] as in batch 1"),
+        (torch.rand(2, 1, 8, 8), "loader: got a torch.float32 tensor"),
+        ((torch.rand(2, 1, 8, 8), torch.zeros(2).long()), "loader: got a torch.int64 tensor of shape"),
+        (3, "loader: got 3 of type int"),
+        ([{"x": torch.rand(2, 1, 8, 8)}], "loader: got {.*want batches"),
+    ],
+)
+def test_a_bad_batch_is_named_and_changes_nothing(loader: object, message: str) -> None:
+    net = small_net().train()
+    with pytest.raises((TypeError, ValueError), match=message):
+        evaluate(net, loader, T, progress=False)  # type: ignore[arg-type]
+    assert all(m.training for m in net.modules()) and net[1].v == 0.0
+
+
+def test_any_integer_labels_and_loaders_without_a_length_will_do() -> None:
+    class Stream(torch.utils.data.IterableDataset):  # type: ignore[type-arg]
+        def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+            for x, y in batches():
+                yield from zip(x, y.to(torch.uint8), strict=True)
+
+    expected = evaluate(small_net(), [tuple(map(torch.cat, zip(*batches(), strict=True)))], T, progress=False)
+    for loader in (torch.utils.data.DataLoader(Stream(), batch_size=1), torch.utils.data.DataLoader(Stream(), batch_size=7)):
+        found = evaluate(small_net(), loader, T)
+        assert torch.equal(found.accuracy, expected.accuracy) and found.samples == 10
+        torch.testing.assert_close(found.synops, expected.synops)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_spikes_of_nets_of_other_dtypes_are_counted_to_the_last(dtype: torch.dtype) -> None:
+    """A sum of 300 spikes of 16 bits has to be taken in more."""
+    net = nn.Sequential(nn.Linear(3, 4), PCMPIFNode(1.0, precharge=0.0), nn.Linear(4, 2))
+    net[0].weight.data.zero_()
+    net[0].bias.data.fill_(1.0)
+    found = evaluate(net.to(dtype), [torch.rand(301, 3).to(dtype)], 300, correlation_steps=(300,), progress=False)
+    assert found.layers[0].spikes.tolist() == [4.0 * t for t in range(1, 301)]
+    assert found.layers[0].scatter[300][0].eq(1).all() and found.synops[-1] == 2400
+
+
+@pytest.mark.parametrize("how", ["float64 by default", "meta by default", "inference", "grad"])
+def test_modes_of_torch_around_an_evaluation_change_no_figure(how: str, tmp_path: Path) -> None:
+    net, data = small_net(), batches()
+    expected = evaluate(net, data, T, delay=(0, 2), correlation_steps=(4,), progress=False)
+    mode: Any = {"inference": torch.inference_mode, "grad": torch.enable_grad, "meta by default": lambda: torch.device("meta")}
+    before = torch.get_default_dtype()
+    try:
+        with mode.get(how, contextlib.nullcontext)():
+            torch.set_default_dtype(torch.float64 if how.startswith("float64") else before)
+            found = evaluate(net, data, T, delay=(0, 2), correlation_steps=(4,), resume=tmp_path / "a.pt", progress=False)
+            found.to_csv(tmp_path / "a.csv")
+            text = Evaluation.from_json(found.to_json()).to_json()
+    finally:
+        torch.set_default_dtype(before)
+    assert text == expected.to_json()
+    assert evaluate(net, data, T, delay=(0, 2), correlation_steps=(4,), progress=False).to_json() == text
+
+
+@pytest.mark.parametrize("graph", [False, True])
+def test_an_interruption_at_any_point_leaves_the_net_as_it_was(graph: bool) -> None:
+    """Control-C at every n-th line of the evaluation, with a training net in step mode "m" and a hook of the user."""
+    net = nn.Sequential(layer.Conv2d(1, 2, 3), PCMPIFNode(0.5), nn.MaxPool2d(2), layer.Flatten(), layer.Linear(18, 5))
+    net = fx.GraphModule(net, LeafTracer().trace(net)) if graph else net
+    functional.set_step_mode(net, "m")
+    parts = [net.get_submodule(str(i)) for i in range(5)]
+    net.train()
+    parts[2].eval()
+    parts[0].register_forward_hook(lambda module, inputs, output: None)
+
+    def state() -> list[object]:
+        return [
+            (m.training, getattr(m, "step_mode", None), len(m._forward_hooks), len(m._forward_pre_hooks))
+            for m in net.modules()
+        ]
+
+    before, ours = state(), str(Path(evaluation.__file__).parent)
+    for stop in (*range(1, 400, 29), *range(400, 2600, 157)):
+        seen = 0
+
+        def trace(frame: Any, event: str, argument: object, stop: int = stop) -> object:
+            nonlocal seen
+            if not frame.f_code.co_filename.startswith(ours):
+                return None
+            seen += event == "line"
+            if seen == stop:
+                sys.settrace(None)
+                raise KeyboardInterrupt
+            return trace
+
+        with contextlib.suppress(KeyboardInterrupt):
+            sys.settrace(trace)
+            try:
+                evaluate(net, [(torch.rand(2, 1, 8, 8), torch.tensor([0, 4]))], 3, progress=False)
+            finally:
+                sys.settrace(None)
+        assert state() == before, stop
+        assert parts[1].v == 0.0, stop
+
+
+def test_neurons_with_values_and_signs_count_an_event_as_one() -> None:
+    class Signed(neuron.IFNode):
+        """Fires with the sign of its input, every step."""
+
+        def single_step_functional_forward(self, inputs: Any, states: Any, **kwargs: Any) -> Any:
+            return (3 * inputs[0].sign(),), states
+
+        multi_step_functional_forward = single_step_functional_forward
+
+    net = nn.Sequential(nn.Linear(4, 6), Signed(), nn.Linear(6, 2))
+    found = evaluate(net, [torch.rand(5, 4)], 4, progress=False)
+    assert found.spikes.tolist() == [6.0, 12.0, 18.0, 24.0] and found.synops[-1] == 48
+
+
+def test_a_graph_that_calls_a_neuron_twice_is_refused_too() -> None:
+    net = nn.Sequential(nn.Linear(2, 2), PCMPIFNode(), nn.Linear(2, 2))
+    net.append(net[1])
+    with pytest.raises(ValueError, match="one neuron for two calls of a step"):
+        evaluate(fx.GraphModule(net, LeafTracer().trace(net)), [torch.rand(2, 2)], 3, progress=False)
+
+
+# -- figures at their ends ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("time_steps", [1, 5])
+def test_a_silent_net_has_figures_files_and_plots(tmp_path: Path, time_steps: int) -> None:
+    pytest.importorskip("matplotlib")
+    from snn_ext.evaluation import plots
+
+    net = nn.Sequential(nn.Linear(4, 6), PCMPIFNode(1.0, precharge=0.0), nn.Linear(6, 3))
+    net[0].weight.data.zero_()
+    net[0].bias.data.fill_(-1.0)
+    net[2].bias.data.copy_(torch.tensor([0.5, 0.5, 0.25]))
+    data = [(torch.rand(4, 4), torch.tensor([0, 1, 2, 0]))]
+    found = evaluate(net, data, time_steps, correlation_steps=(1,), progress=False)
+    assert found.accuracy.tolist() == [0.5] * time_steps and found.analog_accuracy == 0.5  # the first of equal ones
+    assert set(found.latency.values()) == {1} and best_delay(found) == 0
+    assert found.spikes[-1] == found.synops[-1] == found.ac_mac_ratio[-1] == 0
+    assert float(found.energy()[-1]) == pytest.approx(4.6 * 24) and found.analog_energy() == pytest.approx(4.6 * 42)
+    assert found.layers[0].normalised_rate.isnan().all()
+    assert torch.tensor(found.layers[0].correlation[1]).isnan()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found.plot(tmp_path / "a.png")
+        plots.correlations(found).savefig(tmp_path / "b.png")
+        plots.delays({"net": found}).savefig(tmp_path / "c.png")
+    found.to_csv(tmp_path / "a.csv")
+    assert Evaluation.from_json(found.to_json()).to_json() == found.to_json()
+
+
+def test_a_net_of_one_encoder_has_all_figures_by_hand(tmp_path: Path) -> None:
+    net = nn.Sequential(PCMPIFNode(1.0, precharge=0.0), nn.Linear(4, 3))
+    found = evaluate(net, [torch.full((2, 4), 0.5)], 4, progress=False)
+    assert found.spikes.tolist() == [0.0, 4.0, 4.0, 8.0] and found.synops.tolist() == [0.0, 12.0, 12.0, 24.0]
+    assert found.ac_mac_ratio.tolist() == [0.0] * 4 and found.energy()[-1] == pytest.approx(0.9 * 24)
+    found.to_csv(tmp_path / "a.csv")
+
+
+def test_operations_that_are_not_known_are_left_out_of_every_figure(tmp_path: Path) -> None:
+    class Sine(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.sin()
+
+    net = nn.Sequential(nn.Linear(3, 4), PCMPIFNode(), Sine(), nn.Linear(4, 2))
+    with pytest.warns(UserWarning, match="synaptic operations are left out"):
+        found = evaluate(net, [torch.rand(2, 3)], 4, progress=False)
+    assert found.macs is found.input_macs is None
+    for values in (found.synops, found.energy(), found.ac_mac_ratio, torch.tensor(found.analog_energy())):
+        assert values.isnan().all()
+    found.to_csv(tmp_path / "a.csv")
+    assert Evaluation.from_json(found.to_json()).to_json() == found.to_json()
+    pytest.importorskip("matplotlib")
+    found.plot(tmp_path / "a.png")
+
+
+def test_correlation_of_what_does_not_vary_is_no_number() -> None:
+    """0.1 and 0.3 have sums whose difference is a rounding, of any sign."""
+    for value in (0.1, 0.3, 1 / 3):
+        sums = LayerSums(1, (1,))
+        for n in (7, 1000, 13):
+            sums.begin(1.0, torch.full((n, 3), value))
+            sums.add((torch.rand(1, n, 3) > 0.5).float())
+            sums.end()
+        assert sums.correlation().isnan().all(), value
+    sums = LayerSums(1, (1,))
+    spikes = (torch.rand(1, 50, 3) > 0.5).float()
+    sums.begin(1.0, spikes[0])
+    sums.add(spikes)
+    assert 1 - 1e-9 <= float(sums.correlation()) <= 1
+
+
+@pytest.mark.parametrize("cost", [-1.0, torch.nan, torch.inf])
+def test_a_cost_that_is_none_is_named(cost: float) -> None:
+    with pytest.raises(ValueError, match="accumulate: got .*want an energy in picojoule"):
+        EnergyModel("mine", cost, 1.0)
 
 
 def test_step_mode_of_a_net_does_not_matter_and_is_restored() -> None:
