@@ -17,7 +17,7 @@ from ._errors import bad_type, bad_value, check_bool, check_choice
 from ._soft_reset_neuron import ThresholdNeuron, known, per_channel
 from .functional import ASNState, asn_spike_height, asn_transfer, state_dtype
 from .functional.adaptive import SpikeHeight, check_constant, check_constant_values
-from .functional.soft_reset import as_step, broadcasts
+from .functional.soft_reset import broadcasts
 
 __all__ = ["AdaptiveNeuron"]
 
@@ -115,10 +115,10 @@ class AdaptiveNeuron(ThresholdNeuron):
             Mean effect of its spikes on what receives them: f(S) in units of the height of a spike, or S.
         """
         x_seq = current.unsqueeze(0)
-        s = current if self.bias is None else current + _for_step("bias", self.bias, x_seq).to(current.dtype)
+        s = current if self.bias is None else current + for_step("bias", self.bias, x_seq).to(current.dtype)
         if self.readout:
             return torch.zeros_like(s), s
-        m_f, theta_0 = (_for_step(name, getattr(self, name), x_seq).to(s.dtype) for name in ("m_f", "theta_0"))
+        m_f, theta_0 = (for_step(name, getattr(self, name), x_seq).to(s.dtype) for name in ("m_f", "theta_0"))
         unit = self._raw_threshold().detach().to(s.dtype).reshape(())
         signal = s / unit
 
@@ -133,7 +133,7 @@ class AdaptiveNeuron(ThresholdNeuron):
         if self.spike_height == "adaptive":
             return rate.clamp_max(1.0), s.clamp_min(0.0)
         output = spikes if self.tau_beta == self.tau_eta else encoded(self.tau_beta)
-        return rate.clamp_max(1.0), output * _for_step("h", self.h, x_seq).to(s.dtype) if self.scale_output else output
+        return rate.clamp_max(1.0), output * for_step("h", self.h, x_seq).to(s.dtype) if self.scale_output else output
 
     # -- from parameters to the operator ----------------------------------------------------------------------------
 
@@ -141,7 +141,7 @@ class AdaptiveNeuron(ThresholdNeuron):
         self, x_seq: Tensor, state: ASNState, surrogate: Any, detach_adaptation: bool
     ) -> tuple[Tensor, ASNState]:
         """Run the operator on ``[T, N, ...]``; returns spikes, or the potential S of a read-out, and the state."""
-        bias = None if self.bias is None else _for_step("bias", self.bias, x_seq)
+        bias = None if self.bias is None else for_step("bias", self.bias, x_seq)
         operators: Any = functional if counted() else ops  # bit-equal; counters know what the definition is made of
         if self.readout:
             times = self._times("tau_beta", "tau_phi", "dt")
@@ -156,26 +156,27 @@ class AdaptiveNeuron(ThresholdNeuron):
             state,
             bias=bias,
             analog_input=self.analog_input,
-            m_f=_for_step("m_f", self.m_f, x_seq),
-            theta_0=_for_step("theta_0", self.theta_0, x_seq).to(dtype) * threshold,
+            m_f=for_step("m_f", self.m_f, x_seq),
+            theta_0=for_step("theta_0", self.theta_0, x_seq).to(dtype) * threshold,
             **self._times("tau_gamma", "tau_eta", "tau_beta", "tau_phi", "dt"),
             spike_height=self.spike_height,
             surrogate=surrogate,
             detach_adaptation=detach_adaptation,
         )
         if self.scale_output and self.spike_height == "fixed":
-            spike_seq = (spike_seq * _for_step("h", self.h, x_seq)).to(x_seq.dtype)
+            spike_seq = (spike_seq * for_step("h", self.h, x_seq)).to(x_seq.dtype)
         return spike_seq, state
 
     def at_rest(self, x_seq: Tensor) -> ASNState:
-        """Return the state of neurons at rest for an input ``[T, N, ...]``."""
-        return ASNState(*(as_step(0.0, x_seq, state_dtype(x_seq.dtype)) for _ in ASNState._fields))
+        """Return the state of neurons at rest for an input ``[T, N, ...]``: one value for all of them."""
+        zero = torch.zeros((), dtype=state_dtype(x_seq.dtype), device=x_seq.device)
+        return ASNState(zero, zero, zero, zero)
 
     def unencoded(self, state: ASNState) -> Tensor:
         """Return S - S_hat: what of the signal the spikes have not encoded yet."""
         s = state.s
         if self.bias is not None:
-            s = _for_step("bias", self.bias, s.unsqueeze(0)).to(s.dtype) + s
+            s = for_step("bias", self.bias, s.unsqueeze(0)).to(s.dtype) + s
         return s - state.s_hat
 
     def _times(self, *names: str) -> dict[str, float]:
@@ -230,7 +231,7 @@ def check_adaptive_options(
     return {name: check_constant(name, value) for name, value in times.items()}
 
 
-def _for_step(name: str, value: Tensor, x_seq: Tensor) -> Tensor:
+def for_step(name: str, value: Tensor, x_seq: Tensor) -> Tensor:
     """Return one value, one per channel, or any other shape that broadcasts, so that it broadcasts to a step."""
     if value.numel() > 1 and value.ndim != 1:
         if not broadcasts(value.shape, x_seq.shape[1:]):

@@ -379,7 +379,8 @@ def as_points(name: str, value: Any, T: int) -> Tensor:
     if isinstance(value, list | tuple) and len(value) > 1:
         value = torch.tensor(value, dtype=torch.float32, device="cpu")
     if not isinstance(value, Tensor) or value.numel() == 1:
-        return uniform_points(as_threshold(name, value), T)
+        with torch.device("cpu"):  # whatever the default: start values are kept
+            return uniform_points(as_threshold(name, value), T)
     points = value.detach().float().clone()
     if points.shape != (T,):
         bad_value(name, value, f"one element, or the quantisation points [T] = [{T}]")

@@ -69,7 +69,7 @@ def check_neuron(
         bad_value("factory", type(factory).__name__, "a callable without arguments that returns a fresh nn.Module")
     if not isinstance(skip, tuple):
         bad_value("skip", skip, "a tuple of names")
-    checks = {f.__name__.lstrip("_"): f for f in _COMMON + (_SPIKINGJELLY if host == "spikingjelly" else _SNNTORCH)}
+    checks = {name: check for name, (hosts, check) in _CHECKS.items() if host in hosts}
     unknown = set(skip) - set(checks)
     if unknown:
         bad_value("skip", sorted(unknown), "names out of " + ", ".join(checks))
@@ -215,9 +215,23 @@ def _assert_equal(what: str, got: Any, want: Any) -> None:
         assert got == want, f"{what}: got {got}, want {want}"
 
 
+_CHECKS: dict[str, tuple[tuple[str, ...], Callable[[_Suite], None]]] = {}
+
+
+def _check(*hosts: str) -> Callable[[Callable[[_Suite], None]], Callable[[_Suite], None]]:
+    """Put a check on the list of these hosts: what is not on a list is not run."""
+
+    def listed(check: Callable[[_Suite], None]) -> Callable[[_Suite], None]:
+        _CHECKS[check.__name__.lstrip("_")] = hosts, check
+        return check
+
+    return listed
+
+
 # -- checks for both hosts ------------------------------------------------------------------------------------------
 
 
+@_check("spikingjelly", "snntorch")
 def _single_steps_equal_the_sequence(suite: _Suite) -> None:
     if not suite.has_modes("s", "m"):
         return
@@ -227,6 +241,7 @@ def _single_steps_equal_the_sequence(suite: _Suite) -> None:
         _assert_equal("state", suite.state(one), suite.state(all_at_once))
 
 
+@_check("spikingjelly", "snntorch")
 def _chunks_of_time_equal_the_whole(suite: _Suite) -> None:
     for x_seq in suite.inputs():
         whole, chunked = suite.new(), suite.new()
@@ -236,6 +251,7 @@ def _chunks_of_time_equal_the_whole(suite: _Suite) -> None:
         _assert_equal("state", suite.state(chunked), suite.state(whole))
 
 
+@_check("spikingjelly", "snntorch")
 def _some_fire_and_some_do_not(suite: _Suite) -> None:
     for x_seq in suite.inputs():
         fired = suite.sequence(suite.new(), x_seq) != 0
@@ -245,12 +261,14 @@ def _some_fire_and_some_do_not(suite: _Suite) -> None:
     assert not silent.any(), "neurons fire on negative input"
 
 
+@_check("spikingjelly", "snntorch")
 def _spikes_have_one_value(suite: _Suite) -> None:
     for x_seq in suite.inputs():
         values = suite.sequence(suite.new(), x_seq).unique()
         assert len(values) <= 2, f"got {len(values)} values, want 0 and one other"
 
 
+@_check("spikingjelly", "snntorch")
 def _samples_are_independent(suite: _Suite) -> None:
     for x_seq in suite.inputs():
         together = suite.sequence(suite.new(), x_seq)
@@ -261,6 +279,7 @@ def _samples_are_independent(suite: _Suite) -> None:
         _assert_equal("spikes beside a sample of NaN", out[:, 1:], together[:, 1:])
 
 
+@_check("spikingjelly", "snntorch")
 def _gradients_of_steps_equal_those_of_the_sequence(suite: _Suite) -> None:
     if not suite.has_modes("s", "m"):
         return
@@ -278,6 +297,7 @@ def _gradients_of_steps_equal_those_of_the_sequence(suite: _Suite) -> None:
                 torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
+@_check("spikingjelly", "snntorch")
 def _every_parameter_gets_a_gradient(suite: _Suite) -> None:
     neuron = suite.new()
     if not list(neuron.parameters()):
@@ -289,6 +309,7 @@ def _every_parameter_gets_a_gradient(suite: _Suite) -> None:
         assert (parameter.grad != 0).any(), f"{name}: the gradient is zero"
 
 
+@_check("spikingjelly", "snntorch")
 def _input_is_not_modified(suite: _Suite) -> None:
     x_seq = suite.inputs()[0]
     before = x_seq.clone()
@@ -296,6 +317,7 @@ def _input_is_not_modified(suite: _Suite) -> None:
     _assert_equal("input", x_seq, before)
 
 
+@_check("spikingjelly", "snntorch")
 def _reset_starts_afresh(suite: _Suite) -> None:
     x_seq = suite.inputs()[1]
     neuron = suite.new()
@@ -304,6 +326,7 @@ def _reset_starts_afresh(suite: _Suite) -> None:
     _assert_equal("spikes after reset", suite.sequence(neuron, x_seq), first)
 
 
+@_check("spikingjelly", "snntorch")
 def _reset_works_in_nested_copies(suite: _Suite) -> None:
     x_seq = suite.inputs()[1]
     net = copy.deepcopy(nn.Sequential(nn.Sequential(suite.new())))
@@ -318,6 +341,7 @@ def _reset_works_in_nested_copies(suite: _Suite) -> None:
     _assert_equal("spikes after reset", suite.sequence(inner, x_seq), first)
 
 
+@_check("spikingjelly", "snntorch")
 def _changed_batch_starts_afresh(suite: _Suite) -> None:
     x_seq = suite.inputs()[1]
     neuron = suite.new()
@@ -326,6 +350,7 @@ def _changed_batch_starts_afresh(suite: _Suite) -> None:
     _assert_equal("spikes", suite.sequence(neuron, smaller), suite.sequence(suite.new(), smaller))
 
 
+@_check("spikingjelly", "snntorch")
 def _detach_cuts_the_graph(suite: _Suite) -> None:
     neuron = suite.new()
     x = suite.inputs()[0].clone().requires_grad_()
@@ -334,6 +359,7 @@ def _detach_cuts_the_graph(suite: _Suite) -> None:
         suite.detach(neuron)
 
 
+@_check("spikingjelly", "snntorch")
 def _memory_layout_does_not_matter(suite: _Suite) -> None:
     for x_seq in suite.inputs():
         want = suite.sequence(suite.new(), x_seq)
@@ -341,11 +367,13 @@ def _memory_layout_does_not_matter(suite: _Suite) -> None:
         _assert_equal("spikes", suite.sequence(suite.new(), strided), want)
 
 
+@_check("spikingjelly", "snntorch")
 def _double_is_kept(suite: _Suite) -> None:
     out = suite.sequence(suite.new().double(), suite.inputs()[0].double())
     assert out.dtype == torch.float64, f"spikes: got {out.dtype} for float64 input"
 
 
+@_check("spikingjelly", "snntorch")
 def _state_follows_to(suite: _Suite) -> None:
     x_seq = suite.inputs()[1]
     want = suite.sequence(suite.new(), x_seq)
@@ -356,6 +384,7 @@ def _state_follows_to(suite: _Suite) -> None:
     _assert_equal("spikes", torch.cat((head, tail.to(head.dtype))), want)
 
 
+@_check("spikingjelly", "snntorch")
 def _half_precision_is_kept(suite: _Suite) -> None:
     for dtype in (torch.float16, torch.bfloat16):
         x_seq = suite.inputs()[0].to(dtype)
@@ -364,6 +393,7 @@ def _half_precision_is_kept(suite: _Suite) -> None:
         assert out.isfinite().all(), f"spikes: not finite for {dtype} input"
 
 
+@_check("spikingjelly", "snntorch")
 def _state_is_wider_than_half(suite: _Suite) -> None:
     # A 16-bit potential changes up to a fifth of the spike trains; one of 32 bits none.
     for dtype in (torch.float16, torch.bfloat16):
@@ -373,6 +403,7 @@ def _state_is_wider_than_half(suite: _Suite) -> None:
             _assert_equal(f"spikes for {dtype} input", run(suite.new(), x_seq) != 0, want)
 
 
+@_check("spikingjelly", "snntorch")
 def _autocast_trains(suite: _Suite) -> None:
     size = suite.shape[-1]
     layer = nn.Linear(size, size)
@@ -387,6 +418,7 @@ def _autocast_trains(suite: _Suite) -> None:
         )
 
 
+@_check("spikingjelly", "snntorch")
 def _inference_mode_leaves_no_trace(suite: _Suite) -> None:
     x_seq = suite.inputs()[0]
     neuron = suite.new()
@@ -399,6 +431,7 @@ def _inference_mode_leaves_no_trace(suite: _Suite) -> None:
     _assert_equal("spikes", got.detach(), want)
 
 
+@_check("spikingjelly", "snntorch")
 def _deepcopy_and_pickle_keep_everything(suite: _Suite) -> None:
     x_seq = suite.inputs()[0]
     neuron = suite.new()
@@ -412,6 +445,7 @@ def _deepcopy_and_pickle_keep_everything(suite: _Suite) -> None:
         _assert_equal(f"spikes after {how}", suite.sequence(twin, x_seq).detach(), want)
 
 
+@_check("spikingjelly", "snntorch")
 def _state_dict_round_trip(suite: _Suite) -> None:
     neuron = suite.new()
     with torch.no_grad():
@@ -423,56 +457,34 @@ def _state_dict_round_trip(suite: _Suite) -> None:
     _assert_equal("spikes", suite.sequence(twin, suite.inputs()[1]), want)
 
 
+@_check("spikingjelly", "snntorch")
 def _compiles_without_graph_breaks(suite: _Suite) -> None:
+    from torch._dynamo.testing import CompileCounter
+
     x_seq = suite.inputs()[1]
-    torch._dynamo.reset()
-    try:
-        for mode in ("m", "s"):
-            if not suite.has_modes(mode):
-                continue
-            neuron = suite.new()
-            if suite.has_modes("m"):
-                neuron.step_mode = mode
-            compiled = torch.compile(neuron, fullgraph=True, backend="eager")
-            run = [x_seq] if mode == "m" else list(x_seq[:2])
-            got = torch.stack([_spikes(compiled(x)) for x in run])
-            plain = suite.new()
-            if suite.has_modes("m"):
-                plain.step_mode = mode
-            _assert_equal("spikes", got, torch.stack([_spikes(plain(x)) for x in run]))
-    finally:
+    for mode in ("m", "s"):
+        if not suite.has_modes(mode):
+            continue
         torch._dynamo.reset()
-
-
-_COMMON = (
-    _single_steps_equal_the_sequence,
-    _chunks_of_time_equal_the_whole,
-    _some_fire_and_some_do_not,
-    _spikes_have_one_value,
-    _samples_are_independent,
-    _gradients_of_steps_equal_those_of_the_sequence,
-    _every_parameter_gets_a_gradient,
-    _input_is_not_modified,
-    _reset_starts_afresh,
-    _reset_works_in_nested_copies,
-    _changed_batch_starts_afresh,
-    _detach_cuts_the_graph,
-    _memory_layout_does_not_matter,
-    _double_is_kept,
-    _state_follows_to,
-    _half_precision_is_kept,
-    _state_is_wider_than_half,
-    _autocast_trains,
-    _inference_mode_leaves_no_trace,
-    _deepcopy_and_pickle_keep_everything,
-    _state_dict_round_trip,
-    _compiles_without_graph_breaks,
-)
+        counter = CompileCounter()
+        try:
+            neuron, plain = suite.new(), suite.new()
+            compiled = torch.compile(neuron, fullgraph=True, backend=counter)
+            if suite.has_modes("m"):
+                neuron.step_mode = plain.step_mode = mode
+            run = [x_seq] if mode == "m" else list(x_seq[:4])
+            got = torch.stack([_spikes(compiled(x)) for x in run])
+            _assert_equal("spikes", got, torch.stack([_spikes(plain(x)) for x in run]))
+        finally:
+            torch._dynamo.reset()
+        graphs = counter.frame_count
+        assert graphs <= 2, f"{graphs} graphs for {len(run)} steps, want one for the first and one for all others"
 
 
 # -- checks for SpikingJelly ------------------------------------------------------------------------------------------
 
 
+@_check("spikingjelly")
 def _stored_voltage_changes_nothing(suite: _Suite) -> None:
     if not hasattr(suite.factory(), "store_v_seq"):
         return
@@ -485,6 +497,7 @@ def _stored_voltage_changes_nothing(suite: _Suite) -> None:
         _assert_equal("v_seq", stored.v_seq, stepped.v_seq)
 
 
+@_check("spikingjelly")
 def _functional_forward_is_pure(suite: _Suite) -> None:
     from spikingjelly.activation_based import base
 
@@ -507,6 +520,7 @@ def _functional_forward_is_pure(suite: _Suite) -> None:
     _assert_equal("states given", list(states), before)
 
 
+@_check("spikingjelly")
 def _memory_optimised_checkpointing(suite: _Suite) -> None:
     from spikingjelly.activation_based import memopt
 
@@ -528,6 +542,7 @@ def _memory_optimised_checkpointing(suite: _Suite) -> None:
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
 
 
+@_check("spikingjelly")
 def _unknown_step_mode_is_refused(suite: _Suite) -> None:
     neuron = suite.new()
     try:
@@ -537,17 +552,10 @@ def _unknown_step_mode_is_refused(suite: _Suite) -> None:
     raise AssertionError("step_mode = 'x' was accepted")
 
 
-_SPIKINGJELLY = (
-    _stored_voltage_changes_nothing,
-    _functional_forward_is_pure,
-    _memory_optimised_checkpointing,
-    _unknown_step_mode_is_refused,
-)
-
-
 # -- checks for snnTorch ------------------------------------------------------------------------------------------
 
 
+@_check("snntorch")
 def _hidden_state_equals_explicit_mem(suite: _Suite) -> None:
     if not suite.has_explicit_mem():
         return _explicit_mem_is_refused(suite)
@@ -561,6 +569,7 @@ def _hidden_state_equals_explicit_mem(suite: _Suite) -> None:
             _assert_equal("mem", mem, want[1])
 
 
+@_check("snntorch")
 def _detached_mem_goes_on(suite: _Suite) -> None:
     if not suite.has_explicit_mem():
         return _explicit_mem_is_refused(suite)
@@ -583,6 +592,7 @@ def _explicit_mem_is_refused(suite: _Suite) -> None:
     raise AssertionError("init_hidden=False was accepted by a neuron with explicit_mem = False")
 
 
+@_check("snntorch")
 def _trainers_run(suite: _Suite) -> None:
     import warnings
 
@@ -601,6 +611,7 @@ def _trainers_run(suite: _Suite) -> None:
         assert torch.as_tensor(loss).isfinite(), f"{trainer.__name__}: the loss is {loss}"
 
 
+@_check("snntorch")
 def _spikes_suit_losses_and_accuracies(suite: _Suite) -> None:
     from snntorch import functional as SF
 
@@ -612,11 +623,3 @@ def _spikes_suit_losses_and_accuracies(suite: _Suite) -> None:
         assert criterion(spk, targets).isfinite(), f"{criterion.__name__}: not finite"
     accuracy = float(SF.accuracy_rate(spk, targets))
     assert 0.0 <= accuracy <= 1.0, f"accuracy_rate: {accuracy}"
-
-
-_SNNTORCH = (
-    _hidden_state_equals_explicit_mem,
-    _detached_mem_goes_on,
-    _trainers_run,
-    _spikes_suit_losses_and_accuracies,
-)

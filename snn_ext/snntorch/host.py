@@ -182,16 +182,21 @@ class HostNeuron(ThresholdNeuron, snn.Leaky):
             )
         own = self.mem is self._own_mem and self._is_last(mem)
         if v is None or _shape(v) != x_seq.shape[1:] or not own:
-            if mem is not None and not torch.compiler.is_compiling() and bool((mem != 0).any()):
-                warnings.warn(
-                    "mem: got a potential that this neuron did not return from its last call, want that one (not a "
-                    "copy, nor another neuron's) or zeros; a fresh sequence starts",
-                    stacklevel=4,
-                )
+            self._warn_of_foreign(mem)
             return self._start(x_seq), self._first_step()
         if not (self.mem if mem is None else mem).requires_grad:
             v = _mapped(Tensor.detach, v)
         return _mapped(lambda part: carried(part, x_seq), v), self._t
+
+    def _warn_of_foreign(self, mem: Tensor | None) -> None:
+        """Warn if a potential is dropped: one passed along, or put into ``mem`` by somebody else."""
+        foreign = self.mem if mem is None and self.mem is not self._own_mem else mem
+        if foreign is not None and not torch.compiler.is_compiling() and not foreign.is_meta and bool(foreign.any()):
+            warnings.warn(
+                "mem: got a potential that this neuron did not return from its last call, want that one (not a "
+                "copy, nor another neuron's) or zeros; a fresh sequence starts",
+                stacklevel=5,
+            )
 
     def _is_last(self, mem: Tensor | None) -> bool:
         """Whether ``mem`` is what the last call returned: the tensor, its last step, or either of them detached."""
@@ -220,7 +225,8 @@ class HostNeuron(ThresholdNeuron, snn.Leaky):
     def reset_mem(self) -> Tensor:
         """Start a fresh sequence; returns the host's zero ``mem``, which may be passed to the first step."""
         self._forget()
-        self.mem = torch.zeros_like(self.mem)
+        self.mem = self._own_mem = torch.zeros_like(self.mem)
+        self._mem_version = self._version_of(self.mem)
         return self.mem
 
     def reset_parameters(self) -> None:

@@ -102,6 +102,9 @@ class HostNode(ThresholdNeuron, neuron.BaseNode):
     def _remember(self, states: States) -> None:
         self._memories.update(zip(self._memories, states, strict=True))
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        return neuron.BaseNode._apply(self, fn)  # the host's does not take what torch passes to it in to_empty
+
     def reset_parameters(self) -> None:
         super().reset_parameters()
         self.reset()
@@ -134,10 +137,10 @@ def _as_step(value: Any, x: Tensor) -> Any:
     """Return a state with one value for every neuron of a step ``[N, ...]``, in memory of its own."""
     if not isinstance(value, Tensor) or not value.is_floating_point():  # a step index
         return value
-    if value.shape == x.shape and 0 not in value.stride():
+    if value.shape == x.shape:
         return value
-    if counted() and not value.requires_grad and not any(value.stride()):
-        return torch.full_like(x, aside(value[(0,) * value.ndim].item), dtype=value.dtype)  # as the host does
+    if counted() and not value.requires_grad and value.numel() == 1:
+        return torch.full_like(x, aside(value.item), dtype=value.dtype)  # as the host does
     return torch.full_like(x, 0.0, dtype=value.dtype, requires_grad=False) + value
 
 

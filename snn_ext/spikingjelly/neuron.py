@@ -13,7 +13,7 @@ import torch
 from spikingjelly.activation_based import neuron
 from torch import Tensor
 
-from .._adaptive_neuron import AdaptiveNeuron, check_adaptive_options
+from .._adaptive_neuron import AdaptiveNeuron, check_adaptive_options, for_step
 from .._counting import aside
 from .._errors import bad_value
 from .._soft_reset_neuron import (
@@ -426,8 +426,11 @@ class ASNNode(AdaptiveNeuron, HostNode):
         for name, value in self._memories_rv.items():
             if isinstance(value, Tensor) or value != 0:
                 bad_value(f"reset value of {name}", value, "0.0: these neurons start at rest")
+        for name, value in zip(self._memories, states, strict=True):
+            if not isinstance(value, Tensor) and value != 0:
+                bad_value(name, value, "a tensor of the shape of a step, as all states of the neuron, or 0.0 at rest")
         rest = aside(self.at_rest, x_seq)
-        return aside(self.unencoded, rest), *rest
+        return (rest[0] if self.bias is None else aside(for_step, "bias", self.bias.to(rest[0]), x_seq)), *rest
 
     def multi_step_functional_forward(
         self, inputs: tuple[Tensor, ...], states: States, **kwargs: object
