@@ -157,6 +157,16 @@ def test_what_the_definition_runs_says_so_when_another_is_forced() -> None:
                 run(forward_ad.make_dual(x, x))
 
 
+@pytest.mark.parametrize("name", ["zero", "unknown surrogate", "adaptive heights"])
+def test_definitions_compile_whole_and_so_do_their_gradients(name: str) -> None:
+    function, (x, theta) = MAKES[name](functional), data()
+    gradient = grad(lambda x: function(x, theta).sin().sum())
+    torch._dynamo.reset()
+    for each in (function, lambda x, theta: gradient(x)):
+        close(torch.compile(each, fullgraph=True, backend="aot_eager")(x, theta), each(x, theta))
+    torch._dynamo.reset()
+
+
 def test_a_mapped_constant_is_not_looked_at() -> None:
     x, m_f = torch.rand(20, 3), torch.tensor([0.05, 0.1, 0.3])
     found = vmap(lambda m_f: ops.adaptive_spiking(x, m_f=m_f)[0])(m_f)

@@ -193,7 +193,7 @@ def _reset(h: Tensor, s: Tensor, threshold: Tensor, reset: str) -> Tensor:
     if reset == "none":
         return h
     if reset == "zero":
-        return _ResetToZero.apply(h, s)
+        return (_ResetToZero if torch.compiler.is_compiling() else _DualResetToZero).apply(h, s)
     return h - s * threshold
 
 
@@ -209,6 +209,19 @@ class _ResetToZero(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+        h, s = ctx.saved_tensors
+        return grad * (1.0 - s), -grad * h
+
+
+class _DualResetToZero(_ResetToZero):
+    """With forward-mode derivatives, which torch.compile does not take."""
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        _ResetToZero.setup_context(ctx, inputs, output)
         ctx.save_for_forward(*inputs)
 
     @staticmethod
@@ -216,8 +229,3 @@ class _ResetToZero(torch.autograd.Function):
         at, fired = ctx.saved_tensors
         kept = 0.0 if h is None else h * (1.0 - fired)
         return kept if s is None else kept - at * s
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
-        h, s = ctx.saved_tensors
-        return grad * (1.0 - s), -grad * h

@@ -63,7 +63,7 @@ class Surrogate:
     >>> import torch
     >>> u = torch.tensor([-0.5, 0.0, 0.5], requires_grad=True)
     >>> Sigmoid(4.0)(u)
-    tensor([0., 1., 1.], grad_fn=<_SpikeBackward>)
+    tensor([0., 1., 1.], grad_fn=<_DualSpikeBackward>)
     >>> Sigmoid(4.0).derivative(torch.tensor(0.0))
     tensor(1.)
     """
@@ -192,9 +192,11 @@ def spike(
     tensor([0., 0., 1.])
     """
     if isinstance(surrogate, Surrogate):
-        return _Spike.apply(h, threshold, surrogate, fire_at_threshold)
+        function = _Spike if torch.compiler.is_compiling() else _DualSpike
+        return function.apply(h, threshold, surrogate, fire_at_threshold)
     fired = (h >= threshold if fire_at_threshold else h > threshold).to(h.dtype)
-    return _GradientOf.apply(fired, surrogate(h - threshold).to(h.dtype))
+    gradient_of = _GradientOf if torch.compiler.is_compiling() else _DualGradientOf
+    return gradient_of.apply(fired, surrogate(h - threshold).to(h.dtype))
 
 
 class _Spike(torch.autograd.Function):
@@ -208,13 +210,6 @@ class _Spike(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         h, threshold, ctx.surrogate, _ = inputs
         ctx.save_for_backward(h, threshold)
-        ctx.save_for_forward(h, threshold)
-
-    @staticmethod
-    def jvp(ctx: Any, h: Tensor | None, threshold: Tensor | None, *_: None) -> Tensor:
-        at, reached = ctx.saved_tensors
-        tangent = h if threshold is None else -threshold if h is None else h - threshold
-        return ctx.surrogate.derivative(at - reached) * tangent
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -222,6 +217,21 @@ class _Spike(torch.autograd.Function):
         grad_u = grad * ctx.surrogate.derivative(h - threshold)
         grad_threshold = -grad_u.sum_to_size(threshold.shape) if ctx.needs_input_grad[1] else None
         return grad_u, grad_threshold, None, None
+
+
+class _DualSpike(_Spike):
+    """With forward-mode derivatives, which torch.compile does not take."""
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _Spike.setup_context(ctx, inputs, output)
+        ctx.save_for_forward(*inputs[:2])
+
+    @staticmethod
+    def jvp(ctx: Any, h: Tensor | None, threshold: Tensor | None, *_: None) -> Tensor:
+        at, reached = ctx.saved_tensors
+        tangent = h if threshold is None else -threshold if h is None else h - threshold
+        return ctx.surrogate.derivative(at - reached) * tangent
 
 
 class _GradientOf(torch.autograd.Function):
@@ -238,12 +248,15 @@ class _GradientOf(torch.autograd.Function):
         pass
 
     @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor]:
+        return None, grad
+
+
+class _DualGradientOf(_GradientOf):
+    @staticmethod
     def jvp(ctx: Any, value: Tensor | None, estimate: Tensor | None) -> Tensor | None:
         return estimate
 
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor]:
-        return None, grad
 
 
 def as_surrogate(function: Any) -> Surrogate | Callable[[Tensor], Tensor]:

@@ -249,22 +249,24 @@ def test_opcheck(cpu_execution: str, output: str) -> None:
     torch.library.opcheck(torch.ops.snn_ext.adaptive_spiking_backward.default, (*arguments, [True] * 4 + [False] * 2))
 
 
-def test_compiles_without_graph_breaks(cpu_execution: str) -> None:
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_compiles_without_graph_breaks(cpu_execution: str, dynamic: bool) -> None:
     def step(x_seq: Tensor, state: tuple[Tensor, ...] | None, m_f: Tensor) -> tuple[Tensor, ...]:
         spike_seq, state = ops.adaptive_spiking(2 * x_seq, state, m_f=m_f, surrogate=Sigmoid(2.0))
         spike_seq, state = ops.adaptive_spiking(spike_seq, state, bias=0.1, spike_height="adaptive")
         return spike_seq.square(), *state, ops.postsynaptic_potential(spike_seq)[0]
 
     torch._dynamo.reset()
-    compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
-    results = []
-    for function in (compiled, step):
-        torch.manual_seed(0)
-        x_seq, m_f = torch.rand(17, 5, 3, requires_grad=True), torch.rand(5, 1)
-        outputs = function(x_seq, None, m_f)
-        outputs[0].sum().backward()
-        results.append((*outputs, x_seq.grad))
-    assert all(map(torch.equal, *results))
+    compiled = torch.compile(step, fullgraph=True, backend="aot_eager", dynamic=dynamic)
+    for time_steps, size in ((17, 5), (4, 7)):
+        results = []
+        for function in (compiled, step):
+            torch.manual_seed(0)
+            x_seq, m_f = torch.rand(time_steps, size, 3, requires_grad=True), torch.rand(size, 1)
+            outputs = function(x_seq, None, m_f)
+            outputs[0].sum().backward()
+            results.append((*outputs, x_seq.grad))
+        assert all(map(torch.equal, *results))
     torch._dynamo.reset()
 
 

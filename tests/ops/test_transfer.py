@@ -158,8 +158,10 @@ def test_opcheck_and_compile(cpu_execution: str) -> None:
     def step(s: Tensor) -> Tensor:
         return ops.asn_transfer(2 * s, 0.2).square()
 
-    torch._dynamo.reset()
-    compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
-    found, want = (torch.autograd.grad(f(s).sum(), s)[0] for f in (compiled, step))
-    assert torch.equal(found, want)
+    for dynamic in (False, True):
+        torch._dynamo.reset()
+        compiled = torch.compile(step, fullgraph=True, backend="aot_eager", dynamic=dynamic)
+        for leaf in (s, torch.randn(5, 7, requires_grad=True), torch.randn(6, 8, requires_grad=True)):
+            found, want = (torch.autograd.grad(f(leaf).sum(), leaf)[0] for f in (compiled, step))
+            assert torch.equal(found, want)
     torch._dynamo.reset()
