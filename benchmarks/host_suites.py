@@ -2,9 +2,9 @@
 
 ``python -m benchmarks.host_suites --spikingjelly CHECKOUT --snntorch CHECKOUT``
 
-The tests come from a checkout of the host, the host itself is the installed one. Each file that names the host's neuron
-(``IFNode``, ``snn.Leaky``) runs twice: as it is, and with our neuron under that name. A test that ends differently needs
-an explanation in ``EXPLANATIONS``; one without makes the exit status 1.
+The tests come from a checkout of the host, the host itself is the installed one. Each file that names the host's
+neuron (``IFNode``, ``snn.Leaky``) runs twice: as it is, and with our neuron under that name. A test that ends
+differently needs an explanation in ``EXPLANATIONS``; one without makes the exit status 1.
 """
 
 from __future__ import annotations
@@ -72,15 +72,24 @@ def differences(host: dict[str, list[str]], ours: dict[str, list[str]]) -> list[
 
 def run(checkout: Path, host: Host, neuron: str, timeout: float, only: Sequence[str] = ()) -> dict[str, Any]:
     """Run the host's tests that name its neuron, with ours in its place or, for an empty name, with its own."""
-    files = [path for path in sorted((checkout / host.tests).rglob("test_*.py")) if re.search(host.names, path.read_text())]
+    files = [
+        path for path in sorted((checkout / host.tests).rglob("test_*.py")) if re.search(host.names, path.read_text())
+    ]
     files = [path for path in files if not only or path.name in only]
     if not files:
         raise SystemExit(f"{checkout / host.tests}: has no tests that name the neuron, want a checkout of the host")
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.json"
-        environment = {**os.environ, PLACE: neuron, REPORT: str(report), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        environment = {
+            **os.environ,
+            PLACE: neuron,
+            REPORT: str(report),
+            "PYTHONPATH": str(ROOT),
+            "OMP_NUM_THREADS": "1",
+        }
         command = [
-            sys.executable, "-W", "ignore", "-m", "pytest", "-q", "-p", "benchmarks.host_suites", "-p", "no:cacheprovider", "--continue-on-collection-errors",
+            sys.executable, "-W", "ignore", "-m", "pytest", "-q", "-p", "benchmarks.host_suites", "-p", "no:cacheprovider",
+            "--continue-on-collection-errors",
             "-c", os.devnull, "--rootdir", str(checkout), "--timeout", str(timeout), *map(str, files),
         ]  # fmt: skip
         done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
@@ -105,7 +114,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("got no checkout, want --spikingjelly, --snntorch or both")
 
     found, unexplained = [], 0
-    lines = ["| host | our neuron | tests | use it | passed | failed | skipped | differences |", "|---|---|--:|--:|--:|--:|--:|--:|"]
+    lines = [
+        "| host | our neuron | tests | use it | passed | failed | skipped | differences |",
+        "|---|---|--:|--:|--:|--:|--:|--:|",
+    ]
     for name, checkout in chosen.items():
         was = run(checkout, HOSTS[name], "", options.timeout, options.only)
         for neuron in ("", *HOSTS[name].neurons):
@@ -128,6 +140,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 # -- the plugin of pytest that puts our neuron in the place of the host's ---------------------------------------------
+
+if REPORT in os.environ:  # before the checkout is on the path, which holds a copy of the host
+    import snntorch
+    import spikingjelly.activation_based.neuron
 
 
 class _Plugin:
@@ -172,12 +188,8 @@ def pytest_configure(config: Any) -> None:
     config.pluginmanager.register(plugin)
     neuron = os.environ[PLACE]
     if neuron in HOSTS["spikingjelly"].neurons:
-        from spikingjelly.activation_based import neuron as module
-
-        module.IFNode = _as_if_node(neuron, plugin)
+        spikingjelly.activation_based.neuron.IFNode = _as_if_node(neuron, plugin)
     elif neuron in HOSTS["snntorch"].neurons:
-        import snntorch
-
         plugin.seen = ModuleType("snntorch")  # ours are built on snn.Leaky: only the tests see another one
         plugin.seen.__dict__.update(vars(snntorch), Leaky=_as_leaky(neuron, plugin))
 
@@ -194,12 +206,11 @@ def _as_if_node(name: str, plugin: _Plugin) -> type:
     class IFNode(ours):  # type: ignore[misc, valid-type]
         def __init__(
             self, v_threshold: float = 1.0, v_reset: float | None = 0.0, surrogate_function: Any = None,
-            detach_reset: bool = False, step_mode: str = "s", backend: str = "torch", store_v_seq: bool = False,
+            detach_reset: bool = False, step_mode: str = "s", store_v_seq: bool = False,
         ) -> None:  # fmt: skip
             plugin.built()
             curve = surrogate.Sigmoid() if surrogate_function is None else surrogate_function
-            own = more | ({} if backend == "torch" else {"backend": backend})
-            super().__init__(v_threshold, v_reset, curve, detach_reset, step_mode, store_v_seq, **own)
+            super().__init__(v_threshold, v_reset, curve, detach_reset, step_mode, store_v_seq, **more)
 
     IFNode.__qualname__ = "IFNode"
     return IFNode

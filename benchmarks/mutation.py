@@ -1,8 +1,9 @@
 """Change the package in one place at a time, and see whether a test notices: ``python -m benchmarks.mutation``.
 
-A first pass notes which functions each test calls. A mutant is then run against the tests that call its function, in a
-fork of a process that has imported torch, pytest and the hosts, but nothing of the package. Whatever is found is kept on
-disk: the same call goes on where it was interrupted, and a larger ``--sample`` with the same seed adds to a smaller one.
+A first pass notes which functions each test calls. A mutant is then run against the tests that call its function, in
+a fork of a process that has imported torch, pytest and the hosts, but nothing of the package. Whatever is found is kept
+on disk: the same call goes on where it was interrupted, and a larger ``--sample`` of the same seed adds to a smaller
+one.
 """
 
 from __future__ import annotations
@@ -32,7 +33,13 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "snn_ext"
-FOLDERS = ("functional", "ops", "conversion", "evaluation")
+TESTS = {
+    "functional": ("functional", "ops", "test_activation.py"),
+    "ops": ("ops", "functional", "test_activation.py"),
+    "conversion": ("conversion", "evaluation"),
+    "evaluation": ("evaluation", "conversion"),
+}
+"""Folders of the package, and the tests that stand for each: the mirrored ones, and those that rest on it."""
 MEMORY = 16 << 30
 """Bytes of address space that a mutant may take."""
 
@@ -169,7 +176,9 @@ def _clamp(node: ast.Call, text: str, span: Any) -> Iterator[tuple[int, int, str
         end = span(node.func)[1]
         yield end - len(name), end, CLAMPS[name], "bound"
         return
-    of_torch = isinstance(node.func, ast.Attribute) and isinstance(node.func.value, ast.Name) and node.func.value.id == "torch"
+    of_torch = (
+        isinstance(node.func, ast.Attribute) and isinstance(node.func.value, ast.Name) and node.func.value.id == "torch"
+    )
     bounds = dict(zip(("min", "max"), node.args[of_torch:], strict=False)) | {k.arg: k.value for k in node.keywords}
     for side, argument in bounds.items():
         if side in ("min", "max"):
@@ -190,7 +199,9 @@ class _Source(importlib.abc.MetaPathFinder, importlib.abc.Loader):
             return None
         is_package = self.path.name == "__init__.py"
         places = [str(self.path.parent)] if is_package else None
-        return importlib.util.spec_from_file_location(fullname, self.path, loader=self, submodule_search_locations=places)
+        return importlib.util.spec_from_file_location(
+            fullname, self.path, loader=self, submodule_search_locations=places
+        )
 
     def exec_module(self, module: Any) -> None:
         exec(compile(self.text, str(self.path), "exec"), module.__dict__)
@@ -318,7 +329,12 @@ def outcome(mutant: Mutant, tests: dict[str, dict[str, Any]], budget: float) -> 
         spent += tests[test]["seconds"]
         if spent <= budget:
             within.append(test)
-    record: dict[str, Any] = {**vars(mutant), "key": mutant.key, "tests": len(within), "left out": len(chosen) - len(within)}
+    record: dict[str, Any] = {
+        **vars(mutant),
+        "key": mutant.key,
+        "tests": len(within),
+        "left out": len(chosen) - len(within),
+    }
     if not within:
         return record | {"outcome": "no test"}
 
@@ -350,17 +366,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         "python -m benchmarks.mutation", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("paths", nargs="*", type=Path, help=f"files or folders (default: {PACKAGE}/ of {FOLDERS})")
+    parser.add_argument("paths", nargs="*", type=Path, help=f"files or folders (default: {PACKAGE}/ {', '.join(TESTS)})")
     parser.add_argument("--tests", nargs="+", type=Path, help="files or folders (default: what stands for each folder)")
     parser.add_argument("--sample", type=int, default=50, help="mutants of each path; 0 for all (default: 50)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--seconds", type=float, default=60.0, help="tests of a mutant take so long at most (default: 60)")
+    parser.add_argument(
+        "--seconds", type=float, default=60.0, help="tests of a mutant take so long at most (default: 60)"
+    )
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "mutation", help="folder for what is kept")
     options = parser.parse_args(arguments)
-    paths = [path.resolve() for path in options.paths] or [ROOT / PACKAGE / folder for folder in FOLDERS]
+    paths = [path.resolve() for path in options.paths] or [ROOT / PACKAGE / folder for folder in TESTS]
     _warm_up()
 
-    files = sorted({file for path in paths for test in options.tests or _tests_of(path) for file in _files(test.resolve(), "test_")})
+    files = sorted(
+        {
+            file
+            for path in paths
+            for test in options.tests or _tests_of(path)
+            for file in _files(test.resolve(), "test_")
+        }
+    )
     tests = calls_of_tests(files, options.out / "tests.json")
     records: dict[str, list[dict[str, Any]]] = {}
     for path in paths:
@@ -377,7 +402,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 kept[key] = outcome(mutant, tests, options.seconds)
                 _write(kept_in, kept)
             records[name].append(kept[key])
-            print(f"{name} {index + 1} of {len(chosen)} (of {len(found)}): {kept[key]['outcome']}", file=sys.stderr, flush=True)
+            print(
+                f"{name} {index + 1} of {len(chosen)} (of {len(found)}): {kept[key]['outcome']}",
+                file=sys.stderr,
+                flush=True,
+            )
     _write(options.out / "survivors.json", [r for found in records.values() for r in found if r["outcome"] in ALIVE])
     print(table(records))
     return 0
@@ -393,19 +422,24 @@ def table(records: dict[str, list[dict[str, Any]]]) -> str:
         counts = Counter(record["outcome"] for record in found)
         valid = sum(counts.values()) - counts["invalid"]
         score = f"{100 * counts['killed'] / valid:.0f} %" if valid else "-"
-        lines.append(f"| {name} | {valid} | {counts['killed']} | {counts['survived']} | {counts['no test']} | {score} |")
+        lines.append(
+            f"| {name} | {valid} | {counts['killed']} | {counts['survived']} | {counts['no test']} | {score} |"
+        )
     for record in (record for found in records.values() for record in found if record["outcome"] in ALIVE):
-        lines += ["", f"{record['path']}:{record['line']} {record['kind']}: {record['outcome']} ({record['tests']} tests)"]
+        lines += [
+            "",
+            f"{record['path']}:{record['line']} {record['kind']}: {record['outcome']} ({record['tests']} tests)",
+        ]
         lines += [f"    {line}" for line in record.get("diff", f"in {record['function']}").splitlines()]
     return "\n".join(lines)
 
 
 def _tests_of(path: Path) -> list[Path]:
-    """Return the mirrored tests of a path, and those one level above that use it."""
+    """Return the tests that stand for a path."""
     folder = path.relative_to(ROOT / PACKAGE).parts[0]
-    more = {"functional": ["test_activation.py", "ops"], "ops": ["test_activation.py", "functional"], "evaluation": ["conversion"],
-            "conversion": ["evaluation"]}  # fmt: skip
-    return [ROOT / "tests" / name for name in [folder, *more.get(folder, [])]]
+    if folder not in TESTS:
+        raise SystemExit(f"--tests: got none for {path}, want files of tests, or a path in {', '.join(TESTS)}")
+    return [ROOT / "tests" / name for name in TESTS[folder]]
 
 
 def _files(path: Path, begin: str = "") -> list[Path]:

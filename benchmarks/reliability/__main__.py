@@ -1,7 +1,7 @@
 """Attack files, runs and input, and say what survived.
 
-Each class of fault is a sub-command; each prints a table and writes it with all tries as JSON. A try is repeated exactly
-by its seed, but for the moments at which processes are killed.
+Each class of fault is a sub-command; each prints a table and writes it with all tries as JSON. A try is repeated
+exactly by its seed, but for the moments at which processes are killed.
 """
 
 from __future__ import annotations

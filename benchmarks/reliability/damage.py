@@ -109,7 +109,9 @@ def judge(name: str, attack: str, ended: Ended, kind: Format, want: Any) -> Try:
     path = Path(kind.file)
     clear = error in CLEAR
     named = path.name in message or path.parent.name and path.parent.name in message
-    return Try(name, attack, "survived" if clear and named else "unclear", f"{error}: {' '.join(message.split())[:300]}")
+    return Try(
+        name, attack, "survived" if clear and named else "unclear", f"{error}: {' '.join(message.split())[:300]}"
+    )
 
 
 def _last(text: str) -> str:

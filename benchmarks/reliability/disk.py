@@ -35,7 +35,9 @@ def disk(tries: int, seed: int, jobs: int, only: list[str] | None = None) -> lis
         runs = {name: run for name, run in recipes.runs().items() if not only or name in only}
         runs.pop("listen", None)  # writes nothing
         names = list(runs)
-        found = dict(zip(names, shared(names, lambda name: reference(name, runs[name]), jobs, "references"), strict=True))
+        found = dict(
+            zip(names, shared(names, lambda name: reference(name, runs[name]), jobs, "references"), strict=True)
+        )
         done = [one for one in found.values() if isinstance(one, Try)]
         whole = [name for name in names if isinstance(found[name], Reference)]
         attacks = list(ATTACKS.items())
@@ -52,7 +54,11 @@ def _attempt(name: str, run: Run, want: Reference, title: str, attack: Attack, r
         folder = Path(place)
         ended = forked(lambda: (before(), run.work()), folder, limit=LIMIT)
         told = _last(ended.errors) or "no message"
-        clear = _names_a_path(ended.errors) if run.command else bool(re.match(r"\w*(OS|Permission|File\w+|Value)Error: ", told))
+        clear = (
+            _names_a_path(ended.errors)
+            if run.command
+            else bool(re.match(r"\w*(OS|Permission|File\w+|Value)Error: ", told))
+        )
         why = "does not end" if ended.late else "" if clear or not ended.status else f"status {ended.status}: {told}"
         mend()
         again = forked(run.again, folder, limit=LIMIT)
@@ -125,4 +131,8 @@ def _last(text: str) -> str:
     return lines[-1].strip()[:300] if lines else ""
 
 
-ATTACKS: dict[str, Attack] = {"full disk": _full, "read-only folder": _read_only, "a file for a folder": _file_for_folder}
+ATTACKS: dict[str, Attack] = {
+    "full disk": _full,
+    "read-only folder": _read_only,
+    "a file for a folder": _file_for_folder,
+}

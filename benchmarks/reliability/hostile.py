@@ -77,7 +77,10 @@ def _attacks(file: str) -> Iterator[tuple[str, Attack]]:
     yield "random bytes", lambda path, _: path.write_bytes(np.random.default_rng(0).bytes(5000)) and None
     if file.endswith(".pt"):
         yield "a pickle that runs code, as a torch file", lambda path, victim: torch.save(_Touch(victim), path)
-        yield "a pickle that runs code, as it is", lambda path, victim: path.write_bytes(pickle.dumps(_Touch(victim))) and None
+        yield (
+            "a pickle that runs code, as it is",
+            lambda path, victim: path.write_bytes(pickle.dumps(_Touch(victim))) and None,
+        )
         yield "a pickle that runs code in the settings", _settings_that_run
         yield "a tensor of 64 GiB in a kilobyte", _bomb_of_torch
         yield "a tensor alone", lambda path, _: torch.save(torch.zeros(3), path)
@@ -88,7 +91,10 @@ def _attacks(file: str) -> Iterator[tuple[str, Attack]]:
     if file.endswith((".json", ".jsonl")):
         yield "nested 100,000 times", lambda path, _: path.write_text("[" * 100_000) and None
         yield "NaN for every number", _json_nan
-        yield "a number of 10,000 digits", lambda path, _: path.write_text('{"settings": ' + "9" * 10_000 + "}") and None
+        yield (
+            "a number of 10,000 digits",
+            lambda path, _: path.write_text('{"settings": ' + "9" * 10_000 + "}") and None,
+        )
         for content in ("null", "[]", "{}", '"text"', '{"settings": null}'):
             yield f"{content}", lambda path, _, content=content: path.write_text(content) and None
     if file.endswith(".gz"):
@@ -98,7 +104,10 @@ def _attacks(file: str) -> Iterator[tuple[str, Attack]]:
         yield "a recording of 8 GiB in some kilobytes", _bomb_of_zip
         yield "names that leave the folder", _zip_with_dots
     if file.endswith(".wav"):
-        yield "a header that declares 4 GiB", lambda path, _: _patch(path, {4: b"\xff\xff\xff\xff", 40: b"\xff\xff\xff\xff"})
+        yield (
+            "a header that declares 4 GiB",
+            lambda path, _: _patch(path, {4: b"\xff\xff\xff\xff", 40: b"\xff\xff\xff\xff"}),
+        )
         yield "65,535 channels", lambda path, _: _patch(path, {22: b"\xff\xff"})
         yield "0 Hz", lambda path, _: _patch(path, {24: bytes(4)})
     if file.endswith(".flac"):
@@ -171,7 +180,9 @@ def _members() -> dict[str, Callable[[Path], list[tarfile.TarInfo]]]:
     return {
         "above the folder": lambda victim: [one("../../outside/precious")],
         "at an absolute path": lambda victim: [one(str(victim))],
-        "behind a link to outside": lambda victim: [one("way", tarfile.SYMTYPE, str(victim.parent)), one("way/precious")],
+        "behind a link to outside": lambda victim: [
+            one("way", tarfile.SYMTYPE, str(victim.parent)), one("way/precious"),
+        ],
         "behind a chain of links": lambda victim: [
             one("a", tarfile.SYMTYPE, "."), one("a/b", tarfile.SYMTYPE, "../../outside"), one("a/b/precious"),
         ],
@@ -192,7 +203,10 @@ def _tar(path: Path, victim: Path, members: Callable[[Path], list[tarfile.TarInf
 
 
 def _bomb_of_zip(path: Path, victim: Path) -> None:
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("0_ann_0.wav", "w", force_zip64=True) as file:
+    with (
+        zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive,
+        archive.open("0_ann_0.wav", "w", force_zip64=True) as file,
+    ):
         for _ in range(8 << 4):
             file.write(bytes(64 << 20))
 

@@ -1,4 +1,4 @@
-"""Kill every recipe and ``evaluate(resume=)`` at a random time, run it again, and compare with a run that was let be."""
+"""Kill every recipe and ``evaluate(resume=)`` at a random time, and compare the next run with one that was let be."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,14 +39,18 @@ def kills(tries: int, seed: int, jobs: int, only: list[str] | None = None) -> li
     with tempfile.TemporaryDirectory(prefix="kills-") as folder, recipes.inputs(Path(folder)):
         runs = {name: run for name, run in recipes.runs().items() if not only or name in only}
         names = list(runs)
-        found = dict(zip(names, shared(names, lambda name: reference(name, runs[name]), jobs, "references"), strict=True))
+        found = dict(
+            zip(names, shared(names, lambda name: reference(name, runs[name]), jobs, "references"), strict=True)
+        )
         done = [one for one in found.values() if isinstance(one, Try)]
         whole = [name for name in names if isinstance(found[name], Reference)]
         todo = [(i, whole[i % len(whole)]) for i in range(tries)] if whole else []
 
         def attempt(item: tuple[int, str]) -> Try:
             index, name = item
-            return kill(name, runs[name], found[name], SIGNALS[index // len(whole) % 2], random.Random(f"{seed} {index}"))
+            return kill(
+                name, runs[name], found[name], SIGNALS[index // len(whole) % 2], random.Random(f"{seed} {index}")
+            )
 
         return done + shared(todo, attempt, jobs, "kills")
 
@@ -113,14 +116,18 @@ def fresh(tries: int, seed: int, jobs: int, only: list[str] | None = None) -> li
     from recipes import __path__ as where
 
     root = Path(next(iter(where))).parent
-    names = sorted(p.stem for p in root.joinpath("recipes").glob("*.py") if 'if __name__ == "__main__"' in p.read_text())
+    names = sorted(
+        p.stem for p in root.joinpath("recipes").glob("*.py") if 'if __name__ == "__main__"' in p.read_text()
+    )
     names = [name for name in names if not only or name in only]
 
     def attempt(index: int) -> Try:
         name = names[index % len(names)]
         with tempfile.TemporaryFile("w+") as errors:
             command = [sys.executable, "-m", f"recipes.{name}", "--help"]
-            child = subprocess.Popen(command, cwd=root, stdout=subprocess.DEVNULL, stderr=errors, start_new_session=True)
+            child = subprocess.Popen(
+                command, cwd=root, stdout=subprocess.DEVNULL, stderr=errors, start_new_session=True
+            )
             began = time.monotonic()
             while child.poll() is None and not _loads_torch(child.pid):
                 time.sleep(0.005)
@@ -168,5 +175,3 @@ def _place(text: str) -> str:
     """Return the innermost line of the project in a traceback."""
     places = re.findall(r'File "[^"]*?((?:recipes|snn_ext|benchmarks)/[^"]*)", line (\d+)', text)
     return f"({places[-1][0]}:{places[-1][1]})" if places else ""
-
-

@@ -15,7 +15,7 @@ from torch import nn
 from .forking import module
 from .outcomes import contents
 
-__all__ = ["RUNS", "Run", "preload"]
+__all__ = ["Run", "inputs", "preload", "runs"]
 
 _NET = ["--train-images", "32", "--test-images", "12", "--batch-size", "16", "--width", "0.0625", "--device", "cpu"]
 _ANALOG = [*_NET, "--epochs", "2"]
@@ -178,7 +178,16 @@ def runs() -> dict[str, Run]:
         "quickstart": Run(_quickstart, _quickstart),
         "table_images": _command("table_images", *cells, "--out", "run"),
         "table_keywords": _command(
-            "table_keywords", *_WORDS, *words, "--rows", "ReLU", "ATIF-u", "--recurrent", "0", "--out", "run",
+            "table_keywords",
+            *_WORDS,
+            *words,
+            "--rows",
+            "ReLU",
+            "ATIF-u",
+            "--recurrent",
+            "0",
+            "--out",
+            "run",
             passing=("run/table.md",),
         ),
         "listen": _command("listen", str(recording), str(recording), ends=True),
