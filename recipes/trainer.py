@@ -26,6 +26,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from .data.images import Batches, channel_statistics, load_images
+from .files import intact
 from .run_folder import RunFolder
 from .training import parameter_groups
 
@@ -153,9 +154,10 @@ class Trainer(train_classify.Trainer):
         state = {"model": self.model, "optimizer": optimizer, "schedule": schedule, "scaler": scaler}
         start, best = 0, -1.0
         if checkpoint is not None:
-            for name, part in state.items():
-                part.load_state_dict(checkpoint[name])
-            start, best = checkpoint["epochs"], checkpoint["best_accuracy"]
+            with intact(args.out / "last.pt", "a checkpoint of this run", "restore a copy of it, or start elsewhere"):
+                for name, part in state.items():
+                    part.load_state_dict(checkpoint[name])
+                start, best = checkpoint["epochs"], checkpoint["best_accuracy"]
 
         # Batch norm sees the statistics of all processes, so its buffers are equal without being sent around.
         model = DistributedDataParallel(self.model, broadcast_buffers=False) if self.processes > 1 else self.model

@@ -116,8 +116,7 @@ class ReadoutSums:
         return {name: getattr(self, name) for name in ("correct", "squared_error", "analog_correct", "samples")}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        for name, value in state.items():
-            setattr(self, name, value)
+        _load(self, state)
 
 
 class LayerSums:
@@ -213,10 +212,24 @@ class LayerSums:
         return {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        for name, value in state.items():
-            setattr(self, name, value)
+        _load(self, state)
 
     def correlation(self) -> Tensor:
         """Return Pearson's coefficient at each step of the correlation; NaN where one side does not vary."""
         n, r, a, rr, aa, ra = self.moments.unbind(1)
         return (n * ra - r * a) / ((n * rr - r * r).clamp_min(0) * (n * aa - a * a).clamp_min(0)).sqrt()
+
+
+def _load(sums: ReadoutSums | LayerSums, state: dict[str, Any]) -> None:
+    """Take over sums of the same names, types and shapes; raise ``ValueError`` where one is another."""
+    own = sums.state_dict()
+    if own.keys() != state.keys():
+        raise ValueError(f"state: got {[*state]}, want {[*own]}")
+    for name, value in own.items():
+        there, kind = state[name], type(value)
+        if not isinstance(there, kind) or isinstance(there, bool) != isinstance(value, bool):
+            raise ValueError(f"{name}: got a {type(there).__name__}, want a {kind.__name__}")
+        if isinstance(value, Tensor) and (there.shape, there.dtype) != (value.shape, value.dtype):
+            raise ValueError(f"{name}: got {there.dtype} {list(there.shape)}, want {value.dtype} {list(value.shape)}")
+    for name in own:
+        setattr(sums, name, state[name])

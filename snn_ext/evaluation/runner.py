@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from .._errors import bad_type, bad_value, check_bool, check_count
-from .._files import replacing
+from .._files import intact, load_tensors, save_tensors
 from .analog import AnalogTwin
 from .arousal import Arousal, ArousedSimulation
 from .graph import as_graph, emits_spikes, event_sources, is_spiking, module_of, smoothed_readout, step_length
@@ -179,10 +179,10 @@ class _Run:
 
     def settings(self) -> dict[str, Any]:
         """Return what an interrupted evaluation has to have in common with the one that continues it."""
-        digest = hashlib.sha256(self.graph.code.encode())
+        digest = hashlib.sha256(f"{self.graph.code}{self.ann}".encode())
         for net in (self.graph, self.ann):
             for name, value in {} if net is None else net.state_dict().items():
-                digest.update(name.encode())
+                digest.update(f"{name}{[*value.shape] if isinstance(value, Tensor) else ''}".encode())
                 digest.update(_bytes(value) if isinstance(value, Tensor) else repr(value).encode())
         for name, module in self.graph.named_modules():
             digest.update(f"{name}{module.extra_repr()}".encode())
@@ -194,12 +194,12 @@ class _Run:
     def batches(self, loader: Iterable[Any], state: _State | None) -> Iterator[tuple[Tensor, Tensor | None]]:
         """Yield the batches that are still to do; those that are done have to be the same ones."""
         start, expected = state.restore(self) if state is not None else (0, "")
-        digest = hashlib.sha256()
+        digest, index = hashlib.sha256(), -1
         for index, batch in enumerate(loader):
             x, labels = _inputs_and_labels(batch)
             if state is not None:
                 for part in (x, labels):
-                    digest.update(b"" if part is None else _bytes(part))
+                    digest.update(b"" if part is None else f"{part.dtype}{[*part.shape]}".encode() + _bytes(part))
             if index < start:
                 self._prepare(x.to(self.device))
                 if index == start - 1 and digest.hexdigest() != expected:
@@ -210,6 +210,8 @@ class _Run:
             self.labelled = labels is not None
             self.done, self.digest = index + 1, digest.hexdigest()
             yield x.to(self.device), None if labels is None else labels.to(self.device)
+        if index + 1 < start:
+            bad_value("loader", f"{index + 1} batches", f"the {start} that the interrupted evaluation has done, first")
         if self.done == 0:
             bad_value("loader", "no batch", "at least one")
 
@@ -281,6 +283,8 @@ class _Run:
         }  # fmt: skip
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        if state["layers"].keys() != self.sources.keys():
+            raise ValueError(f"layers: got {[*state['layers']]}, want {[*self.sources]}")
         self.readout.load_state_dict(state["readout"])
         self.labelled, self.done, self.digest = state["labelled"], state["done"], state["digest"]
         self.aroused = state["aroused"]
@@ -321,6 +325,8 @@ class _Run:
 class _State:
     """The file of an evaluation that may be interrupted."""
 
+    kind = "a state of snn_ext.evaluate", "remove it to start afresh"
+
     def __init__(self, path: Path, settings: dict[str, Any]) -> None:
         self.path, self.settings = path, settings
         if path.is_dir():
@@ -330,19 +336,21 @@ class _State:
         """Load the sums, and return how many batches are in them and their digest."""
         if not self.path.exists():
             return 0, ""
-        content = torch.load(self.path, map_location="cpu", weights_only=True)
-        for name, value in self.settings.items():
-            if content["settings"].get(name) != value:
-                there = "another net" if name == "net" else f"{name}={content['settings'].get(name)!r}"
-                raise ValueError(
-                    f"resume: got {self.path}, an evaluation with {there}, want the same {name} as now, or another file"
-                )
-        run.load_state_dict(content["run"])
+        content = load_tensors(self.path, *self.kind)
+        with intact(self.path, *self.kind):
+            there, state = content["settings"], content["run"]
+            differ = next((name for name, value in self.settings.items() if there[name] != value), None)
+        if differ is not None:
+            other = "another net" if differ == "net" else f"{differ}={there[differ]!r}"
+            raise ValueError(
+                f"resume: got {self.path}, an evaluation with {other}, want the same {differ} as now, or another file"
+            )
+        with intact(self.path, *self.kind):
+            run.load_state_dict(state)
         return run.done, run.digest
 
     def save(self, run: _Run) -> None:
-        with replacing(self.path) as temporary:
-            torch.save({"settings": self.settings, "run": run.state_dict()}, temporary)
+        save_tensors({"settings": self.settings, "run": run.state_dict()}, self.path)
 
     def remove(self) -> None:
         self.path.unlink(missing_ok=True)
