@@ -18,6 +18,7 @@ import torch
 from tabulate import tabulate
 
 from recipes.data.mfcc import BANDS, COEFFICIENTS, FFT, HIGH, HOP, LOG_OFFSET, LOW, MFCC, PADDING, SAMPLE_RATE, WINDOW
+from recipes.files import replacing
 
 from .measuring import measure, ratio
 
@@ -48,7 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(tabulate(rows, ("", "ms a clip", "MFCC is faster by (quartiles), best by best"), "github", floatfmt=".3f"))
     print(f"\n{options.clips} clips, {options.rounds} rounds, {options.threads} threads of torch {torch.__version__}")
     if options.out:
-        options.out.write_text(json.dumps({name: timing.seconds for name, timing in times.items()}, indent=1) + "\n")
+        with replacing(options.out) as file:
+            file.write_text(json.dumps({name: timing.seconds for name, timing in times.items()}, indent=1) + "\n")
 
 
 def contenders(clips: torch.Tensor) -> dict[str, Callable[[], object]]:

@@ -17,6 +17,7 @@ from .data.images import data_folder
 from .files import replacing
 from .pages import provenance
 from .plots import save
+from .run_folder import own_folder
 
 __all__ = ["RUNS", "main"]
 
@@ -49,8 +50,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--data-dir", type=Path, help="where SONAR is (default: SNN_EXT_DATA, or the user's cache)")
     parser.add_argument("--markdown", type=Path, help="file for the page")
     args = parser.parse_args(argv)
-    for name, figure in neuron_figures():
-        save(figure, args.out / f"{name}.png")
+    try:
+        with own_folder(args.out, "adsnn_results"):
+            for name, figure in neuron_figures():
+                save(figure, args.out / f"{name}.png")
+            _run(args)
+    except (ValueError, OSError) as error:
+        raise SystemExit(str(error)) from error
+
+
+def _run(args: argparse.Namespace) -> None:
     sections = []
     for name in args.runs:
         folder = args.data_dir or data_folder()

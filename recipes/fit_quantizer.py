@@ -40,6 +40,7 @@ from .data import FASHION_MNIST_SUBSET, fashion_mnist_subset
 from .files import replacing
 from .models import SmallCNN
 from .plots import save
+from .run_folder import own_folder
 from .training import seed_everything, train
 
 __all__ = ["Fit", "fit", "input_samples", "main", "optima"]
@@ -212,6 +213,14 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Fit, draw, print and return ``{input: {"optima": ..., "fits": ...}}``."""
     args = parse_arguments(argv)
+    try:
+        with own_folder(args.out, "fit_quantizer"):
+            return _run(args)
+    except (ValueError, OSError) as error:
+        raise SystemExit(str(error)) from error
+
+
+def _run(args: argparse.Namespace) -> dict[str, Any]:
     started = time.perf_counter()
     samples = input_samples()
     if not args.no_recorded:

@@ -70,6 +70,8 @@ class RunFolder:
         Settings that may be larger when a run is continued.
     defaults : dict, optional
         What a setting is that is not there, as the run was begun before there was such a setting.
+    forgotten : tuple of str
+        Settings that are ``None`` where they can be told no longer: those of the run that is there hold then.
 
     Raises
     ------
@@ -86,28 +88,28 @@ class RunFolder:
 
     def __init__(
         self, path: Path, settings: dict[str, Any], resume: bool, may_grow: tuple[str, ...] = (),
-        defaults: dict[str, Any] | None = None,
+        defaults: dict[str, Any] | None = None, forgotten: tuple[str, ...] = (),
     ) -> None:  # fmt: skip
-        self.path, self.settings = path, settings
+        self.path, self.settings = path, dict(settings)
         self._defaults = {name: value for name, value in (defaults or {}).items() if name in settings}
         self._begun, self._chain = False, (0, 0)  # lines of the log, and the check of the last
         self._lock = _locked(path)
         try:
-            self._check(resume, may_grow)
+            self._check(resume, may_grow, forgotten)
         except BaseException:
             self.close()
             raise
 
-    def _check(self, resume: bool, may_grow: tuple[str, ...]) -> None:
+    def _check(self, resume: bool, may_grow: tuple[str, ...], forgotten: tuple[str, ...]) -> None:
         """Refuse a folder that is not this run's, before anything is written."""
-        path, settings = self.path, self.settings
-        there = self._read("settings.json")
+        path, there = self.path, self._read("settings.json")
         if there is None and any(file for name in ("*.pt", "log.jsonl", "result.json") for file in path.glob(name)):
             raise ValueError(f"--out: got {path}, which holds files of something else, want a new folder")
         if there is not None and not resume:
             raise ValueError(f"--out: got {path}, which holds a run, want another folder, or --resume to continue it")
         if there is not None:
-            _compare(path, self._defaults | there, settings, may_grow)
+            self.settings |= {name: there[name] for name in forgotten if name in there and self.settings[name] is None}
+            _compare(path, self._defaults | there, self.settings, may_grow)
 
     @property
     def result(self) -> dict[str, Any] | None:

@@ -25,7 +25,8 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from .data.images import DATA_SETS
-from .files import replacing
+from .files import DamagedFileError, fingerprint, read_json, replacing, write_json
+from .run_folder import own_folder
 from .train_images import MODELS
 from .train_images import parse_arguments as parse_run
 
@@ -71,9 +72,21 @@ class Cell:
     def result(self) -> dict[str, Any] | None:
         """What the finished run says; ``None`` if it is not finished or was another run."""
         path, command = self.folder / "result.json", self.folder / "command.json"
-        if not path.exists() or not command.exists() or json.loads(command.read_text()) != list(self.options):
+        if not path.exists() or not command.exists():
             return None
-        return json.loads(path.read_text())
+        try:
+            if read_json(command, "the command of a cell") != self.command:
+                return None
+        except DamagedFileError:  # the run itself knows whether it is finished
+            return None
+        return read_json(path, "the result of a run", "restore a copy of it, or remove its folder to run it again")
+
+    @property
+    def command(self) -> dict[str, Any]:
+        """Return what makes the cell the one it is: its options, and the net that it starts from."""
+        start = Path(self.options[self.options.index("--from") + 1]) if "--from" in self.options else None
+        there = start is not None and start.is_file()
+        return {"options": [*self.options], "start": fingerprint(start.read_bytes()) if start and there else None}
 
     def run(self, threads: int) -> bool:
         """Run or continue the cell in a process of its own, with its output in ``output.txt``; return the success."""
@@ -83,8 +96,7 @@ class Cell:
             environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
             success = subprocess.run(command, env=environment, stdout=output, stderr=output).returncode == 0
         if success:  # only now: until then the folder may hold the result of other options
-            with replacing(self.folder / "command.json") as temporary:
-                temporary.write_text(json.dumps(self.options))
+            write_json(self.folder / "command.json", self.command)
         return success
 
 
@@ -190,9 +202,13 @@ def main(argv: Sequence[str] | None = None) -> list[Cell]:
     """Run what is not finished, and write ``table.md`` and ``table.json``."""
     args, options = parse_arguments(argv)
     table = cells(args, options)
-    failed = [] if args.report_only else run_cells(table, args.jobs, lambda: _write(args.out, table))
-    _write(args.out, table)
-    print(markdown(table))
+    try:
+        with own_folder(args.out, "table_images"):
+            failed = [] if args.report_only else run_cells(table, args.jobs, lambda: _write(args.out, table))
+            _write(args.out, table)
+            print(markdown(table))
+    except (ValueError, OSError) as error:
+        raise SystemExit(str(error)) from error
     if failed:
         raise SystemExit("failed: " + ", ".join(str(cell.folder / "output.txt") for cell in failed))
     return table

@@ -228,12 +228,15 @@ def intact(path: Path | str, kind: str, remedy: str = "remove it to start afresh
     Raises
     ------
     DamagedFileError
+        Errors of the system, such as a full disk, stay what they are.
     """
     try:
         yield
     except DamagedFileError:
         raise
     except Exception as error:  # damage has no end of forms: MemoryError, RecursionError, SyntaxError ...
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # EINVAL: a place before the file
+            raise
         raise DamagedFileError(f"{path}: damaged or not {kind}; {remedy}") from error
 
 

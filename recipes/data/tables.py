@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..files import intact
 from .images import ImageData, data_folder
 
 __all__ = ["Table", "digits", "folds", "load_table"]
@@ -42,9 +43,12 @@ def load_table(name: str, folder: Path | None = None) -> Table:
     folder = folder or data_folder()
     for path, read in ((folder / "sonar.all-data", _read_uci), (folder / "Sonar.rda", _read_rda)):
         if path.is_file():
-            features, names = read(path)
-            if features.shape != (208, 60):
-                raise ValueError(f"{path}: got {features.shape[0]} x {features.shape[1]} numbers, want 208 x 60")
+            with intact(path, "the file of SONAR", "get another copy"):
+                features, names = read(path)
+                if features.shape != (208, 60) or not ((features >= 0) & (features <= 1)).all():
+                    raise ValueError(f"got {features.shape} numbers, want 208 x 60 in [0, 1]")
+                if len(names) != 208 or not set(names) <= {"M", "R"}:
+                    raise ValueError(f"got {set(names)}, want 208 of M and R")
             return Table("SONAR", _features(features), torch.tensor([int(n == "R") for n in names]), ("M", "R"))
     raise FileNotFoundError(
         f"{folder}: holds neither sonar.all-data (archive.ics.uci.edu, Connectionist Bench) nor Sonar.rda (of R's "
@@ -118,6 +122,8 @@ class _RData:
         return struct.unpack(f">{count}i", self._take(4 * count))
 
     def _take(self, count: int) -> bytes:
+        if not 0 <= count <= len(self.content) - self.place:
+            raise ValueError("Sonar.rda: got a length that is not there, want a whole file")
         self.place += count
         return self.content[self.place - count : self.place]
 

@@ -39,7 +39,9 @@ def test_vgg_is_trained_converted_and_reported_and_a_second_call_computes_nothin
     report = convert_images.main(command)
     assert "sample of 32 + 12 images" in report and "CIFAR" not in report and "paper:" not in report
     assert all(f"| {way}" in report for way in ways) and "| Spike-Norm, 8 images" in report
-    assert {"normalisation.png", "depth.png", "methods.png", "report.md", "analog", "evaluations"} == {
+    assert {
+        "normalisation.png", "depth.png", "methods.png", "report.md", "analog", "evaluations", "lock", "recipe.json",
+    } == {
         path.name for path in tmp_path.iterdir()
     }
     assert not list((tmp_path / "evaluations").glob("*.pt"))
