@@ -40,6 +40,8 @@ DIGEST = "sha256"
 """Key of the digest in a JSON file."""
 DEFLATED = 1032
 """What deflate can shrink at most, so a member that claims more is no such member."""
+END = b"PK\x05\x06" + bytes(18)
+A_FOLDER = 0x10
 OLD_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 
 
@@ -308,13 +310,20 @@ def has_hash_in_name(path: Path, file: IO[bytes]) -> bool:
 def _check_zip(file: IO[bytes], methods: tuple[int, ...]) -> None:
     """Raise if a member of a zip file is not what its checksum says, or claims more than the file can hold."""
     size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - len(END)))
+    end = file.read()  # without a comment; it says how many members there are, or 65535 for more
     with zipfile.ZipFile(file) as archive:
         members = archive.infolist()
-        if len({member.filename for member in members}) < len(members):
-            raise zipfile.BadZipFile("two members of one name")
+        count = int.from_bytes(end[10:12], "little")
+        if not end.startswith(END[:4]) or count not in (len(members), 0xFFFF):
+            raise zipfile.BadZipFile("members are missing, or bytes behind the end")
+        if not members or len({member.filename for member in members}) < len(members):
+            raise zipfile.BadZipFile("no members, or two of one name")
         if sum(member.compress_size for member in members) > size:
             raise zipfile.BadZipFile("members larger than the file")
         for member in members:
+            if member.is_dir() or member.external_attr & A_FOLDER:
+                raise zipfile.BadZipFile(f"{member.filename} as a folder, which torch takes for zeros")
             stored = member.compress_type == zipfile.ZIP_STORED
             most = member.compress_size * (1 if stored else DEFLATED)
             if member.compress_type not in methods or member.file_size > most or (stored and member.file_size < most):
