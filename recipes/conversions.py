@@ -19,6 +19,7 @@ from torch import nn
 
 from snn_ext import convert, evaluate
 from snn_ext.evaluation import Evaluation
+from snn_ext.evaluation.runner import settings_of
 
 from .files import DamagedFileError, fingerprint, intact, read_json, write_json
 from .report import environment
@@ -181,7 +182,7 @@ def _report(snn: nn.Module) -> list[dict[str, Any]]:
 
 def digest(net: nn.Module) -> str:
     """Return a fingerprint of a net: of its modules with their settings, and of its weights."""
-    return fingerprint(net, *(part for item in net.state_dict().items() for part in item))[:16]
+    return fingerprint(settings_of(net), *(part for item in net.state_dict().items() for part in item))[:16]
 
 
 def set_poisson_seed(snn: nn.Module, seed: int) -> nn.Module:

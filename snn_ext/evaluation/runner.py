@@ -153,6 +153,22 @@ def _as_it_is_measured(graph: fx.GraphModule, ann: nn.Module | None) -> Iterator
             module.step_mode = "m"  # type: ignore[assignment]
 
 
+def settings_of(net: nn.Module) -> str:
+    """Return what modules are and how they are set, also where their representation leaves it out: time constants, T.
+
+    Weights are not in it, nor is what a forward pass or ``train()`` changes.
+    """
+
+    def plain(module: nn.Module) -> list[tuple[str, str]]:
+        kinds = (bool, int, float, str, tuple)
+        found = {name: value for name, value in vars(module).items() if name[0] != "_" and name != "training"}
+        return sorted((name, repr(value)) for name, value in found.items() if isinstance(value, kinds))
+
+    return "\n".join(
+        f"{name} {type(module).__name__} {module.extra_repr()} {plain(module)}" for name, module in net.named_modules()
+    )
+
+
 class _Run:
     """The sums of one evaluation, and the batch that is under way."""
 
@@ -179,13 +195,12 @@ class _Run:
 
     def settings(self) -> dict[str, Any]:
         """Return what an interrupted evaluation has to have in common with the one that continues it."""
-        digest = hashlib.sha256(f"{self.graph.code}{self.ann}".encode())
+        digest = hashlib.sha256((self.graph.code + settings_of(self.graph)).encode())
+        digest.update(b"" if self.ann is None else settings_of(self.ann).encode())
         for net in (self.graph, self.ann):
             for name, value in {} if net is None else net.state_dict().items():
                 digest.update(f"{name}{[*value.shape] if isinstance(value, Tensor) else ''}".encode())
                 digest.update(_bytes(value) if isinstance(value, Tensor) else repr(value).encode())
-        for name, module in self.graph.named_modules():
-            digest.update(f"{name}{module.extra_repr()}".encode())
         return {
             "time_steps": self.time_steps, "delays": self.readout.delays, "top": self.readout.top,
             "correlation_steps": self.correlation_steps, "net": digest.hexdigest(), "arousal": repr(self.arousal),

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import random
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -25,7 +27,7 @@ from snn_ext.evaluation import (  # noqa: E402
     last_crossing,
 )
 from snn_ext.evaluation.metrics import ReadoutSums, rank_of_label  # noqa: E402
-from snn_ext.spikingjelly import ATIFnuNode, ATIFuNode, PCMPIFNode  # noqa: E402
+from snn_ext.spikingjelly import ASNNode, ATIFnuNode, ATIFuNode, PCMPIFNode  # noqa: E402
 
 T = 12
 
@@ -330,3 +332,64 @@ def test_wrong_argument_is_named(arguments: dict[str, object], message: str) -> 
 def test_public_names_are_documented() -> None:
     for name in evaluation.__all__:
         assert getattr(evaluation, name).__doc__ or name.isupper(), name
+
+
+def test_state_that_is_damaged_or_of_something_else_is_refused_by_name(tmp_path: Path) -> None:
+    data, file, draw = batches((4, 4, 4, 2)), tmp_path / "state.pt", random.Random(0)
+    options = {"correlation_steps": (4,), "progress": False}
+    whole = evaluate(small_net(), data, T, **options).to_json()
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(small_net(), Interrupted(data), T, resume=file, **options)
+    content = file.read_bytes()
+    state = torch.load(file, weights_only=True)
+    others: list[Any] = [b"", b"hello" * 99, content[:2000], {}, [], {"settings": {}, "run": {}}, small_net().state_dict()]
+    others += [{**state, "run": {**state["run"], **part}} for part in ({"layers": {}}, {"readout": {"samples": 8}})]
+    sums = state["run"]["readout"]
+    others += [{**state, "run": {**state["run"], "readout": {**sums, "correct": sums["correct"][..., 1:]}}}]
+    for _ in range(25):
+        flipped = bytearray(content)
+        flipped[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
+        others.append(bytes(flipped))
+    refused = 0
+    for other in others:
+        file.write_bytes(other) if isinstance(other, bytes) else torch.save(other, file)
+        before = file.read_bytes()
+        try:
+            assert evaluate(small_net(), data, T, resume=file, **options).to_json() == whole
+        except ValueError as error:
+            assert f"{file}: damaged or not a state of snn_ext.evaluate; remove it to start afresh" == str(error)
+            assert file.read_bytes() == before
+            refused += 1
+    assert refused > 20
+
+
+def test_fewer_batches_than_are_done_are_refused(tmp_path: Path) -> None:
+    data = batches((4, 4, 4, 2))
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(small_net(), Interrupted(data), T, resume=tmp_path / "state.pt", progress=False)
+    with pytest.raises(ValueError, match="loader: got '1 batches', want the 2 that the interrupted evaluation has done"):
+        evaluate(small_net(), data[:1], T, resume=tmp_path / "state.pt", progress=False)
+
+
+@pytest.mark.parametrize("name", ["tau_gamma", "tau_eta", "tau_beta", "dt"])
+def test_time_constant_that_no_representation_shows_makes_another_evaluation(tmp_path: Path, name: str) -> None:
+    def net(**times: float) -> nn.Module:
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Flatten(), nn.Linear(64, 4), ASNNode(m_f=0.3, **times), nn.Linear(4, 5))
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(net(), Interrupted(batches((4, 4, 4))), T, resume=tmp_path / "state.pt", progress=False)
+    with pytest.raises(ValueError, match="with another net"):
+        evaluate(net(**{name: 2.0}), batches((4, 4, 4)), T, resume=tmp_path / "state.pt", progress=False)
+    evaluate(net(), batches((4, 4, 4)), T, resume=tmp_path / "state.pt", progress=False)
+
+
+def test_changed_digit_of_a_result_is_noticed() -> None:
+    text = evaluate(small_net(), batches(), T, progress=False).to_json()
+    digits = [place for place, sign in enumerate(text[: text.index("sha256")]) if sign in "1234"]
+    for place in digits[:: max(1, len(digits) // 100)]:
+        with pytest.raises(ValueError, match=r"text: damaged or not what Evaluation\.to_json wrote; evaluate again"):
+            Evaluation.from_json(f"{text[:place]}{int(text[place]) + 1}{text[place + 1 :]}")
+    for other in ("", "{}", "[]", "null", text[:-1], text.replace("sha256", "sha255"), "[" * 10_000):
+        with pytest.raises(ValueError, match="evaluate again"):
+            Evaluation.from_json(other)

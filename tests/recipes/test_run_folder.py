@@ -109,7 +109,7 @@ RECIPES: dict[str, tuple[Callable[[list[str]], Any], list[str]]] = {
     "autoencoder": (autoencoder.main, []),
     "convert_images": (convert_images.main, []),
     "fit_quantizer": (fit_quantizer.main, []),
-    "measure_listener": (measure_listener.main, []),
+    "measure_listener": (measure_listener.main, ["--data", "sample"]),
     "precharge": (precharge.main, []),
     "quickstart": (quickstart.main, []),
     "table_images": (table_images.main, ["--report-only"]),
