@@ -180,11 +180,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         parser.error(f"argument --threads: got {args.threads}, want an int >= 1")
     torch.set_num_threads(args.threads)
     try:
-        spotter, corpus = load_spotter(args.checkpoint), load(args.data, args.data_dir)
-    except (ValueError, FileNotFoundError) as error:
-        raise SystemExit(str(error)) from error
-    try:
         with own_folder(args.out, "measure_listener"):
+            spotter, corpus = load_spotter(args.checkpoint), load(args.data, args.data_dir)
             measured = measure(spotter, corpus.test, args.hours, args.seed)
             measured |= {"net": _name(spotter), "data": corpus.name, "threads": args.threads, **environment()}
             write_json(args.out / "listener.json", measured)

@@ -70,8 +70,8 @@ def report(analog: Trained, evaluations: Evaluations, args: argparse.Namespace) 
 
     def measure(name: str, make: Any, **settings: Any) -> tuple[Evaluation, dict[str, Any]]:
         depends = {
-            "net": digest(analog.net), "data": analog.data.name, "contents": analog.fingerprint(), "eval_images": args.eval_images,
-            "calibration_images": args.calibration_images, **settings,
+            "net": digest(analog.net), "data": analog.data.name, "contents": analog.fingerprint(),
+            "eval_images": args.eval_images, "calibration_images": args.calibration_images, **settings,
         }  # fmt: skip
         return evaluations.get(
             f"{analog.title} {name}", depends, make, analog.loader("test", args.eval_images), args.time_steps,

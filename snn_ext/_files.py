@@ -1,8 +1,8 @@
 """Files that are written whole or not at all, and read only if they are whole.
 
 Everything that is loaded from a file goes through here. Every member of a zip file (checkpoints, arrays) has a checksum,
-which neither torch nor numpy looks at in every case; JSON gets a digest. What is damaged, or of something else, is one
-error that names the file and what to do.
+which torch never compares and NumPy not always; JSON gets a digest. What is damaged, or of something else, is one error
+that names the file and what to do.
 """
 
 from __future__ import annotations
@@ -290,7 +290,7 @@ def save_tensors(content: Any, path: Path) -> None:
 
 
 def load_arrays(path: Path | str, kind: str, remedy: str = "remove it to start afresh") -> dict[str, np.ndarray]:
-    """Load what :func:`numpy.savez` or ``savez_compressed`` wrote, numbers and words alone, if not a bit has changed."""
+    """Load what :func:`numpy.savez` or ``savez_compressed`` wrote, numbers and words, if not a bit has changed."""
     import numpy as np
 
     with _opened(path, kind, remedy) as file:

@@ -71,7 +71,7 @@ def damaged(content: bytes, tries: int) -> Iterator[bytes]:
         yield bytes(flipped)
     for length in (0, 1, 4, size // 2, size - 1, *(draw.randrange(size) for _ in range(tries // 5))):
         yield content[:length]
-    yield from (b"hello" * 50, b"PK\x03\x04" + bytes(100), b"PK\x05\x06" + bytes(18), b"[]", b"{}", b"\xff\xfe", b"null")
+    yield from (b"hello" * 50, b"PK\x03\x04" + bytes(100), b"PK\x05\x06" + bytes(18), b"[]", b"{}", b"\xff", b"null")
     yield content + b"more"
     yield content[: len(content) // 2] + content[len(content) // 2 + 1 :]
 

@@ -153,22 +153,6 @@ def _as_it_is_measured(graph: fx.GraphModule, ann: nn.Module | None) -> Iterator
             module.step_mode = "m"  # type: ignore[assignment]
 
 
-def settings_of(net: nn.Module) -> str:
-    """Return what modules are and how they are set, also where their representation leaves it out: time constants, T.
-
-    Weights are not in it, nor is what a forward pass or ``train()`` changes.
-    """
-
-    def plain(module: nn.Module) -> list[tuple[str, str]]:
-        kinds = (bool, int, float, str, tuple)
-        found = {name: value for name, value in vars(module).items() if name[0] != "_" and name != "training"}
-        return sorted((name, repr(value)) for name, value in found.items() if isinstance(value, kinds))
-
-    return "\n".join(
-        f"{name} {type(module).__name__} {module.extra_repr()} {plain(module)}" for name, module in net.named_modules()
-    )
-
-
 class _Run:
     """The sums of one evaluation, and the batch that is under way."""
 
@@ -195,12 +179,13 @@ class _Run:
 
     def settings(self) -> dict[str, Any]:
         """Return what an interrupted evaluation has to have in common with the one that continues it."""
-        digest = hashlib.sha256((self.graph.code + settings_of(self.graph)).encode())
-        digest.update(b"" if self.ann is None else settings_of(self.ann).encode())
+        digest = hashlib.sha256(self.graph.code.encode())
         for net in (self.graph, self.ann):
             for name, value in {} if net is None else net.state_dict().items():
-                digest.update(f"{name}{[*value.shape] if isinstance(value, Tensor) else ''}".encode())
+                digest.update(name.encode())
                 digest.update(_bytes(value) if isinstance(value, Tensor) else repr(value).encode())
+        for name, module in self.graph.named_modules():
+            digest.update(f"{name}{module.extra_repr()}".encode())
         return {
             "time_steps": self.time_steps, "delays": self.readout.delays, "top": self.readout.top,
             "correlation_steps": self.correlation_steps, "net": digest.hexdigest(), "arousal": repr(self.arousal),
@@ -209,12 +194,12 @@ class _Run:
     def batches(self, loader: Iterable[Any], state: _State | None) -> Iterator[tuple[Tensor, Tensor | None]]:
         """Yield the batches that are still to do; those that are done have to be the same ones."""
         start, expected = state.restore(self) if state is not None else (0, "")
-        digest, index = hashlib.sha256(), -1
+        digest = hashlib.sha256()
         for index, batch in enumerate(loader):
             x, labels = _inputs_and_labels(batch)
             if state is not None:
                 for part in (x, labels):
-                    digest.update(b"" if part is None else f"{part.dtype}{[*part.shape]}".encode() + _bytes(part))
+                    digest.update(b"" if part is None else _bytes(part))
             if index < start:
                 self._prepare(x.to(self.device))
                 if index == start - 1 and digest.hexdigest() != expected:
@@ -225,8 +210,6 @@ class _Run:
             self.labelled = labels is not None
             self.done, self.digest = index + 1, digest.hexdigest()
             yield x.to(self.device), None if labels is None else labels.to(self.device)
-        if index + 1 < start:
-            bad_value("loader", f"{index + 1} batches", f"the {start} that the interrupted evaluation has done, first")
         if self.done == 0:
             bad_value("loader", "no batch", "at least one")
 
@@ -353,13 +336,13 @@ class _State:
             return 0, ""
         content = load_tensors(self.path, *self.kind)
         with intact(self.path, *self.kind):
-            there, state = content["settings"], content["run"]
-            differ = next((name for name, value in self.settings.items() if there[name] != value), None)
-        if differ is not None:
-            other = "another net" if differ == "net" else f"{differ}={there[differ]!r}"
-            raise ValueError(
-                f"resume: got {self.path}, an evaluation with {other}, want the same {differ} as now, or another file"
-            )
+            state, found = content["run"], {name: content["settings"][name] for name in self.settings}
+        for name, value in self.settings.items():
+            if found[name] != value:
+                there = "another net" if name == "net" else f"{name}={found[name]!r}"
+                raise ValueError(
+                    f"resume: got {self.path}, an evaluation with {there}, want the same {name} as now, or another file"
+                )
         with intact(self.path, *self.kind):
             run.load_state_dict(state)
         return run.done, run.digest

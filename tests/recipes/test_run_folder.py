@@ -171,7 +171,7 @@ def test_damaged_evaluation_is_put_aside_and_made_again(tmp_path: Path) -> None:
     place = content.index(b"synops")
     for damage in (b"", b"{}", b"[]", b"\xff", content[:-9], content[:place] + b"T" + content[place + 1 :]):
         (tmp_path / "e.json").write_bytes(damage)
-        with pytest.warns(UserWarning, match=r"e\.json: damaged or not a kept evaluation; .* put aside as e\.json\.damaged"):
+        with pytest.warns(UserWarning, match=r"e\.json: damaged or not a kept .* put aside as e\.json\.damaged"):
             assert get() == whole
         assert (tmp_path / "e.json.damaged").read_bytes() == damage
     with torch.no_grad():
@@ -180,7 +180,7 @@ def test_damaged_evaluation_is_put_aside_and_made_again(tmp_path: Path) -> None:
     assert made  # the analog net that it is compared with is another one
 
 
-def test_what_is_kept_is_known_by_everything_that_it_depends_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_kept_is_known_by_all_that_it_depends_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kept = Evaluations(tmp_path)
     assert [kept.note("n", {"a": a}, lambda a=a: a) for a in (1, 2, 2, 1.5)] == [1, 2, 2, 1.5]
     monkeypatch.setattr("recipes.conversions.environment", lambda: {"versions": {"torch": "another"}})
@@ -220,7 +220,8 @@ def test_folds_of_one_table_are_not_taken_for_those_of_another(tmp_path: Path, m
     monkeypatch.setattr(adsnn_tables, "_fold", lambda args, data, *_: made.append(data.name) or {})
     monkeypatch.setattr(adsnn_tables, "_section", lambda *_: "")
     args = argparse.Namespace(data="iris", data_dir=None, out=tmp_path, seeds=[0], folds=2, opt="adam")
-    for table, options in ((whole, {}), (half, {}), (half, {}), (half, {"opt": "sgd"}), (half, {"out": tmp_path, "opt": "sgd"})):
+    calls: list[tuple[Any, dict[str, Any]]] = [(whole, {}), (half, {}), (half, {}), (half, {"opt": "sgd"})]
+    for table, options in [*calls, calls[-1]]:
         monkeypatch.setattr(adsnn_tables, "load_table", lambda *_, t=table: t)
         adsnn_tables.cross_validation(argparse.Namespace(**{**vars(args), **options}))
     assert made == ["IRIS"] * 2 + ["half"] * 4
