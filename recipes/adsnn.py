@@ -28,6 +28,7 @@ from .adsnn_tables import cross_validation
 from .adsnn_training import PRESETS, TABLES, TrainedNet, preset_of, trained
 from .command import command, run_main
 from .conversions import Evaluations, digest
+from .files import fingerprint
 from .models.adaptive import check_layout
 from .options import (
     PERCENT,
@@ -44,6 +45,7 @@ from .options import (
 )
 from .pages import write_report
 from .plots import save
+from .run_folder import own_folder
 
 __all__ = ["main", "parse_arguments"]
 
@@ -61,6 +63,7 @@ class Run:
         self.analog = trained(args, seed, "aan", self.folder / "aan")
         self.evaluations = Evaluations(self.folder / "evaluations")
         self.margins: Margins | None = None
+        self.contents = fingerprint(*self.analog.data.train, *self.analog.data.test)
 
     def sweep(self) -> dict[float, Evaluation]:
         """Evaluate every precision on the test images."""
@@ -77,24 +80,25 @@ class Run:
         found = {}
         for share in self.args.error_shares:
             options = {"m_f_high": high, "errors": share}
-            estimated = self._estimate(low, f"{share:g}", lambda m, o=options: asdict(m.estimate(**o)))
+            estimated = self._estimate(low, f"{share:g}", lambda m, **o: asdict(m.estimate(**o)), **options)
             arousal = Arousal(**estimated)
             found[share] = self._evaluate(self.analog, f"arousal {share:g}", low, arousal=arousal)
         return found
 
     def windows(self, low: float) -> dict[float, tuple[float, float]]:
         """Return threshold and share of switched training images for several windows."""
-        found = self._estimate(low, "windows", lambda m: list(m.by_window(range(10, 160, 10), errors=95.0).items()))
+        options = {"windows": list(range(10, 160, 10)), "errors": 95.0}
+        found = self._estimate(low, "windows", lambda m, **o: list(m.by_window(**o).items()), **options)
         return {window: (threshold, share) for window, (threshold, share) in found}
 
-    def _estimate(self, low: float, name: str, of: Callable[[Margins], Any]) -> Any:
+    def _estimate(self, low: float, name: str, of: Callable[..., Any], **options: Any) -> Any:
         def estimate() -> Any:
             if self.margins is None or self.margins.m_f_low != low:  # one simulation serves all
                 train = self.analog.loader("train", self.args.arousal_images, 50)
                 self.margins = observe_margins(self._convert(self.analog), train, self.args.time_steps, m_f_low=low)
-            return of(self.margins)
+            return of(self.margins, **options)
 
-        key = {"low": low, "name": name, "images": self.args.arousal_images}
+        key = {"low": low, "name": name, "images": self.args.arousal_images, **options}
         return self.evaluations.note(f"arousal of {name}", key | self._depends(self.analog), estimate)
 
     def time_constants(self, m_f: float) -> dict[float, Evaluation]:
@@ -111,7 +115,8 @@ class Run:
 
     def _depends(self, analog: TrainedNet) -> dict[str, Any]:
         names = ("eval_images", "calibration_images", "tau_phi", "time_steps")
-        return {"net": digest(analog.net), "data": analog.data.name} | {n: getattr(self.args, n) for n in names}
+        about = {"net": digest(analog.net), "data": analog.data.name, "contents": self.contents}
+        return about | {name: getattr(self.args, name) for name in names}
 
     def _evaluate(
         self,
@@ -240,7 +245,8 @@ def _layout(text: str) -> str:
 def main(argv: Sequence[str] | None = None) -> str:
     """Run and write ``report.md`` into the folder; returns it."""
     args = parse_arguments(argv)
-    return write_report(args.out, report(args))
+    with own_folder(args.out, "adsnn"):
+        return write_report(args.out, report(args))
 
 
 if __name__ == "__main__":

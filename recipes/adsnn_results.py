@@ -19,6 +19,7 @@ from .files import replacing
 from .options import new_file, new_folder
 from .pages import provenance
 from .plots import save
+from .run_folder import own_folder
 
 __all__ = ["RUNS", "main"]
 
@@ -52,8 +53,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--data-dir", type=Path, help="where SONAR is (default: SNN_EXT_DATA, or the user's cache)")
     parser.add_argument("--markdown", type=new_file, help="file for the page")
     args = parser.parse_args(argv)
-    for name, figure in neuron_figures():
-        save(figure, args.out / f"{name}.png")
+    with own_folder(args.out, "adsnn_results"):
+        for name, figure in neuron_figures():
+            save(figure, args.out / f"{name}.png")
+        _run(args)
+
+
+def _run(args: argparse.Namespace) -> None:
     sections = []
     for name in args.runs:
         folder = args.data_dir or data_folder()

@@ -17,22 +17,26 @@ from snn_ext.precision import set_precision
 from .adsnn_training import train_fold
 from .conversions import Evaluations
 from .data.tables import Table, folds, load_table
+from .files import fingerprint
 from .pages import mean_and_deviation, table
 from .training import right
 
 __all__ = ["cross_validation", "paired_p"]
 
+ELSEWHERE = ("data_dir", "device", "log_every", "out", "resume", "seed", "seeds", "relu_seeds")
+"""Options that do not change a fold of a seed."""
+
 
 def cross_validation(args: argparse.Namespace) -> str:
     """Train and convert a net for each fold of each seed, and return the section of the page."""
     data = load_table(args.data, args.data_dir)
-    kept = Evaluations(args.out / "folds")
+    kept, contents = Evaluations(args.out / "folds"), fingerprint(data.features, data.labels)
     found: list[list[dict[str, Any]]] = []
     for seed in args.seeds:
         found.append([])
         for fold, (train, test) in enumerate(folds(data, args.folds, seed)):
-            names = ("layout", "epochs", "batch_size", "lr", "dropout", "last_dropout", "m_f", "time_steps", "tau_phi")
-            settings = {name: getattr(args, name) for name in names} | {"seed": seed, "fold": fold, "of": args.folds}
+            settings = {name: str(value) for name, value in vars(args).items() if name not in ELSEWHERE}
+            settings |= {"seed": seed, "fold": fold, "contents": contents}
             name = f"seed {seed} fold {fold}"
             found[-1].append(
                 kept.note(name, settings, lambda t=train, e=test, s=seed, n=name: _fold(args, data, t, e, s, n))

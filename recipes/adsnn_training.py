@@ -17,9 +17,10 @@ from snn_ext import AAN
 from .data.image_folder import FolderImages, check_classes, folder_name, image_folder
 from .data.images import Batches, ImageData, data_folder, load_images
 from .data.tables import digits
+from .files import intact, load_tensors
 from .models.adaptive import LAYOUTS, NARROW, layout_net, preact_resnet18
 from .trainer import Trainer
-from .training import seed_everything, train
+from .training import load_weights, seed_everything, train
 
 __all__ = ["PRESETS", "TABLES", "TrainedNet", "load_data", "preset_of", "train_fold", "trained"]
 
@@ -164,7 +165,10 @@ def trained(args: argparse.Namespace, seed: int, activation: str, folder: Path) 
     AdSNNTrainer().main(training)
     data = load_data(args)
     net = _build(training, tuple(data.train[0].shape[1:]), len(data.classes))
-    net.load_state_dict(torch.load(folder / "last.pt", map_location="cpu", weights_only=True)["model"])
+    path, kind = folder / "last.pt", "a checkpoint of such a net"
+    checkpoint = load_tensors(path, kind)
+    with intact(path, kind, "remove its folder to train again"):
+        load_weights(net, checkpoint["model"])
     return TrainedNet(args, net.to(args.device), data)
 
 

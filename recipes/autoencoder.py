@@ -27,11 +27,12 @@ from . import conversion_plots as plots
 from .command import command, run_main
 from .conversions import Evaluations, digest
 from .data.images import ImageData, load_images
-from .files import replacing
+from .files import fingerprint, intact, load_tensors, save_tensors
 from .models.convertible import autoencoder
 from .options import Increasing, add_data_arguments, add_run_arguments, integer, number
 from .pages import command_line, provenance, reduction, table, write_report
 from .plots import save
+from .run_folder import own_folder
 
 __all__ = ["main", "parse_arguments", "picture", "rebuild", "tiles", "train_autoencoder", "untile"]
 
@@ -74,12 +75,16 @@ def train_autoencoder(images: Tensor, args: argparse.Namespace, path: Path) -> n
     state = {"net": net, "optimizer": optimizer, "schedule": schedule}
     start = 0
     if path.exists():
-        checkpoint = torch.load(path, map_location=args.device, weights_only=True)
-        if checkpoint["settings"] != settings:
+        kind = "a checkpoint of this training", "remove it to start afresh"
+        checkpoint = load_tensors(path, *kind)
+        with intact(path, *kind):
+            there = checkpoint["settings"]
+        if there != settings:
             raise ValueError(f"--out: got {path} of another training, want the same settings or another folder")
-        for name, part in state.items():
-            part.load_state_dict(checkpoint[name])
-        start = checkpoint["epochs"]
+        with intact(path, *kind):
+            for name, part in state.items():
+                part.load_state_dict(checkpoint[name])
+            start = checkpoint["epochs"]
     steps = len(images) // args.batch_size
     with tqdm(total=args.epochs * steps, initial=start * steps, desc="autoencoder", unit="batch") as bar:
         for epoch in range(start, args.epochs):
@@ -96,8 +101,7 @@ def train_autoencoder(images: Tensor, args: argparse.Namespace, path: Path) -> n
                 bar.update()
             schedule.step()
             saved = {name: part.state_dict() for name, part in state.items()}
-            with replacing(path) as temporary:
-                torch.save({**saved, "settings": settings, "epochs": epoch + 1}, temporary)
+            save_tensors({**saved, "settings": settings, "epochs": epoch + 1}, path)
     return net.eval()
 
 
@@ -170,8 +174,10 @@ def report(net: nn.Module, data: ImageData, args: argparse.Namespace) -> str:
     found: dict[str, Evaluation] = {}
     notes: dict[str, Any] = {}
     for label, make in makers.items():
-        settings = {"net": digest(net), "data": data.name, "picture": name, "tiles": len(x[: args.eval_tiles]),
-                    "search": [args.search_images, args.search_steps]}  # fmt: skip
+        settings = {
+            "net": digest(net), "data": data.name, "contents": fingerprint(train_images, x), "picture": name,
+            "tiles": len(x[: args.eval_tiles]), "search": [args.search_images, args.search_steps],
+        }  # fmt: skip
         found[label], notes[label] = evaluations.get(
             f"autoencoder {label}", settings, make, batches, args.time_steps, delay=delays
         )
@@ -260,11 +266,11 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> str:
     """Run the recipe, write figures and ``report.md``, and return the report."""
     args = parse_arguments(argv)
-    data = load_images(args.data, args.data_dir).first(args.train_images, args.test_images)
-    net = train_autoencoder(padded(data, "train"), args, args.out / "autoencoder.pt")
-    text = report(net, data, args)
-    text += "\n" + provenance(command_line("autoencoder", argv), args.seed)
-    return write_report(args.out, text)
+    with own_folder(args.out, "autoencoder"):
+        data = load_images(args.data, args.data_dir).first(args.train_images, args.test_images)
+        net = train_autoencoder(padded(data, "train"), args, args.out / "autoencoder.pt")
+        text = report(net, data, args) + "\n" + provenance(command_line("autoencoder", argv), args.seed)
+        return write_report(args.out, text)
 
 
 if __name__ == "__main__":

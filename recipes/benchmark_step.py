@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import statistics
@@ -14,7 +13,7 @@ import torch
 from spikingjelly.activation_based import functional
 from torch import Tensor, nn
 
-from .files import replacing
+from .files import read_json, write_json
 
 __all__ = ["benchmark_step", "report"]
 
@@ -75,8 +74,10 @@ def report(result: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
         "model": args.model, "width": args.width, "batch_size": args.batch_size, "time_steps": args.time_steps,
         "device": where, "cpus": os.cpu_count(), "threads": torch.get_num_threads(), "torch": torch.__version__,
     }  # fmt: skip
-    with replacing(args.out / "step_time.json") as temporary:
-        temporary.write_text(json.dumps({"setting": setting, "nets": result}, indent=1) + "\n", encoding="utf-8")
+    path = args.out / "step_time.json"
+    if path.exists():  # the folder may be that of a run, but the file has to be ours
+        read_json(path, "a benchmark of a step", "want another --out")
+    write_json(path, {"setting": setting, "nets": result})
     return result
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import os
 import re
-from collections.abc import Callable, Iterable
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from spikingjelly.activation_based.ann2snn import Converter
 from spikingjelly.activation_based.ann2snn.recipes import LocalThresholdBalancingRecipe, RateCodingRecipe
 from torch import nn
@@ -18,7 +20,8 @@ from torch import nn
 from snn_ext import convert, evaluate
 from snn_ext.evaluation import Evaluation
 
-from .files import replacing
+from .files import DamagedFileError, fingerprint, intact, read_json, write_json
+from .report import environment
 
 __all__ = ["OURS", "RIVALS", "Conversion", "Evaluations", "digest", "set_poisson_seed"]
 
@@ -26,18 +29,26 @@ Conversion = Callable[[nn.Module, Iterable[Any]], nn.Module]
 """From an analog net and calibration batches to a spiking net; the analog net stays as it is."""
 
 
-def _host(recipe: type, passes: int = 1, **options: Any) -> Conversion:
-    def conversion(ann: nn.Module, calibration: Iterable[Any]) -> nn.Module:
-        return Converter(recipe(list(calibration) * passes, **options)).convert(copy.deepcopy(ann))
+@dataclass(frozen=True)
+class _Way:
+    """A conversion; its repr says all about it, so that what is kept of it is known by that."""
 
-    return conversion
+    options: dict[str, Any]
+    recipe: type | None = None
+    passes: int = 1
+
+    def __call__(self, ann: nn.Module, calibration: Iterable[Any]) -> nn.Module:
+        if self.recipe is None:
+            return convert(ann, calibration, **self.options)
+        return Converter(self.recipe(list(calibration) * self.passes, **self.options)).convert(copy.deepcopy(ann))
+
+
+def _host(recipe: type, passes: int = 1, **options: Any) -> Conversion:
+    return _Way(options, recipe, passes)
 
 
 def _ours(**options: Any) -> Conversion:
-    def conversion(ann: nn.Module, calibration: Iterable[Any]) -> nn.Module:
-        return convert(ann, calibration, **options)
-
-    return conversion
+    return _Way(options)
 
 
 _BEST = {"channel_wise": True, "pre_spike_maxpool": True, "half_threshold": True}
@@ -107,37 +118,51 @@ class Evaluations:
         loader, time_steps, **options
             For :func:`snn_ext.evaluate`.
         """
-        slug = _slug(name)
-        plain = {key: value for key, value in options.items() if not isinstance(value, nn.Module)}
-        settings = json.loads(json.dumps({**settings, "time_steps": time_steps, **plain}, default=_as_json))
-        path = self.folder / f"{slug}.json"
-        if path.exists():
-            content = json.loads(path.read_text(encoding="utf-8"))
-            if content["settings"] == settings:
-                return Evaluation.from_json(content["evaluation"]), content["notes"]
-        key = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:8]
+        slug, key = _slug(name), _key({**settings, "time_steps": time_steps, **options})
+        kept = self._kept(slug, key)
+        if kept is not None:
+            with intact(self.folder / f"{slug}.json", A_KEPT):
+                return Evaluation.from_json(kept["evaluation"]), kept["notes"]
+        state = self.folder / f"{slug}-{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:8]}.pt"
         snn = make()
-        evaluation = evaluate(snn, loader, time_steps, resume=self.folder / f"{slug}-{key}.pt", **options)
+        evaluation = evaluate(snn, loader, time_steps, resume=state, **options)
         notes = {"layers": _report(snn)}
-        with replacing(path) as temporary:
-            temporary.write_text(
-                json.dumps({"settings": settings, "evaluation": evaluation.to_json(), "notes": notes}) + "\n",
-                encoding="utf-8",
-            )
+        content = {"settings": key, "evaluation": evaluation.to_json(), "notes": notes}
+        write_json(self.folder / f"{slug}.json", content)
         return evaluation, notes
 
     def note(self, name: str, settings: dict[str, Any], make: Callable[[], Any]) -> Any:
         """Return a JSON value, from its file if it is there with the same settings, or else made now."""
-        path = self.folder / f"{_slug(name)}.json"
-        settings = json.loads(json.dumps(settings, default=_as_json))
-        if path.exists():
-            content = json.loads(path.read_text(encoding="utf-8"))
-            if content["settings"] == settings:
-                return content["value"]
+        slug, key = _slug(name), _key(settings)
+        kept = self._kept(slug, key)
+        if kept is not None:
+            return kept["value"]
         value = json.loads(json.dumps(make()))
-        with replacing(path) as temporary:
-            temporary.write_text(json.dumps({"settings": settings, "value": value}) + "\n", encoding="utf-8")
+        write_json(self.folder / f"{slug}.json", {"settings": key, "value": value})
         return value
+
+    def _kept(self, slug: str, key: dict[str, Any]) -> dict[str, Any] | None:
+        """Return what is kept with a key; what is damaged is put aside, for it may be somebody else's."""
+        path = self.folder / f"{slug}.json"
+        if not path.exists():
+            return None
+        try:
+            content = read_json(path, A_KEPT)
+        except DamagedFileError as error:
+            aside = path.with_name(f"{path.name}.damaged")
+            os.replace(path, aside)
+            warnings.warn(f"{error}: it is put aside as {aside.name} and made again", stacklevel=3)
+            return None
+        return content if content.get("settings") == key else None
+
+
+A_KEPT = "a kept evaluation"
+
+
+def _key(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a result depends on as JSON values: all that is given, nets by their weights, and the versions."""
+    nets = {name: digest(value) for name, value in settings.items() if isinstance(value, nn.Module)}
+    return json.loads(json.dumps({**settings, **nets, "versions": environment()["versions"]}, default=_as_json))
 
 
 def _slug(name: str) -> str:
@@ -155,11 +180,24 @@ def _report(snn: nn.Module) -> list[dict[str, Any]]:
 
 
 def digest(net: nn.Module) -> str:
-    """Return a fingerprint of the weights of a net."""
-    total = hashlib.sha256()
-    for name, value in net.state_dict().items():
-        total.update(name.encode() + value.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return total.hexdigest()[:16]
+    """Return a fingerprint of a net: of its modules with their settings, and of its weights."""
+    return fingerprint(_settings_of(net), *(part for item in net.state_dict().items() for part in item))[:16]
+
+
+def _settings_of(net: nn.Module) -> str:
+    """Return what modules are and how they are set, also where their representation leaves it out: time constants, T.
+
+    Weights are not in it, nor is what a forward pass or ``train()`` changes.
+    """
+
+    def plain(module: nn.Module) -> list[tuple[str, str]]:
+        kinds = (bool, int, float, str, tuple)
+        found = {name: value for name, value in vars(module).items() if name[0] != "_" and name != "training"}
+        return sorted((name, repr(value)) for name, value in found.items() if isinstance(value, kinds))
+
+    return "\n".join(
+        f"{name} {type(module).__name__} {module.extra_repr()} {plain(module)}" for name, module in net.named_modules()
+    )
 
 
 def set_poisson_seed(snn: nn.Module, seed: int) -> nn.Module:

@@ -18,6 +18,7 @@ import argparse
 import copy
 import functools
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,10 +31,12 @@ from . import conversion_plots as plots
 from .command import command, run_main
 from .conversions import OURS, RIVALS, Evaluations, digest, set_poisson_seed
 from .data.image_folder import ImageFolders
+from .files import has_hash_in_name, intact, load_tensors
 from .models.convertible import with_projections
 from .options import SEED, Different, integer
 from .pages import command_line, latency, mean_and_deviation, provenance, table, write_report
 from .plots import save
+from .run_folder import own_folder
 from .train_analog import (
     RESNETS,
     Trained,
@@ -42,6 +45,7 @@ from .train_analog import (
     preset_of,
     trained,
 )
+from .training import load_weights
 
 __all__ = ["EXPERIMENTS", "constraints", "main", "methods", "normalisation", "parse_arguments"]
 
@@ -91,12 +95,15 @@ class Pretrained:
 
         weights = torchvision.models.get_model_weights(args.model).DEFAULT
         if args.checkpoint is None:
+            check_published(Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name)
             net = torchvision.models.get_model(args.model, weights=weights)
         else:
-            state = torch.load(args.checkpoint, map_location="cpu", weights_only=True)
-            classes = next(value for name, value in reversed(state.items()) if name.endswith("bias")).numel()
-            net = torchvision.models.get_model(args.model, weights=None, num_classes=classes)
-            net.load_state_dict(state)
+            kind = f"weights of torchvision's {args.model}", "restore a copy of it, or name another"
+            state = load_tensors(args.checkpoint, *kind)
+            with intact(args.checkpoint, *kind):
+                classes = next(value for name, value in reversed(state.items()) if name.endswith("bias")).numel()
+                net = torchvision.models.get_model(args.model, weights=None, num_classes=classes)
+                load_weights(net, state)
         self.net, self.args = net.to(args.device).eval(), args
         size = {} if args.image_size is None else {"crop_size": args.image_size, "resize_size": args.image_size}
         transform = functools.partial(weights.transforms.func, **{**weights.transforms.keywords, **size})()
@@ -105,6 +112,17 @@ class Pretrained:
 
     def loader(self, part: str, images: int | None = None, batch_size: int = 50) -> Iterable[Any]:
         return self.data.loader(part, images, batch_size)
+
+    def fingerprint(self) -> str:
+        return self.data.fingerprint()
+
+
+def check_published(path: Path) -> None:
+    """Raise if weights that were downloaded before are not what the hash in their name says; torch does not look."""
+    if path.is_file():
+        with open(path, "rb") as file, intact(path, "the published weights", "remove it to have it downloaded again"):
+            if not has_hash_in_name(path, file):
+                raise ValueError("another hash")
 
 
 def normalisation(analog: Trained | Pretrained, evaluations: Evaluations, args: argparse.Namespace) -> str:
@@ -190,7 +208,9 @@ def methods(analog: Trained | Pretrained, evaluations: Evaluations, args: argpar
     for name in args.methods:
         conversion = METHODS[name]
         calibration = list(analog.loader("train", args.calibration_images))
-        settings = _settings(analog, args) | {"method": name, "eval_images": args.eval_images}
+        settings = _settings(analog, args) | {
+            "method": name, "conversion": repr(conversion), "eval_images": args.eval_images,
+        }  # fmt: skip
         evaluation, _ = evaluations.get(
             f"{analog.title} {name}", settings, lambda c=conversion, b=calibration: c(net, b),
             analog.loader("test", args.eval_images), args.time_steps, ann=net, top=args.top,
@@ -276,7 +296,7 @@ def _poisson_runs(
 
 def _settings(analog: Trained | Pretrained, args: argparse.Namespace) -> dict[str, Any]:
     return {
-        "net": digest(analog.net), "data": analog.data.name, "seed": args.seed,
+        "net": digest(analog.net), "data": analog.data.name, "contents": analog.fingerprint(), "seed": args.seed,
         "calibration_images": args.calibration_images,
     }  # fmt: skip
 
@@ -373,18 +393,19 @@ def main(argv: Sequence[str] | None = None) -> str:
     """Run the experiments, write figures and ``report.md``, and return the report."""
     args = parse_arguments(argv)
     evaluations = Evaluations(args.out / "evaluations")
-    analog = Pretrained(args) if args.data == "imagenet" else None
-    sections = []
-    if args.experiments != ["constraints"] and analog is None:
-        analog = trained(args, args.out / "analog")
-    if "normalisation" in args.experiments:
-        sections.append(normalisation(analog, evaluations, args))
-    if "constraints" in args.experiments:
-        sections.append(constraints(args, evaluations))
-    if "methods" in args.experiments:
-        sections.append(methods(analog, evaluations, args))
-    report = "\n".join([*sections, provenance(command_line("convert_images", argv), args.seed)])
-    return write_report(args.out, report)
+    with own_folder(args.out, "convert_images"):
+        analog = Pretrained(args) if args.data == "imagenet" else None
+        sections = []
+        if args.experiments != ["constraints"] and analog is None:
+            analog = trained(args, args.out / "analog")
+        if "normalisation" in args.experiments:
+            sections.append(normalisation(analog, evaluations, args))
+        if "constraints" in args.experiments:
+            sections.append(constraints(args, evaluations))
+        if "methods" in args.experiments:
+            sections.append(methods(analog, evaluations, args))
+        report = "\n".join([*sections, provenance(command_line("convert_images", argv), args.seed)])
+        return write_report(args.out, report)
 
 
 if __name__ == "__main__":

@@ -1,17 +1,37 @@
-"""Where data are kept; and writing files so that an interrupted run leaves the old one or none, never half of one."""
+"""Where data are kept, how files are written and read, and what their content is known by."""
 
 from __future__ import annotations
 
+import hashlib
 import os
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from snn_ext._files import replacing
+from snn_ext._files import (
+    DamagedFileError,
+    building,
+    has_hash_in_name,
+    intact,
+    load_arrays,
+    load_tensors,
+    lock,
+    read_json,
+    replacing,
+    save_tensors,
+    write_json,
+)  # fmt: skip
 
-__all__ = ["data_folder", "replacing", "write_arrays"]
+__all__ = [
+    "DamagedFileError", "building", "data_folder", "feature_cache", "fingerprint", "has_hash_in_name", "intact",
+    "load_arrays", "load_tensors", "lock", "read_json", "replacing", "save_tensors", "write_arrays", "write_json",
+]  # fmt: skip
 
 
 def data_folder() -> Path:
@@ -22,6 +42,28 @@ def data_folder() -> Path:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "snn_ext"
     except RuntimeError:  # no HOME, and no such user
         raise ValueError("SNN_EXT_DATA: got none, and there is no home folder, want a folder for data") from None
+
+
+def feature_cache() -> Path | None:
+    """Return the folder that features are kept in; ``None`` and a warning where there is no place for one."""
+    try:
+        return data_folder() / "features"
+    except ValueError as error:
+        warnings.warn(f"{error}; features are not kept", stacklevel=2)
+        return None
+
+
+def fingerprint(*values: Any) -> str:
+    """Return a digest of tensors by their bytes, and of anything else by its repr; what is kept is known by it."""
+    digest = hashlib.sha256()
+    for value in values:
+        if isinstance(value, Tensor):
+            digest.update(f"{value.dtype}{[*value.shape]}".encode())
+            plain = value.detach().cpu().clone(memory_format=torch.contiguous_format)  # whatever the strides
+            digest.update(plain.flatten().view(torch.uint8).numpy().tobytes())
+        else:
+            digest.update(repr(value).encode())
+    return digest.hexdigest()
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:

@@ -42,6 +42,7 @@ from .files import replacing
 from .models import SmallCNN
 from .options import SEED, integer, new_folder
 from .plots import save
+from .run_folder import own_folder
 from .training import seed_everything, train
 
 __all__ = ["Fit", "fit", "input_samples", "main", "optima"]
@@ -214,6 +215,11 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Fit, draw, print and return ``{input: {"optima": ..., "fits": ...}}``."""
     args = parse_arguments(argv)
+    with own_folder(args.out, "fit_quantizer"):
+        return _run(args)
+
+
+def _run(args: argparse.Namespace) -> dict[str, Any]:
     started = time.perf_counter()
     samples = input_samples()
     if not args.no_recorded:

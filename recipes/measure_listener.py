@@ -11,7 +11,6 @@ net in batches, which rounds otherwise than the listener's one at a time; its sp
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,10 +26,11 @@ from .data.augment import pink_noise
 from .data.background import LISTENED, background
 from .data.features import to_float
 from .data.speech_commands import SAMPLE_RATE, Clips, load
-from .files import replacing
+from .files import write_json
 from .listen import CHECKPOINT, HOP, MARGIN, SMOOTHING, THRESHOLD, WINDOW, Detection, Listener, WordDecision
 from .options import SEED, integer, new_folder, number, old_file
 from .report import environment
+from .run_folder import own_folder
 from .spotter import Spotter, load_spotter
 
 __all__ = ["decide", "false_alarms", "hits", "main", "measure", "posteriors", "speech_stream"]
@@ -178,12 +178,11 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--out", type=new_folder, required=True, help="folder for listener.json")
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
-    spotter, corpus = load_spotter(args.checkpoint), load(args.data, args.data_dir)
-    measured = measure(spotter, corpus.test, args.hours, args.seed)
-    measured |= {"net": _name(spotter), "data": corpus.name, "threads": args.threads, **environment()}
-    args.out.mkdir(parents=True, exist_ok=True)
-    with replacing(args.out / "listener.json") as temporary:
-        temporary.write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")
+    with own_folder(args.out, "measure_listener"):
+        spotter, corpus = load_spotter(args.checkpoint), load(args.data, args.data_dir)
+        measured = measure(spotter, corpus.test, args.hours, args.seed)
+        measured |= {"net": _name(spotter), "data": corpus.name, "threads": args.threads, **environment()}
+        write_json(args.out / "listener.json", measured)
     best = measured["at"][f"{THRESHOLD:g}"]
     print(
         f"threshold {THRESHOLD:g}: {false_alarms(measured)} words in {args.hours:g} h of noise; of "

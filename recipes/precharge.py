@@ -34,6 +34,7 @@ from .conversions import Evaluations, digest
 from .options import integer
 from .pages import command_line, latency, provenance, reduction, table, write_report
 from .plots import save
+from .run_folder import own_folder
 from .train_analog import HWANG_RESNET20, Trained, add_analog_arguments, check_analog_arguments, preset_of, trained
 
 __all__ = ["main", "one_neuron", "parse_arguments", "report"]
@@ -71,8 +72,8 @@ def report(analog: Trained, evaluations: Evaluations, args: argparse.Namespace) 
 
     def measure(name: str, make: Any, **settings: Any) -> tuple[Evaluation, dict[str, Any]]:
         depends = {
-            "net": digest(analog.net), "data": analog.data.name, "eval_images": args.eval_images,
-            "calibration_images": args.calibration_images, **settings,
+            "net": digest(analog.net), "data": analog.data.name, "contents": analog.fingerprint(),
+            "eval_images": args.eval_images, "calibration_images": args.calibration_images, **settings,
         }  # fmt: skip
         return evaluations.get(
             f"{analog.title} {name}", depends, make, analog.loader("test", args.eval_images), args.time_steps,
@@ -281,10 +282,10 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> str:
     """Run the recipe, write figures and ``report.md``, and return the report."""
     args = parse_arguments(argv)
-    analog = trained(args, args.out / "analog")
-    text = report(analog, Evaluations(args.out / "evaluations"), args)
-    text += "\n" + provenance(command_line("precharge", argv), args.seed)
-    return write_report(args.out, text)
+    with own_folder(args.out, "precharge"):
+        analog = trained(args, args.out / "analog")
+        text = report(analog, Evaluations(args.out / "evaluations"), args)
+        return write_report(args.out, text + "\n" + provenance(command_line("precharge", argv), args.seed))
 
 
 if __name__ == "__main__":

@@ -45,6 +45,7 @@ from .report import (
     markdown,
     table,
 )  # fmt: skip
+from .run_folder import own_folder
 from .training import measure, parameter_groups, seed_everything, train
 
 BATCH_SIZE = 64
@@ -207,8 +208,13 @@ def thresholds(neurons: Sequence[nn.Module]) -> Thresholds:
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the recipe; nothing is written before all of it is done."""
+    """Run the recipe; no result is written before all of it is done."""
     arguments = parse_arguments(argv)
+    with own_folder(arguments.out, "quickstart"):
+        _run(arguments)
+
+
+def _run(arguments: argparse.Namespace) -> None:
     started, cpu_started = time.perf_counter(), time.process_time()
     train_set, test_set = fashion_mnist_subset()
     title = f"{FASHION_MNIST_SUBSET}, T = {arguments.time_steps}"

@@ -1,21 +1,58 @@
-"""The folder of one training run: what it holds is whole, belongs together, and is enough to go on exactly."""
+"""The folders of runs and of results: what they hold is whole, belongs together, and is nobody else's."""
 
 from __future__ import annotations
 
 import json
-import re
+import os
 import warnings
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-import torch
+from .files import DamagedFileError, intact, load_tensors, lock, read_json, replacing, save_tensors, write_json
 
-from .files import replacing
+__all__ = ["RunFolder", "own_folder", "read_log"]
 
-__all__ = ["RunFolder"]
+MARK = "recipe.json"
+"""Says which recipe writes its results into a folder."""
+RESULTS = (".csv", ".json", ".jsonl", ".md", ".png", ".pt")
+"""What recipes write: files with such names are somebody's results."""
+CHECK = "crc"
+"""Key of the check of a line of the log and all before it."""
+A_LOG = "the log of a run", "remove it to go on without"
 
-LEFTOVER = re.compile(r"\.(settings|log|last|best|result)\.\d+\.(json|jsonl|pt)")
-"""What ``replacing`` leaves of a file of ours when the process is killed."""
+
+@contextmanager
+def own_folder(path: Path, recipe: str) -> Iterator[None]:
+    """Hold a folder for the results of a recipe: no other run writes there, and nobody else's results are overwritten.
+
+    Raises
+    ------
+    ValueError
+        If it holds results of something else, or is in use.
+    """
+    with _held(path):
+        mark = path / MARK
+        there = None
+        if mark.exists():
+            there = read_json(mark, "the mark of a recipe", "want a new folder").get("recipe")
+        elif found := sorted(file.name for file in path.iterdir() if file.suffix in RESULTS and file.name[0] != "."):
+            raise ValueError(f"--out: got {path}, which holds a {found[0]} of something else, want a new folder")
+        if there not in (None, recipe):
+            raise ValueError(f"--out: got {path}, which holds results of recipes.{there}, want another folder")
+        if there is None:
+            write_json(mark, {"recipe": recipe})
+        yield
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """Return the records of the log of a finished run."""
+    with intact(path, *A_LOG):
+        lines = path.read_text().splitlines()
+        _chained(lines)
+        return [json.loads(line) for line in lines]
 
 
 class RunFolder:
@@ -33,6 +70,8 @@ class RunFolder:
         Settings that may be larger when a run is continued.
     defaults : dict, optional
         What a setting is that is not there, as the run was begun before there was such a setting.
+    forgotten : tuple of str
+        Settings that are ``None`` where they can be told no longer: those of the run that is there hold then.
 
     Raises
     ------
@@ -49,22 +88,28 @@ class RunFolder:
 
     def __init__(
         self, path: Path, settings: dict[str, Any], resume: bool, may_grow: tuple[str, ...] = (),
-        defaults: dict[str, Any] | None = None,
+        defaults: dict[str, Any] | None = None, forgotten: tuple[str, ...] = (),
     ) -> None:  # fmt: skip
-        self.path, self.settings = path, settings
+        self.path, self.settings = path, dict(settings)
         self._defaults = {name: value for name, value in (defaults or {}).items() if name in settings}
-        self._begun = False
-        path.mkdir(parents=True, exist_ok=True)
-        # Held, not closed: the system frees it however the process ends.
-        self._lock = open(path / "lock", "a", encoding="utf-8")
-        _lock(self._lock, path)
-        there = self._read("settings.json")
+        self._begun, self._chain = False, (0, 0)  # lines of the log, and the check of the last
+        self._lock = _locked(path)
+        try:
+            self._check(resume, may_grow, forgotten)
+        except BaseException:
+            self.close()
+            raise
+
+    def _check(self, resume: bool, may_grow: tuple[str, ...], forgotten: tuple[str, ...]) -> None:
+        """Refuse a folder that is not this run's, before anything is written."""
+        path, there = self.path, self._read("settings.json")
         if there is None and any(file for name in ("*.pt", "log.jsonl", "result.json") for file in path.glob(name)):
             raise ValueError(f"--out: got {path}, which holds files of something else, want a new folder")
         if there is not None and not resume:
             raise ValueError(f"--out: got {path}, which holds a run, want another folder, or --resume to continue it")
         if there is not None:
-            _compare(path, self._defaults | there, settings, may_grow)
+            self.settings |= {name: there[name] for name in forgotten if name in there and self.settings[name] is None}
+            _compare(path, self._defaults | there, self.settings, may_grow)
 
     @property
     def result(self) -> dict[str, Any] | None:
@@ -74,42 +119,48 @@ class RunFolder:
 
     def checkpoint(self) -> dict[str, Any] | None:
         """Load the last checkpoint, and cut the log off after it."""
-        path = self.path / "last.pt"
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True) if path.exists() else None
-        epochs = 0 if checkpoint is None else checkpoint["epochs"]
-        log = self.path / "log.jsonl"
+        path, log, checkpoint, count = self.path / "last.pt", self.path / "log.jsonl", None, 0
+        if path.exists():
+            kind = "a checkpoint of a run of this version", "restore a copy of it, or start in another folder"
+            checkpoint = load_tensors(path, *kind)
+            with intact(path, *kind):
+                count = checkpoint.pop("log")
         if log.exists():
-            lines = [line for line in log.read_text(encoding="utf-8").splitlines() if _epoch(line) < epochs]
+            with intact(log, *A_LOG):
+                lines = log.read_bytes().splitlines()[:count]
+                if len(lines) < count:
+                    raise ValueError("lines are missing")
+                self._chain = len(lines), _chained([line.decode() for line in lines])
             with replacing(log) as temporary:
-                temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+                temporary.write_bytes(b"".join(line + b"\n" for line in lines))
         return checkpoint
 
     def log(self, **record: Any) -> None:
         """Append a line; a record needs its ``epoch``."""
         self._begin()
+        count, check = self._chain
+        self._chain = count + 1, _link(check, record)
         with open(self.path / "log.jsonl", "a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+            file.write(json.dumps({**record, CHECK: self._chain[1]}) + "\n")
 
     def save(self, checkpoint: dict[str, Any], best: bool) -> None:
         """Write the checkpoint of a finished epoch, whole or not at all."""
         self._begin()
+        if self._chain[0]:
+            with open(self.path / "log.jsonl", "rb+") as log:  # on the disk before a checkpoint that counts on it
+                os.fsync(log.fileno())
         for name in ("best.pt", "last.pt") if best else ("last.pt",):
-            with replacing(self.path / name) as temporary:
-                torch.save(checkpoint, temporary)
+            save_tensors({**checkpoint, "log": self._chain[0]}, self.path / name)
 
     def finish(self, result: dict[str, Any]) -> None:
         """Write the result, which says that the run is finished."""
         self._begin()
-        self._write("result.json", {**result, "settings": self.settings})
+        write_json(self.path / "result.json", {**result, "settings": self.settings})
 
     def _begin(self) -> None:
-        if self._begun:
-            return
-        for leftover in self.path.iterdir():  # of files that were being written
-            if LEFTOVER.fullmatch(leftover.name):
-                leftover.unlink()
-        self._write("settings.json", self.settings)
-        self._begun = True
+        if not self._begun:
+            write_json(self.path / "settings.json", self.settings)
+            self._begun = True
 
     def close(self) -> None:
         """Let others use the folder."""
@@ -120,39 +171,55 @@ class RunFolder:
         if not path.exists():
             return None
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError:  # neither JSON nor text
-            content = None
-        if not isinstance(content, dict):
-            raise ValueError(f"--out: got {self.path}, whose {name} is of something else, want a new folder")
-        return content
-
-    def _write(self, name: str, content: dict[str, Any]) -> None:
-        with replacing(self.path / name) as temporary:
-            temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+            return read_json(path, f"the {name} of a run")
+        except DamagedFileError as error:
+            raise ValueError(
+                f"--out: got {self.path}, whose {name} is of something else or damaged, want a copy of it, "
+                "or a new folder"
+            ) from error
 
 
-def _lock(file: IO[str], path: Path) -> None:
-    """Lock the folder where the system can."""
+@contextmanager
+def _held(path: Path) -> Iterator[None]:
+    file = _locked(path)
     try:
-        import fcntl
-    except ImportError:  # Windows
-        return
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+        yield
+    finally:
         file.close()
-        raise ValueError(f"--out: got {path}, in which another run is under way, want another folder") from None
-    except OSError as error:
-        warnings.warn(f"--out: {path} can not be locked ({error}); see that no other run uses it", stacklevel=4)
 
 
-def _epoch(line: str) -> float:
-    """Return the epoch of a line of the log; a line that was cut off belongs to none that counts."""
+def _locked(path: Path) -> IO[str]:
+    """Make a folder and lock it where the system can; the lock is free when the file is closed, or the process ends."""
     try:
-        return int(json.loads(line)["epoch"])
-    except ValueError:
-        return float("inf")
+        path.mkdir(parents=True, exist_ok=True)
+        file = open(path / "lock", "a", encoding="utf-8")
+    except OSError as error:
+        raise ValueError(
+            f"--out: got {path}, where nothing can be written ({error.strerror}), want a folder that can be"
+        ) from error
+    free = lock(file.fileno(), wait=False)
+    if free is False:
+        file.close()
+        raise ValueError(f"--out: got {path}, in which another run is under way, want another folder")
+    if free is None and os.name != "nt":
+        warnings.warn(f"--out: {path} can not be locked; see that no other run uses it", stacklevel=4)
+    return file
+
+
+def _link(check: int, record: dict[str, Any]) -> int:
+    """Return the check of a record of the log, which takes in that of the line before."""
+    return zlib.crc32(json.dumps(record).encode(), check)
+
+
+def _chained(lines: Iterable[str]) -> int:
+    """Return the check of the last line of a log; raise if a line is not what was written after the one before."""
+    check = 0
+    for line in lines:
+        record = json.loads(line)
+        own, check = record.pop(CHECK), _link(check, record)
+        if own != check:
+            raise ValueError("another check")
+    return check
 
 
 def _compare(path: Path, there: dict[str, Any], settings: dict[str, Any], may_grow: tuple[str, ...]) -> None:

@@ -24,7 +24,7 @@ from .data.features import features, to_float
 from .data.keyword_batches import FeatureBatches, KeywordBatches
 from .data.mfcc import MFCC
 from .data.speech_commands import Corpus, load
-from .files import data_folder
+from .files import feature_cache
 from .keyword_costs import clip_cost, confusion
 from .neurons import add_neuron_arguments, check_neuron_arguments
 from .options import (
@@ -87,7 +87,7 @@ class KeywordTrainer(ImageTrainer):
         self.front_end = MFCC(args.frames).to(self.device)
         corpus: Corpus = self.data.corpus
         parts = {"train": corpus.train, "validation": corpus.validation, "test": corpus.test}
-        found = {part: features(clips, self.front_end, data_folder() / "features") for part, clips in parts.items()}
+        found = {part: features(clips, self.front_end, feature_cache()) for part, clips in parts.items()}
         mean, std = found["train"].mean((0, 1, 2)), found["train"].std((0, 1, 2))
         self.statistics = mean, std
         self.train_loader = KeywordBatches(

@@ -11,14 +11,14 @@ from spikingjelly.activation_based import functional
 from torch import Tensor, nn
 
 from .data.features import to_float
-from .data.mfcc import MFCC
+from .data.mfcc import COEFFICIENTS, MFCC
 from .data.speech_commands import Clips
-from .files import replacing
+from .files import intact, save_tensors
 from .models.keyword_nets import RecurrentLIF, separable
 from .models.resnet import resnet8, resnet18
 from .neurons import make_spiking
-from .train_images import load_checkpoint
-from .training import right
+from .train_images import A_CHECKPOINT, REMEDY, load_checkpoint, spikingjelly_weights
+from .training import load_weights, right
 
 __all__ = ["MODELS", "RECURRENT", "Spotter", "build_keyword_net", "digit_accuracy", "load_spotter", "save_spotter"]
 
@@ -77,26 +77,28 @@ def load_spotter(path: Path | str, device: torch.device | str = "cpu") -> Spotte
     >>> spotter = load_spotter("runs/words/best.pt")  # doctest: +SKIP
     >>> spotter.words[spotter(waveforms)[0].argmax()]  # doctest: +SKIP
     """
-    checkpoint = load_checkpoint("checkpoint", Path(path), "recipes.spot_keywords")
-    if "words" not in checkpoint:
-        raise ValueError(f"checkpoint: got {path}, want a checkpoint of recipes.spot_keywords")
-    args, words = argparse.Namespace(**checkpoint["settings"]), tuple(checkpoint["words"])
-    net = build_keyword_net(args, len(words))
-    if args.model != RECURRENT and args.neuron != "relu":
-        make_spiking(net, args)
-    net.load_state_dict(_of_spikingjelly(checkpoint["model"], net))
-    statistics = torch.tensor([checkpoint["mean"], checkpoint["std"]])
-    spotter = Spotter(net, words, *statistics, frames=args.frames)
-    spotter.settings = checkpoint["settings"]
+    recipe = "recipes.spot_keywords"
+    checkpoint = load_checkpoint("checkpoint", Path(path), recipe)
+    with intact(path, A_CHECKPOINT.format(recipe), REMEDY):
+        args, words = argparse.Namespace(**checkpoint["settings"]), tuple(checkpoint["words"])
+        net = build_keyword_net(args, len(words))
+        if args.model != RECURRENT and args.neuron != "relu":
+            make_spiking(net, args)
+        load_weights(net, spikingjelly_weights(checkpoint["model"]))
+        statistics = torch.tensor([checkpoint["mean"], checkpoint["std"]])
+        if statistics.shape != (2, COEFFICIENTS) or not (statistics.isfinite().all() and (statistics[1] > 0).all()):
+            raise ValueError("statistics of other features")
+        spotter = Spotter(net, words, *statistics, frames=args.frames)
+        spotter.settings = checkpoint["settings"]
     return spotter.to(device)
 
 
 def save_spotter(checkpoint: Path | str, path: Path | str) -> None:
     """Write what :func:`load_spotter` needs of a checkpoint to a small file: no optimizer, no paths of this machine."""
+    load_spotter(checkpoint)  # refuses what it could not load
     content = load_checkpoint("checkpoint", Path(checkpoint), "recipes.spot_keywords")
     content["settings"] |= {"start": None, "data": Path(content["settings"]["data"]).name}
-    with replacing(Path(path)) as temporary:
-        torch.save({name: content[name] for name in ("model", "settings", "words", "mean", "std")}, temporary)
+    save_tensors({name: content[name] for name in ("model", "settings", "words", "mean", "std")}, Path(path))
 
 
 @torch.no_grad()
@@ -111,13 +113,3 @@ def digit_accuracy(spotter: Spotter, clips: Clips, batch_size: int = 100) -> flo
         scores = spotter(to_float(waveforms.to(spotter.mean.device))).cpu()[:, columns]
         correct += int(right(scores, labels).sum())
     return correct / len(wanted)
-
-
-def _of_spikingjelly(weights: dict[str, Tensor], net: nn.Module) -> dict[str, Tensor]:
-    """Return the weights under the names of SpikingJelly's net; snnTorch has others, and more of them."""
-    if not any(name.startswith("classifier.") for name in weights):
-        return weights
-    renamed = {
-        name.removeprefix("classifier.").replace(".threshold", ".v_threshold"): value for name, value in weights.items()
-    }
-    return {name: renamed[name] for name in net.state_dict()}

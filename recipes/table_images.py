@@ -25,8 +25,9 @@ from tqdm import tqdm
 
 from .command import Children, command, run_main
 from .data.images import DATA_SETS
-from .files import replacing
+from .files import DamagedFileError, fingerprint, read_json, replacing, write_json
 from .options import SEED, Different, integer, new_folder
+from .run_folder import own_folder
 from .train_images import MODELS
 from .train_images import parse_arguments as parse_run
 
@@ -74,8 +75,19 @@ class Cell:
         path, command = self.folder / "result.json", self.folder / "command.json"
         if not path.exists() or not command.exists():
             return None
-        same = json.loads(command.read_text(encoding="utf-8")) == list(self.options)
-        return json.loads(path.read_text(encoding="utf-8")) if same else None
+        try:
+            if read_json(command, "the command of a cell") != self.command:
+                return None
+        except DamagedFileError:  # the run itself knows whether it is finished
+            return None
+        return read_json(path, "the result of a run", "restore a copy of it, or remove its folder to run it again")
+
+    @property
+    def command(self) -> dict[str, Any]:
+        """Return what makes the cell the one it is: its options, and the net that it starts from."""
+        start = Path(self.options[self.options.index("--from") + 1]) if "--from" in self.options else None
+        there = start is not None and start.is_file()
+        return {"options": [*self.options], "start": fingerprint(start.read_bytes()) if start and there else None}
 
     def run(self, threads: int, children: Children) -> bool:
         """Run or continue the cell in a process of its own, with its output in ``output.txt``; return the success."""
@@ -85,8 +97,7 @@ class Cell:
             environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
             success = children.call(command, env=environment, stdout=output, stderr=output) == 0
         if success:  # only now: until then the folder may hold the result of other options
-            with replacing(self.folder / "command.json") as temporary:
-                temporary.write_text(json.dumps(self.options), encoding="utf-8")
+            write_json(self.folder / "command.json", self.command)
         return success
 
 
@@ -193,9 +204,10 @@ def main(argv: Sequence[str] | None = None) -> list[Cell]:
     """Run what is not finished, and write ``table.md`` and ``table.json``."""
     args, options = parse_arguments(argv)
     table = cells(args, options)
-    failed = [] if args.report_only else run_cells(table, args.jobs, lambda: _write(args.out, table))
-    _write(args.out, table)
-    print(markdown(table))
+    with own_folder(args.out, "table_images"):
+        failed = [] if args.report_only else run_cells(table, args.jobs, lambda: _write(args.out, table))
+        _write(args.out, table)
+        print(markdown(table))
     if failed:
         raise SystemExit("failed: " + ", ".join(str(cell.folder / "output.txt") for cell in failed))
     return table

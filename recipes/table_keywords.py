@@ -12,7 +12,6 @@ writes the page.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,12 +26,13 @@ from .conversions import Evaluations, digest
 from .data.features import features
 from .data.keyword_batches import FeatureBatches
 from .data.speech_commands import Clips, load, real_digits
-from .files import data_folder, replacing
+from .files import feature_cache, fingerprint, read_json, replacing
 from .keyword_costs import evaluation_cost
 from .keyword_page import page
 from .keyword_plots import confusion_figure, pareto_figure
 from .options import SEED, Different, integer, new_file, new_folder, number, old_file
 from .plots import save
+from .run_folder import own_folder, read_log
 from .spot_keywords import parse_arguments as parse_run
 from .spotter import MODELS, RECURRENT, digit_accuracy, load_spotter
 from .table_images import ROWS, Cell, run_cells
@@ -122,8 +122,9 @@ def _order(cell: Cell) -> tuple[int, int, int]:
 
 def _data_share(log: Path) -> float | None:
     """Return the part of the training time that batches took, mean over the epochs."""
-    records = map(json.loads, log.read_text(encoding="utf-8").splitlines())
-    shares = [record["data_share"] for record in records if "data_share" in record]
+    shares = [
+        record["data_share"] for record in read_log(log) if "data_share" in record
+    ]
     return fmean(shares) if shares else None
 
 
@@ -138,7 +139,7 @@ class _Converter:
         corpus = load(self.args.data, self.args.data_dir)
 
         def batches(clips: Clips) -> FeatureBatches:
-            found = features(clips, spotter.front_end, data_folder() / "features")
+            found = features(clips, spotter.front_end, feature_cache())
             return FeatureBatches(found, clips.labels, 100, spotter.mean, spotter.std)
 
         def make() -> Any:
@@ -146,7 +147,8 @@ class _Converter:
             return convert(spotter.net, calibration, method="data-norm", percentile=99.9, precharge=0.5)
 
         name = f"{cell.model} {cell.seed}"
-        settings = {"net": digest(spotter.net), "data": corpus.name}
+        parts = (corpus.train.waveforms, corpus.test.waveforms, corpus.test.labels)
+        settings = {"net": digest(spotter), "data": corpus.name, "contents": fingerprint(*parts)}
         evaluation, _ = self.evaluations.get(
             name, settings, make, batches(corpus.test), CONVERTED_STEPS, progress=False
         )
@@ -158,15 +160,11 @@ class _Converter:
 
 def _real_digits(cell: Cell, clips: Clips) -> float:
     """Return the accuracy of a run's net among ten digits on real speakers, from its file if it is there."""
-    path = cell.folder / "real-digits.json"
-    key = hashlib.sha256((cell.folder / "last.pt").read_bytes()).hexdigest()
-    if path.exists() and (kept := json.loads(path.read_text(encoding="utf-8")))["checkpoint"] == key:
-        return kept["accuracy"]
-    accuracy = digit_accuracy(load_spotter(cell.folder / "last.pt"), clips)
-    with replacing(path) as temporary:
-        content = {"checkpoint": key, "accuracy": accuracy, "clips": len(clips.labels)}
-        temporary.write_text(json.dumps(content) + "\n", encoding="utf-8")
-    return accuracy
+    net = fingerprint((cell.folder / "last.pt").read_bytes())
+    key = {"checkpoint": net, "clips": fingerprint(clips.waveforms, clips.labels)}
+    return Evaluations(cell.folder).note(
+        "real digits", key, lambda: digit_accuracy(load_spotter(cell.folder / "last.pt"), clips)
+    )
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, list[str]]:
@@ -217,20 +215,21 @@ def main(argv: Sequence[str] | None = None) -> list[Line]:
     """Run what is not finished, and write ``table.json``, ``pareto.png``, ``confusion.png`` and the page."""
     args, options = parse_arguments(argv)
     table = cells(args, options)
-    failed = [] if args.report_only else run_cells(table, args.jobs, first=START)
-    found = lines(table, args)
-    args.out.mkdir(parents=True, exist_ok=True)
-    with replacing(args.out / "table.json") as temporary:
-        temporary.write_text(json.dumps([vars(line) for line in found], indent=1) + "\n", encoding="utf-8")
-    if any(line.results for line in found):
-        _write(args, options, found)
+    with own_folder(args.out, "table_keywords"):
+        failed = [] if args.report_only else run_cells(table, args.jobs, first=START)
+        found = lines(table, args)
+        with replacing(args.out / "table.json") as temporary:
+            temporary.write_text(json.dumps([vars(line) for line in found], indent=1) + "\n", encoding="utf-8")
+        if any(line.results for line in found):
+            _write(args, options, found)
     if failed:
         raise SystemExit("failed: " + ", ".join(str(cell.folder / "output.txt") for cell in failed))
     return found
 
 
 def _write(args: argparse.Namespace, options: Sequence[str], found: Sequence[Line]) -> None:
-    listener = None if args.listener is None else json.loads(args.listener.read_text(encoding="utf-8"))
+    kind = "what recipes.measure_listener wrote", "measure again"
+    listener = None if args.listener is None else read_json(args.listener, *kind)
     given = [] if args.markdown is None else [(args.markdown, "keyword-spotting-")]
     for path, prefix in [(args.out / "table.md", ""), *given]:
         save(pareto_figure(found), path.parent / f"{prefix}pareto.png")

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from .command import command, run_main
 from .data.images import Batches, ImageData, load_images
+from .files import fingerprint, intact, load_tensors
 from .models import cifar, convertible
 from .options import (
     Increasing,
@@ -31,6 +32,7 @@ from .options import (
     old_file,
 )
 from .trainer import Trainer
+from .training import load_weights
 
 __all__ = [
     "MODELS", "RESNETS", "AnalogTrainer", "Trained", "add_analog_arguments", "check_analog_arguments", "main",
@@ -134,6 +136,7 @@ class Trained:
 
     def __init__(self, args: argparse.Namespace, net: nn.Module, data: ImageData) -> None:
         self.net, self.data, self.args = net.eval(), data, args
+        self._fingerprint: str | None = None
         width = f", width {args.width:g}" if args.width != 1 else ""
         constraint = f", constraint {args.constraint}" if args.model in RESNETS else ""
         self.title = f"{args.model}{constraint}{width}"
@@ -145,6 +148,11 @@ class Trained:
         sample = self.data.first(*((images, None) if part == "train" else (None, images)))
         std = torch.ones(self.data.channels)
         return Batches(getattr(sample, part), batch_size, self._mean, std, device=self.args.device)
+
+    def fingerprint(self) -> str:
+        """Return what tells the images of two data sets apart."""
+        self._fingerprint = self._fingerprint or fingerprint(*self.data.train, *self.data.test)
+        return self._fingerprint
 
 
 def build_net(args: argparse.Namespace, data: ImageData) -> nn.Module:
@@ -165,19 +173,27 @@ def trained(args: argparse.Namespace, folder: Path) -> Trained:
         AnalogTrainer().main(training)
     data = load_images(args.data, args.data_dir).first(args.train_images, args.test_images)
     net = build_net(args, data)
-    net.load_state_dict(_state_dict(args, args.checkpoint or folder / "last.pt"))
+    path = args.checkpoint or folder / "last.pt"
+    weights = _state_dict(args, path)
+    with intact(path, *A_NET):
+        load_weights(net, weights)
     return Trained(args, net.to(args.device), data)
 
 
+A_NET = "a checkpoint of such a net", "restore a copy of it, or name another"
+
+
 def _state_dict(args: argparse.Namespace, path: Path) -> dict[str, Tensor]:
-    checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    if "settings" not in checkpoint:
-        return checkpoint
-    for name in SAME_NET:
-        there, here = checkpoint["settings"].get(name), getattr(args, name)
-        if there != here:
-            raise ValueError(f"--checkpoint: got {path} with {name}={there!r}, want {here!r}")
-    return checkpoint["model"]
+    checkpoint = load_tensors(path, *A_NET)
+    with intact(path, *A_NET):
+        if "settings" not in checkpoint:
+            return checkpoint
+        weights, settings = checkpoint["model"], checkpoint["settings"]
+        there = {name: settings.get(name) for name in SAME_NET}
+    for name, value in there.items():
+        if value != getattr(args, name):
+            raise ValueError(f"--checkpoint: got {path} with {name}={value!r}, want {getattr(args, name)!r}")
+    return weights
 
 
 def _mean_image(data: ImageData) -> Tensor:

@@ -9,7 +9,6 @@ continues an interrupted run exactly. ``--batch-size`` counts the images of a st
 from __future__ import annotations
 
 import argparse
-import pickle
 import sys
 from collections.abc import Iterable, Sequence
 from math import isfinite
@@ -22,6 +21,7 @@ from torch import nn
 from .benchmark_step import benchmark_step, report
 from .command import command, run_main
 from .data.images import Batches, channel_statistics, load_images
+from .files import intact, load_tensors
 from .models.classifier import Classifier
 from .models.resnet import resnet18
 from .models.vgg import POOLING, vgg16
@@ -38,9 +38,12 @@ from .options import (
     number,
 )
 from .trainer import Trainer
-from .training import measure
+from .training import load_weights, measure
 
-__all__ = ["ImageTrainer", "argument_parser", "load_checkpoint", "load_net", "main", "parse_arguments", "run"]
+__all__ = [
+    "ImageTrainer", "argument_parser", "load_checkpoint", "load_net", "main", "parse_arguments", "run",
+    "spikingjelly_weights",
+]  # fmt: skip
 
 MODELS = {"vgg16": vgg16, "resnet18": resnet18}
 
@@ -79,7 +82,9 @@ class ImageTrainer(Trainer):
         net = self.build_net(args, num_classes)
         if args.start is None or self.checkpoint is not None:
             return net, None
-        net.load_state_dict(trained_relu_net(args, self.same_net))
+        weights = trained_relu_net(args, self.same_net)
+        with intact(args.start, A_CHECKPOINT.format("such a net"), REMEDY):
+            load_weights(net, weights)
         batches = zip(self.calibration_loader, range(-(-args.calibration_images // 100)), strict=False)
         return net.to(self.device), [images for (images, _), _ in batches]
 
@@ -138,26 +143,41 @@ def load_net(path: Path | str, device: torch.device | str = "cpu") -> Classifier
     """
     checkpoint = load_checkpoint("path", Path(path))
     younger = defaults(argument_parser())  # options that the checkpoint does not know
-    args, weights = argparse.Namespace(**younger | checkpoint["settings"]), checkpoint["model"]
-    net = build_net(args, list(weights.values())[-1].shape[0], weights["stem.0.weight"].shape[1])
-    if args.neuron != "relu":
-        make_spiking(net, args)
-    net.load_state_dict(weights)
+    with intact(path, A_CHECKPOINT.format("recipes.train_images"), REMEDY):
+        args = argparse.Namespace(**younger | checkpoint["settings"])
+        weights = spikingjelly_weights(checkpoint["model"])
+        net = build_net(args, list(weights.values())[-1].shape[0], weights["stem.0.weight"].shape[1])
+        if args.neuron != "relu":
+            make_spiking(net, args)
+        load_weights(net, weights)
     return net.to(device).eval()
+
+
+A_CHECKPOINT = "a checkpoint of {}"
+REMEDY = "restore a copy of it, or name another"
 
 
 def load_checkpoint(name: str, path: Path, recipe: str = "recipes.train_images") -> dict[str, Any]:
     """Load the checkpoint that an argument of that name points to, or say what is wrong with it."""
     if not path.is_file():
         raise ValueError(f"{name}: got {path}, want a checkpoint that exists")
-    wrong = f"{name}: got {path}, want a checkpoint of {recipe}"
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, LookupError) as error:  # another file, or a damaged one
-        raise ValueError(wrong) from error
-    if not isinstance(checkpoint, dict) or "settings" not in checkpoint:
-        raise ValueError(wrong)
+    checkpoint = load_tensors(path, A_CHECKPOINT.format(recipe), REMEDY)
+    with intact(path, A_CHECKPOINT.format(recipe), REMEDY):
+        if not all(isinstance(checkpoint[part], dict) for part in ("settings", "model")):
+            raise TypeError("settings and model are no dictionaries")
     return checkpoint
+
+
+def spikingjelly_weights(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return the weights of a checkpoint as SpikingJelly's net has them; one of snnTorch's trainer has other names."""
+    if "readout.threshold" not in weights:
+        return weights
+    others = ("graded_spikes_factor", "reset_mechanism_val", "beta")  # that every neuron of snnTorch has
+    return {
+        name.removeprefix("classifier.").replace(".threshold", ".v_threshold"): value
+        for name, value in weights.items()
+        if name.startswith("classifier.") and not name.endswith(others)
+    }
 
 
 def trained_relu_net(args: argparse.Namespace, same: Sequence[str] = SAME_NET) -> dict[str, torch.Tensor]:

@@ -26,6 +26,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from .data.images import Batches, channel_statistics, load_images
+from .files import fingerprint, intact
 from .run_folder import RunFolder
 from .training import parameter_groups
 
@@ -33,6 +34,7 @@ __all__ = ["Trainer", "processes"]
 
 ELSEWHERE = ("out", "resume", "data_dir", "log_every")
 """Options that do not change what is computed."""
+STARTS_FROM = "start_content"
 
 
 class Trainer(train_classify.Trainer):
@@ -123,11 +125,14 @@ class Trainer(train_classify.Trainer):
         with processes(args) as (self.rank, self.processes, device):
             settings = {k: v for k, v in vars(args).items() if k not in ELSEWHERE} | {"processes": self.processes}
             settings = {k: str(v) if isinstance(v, Path) else v for k, v in settings.items()}
+            start = getattr(args, "start", None)
+            if start is not None:  # the net that a run starts from, by its content; it may be gone when the run goes on
+                settings[STARTS_FROM] = fingerprint(start.read_bytes()) if start.is_file() else None
             # More epochs go on as the first ones only where the schedule does not depend on their number.
             may_grow = ("epochs",) if args.lr_scheduler != "cosa" else ()
             folder = None
             if self.rank == 0:
-                folder = RunFolder(args.out, settings, args.resume, may_grow, self.defaults(args))
+                folder = RunFolder(args.out, settings, args.resume, may_grow, self.defaults(args), (STARTS_FROM,))
             try:
                 result = self._from_first(folder.result if folder else None)
                 return self._run(args, device, folder) if result is None else result
@@ -153,9 +158,10 @@ class Trainer(train_classify.Trainer):
         state = {"model": self.model, "optimizer": optimizer, "schedule": schedule, "scaler": scaler}
         start, best = 0, -1.0
         if checkpoint is not None:
-            for name, part in state.items():
-                part.load_state_dict(checkpoint[name])
-            start, best = checkpoint["epochs"], checkpoint["best_accuracy"]
+            with intact(args.out / "last.pt", "a checkpoint of this run", "restore a copy of it, or start elsewhere"):
+                for name, part in state.items():
+                    part.load_state_dict(checkpoint[name])
+                start, best = checkpoint["epochs"], checkpoint["best_accuracy"]
 
         # Batch norm sees the statistics of all processes, so its buffers are equal without being sent around.
         model = DistributedDataParallel(self.model, broadcast_buffers=False) if self.processes > 1 else self.model

@@ -5,19 +5,22 @@ from __future__ import annotations
 import hashlib
 import http.client
 import os
-import shutil
 import tarfile
 import urllib.error
 import urllib.request
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import IO
 
 from tqdm import tqdm
+
+from ..files import DamagedFileError, building, intact, lock
 
 __all__ = ["download", "unpack"]
 
 TIMEOUT = 30.0  # seconds without a byte
 PIECE = 1 << 20  # bytes
 ATTEMPTS = 3  # in a row that bring nothing
+LARGEST = 100  # times the size of an archive: what it may unpack to; sound shrinks to half or a third
 
 
 def download(url: str, target: Path, sha256: str) -> Path:
@@ -39,12 +42,28 @@ def download(url: str, target: Path, sha256: str) -> Path:
     OSError
         If the network fails.
     ValueError
-        If the checksum is another one; what has come is thrown away.
+        If the checksum is another one: what has come is thrown away, what was there before stays.
     """
     if target.is_file():
+        if _sha256(target) != sha256:
+            raise DamagedFileError(f"{target}: damaged or not that of {url}; remove it to have it downloaded again")
         return target
     part = target.with_name(target.name + ".part")
     part.parent.mkdir(parents=True, exist_ok=True)
+    with _open(part, "ab") as held:
+        free = lock(held.fileno(), wait=False)
+        if free is False:
+            raise OSError(f"{part}: another run is downloading it, try again when it is there")
+        if free is None:
+            held.close()  # some systems move no open file
+        try:
+            return target if target.is_file() else _download(url, part, target, sha256)  # another may have been faster
+        finally:
+            if _size(part) == 0:
+                part.unlink(missing_ok=True)
+
+
+def _download(url: str, part: Path, target: Path, sha256: str) -> Path:
     failures = 0
     while True:
         before = _size(part)
@@ -61,8 +80,7 @@ def download(url: str, target: Path, sha256: str) -> Path:
             raise OSError(
                 f"{url}: {error}; the {_size(part):,} bytes that have come are kept in {part}, the next call goes on"
             ) from error
-    with part.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    digest = _sha256(part)
     if digest != sha256:
         part.unlink()
         raise ValueError(f"{url}: got sha256 {digest}, want {sha256}; the download was thrown away")
@@ -71,16 +89,30 @@ def download(url: str, target: Path, sha256: str) -> Path:
 
 
 def unpack(archive: Path, folder: Path) -> None:
-    """Unpack a tar archive into a new folder, which is there whole or not at all."""
-    partial = folder.with_name(f".{folder.name}.{os.getpid()}")
+    """Unpack a tar archive of files and folders into a new folder, which is there whole or not at all.
+
+    Raises
+    ------
+    ValueError
+        If it is damaged, would write outside of the folder, holds links or devices, or unpacks to more than
+        ``LARGEST`` times its size.
+    """
     safely = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}  # since Python 3.11.4
-    try:
-        with tarfile.open(archive) as tar, tqdm(tar, archive.name, unit=" files", disable=None) as members:
-            for member in members:
-                tar.extract(member, partial, **safely)
-        os.replace(partial, folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    left = LARGEST * archive.stat().st_size
+    with (
+        building(folder) as partial,
+        intact(archive, "an archive of files and folders alone", "remove it to have it downloaded again"),
+        tarfile.open(archive) as tar,
+        tqdm(tar, archive.name, unit=" files", disable=None) as members,
+    ):
+        for member in members:
+            place = PurePosixPath(member.name)
+            if not (member.isreg() or member.isdir()) or place.is_absolute() or ".." in place.parts:
+                raise ValueError(f"{member.name} is no file in the archive's own folder")
+            left -= member.size + tarfile.BLOCKSIZE
+            if left < 0:
+                raise ValueError(f"{member.name} makes more of it than can be")
+            tar.extract(member, partial, **safely)
 
 
 def _fetch(url: str, part: Path) -> bool:
@@ -99,13 +131,23 @@ def _fetch(url: str, part: Path) -> bool:
         length = response.headers.get("Content-Length")
         total = have + int(length) if length is not None else None
         with (
-            part.open("ab" if resumed else "wb") as file,
+            _open(part, "ab" if resumed else "wb") as file,
             tqdm(desc=part.stem, total=total, initial=have, unit="B", unit_scale=True, disable=None) as bar,
         ):
             while piece := response.read(PIECE):
                 file.write(piece)
                 bar.update(len(piece))
         return total is None or _size(part) >= total
+
+
+def _open(part: Path, mode: str) -> IO[bytes]:
+    """Open a file to write to, but not through a link that somebody has put there."""
+    return open(part, mode, opener=lambda path, flags: os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666))
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _size(path: Path) -> int:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-import zipfile
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..files import replacing
-from .mfcc import MFCC
+from ..files import DamagedFileError, intact, load_arrays, replacing
+from .mfcc import COEFFICIENTS, MFCC
 from .speech_commands import Clips
 
 __all__ = ["features", "to_float"]
@@ -32,7 +31,8 @@ def features(clips: Clips, front_end: MFCC, cache: Path | None = None) -> Tensor
         What computes them.
     cache : Path, optional
         Folder to keep them in. The file is named after a hash of the waveforms and the settings, so that what is found
-        is what would be computed; it is written whole or not at all, and a damaged one is computed again.
+        is what would be computed; it is written whole or not at all, a damaged one is computed again, and a folder that
+        nothing can be written to is done without.
 
     Returns
     -------
@@ -42,16 +42,29 @@ def features(clips: Clips, front_end: MFCC, cache: Path | None = None) -> Tensor
     if cache is None:
         return _computed(clips, front_end)
     path = Path(cache) / f"mfcc-{_key(clips, front_end)}.npz"
-    if path.is_file():
-        try:
-            with np.load(path) as arrays:
-                return torch.from_numpy(arrays["features"])
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            warnings.warn(f"{path} is damaged ({error}): its features are computed again", stacklevel=2)
+    try:
+        if path.is_file():
+            return _read(path, len(clips), front_end.frames)
+    except (OSError, DamagedFileError) as error:
+        warnings.warn(f"{error}; its features are computed again", stacklevel=2)
     result = _computed(clips, front_end)
-    with replacing(path) as temporary:
-        np.savez(temporary, features=result.numpy())  # a zip file: each array has a checksum
+    try:
+        with replacing(path) as temporary:
+            np.savez(temporary, features=result.numpy())  # a zip file: each array has a checksum
+    except OSError as error:
+        warnings.warn(f"features are not kept: {error}", stacklevel=2)
     return result
+
+
+def _read(path: Path, clips: int, frames: int | None) -> Tensor:
+    kind = "a file of features", "remove it to have them computed again"
+    arrays = load_arrays(path, *kind)
+    with intact(path, *kind):
+        found = arrays["features"]
+        want = (clips, 1, found.shape[2] if frames is None else frames, COEFFICIENTS)
+        if (found.shape, found.dtype) != (want, np.float32):
+            raise ValueError(f"got {found.dtype} {found.shape}, want float32 {want}")
+        return torch.from_numpy(found)
 
 
 def to_float(waveforms: Tensor) -> Tensor:

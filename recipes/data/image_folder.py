@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,11 @@ class ImageFolders:
         self.device, self.workers = device, workers
         self.name = folder_name(self.parts["test"])
         self.classes = tuple(self.parts["test"].classes)
+
+    def fingerprint(self) -> str:
+        """Return what tells the images of two folders apart, or two transforms; the files are not read for it."""
+        content = [repr(part.transform) + files_of(part) for part in self.parts.values()]
+        return hashlib.sha256("".join(content).encode()).hexdigest()
 
     def loader(self, part: str, images: int | None, batch_size: int) -> _Batches:
         """Return batches in an order that is always the same; a sample is drawn from all classes."""
@@ -97,6 +103,12 @@ def folder_name(test: Any) -> str:
     return f"{kind}, {classes:,} classes, {images:,} test images"
 
 
+def files_of(folder: Any) -> str:
+    """Return the files of a folder of images with their sizes."""
+    paths = [Path(name) for name, _ in folder.samples]
+    return repr([(*path.parts[-2:], path.stat().st_size) for path in paths])
+
+
 class FolderImages:
     """The images of a folder, read when they are indexed: stands for a tensor ``[N, 3, size, size]``, uint8.
 
@@ -114,8 +126,9 @@ class FolderImages:
         self._folder, self._transform = folder, transforms.Compose(steps)
         self.shape = torch.Size((len(folder), 3, size, size))
 
-    def __len__(self) -> int:
-        return self.shape[0]
+    def __repr__(self) -> str:
+        """Return what tells the images of two folders or sizes apart."""
+        return f"{self._transform}{files_of(self._folder)}"
 
     def __getitem__(self, index: Tensor) -> Tensor:
         return torch.stack([self._transform(self._folder[int(i)][0].convert("YCbCr")) for i in index])

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import io
-import json
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,10 +21,10 @@ import soundfile
 from tqdm import tqdm
 
 from ..command import command, run_main
-from ..files import data_folder, replacing
+from ..files import data_folder, read_json, replacing, write_json
 from ..options import SEED, integer, new_folder
 from .audio import SAMPLE_RATE, resample, to_int16
-from .speech_commands import ABOUT, NOISE, SPLITS, SYNTHETIC, WORDS
+from .speech_commands import A_CORPUS, ABOUT, NOISE, SPLITS, SYNTHETIC, WORDS
 from .speech_effects import background_noises, record, trim
 from .speech_engines import ACCENTS, ENGINES, VOICES, Speaker, check_engines, synthesize
 
@@ -73,16 +72,16 @@ def make(out: Path, people: int = 200, takes: int = 1, seed: int = 0, engines: S
     }
     path = out / ABOUT
     if path.is_file():
-        before = json.loads(path.read_text(encoding="utf-8"))
+        before = read_json(path, *A_CORPUS)
         if other := [key for key in about if before.get(key) != about[key]]:
             told = ", ".join(f"{key} {before.get(key)!r}" for key in other)
             raise ValueError(f"out: {out} holds a corpus made with {told}; want the same settings or another folder")
-        if before["complete"]:
+        if before.get("complete"):
             return
     elif out.is_dir() and any(out.iterdir()):
         raise ValueError(f"out: {out} holds other files, want a new folder")
     folk = [speaker for split in SPLITS for speaker in speakers(split, round(SHARES[split] * people), seed, engines)]
-    _write_json(path, {**about, "complete": False})
+    write_json(path, {**about, "complete": False})
     noises = _noises(out, folk, seed)
     clips = [(speaker, word, take) for speaker in folk for word in WORDS for take in range(takes)]
 
@@ -99,7 +98,7 @@ def make(out: Path, people: int = 200, takes: int = 1, seed: int = 0, engines: S
         listed = sorted(_name(*clip) for clip in clips if clip[0].split == split)
         with replacing(out / name) as temporary:
             temporary.write_text("".join(f"{line}\n" for line in listed), encoding="utf-8")
-    _write_json(path, {**about, "complete": True})
+    write_json(path, {**about, "complete": True})
 
 
 def speakers(split: str, number: int, seed: int, engines: Sequence[str] = ENGINES) -> list[Speaker]:
@@ -163,11 +162,6 @@ def _write_wav(path: Path, samples: np.ndarray) -> None:
     soundfile.write(content, to_int16(samples), SAMPLE_RATE, "PCM_16", format="WAV")
     with replacing(path) as temporary:
         temporary.write_bytes(content.getvalue())
-
-
-def _write_json(path: Path, content: object) -> None:
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 @command

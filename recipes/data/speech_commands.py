@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import json
 import re
 import warnings
 import zipfile
-import zlib
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..files import data_folder
+from ..files import data_folder, intact, read_json
 from .audio import SAMPLE_RATE, one_second, read_samples
 from .download import download, unpack
 
@@ -41,6 +38,7 @@ ARCHIVE_SHA256 = "af14739ee7dc311471de98f5f9d2c9191b18aedfe957f4a6ff791c709868ff
 
 SYNTHETIC = "synthetic speech"
 ABOUT = "corpus.json"  # in a synthetic corpus: what it is, and whether it is complete
+A_CORPUS = "the description of a synthetic corpus", "make the corpus again in a new folder"
 NOISE = "_background_noise_"
 SPLITS = ("train", "validation", "test")
 
@@ -158,11 +156,9 @@ def real_digits(path: Path) -> Clips:
     if path.is_dir():
         files: dict[str, Callable[[], bytes]] = {file.name: file.read_bytes for file in path.rglob("*.wav")}
     elif path.is_file():
-        try:
-            with zipfile.ZipFile(path) as archive:
-                contents = {Path(name).name: archive.read(name) for name in archive.namelist() if name.endswith(".wav")}
-        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-            raise ValueError(f"path: got {path}, want a zip archive that is whole: {error}") from error
+        kind = "the archive of the Free Spoken Digit Dataset"
+        with intact(path, kind, "get another copy"), zipfile.ZipFile(path) as archive:  # which compares its checksums
+            contents = {Path(name).name: archive.read(name) for name in archive.namelist() if name.endswith(".wav")}
         files = {name: (lambda content=content: content) for name, content in contents.items()}
     else:
         raise FileNotFoundError(f"path: {path} not found, want the archive or the folder of the spoken digits")
@@ -208,7 +204,7 @@ def _official(folder: Path) -> Path:
 
 
 def _read_folder(folder: Path, words: tuple[str, ...] = ()) -> Corpus:
-    about = _about(folder / ABOUT)
+    about = read_json(folder / ABOUT, *A_CORPUS) if (folder / ABOUT).is_file() else {}
     if not about.get("complete", True):
         raise ValueError(f"{folder}: is not complete; call the command that makes it again, and it goes on")
     found = sorted(path.name for path in folder.iterdir() if path.is_dir() and path.name[0] not in "._")
@@ -243,19 +239,6 @@ def _read_folder(folder: Path, words: tuple[str, ...] = ()) -> Corpus:
     return Corpus(name, *parts, noise)
 
 
-def _about(path: Path) -> dict[str, Any]:
-    """Return what a synthetic corpus says of itself."""
-    if not path.is_file():
-        return {}
-    try:
-        about = json.loads(path.read_text("utf-8"))
-    except ValueError:  # neither JSON nor text
-        about = None
-    if not isinstance(about, dict):
-        raise ValueError(f"{path}: got something else, want what make_synthetic_speech wrote, or no such file")
-    return about
-
-
 def _wavs(folder: Path) -> list[Path]:
     """Return the WAV files of a folder, ``.WAV`` too; hidden ones are those of file managers."""
     return sorted(path for path in folder.glob("[!.]*") if path.suffix.lower() == ".wav")
@@ -271,10 +254,8 @@ def _split(folder: Path, names: list[str]) -> dict[str, str]:
         raise FileNotFoundError(f"{folder / missing[0]}: not found beside the other list, want both or neither")
     split = dict.fromkeys(names, "train")
     for part, path in lists.items():
-        try:
-            listed = {line.strip() for line in path.read_text("utf-8").splitlines() if line.strip()}
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{path}: got no text ({error}), want the names of files") from error
+        with intact(path, "a list of sound files", "restore a copy of it"):
+            listed = {line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()}
         if absent := listed - split.keys():
             raise ValueError(f"{path}: lists {len(absent)} files that are not there, {min(absent)} among them")
         if twice := [name for name in listed if split[name] != "train"]:

@@ -6,7 +6,6 @@ import bz2
 import gzip
 import lzma
 import struct
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,14 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..files import intact
 from .images import ImageData, data_folder
 
 __all__ = ["Table", "digits", "folds", "load_table"]
-
-
-UNREADABLE = (EOFError, LookupError, OSError, RecursionError, StopIteration, TypeError, ValueError, lzma.LZMAError,
-              struct.error, zlib.error)  # fmt: skip
-"""What a file raises that is cut off, or of something else."""
 
 
 @dataclass(frozen=True)
@@ -48,14 +43,12 @@ def load_table(name: str, folder: Path | None = None) -> Table:
     folder = folder or data_folder()
     for path, read in ((folder / "sonar.all-data", _read_uci), (folder / "Sonar.rda", _read_rda)):
         if path.is_file():
-            try:
+            with intact(path, "the file of SONAR", "get another copy"):
                 features, names = read(path)
-            except UNREADABLE as error:
-                raise ValueError(f"{path}: got another format ({error}), want the original file") from error
-            if features.shape != (208, 60) or not np.isfinite(features).all():
-                raise ValueError(f"{path}: got {features.shape} numbers, want 208 x 60, all of them finite")
-            if odd := sorted({*names} - {"M", "R"}):
-                raise ValueError(f"{path}: got the label {odd[0]!r}, want M or R")
+                if features.shape != (208, 60) or not ((features >= 0) & (features <= 1)).all():
+                    raise ValueError(f"got {features.shape} numbers, want 208 x 60 in [0, 1]")
+                if len(names) != 208 or not set(names) <= {"M", "R"}:
+                    raise ValueError(f"got {set(names)}, want 208 of M and R")
             return Table("SONAR", _features(features), torch.tensor([int(n == "R") for n in names]), ("M", "R"))
     raise FileNotFoundError(
         f"{folder}: holds neither sonar.all-data (archive.ics.uci.edu, Connectionist Bench) nor Sonar.rda (of R's "
@@ -129,6 +122,8 @@ class _RData:
         return struct.unpack(f">{count}i", self._take(4 * count))
 
     def _take(self, count: int) -> bytes:
+        if not 0 <= count <= len(self.content) - self.place:
+            raise ValueError("Sonar.rda: got a length that is not there, want a whole file")
         self.place += count
         return self.content[self.place - count : self.place]
 

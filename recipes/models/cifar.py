@@ -28,8 +28,8 @@ def resnet20(classes: int = 10, in_channels: int = 3, *, width: float = 1.0, siz
 
     Notes
     -----
-    Source: He et al. 2016, section 4.2. A shortcut that changes the shape is a convolution of one pixel with a batch norm
-    (their option B), because the converter of SpikingJelly knows it.
+    Source: He et al. 2016, section 4.2. A shortcut that changes the shape is a convolution of one pixel with a batch
+    norm (their option B), because the converter of SpikingJelly knows it.
 
     Examples
     --------

@@ -124,8 +124,7 @@ class ReadoutSums:
         return {name: getattr(self, name) for name in ("correct", "squared_error", "analog_correct", "samples")}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        for name, value in state.items():
-            setattr(self, name, value)
+        _load(self, state)
 
 
 class LayerSums:
@@ -218,8 +217,7 @@ class LayerSums:
         return {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        for name, value in state.items():
-            setattr(self, name, value)
+        _load(self, state)
 
     def correlation(self) -> Tensor:
         """Return Pearson's coefficient at each step of the correlation; NaN where one side does not vary."""
@@ -228,3 +226,19 @@ class LayerSums:
         varies = (rates > _ROUNDING * n * rr) & (activations > _ROUNDING * n * aa)
         found = ((n * ra - r * a) / (rates * activations).sqrt()).clamp(-1.0, 1.0)
         return torch.where(varies, found, torch.nan)
+
+
+
+def _load(sums: ReadoutSums | LayerSums, state: dict[str, Any]) -> None:
+    """Take over sums of the same names, types and shapes; raise ``ValueError`` where one is another."""
+    own = sums.state_dict()
+    if own.keys() != state.keys():
+        raise ValueError(f"state: got {[*state]}, want {[*own]}")
+    for name, value in own.items():
+        there, kind = state[name], type(value)
+        if not isinstance(there, kind) or isinstance(there, bool) != isinstance(value, bool):
+            raise ValueError(f"{name}: got a {type(there).__name__}, want a {kind.__name__}")
+        if isinstance(value, Tensor) and (there.shape, there.dtype) != (value.shape, value.dtype):
+            raise ValueError(f"{name}: got {there.dtype} {list(there.shape)}, want {value.dtype} {list(value.shape)}")
+    for name in own:
+        setattr(sums, name, state[name])

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .._errors import bad_value
-from .._files import replacing
+from .._files import intact, replacing, sealed, unsealed
 from .energy import ENERGY_45NM, EnergyModel
 
 if TYPE_CHECKING:
@@ -272,10 +272,13 @@ class Evaluation:
     # -- files -------------------------------------------------------------------------------------------------------
 
     def to_json(self, path: Path | str | None = None) -> str:
-        """Return all figures as JSON (NaN as null), and write them to a file if one is named, whole or not at all."""
+        """Return all figures as JSON (NaN as null), and write them to a file if one is named, whole or not at all.
+
+        The last entry, ``sha256``, is a digest of all others, by which :meth:`from_json` notices damage.
+        """
         content = {name: value for name, value in vars(self).items() if name != "layers"}
         content["layers"] = [vars(layer) for layer in self.layers]
-        text = json.dumps(_plain(content), allow_nan=False)
+        text = json.dumps(sealed(_plain(content)), allow_nan=False)
         if path is not None:
             with replacing(Path(path)) as temporary:
                 temporary.write_text(text + "\n", encoding="utf-8")
@@ -283,19 +286,20 @@ class Evaluation:
 
     @classmethod
     def from_json(cls, text: str) -> Evaluation:
-        """Build an evaluation from what :meth:`to_json` returned or wrote."""
-        content = json.loads(text)
-        layers = []
-        for layer in content.pop("layers"):
-            layer["spikes"], layer["synops"] = _tensor(layer["spikes"]), _tensor(layer["synops"])
-            layer["correlation"] = {int(t): torch.nan if r is None else r for t, r in layer["correlation"].items()}
-            layer["scatter"] = {int(t): _tensor(pairs).float() for t, pairs in layer["scatter"].items()}
-            layers.append(LayerEvaluation(**layer))
-        for name in ("correct", "mse"):
-            content[name] = None if content[name] is None else _tensor(content[name])
-        for name in ("delays", "top", "analog_correct"):
-            content[name] = None if content[name] is None else tuple(content[name])
-        return cls(layers=layers, **content)
+        """Build an evaluation from what :meth:`to_json` returned or wrote; ``ValueError`` if anything has changed."""
+        with intact("text", "what Evaluation.to_json wrote", "evaluate again"):
+            content = unsealed(json.loads(text))
+            layers = []
+            for layer in content.pop("layers"):
+                layer["spikes"], layer["synops"] = _tensor(layer["spikes"]), _tensor(layer["synops"])
+                layer["correlation"] = {int(t): torch.nan if r is None else r for t, r in layer["correlation"].items()}
+                layer["scatter"] = {int(t): _tensor(pairs).float() for t, pairs in layer["scatter"].items()}
+                layers.append(LayerEvaluation(**layer))
+            for name in ("correct", "mse"):
+                content[name] = None if content[name] is None else _tensor(content[name])
+            for name in ("delays", "top", "analog_correct"):
+                content[name] = None if content[name] is None else tuple(content[name])
+            return cls(layers=layers, **content)
 
     def to_csv(self, path: Path | str) -> None:
         """Write one line for each step: the accuracy of every delay, its error, and operations by layer."""

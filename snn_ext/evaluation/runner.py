@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from .._errors import bad_type, bad_value, check_bool, check_count
-from .._files import replacing
+from .._files import intact, load_tensors, save_tensors
 from .analog import AnalogTwin
 from .arousal import Arousal, ArousedSimulation
 from .batches import check_finite, check_finite_weights, check_labels, numbered
@@ -270,6 +270,8 @@ class _Run:
         }  # fmt: skip
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        if state["layers"].keys() != self.sources.keys():
+            raise ValueError(f"layers: got {[*state['layers']]}, want {[*self.sources]}")
         self.readout.load_state_dict(state["readout"])
         self.labelled, self.done, self.digest = state["labelled"], state["done"], state["digest"]
         self.aroused = state["aroused"]
@@ -312,6 +314,8 @@ class _Run:
 class _State:
     """The file of an evaluation that may be interrupted."""
 
+    kind = "a state of snn_ext.evaluate", "remove it to start afresh"
+
     def __init__(self, path: Path, settings: dict[str, Any]) -> None:
         self.path, self.settings = path, settings
         if path.is_dir():
@@ -321,12 +325,15 @@ class _State:
         """Load the sums, and return how many batches are in them and their digest."""
         if not self.path.exists():
             return 0, ""
-        content = torch.load(self.path, map_location="cpu", weights_only=True)
+        content = load_tensors(self.path, *self.kind)
+        with intact(self.path, *self.kind):
+            state, found = content["run"], {name: content["settings"][name] for name in self.settings}
         for name, value in self.settings.items():
-            if content["settings"].get(name) != value:
-                found = f"{name}={content['settings'].get(name)!r}"
-                self.refuse(f"with {({'snn': 'another net', 'ann': 'another ann'}).get(name, found)}")
-        run.load_state_dict(content["run"])
+            if found[name] != value:
+                told = {"snn": "another net", "ann": "another ann"}.get(name, f"{name}={found[name]!r}")
+                self.refuse(f"with {told}")
+        with intact(self.path, *self.kind):
+            run.load_state_dict(state)
         return run.done, run.digest
 
     def refuse(self, difference: str) -> NoReturn:
@@ -336,8 +343,7 @@ class _State:
         )
 
     def save(self, run: _Run) -> None:
-        with replacing(self.path) as temporary:
-            torch.save({"settings": self.settings, "run": run.state_dict()}, temporary)
+        save_tensors({"settings": self.settings, "run": run.state_dict()}, self.path)
 
     def remove(self) -> None:
         self.path.unlink(missing_ok=True)

@@ -6,6 +6,7 @@ import contextlib
 import csv
 import json
 import os
+import random
 import subprocess
 import sys
 import warnings
@@ -718,3 +719,44 @@ def test_wrong_argument_is_named(arguments: dict[str, object], message: str) -> 
 def test_public_names_are_documented() -> None:
     for name in evaluation.__all__:
         assert getattr(evaluation, name).__doc__ or name.isupper(), name
+
+
+def test_state_that_is_damaged_or_of_something_else_is_refused_by_name(tmp_path: Path) -> None:
+    data, file, draw = batches((4, 4, 4, 2)), tmp_path / "state.pt", random.Random(0)
+    options = {"correlation_steps": (4,), "progress": False}
+    whole = evaluate(small_net(), data, T, **options).to_json()
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(small_net(), Interrupted(data), T, resume=file, **options)
+    content = file.read_bytes()
+    state = torch.load(file, weights_only=True)
+    others: list[Any] = [b"", b"hello" * 99, content[:2000], {}, [], {"settings": {}, "run": {}}]
+    others += [small_net().state_dict()]
+    others += [{**state, "run": {**state["run"], **part}} for part in ({"layers": {}}, {"readout": {"samples": 8}})]
+    sums = state["run"]["readout"]
+    others += [{**state, "run": {**state["run"], "readout": {**sums, "correct": sums["correct"][..., 1:]}}}]
+    for _ in range(25):
+        flipped = bytearray(content)
+        flipped[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
+        others.append(bytes(flipped))
+    refused = 0
+    for other in others:
+        file.write_bytes(other) if isinstance(other, bytes) else torch.save(other, file)
+        before = file.read_bytes()
+        try:
+            assert evaluate(small_net(), data, T, resume=file, **options).to_json() == whole
+        except ValueError as error:
+            assert f"{file}: damaged or not a state of snn_ext.evaluate; remove it to start afresh" == str(error)
+            assert file.read_bytes() == before
+            refused += 1
+    assert refused > 20
+
+
+def test_changed_digit_of_a_result_is_noticed() -> None:
+    text = evaluate(small_net(), batches(), T, progress=False).to_json()
+    digits = [place for place, sign in enumerate(text[: text.index("sha256")]) if sign in "1234"]
+    for place in digits[:: max(1, len(digits) // 100)]:
+        with pytest.raises(ValueError, match=r"text: damaged or not what Evaluation\.to_json wrote; evaluate again"):
+            Evaluation.from_json(f"{text[:place]}{int(text[place]) + 1}{text[place + 1 :]}")
+    for other in ("", "{}", "[]", "null", text[:-1], text.replace("sha256", "sha255"), "[" * 10_000):
+        with pytest.raises(ValueError, match="evaluate again"):
+            Evaluation.from_json(other)

@@ -39,7 +39,9 @@ def test_vgg_is_trained_converted_and_reported_and_a_second_call_computes_nothin
     report = convert_images.main(command)
     assert "sample of 32 + 12 images" in report and "CIFAR" not in report and "paper:" not in report
     assert all(f"| {way}" in report for way in ways) and "| Spike-Norm, 8 images" in report
-    assert {"normalisation.png", "depth.png", "methods.png", "report.md", "analog", "evaluations"} == {
+    assert {
+        "normalisation.png", "depth.png", "methods.png", "report.md", "analog", "evaluations", "lock", "recipe.json",
+    } == {
         path.name for path in tmp_path.iterdir()
     }
     assert not list((tmp_path / "evaluations").glob("*.pt"))
@@ -156,13 +158,13 @@ def test_autoencoder_rebuilds_the_picture_and_an_interrupted_training_ends_in_th
     torch.save = interrupted
     try:
         with pytest.raises(KeyboardInterrupt):
-            autoencoder.train_autoencoder(images, args, tmp_path / "autoencoder.pt")
+            autoencoder.main([*command, "--out", str(tmp_path / "run")])
     finally:
         torch.save = save
-    report = autoencoder.main([*command, "--out", str(tmp_path)])
-    continued = torch.load(tmp_path / "autoencoder.pt", weights_only=True)["net"]
+    report = autoencoder.main([*command, "--out", str(tmp_path / "run")])
+    continued = torch.load(tmp_path / "run" / "autoencoder.pt", weights_only=True)["net"]
     assert all(torch.equal(whole[name], value) for name, value in continued.items())
-    assert "| by layer " in report and (tmp_path / "pictures.png").exists()
+    assert "| by layer " in report and (tmp_path / "run" / "pictures.png").exists()
 
 
 def test_tiles_and_pictures_are_inverse() -> None:

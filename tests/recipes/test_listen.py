@@ -113,7 +113,7 @@ def test_recording_comes_in_pieces_so_that_words_are_told_as_they_are_found(tmp_
 def test_file_that_is_no_checkpoint_is_named(tmp_path: Path) -> None:
     for content in (b"", b"garbage", b"RIFF0000WAVE", b"PK\x03\x04"):
         (tmp_path / "x.pt").write_bytes(content)
-        with pytest.raises(ValueError, match="x.pt, want a checkpoint of recipes.spot_keywords"):
+        with pytest.raises(ValueError, match="x.pt: damaged or not a checkpoint of recipes.spot_keywords; re"):
             load_spotter(tmp_path / "x.pt")
 
 

@@ -17,13 +17,14 @@ from recipes.data import LabelledImages, fashion_mnist_subset
 from recipes.files import replacing
 from recipes.models import SmallCNN
 from recipes.report import as_json, markdown
+from recipes.run_folder import own_folder
 from recipes.training import measure, parameter_groups, train
 from snn_ext import replace_neurons
 from snn_ext.spikingjelly import ATIFnuNode, ATIFuNode, PCMPIFNode
 
 FILES = {
     "accuracy_against_spikes.png", "accuracy_latency_synops.png", "staircases.png", "threshold_history.png",
-    "results.json",
+    "results.json", "lock", "recipe.json",
 }  # fmt: skip
 VARIANTS = ["ReLU", "IF, threshold 1", "ATIF-u", "ATIF-nu", "ATIF-u, pre-charged"]
 
@@ -125,7 +126,8 @@ def test_several_seeds_become_one_page_with_mean_and_spread(tiny, tmp_path):
 
 
 def test_an_interrupted_run_leaves_the_old_results_and_no_fragments(tiny, tmp_path, monkeypatch):
-    (tmp_path / "results.json").write_text("old")
+    with own_folder(tmp_path, "quickstart"):
+        (tmp_path / "results.json").write_text("old")
 
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt
@@ -133,7 +135,7 @@ def test_an_interrupted_run_leaves_the_old_results_and_no_fragments(tiny, tmp_pa
     monkeypatch.setattr(script, "measure", interrupt)
     with pytest.raises(KeyboardInterrupt):
         script.main([*tiny, "--out", str(tmp_path)])
-    assert [path.name for path in tmp_path.iterdir()] == ["results.json"]
+    assert {path.name for path in tmp_path.iterdir()} == {"results.json", "lock", "recipe.json"}
     assert (tmp_path / "results.json").read_text() == "old"
 
 

@@ -16,6 +16,7 @@ pytest.importorskip("soundfile")
 from recipes import run_folder, table_keywords  # noqa: E402
 from recipes.data.features import to_float  # noqa: E402
 from recipes.data.speech_commands import OFFICIAL, SYNTHETIC, load  # noqa: E402
+from recipes.files import write_json  # noqa: E402
 from recipes.keyword_costs import clip_cost, confusion  # noqa: E402
 from recipes.keyword_page import page  # noqa: E402
 from recipes.keyword_plots import not_beaten  # noqa: E402
@@ -148,7 +149,7 @@ def test_corpus_and_checkpoint_that_are_not_there_are_named(tmp_path: Path) -> N
     with pytest.raises(ValueError, match="checkpoint: got .*no.pt, want a checkpoint that exists"):
         load_spotter(tmp_path / "no.pt")
     torch.save({"settings": {}, "model": {}}, tmp_path / "images.pt")
-    with pytest.raises(ValueError, match="want a checkpoint of recipes.spot_keywords"):
+    with pytest.raises(ValueError, match="images.pt: damaged or not a checkpoint of recipes.spot_keywords"):
         load_spotter(tmp_path / "images.pt")
 
 
@@ -192,7 +193,7 @@ def test_table_runs_what_is_missing_and_names_the_data(
     def run(cell: Cell, threads: int) -> bool:  # in this process: a new one takes seconds to import
         ran.append(cell.row)
         main([*cell.options, "--out", str(cell.folder), "--resume"])
-        (cell.folder / "command.json").write_text(json.dumps(cell.options))
+        write_json(cell.folder / "command.json", cell.command)
         return True
 
     monkeypatch.setattr(Cell, "run", run)

@@ -12,6 +12,7 @@ pytest.importorskip("torchvision")
 
 from recipes import table_images, train_images  # noqa: E402
 from recipes.command import Children  # noqa: E402
+from recipes.files import write_json  # noqa: E402
 from recipes.table_images import Cell, main, markdown  # noqa: E402
 
 OPTIONS = [
@@ -57,9 +58,9 @@ def test_old_result_is_not_shown_for_a_run_of_other_options_that_was_killed(
 ) -> None:
     folder = tmp_path / "cell"
     folder.mkdir()
-    (folder / "result.json").write_text('{"accuracy": 0.5}')
-    (folder / "command.json").write_text('["--epochs", "1"]')  # as tables begun before wrote it, ahead of the run
     short, longer = (Cell("mnist", "vgg16", "ReLU", 0, folder, ("--epochs", n)) for n in "12")
+    write_json(folder / "result.json", {"accuracy": 0.5})
+    write_json(folder / "command.json", short.command)
     assert short.result == {"accuracy": 0.5}
     monkeypatch.setattr(Children, "call", lambda children, command, **_: -9)
     assert not longer.run(1, Children())

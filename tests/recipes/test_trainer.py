@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -19,7 +20,8 @@ pytest.importorskip("torchvision")
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 from recipes.data.images import Batches  # noqa: E402
-from recipes.run_folder import RunFolder  # noqa: E402
+from recipes.files import read_json, write_json  # noqa: E402
+from recipes.run_folder import RunFolder, read_log  # noqa: E402
 from recipes.train_images import main  # noqa: E402
 from recipes.trainer import _Totals  # noqa: E402
 from recipes.training import measure, right  # noqa: E402
@@ -95,8 +97,8 @@ def outcome(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]], dict[st
     """Return all that a run leaves: its result, its log without times, its last checkpoint."""
     log = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     for record in log:
-        record.pop("seconds", None)
-    return json.loads((folder / "result.json").read_text()), log, torch.load(folder / "last.pt", weights_only=True)
+        record.pop("seconds", None), record.pop("crc")  # the time is another one in every run
+    return read_json(folder / "result.json", "a result"), log, torch.load(folder / "last.pt", weights_only=True)
 
 
 def assert_same(a: Any, b: Any) -> None:
@@ -193,12 +195,12 @@ def test_only_leftovers_of_a_run_are_taken_away(tmp_path: Path) -> None:
     for name in foreign:
         (tmp_path / name).write_text("precious")
     (tmp_path / ".config.d").mkdir()
-    (tmp_path / ".settings.123.json").write_text("half")
+    (tmp_path / ".snn_ext-0123456789abcdef.json").write_text("half")
     folder = RunFolder(tmp_path, {}, resume=False)
     folder.log(epoch=0)
     folder.close()
     assert [(tmp_path / name).read_text() for name in foreign] == ["precious"] * 4
-    assert (tmp_path / ".config.d").is_dir() and not (tmp_path / ".settings.123.json").exists()
+    assert (tmp_path / ".config.d").is_dir() and not list(tmp_path.glob(".snn_ext-*"))
 
 
 def test_run_begun_before_a_setting_was_there_goes_on_with_its_default(tmp_path: Path) -> None:
@@ -214,9 +216,9 @@ def test_run_begun_before_a_setting_was_there_goes_on_with_its_default(tmp_path:
 
 def test_trainer_knows_the_default_of_a_setting_that_an_old_run_lacks(tmp_path: Path, undisturbed: Path) -> None:
     for name in ("settings.json", "result.json"):
-        content = json.loads((undisturbed / name).read_text())
+        content = read_json(undisturbed / name, "a file of a run")
         content.get("settings", content).pop("label_smoothing")
-        (tmp_path / name).write_text(json.dumps(content))
+        write_json(tmp_path / name, content)
     assert main([*TINY, "--out", str(tmp_path), "--resume"])["accuracy"] == outcome(undisturbed)[0]["accuracy"]
 
 
@@ -244,7 +246,7 @@ def test_log_is_cut_off_after_the_last_checkpoint_also_within_a_line(tmp_path: P
     with open(tmp_path / "log.jsonl", "a") as file:
         file.write('{"epoch": 0, "lo')
     assert folder.checkpoint() == {"epochs": 1}
-    assert (tmp_path / "log.jsonl").read_text() == '{"epoch": 0, "loss": 1.0}\n'
+    assert read_log(tmp_path / "log.jsonl") == [{"epoch": 0, "loss": 1.0, "crc": mock.ANY}]
     folder.close()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import http.server
 import io
@@ -15,6 +16,7 @@ import pytest
 
 from recipes.data import download as module
 from recipes.data.download import download, unpack
+from recipes.files import lock
 
 CONTENT = np.random.default_rng(0).integers(0, 256, 3 * 2**20, dtype=np.uint8).tobytes()
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -131,7 +133,68 @@ def test_archive_is_unpacked_whole_or_not_at_all(tmp_path: Path) -> None:
     assert (tmp_path / "good" / "yes" / "a.wav").stat().st_size == len(CONTENT) // 8
     (tmp_path / "half.tar.gz").write_bytes(good.read_bytes()[: good.stat().st_size // 2])
     outside = archive(tmp_path / "outside.tar.gz", ("yes/a.wav", "../outside.wav"))
-    for broken in (tmp_path / "half.tar.gz", *[outside] * hasattr(tarfile, "data_filter")):  # Python 3.11.4
-        with pytest.raises((EOFError, tarfile.TarError)):
+    for broken in (tmp_path / "half.tar.gz", outside):
+        with pytest.raises(ValueError, match=f"{broken.name}: damaged or not an archive of files and folders alone"):
             unpack(broken, tmp_path / "bad")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["good", "good.tar.gz", "half.tar.gz", "outside.tar.gz"]
+
+
+@pytest.mark.parametrize("kind", ["absolute", "link", "hard link", "device", "pipe", "bomb", "claim"])
+def test_hostile_archive_is_refused_and_writes_nothing(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "victim").write_text("precious")
+    member, content = tarfile.TarInfo("a"), b""
+    if kind == "absolute":
+        member.name = str(tmp_path / "victim")
+    elif kind in ("link", "hard link"):
+        member.type = tarfile.SYMTYPE if kind == "link" else tarfile.LNKTYPE
+        member.linkname = "../victim"
+    elif kind in ("device", "pipe"):
+        member.type = tarfile.CHRTYPE if kind == "device" else tarfile.FIFOTYPE
+    else:
+        content = bytes(3_000_000)
+    member.size = len(content)
+    path = tmp_path / "x.tar.gz"
+    with tarfile.open(path, "w:gz") as tar:
+        tar.addfile(member, io.BytesIO(content))
+    if kind == "claim":  # of a size that the file does not have
+        member.size, content = 10**12, member.tobuf()
+        path.write_bytes(gzip.compress(content))
+    with pytest.raises(ValueError, match="x.tar.gz: damaged or not an archive"):
+        unpack(path, tmp_path / "folder")
+    assert sorted(at.name for at in tmp_path.iterdir()) == ["victim", "x.tar.gz"]
+    assert (tmp_path / "victim").read_text() == "precious"
+
+
+def test_archive_that_is_there_is_checked_and_kept(url: str, tmp_path: Path) -> None:
+    for content in (CONTENT[:-1], b"something else"):
+        (tmp_path / "file").write_bytes(content)
+        with pytest.raises(ValueError, match="file: damaged or not that of http.*; remove it to have it downloaded"):
+            download(url, tmp_path / "file", SHA256)
+        assert (tmp_path / "file").read_bytes() == content and not Server.served
+
+
+def test_two_downloads_of_one_file_do_not_mix(url: str, tmp_path: Path) -> None:
+    with (tmp_path / "file.part").open("wb") as other:
+        assert lock(other.fileno())
+        with pytest.raises(OSError, match="file.part: another run is downloading it"):
+            download(url, tmp_path / "file", SHA256)
+    assert download(url, tmp_path / "file", SHA256).read_bytes() == CONTENT
+
+
+def test_download_is_not_written_through_a_planted_link(url: str, tmp_path: Path) -> None:
+    (tmp_path / "victim").write_text("precious")
+    (tmp_path / "file.part").symlink_to(tmp_path / "victim")
+    with pytest.raises(OSError, match=r"file\.part"):
+        download(url, tmp_path / "file", SHA256)
+    assert (tmp_path / "victim").read_text() == "precious"
+
+
+def test_two_runs_that_unpack_one_archive_are_both_right(tmp_path: Path) -> None:
+    path = archive(tmp_path / "x.tar", ("a", "b"))
+    threads = [threading.Thread(target=unpack, args=(path, tmp_path / "x")) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(at.name for at in (tmp_path / "x").iterdir()) == ["a", "b"]
+    assert sorted(at.name for at in tmp_path.iterdir()) == ["x", "x.tar"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ import torch
 from recipes.data.features import features, to_float
 from recipes.data.mfcc import MFCC
 from recipes.data.speech_commands import Clips
+from recipes.files import feature_cache
 
 
 def clips(n: int = 5) -> Clips:
@@ -55,9 +58,54 @@ def test_damaged_cache_is_computed_again_with_a_warning(tmp_path: Path) -> None:
     content = bytearray(path.read_bytes())
     for damaged in (content[: len(content) // 2], content[:2000] + b"\x55" + content[2001:], b""):
         path.write_bytes(damaged)
-        with pytest.warns(UserWarning, match="is damaged .* computed again"):
+        with pytest.warns(UserWarning, match="damaged or not a file of features; .* computed again"):
             assert torch.equal(features(some, MFCC(), tmp_path), first)
         assert path.read_bytes() == content
+
+
+def test_every_flipped_bit_of_the_header_and_the_directory_is_noticed(tmp_path: Path) -> None:
+    some = clips(2)
+    first = features(some, MFCC(), tmp_path)
+    (path,) = tmp_path.iterdir()
+    content = path.read_bytes()
+    places = [*range(0, 8 * 200, 19), *range(8 * (len(content) - 80), 8 * len(content), 7)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for place in places:
+            damaged = bytearray(content)
+            damaged[place // 8] ^= 1 << place % 8
+            path.write_bytes(damaged)
+            assert torch.equal(features(some, MFCC(), tmp_path), first)
+        np.savez(path, features=np.zeros((2, 1, 48, 9), np.float32))  # whole, and of something else
+        assert torch.equal(features(some, MFCC(), tmp_path), first)
+
+
+def test_cache_that_nothing_can_be_written_to_is_done_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    some, place = clips(), tmp_path / "file"
+    place.write_text("x")
+    with pytest.warns(UserWarning, match="features are not kept: .*file"):
+        assert torch.equal(features(some, MFCC(), place), features(some, MFCC()))
+    monkeypatch.setattr("recipes.data.features.np.savez", full)
+    with pytest.warns(UserWarning, match="features are not kept: .*No space left"):
+        features(some, MFCC(), tmp_path / "cache")
+    assert not list((tmp_path / "cache").iterdir())
+
+
+def full(path: Path, **arrays: np.ndarray) -> None:
+    path.write_bytes(b"half")
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_without_a_home_nothing_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SNN_EXT_DATA", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "home", homeless)
+    with pytest.warns(UserWarning, match="SNN_EXT_DATA.*no home folder.*features are not kept"):
+        assert feature_cache() is None
+
+
+def homeless() -> Path:
+    raise RuntimeError("Could not determine home directory.")
 
 
 def test_interrupted_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
