@@ -8,13 +8,15 @@ import os
 import platform
 import shlex
 import shutil
+import stat
 import subprocess
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-__all__ = ["BuildError", "cache_folder", "load_library", "load_or_make"]
+__all__ = ["BuildError", "build_folder", "cache_folder", "load_library", "load_or_make"]
 
 # The flags keep IEEE arithmetic as it is written: no contraction into FMA, and nothing of -ffast-math.
 _FLAGS = ("-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden")
@@ -23,6 +25,8 @@ _LIBRARY = ("-shared", "-fPIC", "-x", "c")
 _OPTIONAL_FLAGS = (("-march=native", "-fopenmp"), ("-march=native",), ("-fopenmp",), ())
 _PATIENCE = 120  # seconds for a compiler
 _DIGEST_BYTES = hashlib.sha256().digest_size
+_PREFIX = ".snn_ext-build-"
+_ABANDONED = 3600  # seconds after which nobody builds in a folder any more; a build ends after 4 times _PATIENCE
 
 
 class BuildError(RuntimeError):
@@ -33,7 +37,8 @@ def load_library(sources: dict[str, str]) -> ctypes.CDLL:
     """Load the shared library made from C sources; compile it if the cache has none.
 
     Any number of processes may do so at the same time: each compiles in a folder of its own, and a finished library
-    appears in the cache in one step. One that is damaged is made anew. A cache that can not be written is not used.
+    appears in the cache in one step. One that is damaged is made anew. A cache that can not be written, or that others
+    may write, is not used: a ``RuntimeWarning`` says so, and the library is compiled in a private folder.
 
     Parameters
     ----------
@@ -54,12 +59,12 @@ def load_library(sources: dict[str, str]) -> ctypes.CDLL:
     try:
         compiler = find_compiler()
         cached = cache_folder() / f"{Path(next(iter(sources))).stem}-{_key(sources, compiler)}.so"
-        if _is_whole(cached):
+        if _content(cached) is not None:
             try:
                 return ctypes.CDLL(str(cached))
             except OSError:
                 pass  # whole, but for another system: a shared home folder
-        folder = _writable_folder(cached.parent)
+        folder = _usable_folder(cached.parent)
         if folder is not None:
             try:
                 return _build(sources, compiler, cached, folder)
@@ -74,8 +79,8 @@ def load_library(sources: dict[str, str]) -> ctypes.CDLL:
 
 def _build(sources: dict[str, str], compiler: list[str], cached: Path, folder: Path | None) -> ctypes.CDLL:
     """Compile in a folder, or in the system's for temporary files; keep the result if it is the cache's."""
-    with tempfile.TemporaryDirectory(prefix=".build-", dir=folder) as build:
-        library = _compile(sources, compiler, Path(build))
+    with build_folder(folder) as build:
+        library = _compile(sources, compiler, build)
         if folder is not None:
             library = _publish(library, cached)
         try:
@@ -87,8 +92,7 @@ def _build(sources: dict[str, str], compiler: list[str], cached: Path, folder: P
 def load_or_make(name: str, make: Callable[[], bytes]) -> bytes:
     """Return the content of a file in the cache; make it if there is none, or a damaged one.
 
-    It is as safe as :func:`load_library` between processes. A cache that can not be written is done without, and a
-    ``RuntimeWarning`` says so.
+    It is as safe as :func:`load_library` between processes and users, and does without the cache as that does.
 
     Examples
     --------
@@ -96,22 +100,16 @@ def load_or_make(name: str, make: Callable[[], bytes]) -> bytes:
     b'42'
     """
     cached = cache_folder() / name
-    if _is_whole(cached):
-        return cached.read_bytes()[:-_DIGEST_BYTES]
-    content = make()
-    folder = _writable_folder(cached.parent)
-    if folder is None:
-        warnings.warn(
-            f"snn_ext: the cache folder {cached.parent} can not be written, so that every process compiles again; "
-            "SNN_EXT_CACHE names another",
-            RuntimeWarning,
-            stacklevel=2,
-        )
+    content = _content(cached)
+    if content is not None:
         return content
-    with tempfile.TemporaryDirectory(prefix=".build-", dir=folder) as build:
-        made = Path(build) / name
-        made.write_bytes(content)
-        _publish(made, cached)
+    content = make()
+    folder = _usable_folder(cached.parent)
+    if folder is not None:
+        with build_folder(folder) as build:
+            made = build / name
+            made.write_bytes(content)
+            _publish(made, cached)
     return content
 
 
@@ -176,19 +174,98 @@ def _compile(sources: dict[str, str], compiler: list[str], folder: Path) -> Path
     raise BuildError(f"{shlex.join(compiler)} failed: {errors[-1].strip()}")
 
 
-def _writable_folder(folder: Path) -> Path | None:
+# -- the folder --------------------------------------------------------------------------------------------------------
+
+
+def _usable_folder(folder: Path) -> Path | None:
+    """Return the folder of the cache, made if there is none; None, with a warning, if it can not be used."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            return folder
+        reason = why_not_trusted(folder)
+        if reason is None:
+            with tempfile.TemporaryFile(dir=folder):
+                return folder
     except OSError:
+        reason = "it can not be written"
+    warnings.warn(
+        f"snn_ext: the cache folder {folder} is not used, so that every process compiles again: {reason}; "
+        "SNN_EXT_CACHE names another",
+        RuntimeWarning,
+        stacklevel=4,
+    )
+    return None
+
+
+def why_not_trusted(place: Path) -> str | None:
+    """Return why what is in a folder, or a file, may come from somebody else; None if it can not.
+
+    As ssh looks at keys: the file, its folder and all folders above them, also where links lead to, have to belong to this
+    user or to root, and nobody else may write them. Above the folder one that is sticky will do, such as ``/tmp``.
+
+    Examples
+    --------
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     Path(folder).chmod(0o777)
+    ...     why_not_trusted(Path(folder)) == f"others may write {folder} (chmod go-w)"
+    True
+    """
+    if not hasattr(os, "geteuid"):
         return None
+    own = place if place.is_dir() else place.parent
+    for path in dict.fromkeys((place, *place.parents, place.resolve(), *place.resolve().parents)):
+        status = path.lstat()
+        if status.st_uid not in (0, os.geteuid()):
+            return f"{path} belongs to another user"
+        if stat.S_ISLNK(status.st_mode):
+            continue  # whoever may write its folder decides where it leads
+        sticky = status.st_mode & stat.S_ISVTX and path not in (own, own.resolve())
+        shared = stat.S_IWOTH if _is_private(status.st_gid) else stat.S_IWOTH | stat.S_IWGRP
+        if status.st_mode & shared and not sticky:
+            return f"others may write {path} (chmod go-w)"
+    return None
+
+
+def _is_private(group: int) -> bool:
+    """Whether a group is the one that many systems make for each user alone, with a umask of 002."""
+    try:
+        import grp
+        import pwd
+
+        user, found = pwd.getpwuid(os.geteuid()), grp.getgrgid(group)
+    except (ImportError, KeyError):
+        return False
+    return user.pw_gid == group and user.pw_name == found.gr_name and set(found.gr_mem) <= {user.pw_name}
+
+
+@contextmanager
+def build_folder(parent: Path | None = None) -> Iterator[Path]:
+    """Make a folder that nobody else may enter, in the system's for temporary files by default, and remove it.
+
+    Those of builds that were killed are swept first.
+
+    Examples
+    --------
+    >>> with build_folder() as build:
+    ...     build.is_dir()
+    True
+    """
+    with tempfile.TemporaryDirectory(prefix=_PREFIX, dir=parent) as made:
+        build = Path(made)
+        now = build.stat().st_mtime  # by the clock of the file system
+        for other in build.parent.glob(f"{_PREFIX}*"):
+            with suppress(OSError):
+                status = other.lstat()
+                own = not hasattr(os, "geteuid") or status.st_uid == os.geteuid()
+                if own and stat.S_ISDIR(status.st_mode) and now - status.st_mtime > _ABANDONED:
+                    shutil.rmtree(other, ignore_errors=True)
+        yield build
 
 
 def _publish(library: Path, cached: Path) -> Path:
     """Append the digest of the content, by which a damaged file is told, and rename into place."""
     content = library.read_bytes()
     library.write_bytes(content + hashlib.sha256(content).digest())
+    library.chmod(0o700)  # whatever the umask is
     try:
         os.replace(library, cached)
     except OSError:
@@ -196,9 +273,13 @@ def _publish(library: Path, cached: Path) -> Path:
     return cached
 
 
-def _is_whole(cached: Path) -> bool:
+def _content(cached: Path) -> bytes | None:
+    """Return what is in a file of the cache; None if there is none, or one that is damaged or may be somebody else's."""
     try:
+        if why_not_trusted(cached) is not None or not stat.S_ISREG(cached.lstat().st_mode):
+            return None
         content = cached.read_bytes()
     except OSError:
-        return False
-    return hashlib.sha256(content[:-_DIGEST_BYTES]).digest() == content[-_DIGEST_BYTES:]
+        return None
+    content, digest = content[:-_DIGEST_BYTES], content[-_DIGEST_BYTES:]
+    return content if hashlib.sha256(content).digest() == digest else None

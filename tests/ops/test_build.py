@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from snn_ext.ops import build
-from snn_ext.ops.build import BuildError, cache_folder, load_library
+from snn_ext.ops.build import BuildError, cache_folder, load_library, load_or_make
 
 pytestmark = pytest.mark.skipif(not any(map(shutil.which, ("cc", "gcc", "clang"))), reason="no C compiler")
 
@@ -60,7 +61,7 @@ def test_a_damaged_library_is_made_anew(cache: Path, damage: str) -> None:
     library.unlink()  # this process has it mapped
     library.write_bytes(damaged)
     assert load_library(sources(7)).answer() == 7
-    assert build._is_whole(library)
+    assert build._content(library) is not None
 
 
 def test_processes_that_build_at_once(cache: Path) -> None:
@@ -78,6 +79,127 @@ def test_a_cache_that_can_not_be_made_is_done_without(tmp_path: Path, monkeypatc
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("SNN_EXT_CACHE", str(tmp_path / "file" / "cache"))
     assert load_library(sources(3)).answer() == 3
+
+
+# -- what others may have put there ------------------------------------------------------------------------------------
+
+posix = pytest.mark.skipif(not hasattr(os, "geteuid"), reason="no POSIX users")
+STRANGER = 54321
+
+
+def plant(cache: Path, answer: int) -> Path:
+    """Put another library, whole, where that of ``sources(1)`` is looked for."""
+    library, evil = cache / f"answer-{build._key(sources(1), build.find_compiler())}.so", cache.parent / "evil"
+    cache.mkdir(mode=0o700)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SNN_EXT_CACHE", str(evil))
+        load_library(sources(answer))
+    (other,) = evil.glob("*.so")
+    shutil.copyfile(other, library)
+    library.chmod(0o700)
+    return library
+
+
+@posix
+def test_a_library_of_one_s_own_is_believed(cache: Path) -> None:
+    plant(cache, 666)
+    assert load_library(sources(1)).answer() == 666, "the other tests show nothing"
+
+
+@posix
+@pytest.mark.parametrize("mode", [0o777, 0o707, 0o1777])
+def test_a_folder_that_others_may_write_is_not_used(cache: Path, mode: int) -> None:
+    library = plant(cache, 666)
+    for folder in (cache, cache.parent) if mode != 0o1777 else (cache,):
+        folder.chmod(mode)
+        with pytest.warns(RuntimeWarning, match=f"not used.* others may write {folder} .*SNN_EXT_CACHE"):
+            assert load_library(sources(1)).answer() == 1
+        folder.chmod(0o700)
+    assert list(cache.iterdir()) == [library]
+
+
+@posix
+def test_a_sticky_folder_above_will_do(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache.parent.chmod(0o1777)
+    load_library(sources(1))
+    monkeypatch.setattr(build, "_compile", no_compiling)
+    assert load_library(sources(1)).answer() == 1
+
+
+@posix
+def test_a_file_that_others_may_write_is_made_anew(cache: Path) -> None:
+    library = plant(cache, 666)
+    library.chmod(0o707)
+    assert load_library(sources(1)).answer() == 1
+    assert stat.S_IMODE(library.stat().st_mode) == 0o700
+
+
+@posix
+@pytest.mark.skipif(hasattr(os, "geteuid") and os.geteuid() != 0, reason="only root may give files away")
+@pytest.mark.parametrize("what", ["file", "folder", "above"])
+def test_what_belongs_to_another_is_not_used(cache: Path, what: str) -> None:
+    library = plant(cache, 666)
+    os.chown({"file": library, "folder": cache, "above": cache.parent}[what], STRANGER, STRANGER)
+    if what == "file":
+        assert load_library(sources(1)).answer() == 1
+        assert library.stat().st_uid == 0
+        return
+    with pytest.warns(RuntimeWarning, match="belongs to another user"):
+        assert load_library(sources(1)).answer() == 1
+    assert list(cache.iterdir()) == [library]
+
+
+@posix
+def test_a_planted_link_is_replaced_and_not_followed(cache: Path, tmp_path: Path) -> None:
+    library = plant(cache, 666)
+    target = tmp_path / "target"
+    library.rename(target)
+    before = target.read_bytes()
+    library.symlink_to(target)
+    assert load_library(sources(1)).answer() == 1
+    assert target.read_bytes() == before and not library.is_symlink()
+
+
+@posix
+def test_a_link_to_a_folder_of_others_is_not_followed(cache: Path, tmp_path: Path) -> None:
+    (tmp_path / "open").mkdir()
+    cache.symlink_to(tmp_path / "open")
+    (tmp_path / "open").chmod(0o777)
+    with pytest.warns(RuntimeWarning, match="others may write"):
+        assert load_library(sources(1)).answer() == 1
+    assert not list((tmp_path / "open").iterdir())
+
+
+@posix
+def test_a_group_of_several_may_not_write(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    library = plant(cache, 666)
+    library.chmod(0o770)
+    monkeypatch.setattr(build, "_is_private", lambda group: True)
+    assert load_library(sources(1)).answer() == 666
+    library.chmod(0o770)
+    monkeypatch.setattr(build, "_is_private", lambda group: False)
+    assert build._content(library) is None
+
+
+def test_machine_code_that_others_may_write_is_made_anew(cache: Path) -> None:
+    assert load_or_make("code", lambda: b"one") == b"one"
+    assert load_or_make("code", lambda: b"two") == b"one"
+    (cache / "code").chmod(0o707)
+    assert load_or_make("code", lambda: b"two") == b"two"
+
+
+def test_folders_of_killed_builds_are_swept_and_those_of_running_ones_not(cache: Path, tmp_path: Path) -> None:
+    load_library(sources(1))
+    names = [f"{build._PREFIX}{name}" for name in ("killed", "running", "link")]
+    killed, running, link = (cache / name for name in names)
+    for folder in (killed, running, tmp_path / "kept"):
+        folder.mkdir()
+        (folder / "n.h").write_text("")
+    link.symlink_to(tmp_path / "kept")
+    for folder in (killed, tmp_path / "kept"):
+        os.utime(folder, (0, 0))
+    load_library(sources(2))
+    assert not killed.exists() and (running / "n.h").exists() and (tmp_path / "kept" / "n.h").exists()
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere")
