@@ -33,8 +33,8 @@ class Scale(nn.Module):
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
         super().__init__()
-        self.register_buffer("weight", weight.detach().float().clone().reshape(-1))
-        self.register_buffer("bias", None if bias is None else bias.detach().float().clone().reshape(-1))
+        self.register_buffer("weight", weight.detach().clone().reshape(-1))
+        self.register_buffer("bias", None if bias is None else bias.detach().clone().reshape(-1))
 
     def forward(self, x: Tensor) -> Tensor:
         y = x * per_channel(self.weight, x.ndim)

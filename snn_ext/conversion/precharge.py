@@ -88,7 +88,7 @@ def optimize_precharge(
     if check_count("candidates", candidates) < 2:
         bad_value("candidates", candidates, "at least 2")
     batches = list(Batches(loader, _device(snn)))
-    values = torch.linspace(0.0, 0.5, candidates)
+    values = torch.linspace(0.0, 0.5, candidates, dtype=torch.float32)
     analog = AnalogTwin(snn)
     targets = [analog.rates(x) if ann is None else _activations_of(ann, snn, x) for x in batches]
     shared = (t for t in (*snn.parameters(), *base.memories(snn)) if isinstance(t, Tensor))
