@@ -201,7 +201,7 @@ def _reported_neurons(snn: ConvertedNet) -> list[tuple[LayerReport, Any]]:
         bad_type("snn", snn, "a converted net")
     names = neurons(snn.one_step())
     if names != [layer.name for layer in snn.report]:
-        bad_value("snn", f"a report of {len(snn.report)} layers", f"one that names its {len(names)}: a net of convert()")
+        bad_value("snn", f"a report of {len(snn.report)} layers", f"a net of convert(), whose report names {names}")
     found: list[tuple[LayerReport, Any]] = [(layer, snn.get_submodule(layer.name)) for layer in snn.report]
     for layer, neuron in found:
         if not isinstance(neuron, SoftResetNeuron):

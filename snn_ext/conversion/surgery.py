@@ -584,7 +584,7 @@ def _plain_batch_norm(module: _BatchNorm) -> _BatchNorm:
     )
     norm.__class__ = next((kind for kind in _BATCH_NORMS if isinstance(module, kind)), nn.BatchNorm2d)
     norm.load_state_dict(module.state_dict(), strict=False)
-    return norm.eval()  # type: ignore[no-any-return]
+    return norm.eval()
 
 
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)

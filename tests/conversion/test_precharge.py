@@ -111,7 +111,7 @@ def test_lowering_lowers_each_threshold_once_though_residual_units_share_one() -
 
 @pytest.mark.parametrize("time_steps", [1, 2, 7, 16, 33])
 def test_optimum_is_the_best_of_the_grid_where_many_neurons_fire_in_the_same_step(time_steps: int) -> None:
-    """Activations on a grid of 1/16: whole groups of neurons change with one candidate. The error is that in float64."""
+    """Activations on a grid of 1/16: whole groups of neurons change with one candidate."""
     x = torch.randint(0, 17, (40, 3)) / 16
     x[0, 0] = 1.0
     snn = convert(nn.Sequential(nn.Identity(), nn.ReLU()), x, method="data-norm")
