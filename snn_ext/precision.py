@@ -66,7 +66,7 @@ def set_precision(net: nn.Module, m_f: float, theta_0: float | None = None) -> N
     for neuron in neurons.values():
         if neuron.spike_height == "fixed":
             asn_spike_height(float(m_f), None if theta_0 is None else float(theta_0))
-    fed = [module for module in net.modules() if hasattr(module, "spike_source")]
+    fed: list[Any] = [module for module in net.modules() if hasattr(module, "spike_source")]
     reported = [layer for layer in getattr(net, "report", ()) if layer.name in neurons]
     places: list[tuple[Any, str]] = [(n, name) for n in neurons.values() for name in ("m_f", "theta_0")]
     places += [(layer.weight, "data") for layer in fed]
@@ -116,4 +116,3 @@ def _on_grid(layer: Any, weight: Tensor) -> Tensor:
         return weight
     steps = 2.0 ** (_MANTISSA - layer.spike_bits - math.ceil(math.log2(largest)))
     return torch.round(weight * steps) / steps
-

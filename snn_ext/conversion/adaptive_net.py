@@ -75,7 +75,7 @@ def adaptive_net(
             if analog[source]:
                 refuse("an output that no activation reaches", "activations between input and output")
             node.replace_input_with(source, _filter(net, source, free_name(net, READOUT), **options))
-    _remove_biases(net)
+    _remove_biases(net, x.dtype)
     if fold_scales and any(given.get("spike_height", "fixed") == "fixed" for given in constants.values()):
         _Heights(net).fold()
     net.to(x.device)
@@ -162,13 +162,13 @@ def _bias(value: Tensor) -> Tensor | None:
     return (channels if constant else value).clone()
 
 
-def _remove_biases(net: ConvertedNet) -> None:
+def _remove_biases(net: ConvertedNet, dtype: torch.dtype) -> None:
     for node in list(net.graph.nodes):
         module: Any = net.get_submodule(str(node.target)) if node.op == "call_module" else None
         if isinstance(module, WEIGHTED):
             module.bias = None
         elif isinstance(module, _BatchNorm):
-            assign(net, str(node.target), Scale(affine_of(module)[0]))
+            assign(net, str(node.target), Scale(affine_of(module)[0]).to(dtype))
 
 
 # -- heights of spikes -----------------------------------------------------------------------------------------------
@@ -234,7 +234,7 @@ class _Heights:
             if self.source[node] is None:
                 continue
             name = free_name(self.net, f"{node.name}_scale")
-            self.net.add_submodule(name, Scale(torch.ones(1)))
+            self.net.add_submodule(name, Scale(torch.ones(1, dtype=torch.float32)))
             with self.net.graph.inserting_before(user):
                 scale = self.net.graph.call_module(name, (node,))
             scale.meta = dict(node.meta)

@@ -158,7 +158,7 @@ def _converted(recipe: Any, ann: nn.Module) -> ConvertedNet:
     net: Any = _with_fresh_names(recipe.before_trace(converter, ann))
     for hook in (recipe.after_trace, recipe.insert_observers, recipe.calibrate, recipe.replace, recipe.finalize):
         net = hook(converter, net)
-    return net  # type: ignore[no-any-return]
+    return net
 
 
 def _with_fresh_names(net: fx.GraphModule) -> fx.GraphModule:

@@ -33,8 +33,8 @@ class Scale(nn.Module):
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
         super().__init__()
-        self.register_buffer("weight", weight.detach().float().clone().reshape(-1))
-        self.register_buffer("bias", None if bias is None else bias.detach().float().clone().reshape(-1))
+        self.register_buffer("weight", weight.detach().clone().reshape(-1))
+        self.register_buffer("bias", None if bias is None else bias.detach().clone().reshape(-1))
 
     def forward(self, x: Tensor) -> Tensor:
         y = x * per_channel(self.weight, x.ndim)
@@ -100,8 +100,9 @@ class SpikeMaxPool1d(nn.MaxPool1d, _SpikeMaxPool):
 class SpikeMaxPool2d(nn.MaxPool2d, _SpikeMaxPool):
     """Exact max pooling of spikes: the increment of the running maximum of the cumulative counts in each window.
 
-    A count rises by at most one spike a step, so the output is a spike or 0, and after every step its sum is the maximum
-    of the counts. Spikes of 0 and 1 or of 0 and a threshold are pooled without rounding, in any chunks of time. To let the maximum of the spikes themselves pass would add up the spikes of several neurons.
+    A count rises by at most one spike a step, so the output is a spike or 0, and after every step its sum is the
+    maximum of the counts: exactly, in any chunks of time, also for spikes that carry a threshold. The maximum of the
+    spikes themselves would add up the spikes of several neurons.
 
     Examples
     --------

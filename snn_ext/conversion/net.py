@@ -26,7 +26,9 @@ class ConvertedNet(fx.GraphModule, base.StepModule):
 
     In step mode "s" it takes one step, ``[N, ...]``, in "m" a sequence ``[T, N, ...]``: stateless layers then see time
     flattened into the batch. ``graph`` is what the net computes in its step mode, so that an ``fx.Interpreter``,
-    ``torch.export`` and ``torch.compile`` see the same function; :meth:`one_step` is the net of one step in both. Give it the same input at every step, and reset it before each sample
+    ``torch.export`` and ``torch.compile`` see the same function; :meth:`one_step` is the net of one step in both.
+
+    Give the net the same input at every step, and reset it before each sample, or before it is exported
     (``spikingjelly.activation_based.functional.reset_net``). The mean of its output over time approaches the output of
     the analog net, in that net's units.
 
@@ -122,7 +124,7 @@ class ConvertedNet(fx.GraphModule, base.StepModule):
         self.report = Report.from_json(bytes(state.tolist()).decode())
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ConvertedNet:
-        twin = super().__deepcopy__(memo)
+        twin: Any = super().__deepcopy__(memo)
         return _with(twin, {name: copy.deepcopy(getattr(self, name), memo) for name in (*_KEPT, "_step_graph")})
 
     def _deepcopy_init(self) -> Any:

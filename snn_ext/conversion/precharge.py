@@ -88,7 +88,7 @@ def optimize_precharge(
     if check_count("candidates", candidates) < 2:
         bad_value("candidates", candidates, "at least 2")
     batches = list(Batches(loader, _device(snn)))
-    values = torch.linspace(0.0, 0.5, candidates)
+    values = torch.linspace(0.0, 0.5, candidates, dtype=torch.float32)
     analog = AnalogTwin(snn)
     targets = [analog.rates(x) if ann is None else _activations_of(ann, snn, x) for x in batches]
     shared = (t for t in (*snn.parameters(), *base.memories(snn)) if isinstance(t, Tensor))
@@ -201,7 +201,7 @@ def _reported_neurons(snn: ConvertedNet) -> list[tuple[LayerReport, Any]]:
         bad_type("snn", snn, "a converted net")
     names = neurons(snn.one_step())
     if names != [layer.name for layer in snn.report]:
-        bad_value("snn", f"a report of {len(snn.report)} layers", f"one that names its {len(names)}: a net of convert()")
+        bad_value("snn", f"a report of {len(snn.report)} layers", f"a net of convert(), whose report names {names}")
     found: list[tuple[LayerReport, Any]] = [(layer, snn.get_submodule(layer.name)) for layer in snn.report]
     for layer, neuron in found:
         if not isinstance(neuron, SoftResetNeuron):

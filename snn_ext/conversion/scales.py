@@ -139,7 +139,7 @@ class _Fold:
                 module.scale_output = False
                 self.units[node] = level * (unit if len(unit) == 1 else one)
         elif isinstance(module, Scale):
-            module.weight = (module.weight.double() * self.units[inputs[0]].to(module.weight.device)).float()
+            multiply(module, "weight", self.units[inputs[0]])
             self.units[node] = one
             if module.bias is None and len(inputs[0].users) == 1:
                 self.units[inputs[0]] = module.weight.double().cpu()
@@ -209,8 +209,8 @@ class _Fold:
 def _insert_scale(net: fx.GraphModule, source: fx.Node, user: fx.Node, unit: Tensor) -> fx.Node:
     before = str(source.target).replace(".", "_") if source.op == "call_module" else source.name
     name = free_name(net, f"{before}_scale")
-    device = next((t.device for t in (*net.parameters(), *net.buffers())), torch.device("cpu"))
-    net.add_submodule(name, Scale(unit.float().to(device)))
+    like = next((p for p in (*net.parameters(), *net.buffers()) if p.is_floating_point()), torch.ones(1))
+    net.add_submodule(name, Scale(unit.to(like)))
     with net.graph.inserting_before(user):
         node = net.graph.call_module(name, (source,))
     node.meta = dict(source.meta)

@@ -54,11 +54,11 @@ def spiking_net(
             own = activations[name].quantized is not None
             assign(net, name, _neuron(activations[name], v_reset, precharge))
             if channel_wise and not own:
-                _between_scales(net, node, name)
+                _between_scales(net, node, name, x.dtype)
         elif isinstance(module, MAX_POOLS):
             assign(net, name, _POOLS[type(module)].like(module))
         elif isinstance(module, _BatchNorm):
-            assign(net, name, Scale(*affine_of(module)))
+            assign(net, name, Scale(*affine_of(module)).to(x.dtype))
     net.to(x.device)
     net.graph.lint()
     net.recompile()
@@ -85,21 +85,22 @@ class Thresholds:
     def set(self, name: str, value: Tensor) -> Tensor:
         """Set the threshold of a layer, ``[1]`` or ``[C]``, and return it; a clip is not exceeded.
 
-        The layer gets a copy: its own threshold may be scaled or lowered later, the one returned is a record.
+        The layer gets a copy: its own threshold may be scaled or lowered later, the one returned is a record. It is
+        rounded to float32 in a net of float64 too: sums of spikes that carry it are exact there.
         """
         activation = self.activations.get(name, Activation())
-        if activation.quantized is not None:
-            value = activation.quantized.threshold.detach().reshape(1)
         if activation.clip is not None:
             value = value.clamp_max(activation.clip)
         value = value.detach().float().reshape(-1)
+        if activation.quantized is not None:
+            value = activation.quantized.threshold.detach().reshape(1)
         neuron: Any = self.net.get_submodule(name)
         before = self._scale(name, "before")
         if before is None:
             neuron.v_threshold = value.to(neuron.v_threshold.device, copy=True)
         else:
             after: Any = self._scale(name, "after")
-            before.weight, after.weight = value.double().reciprocal().float(), value.clone()
+            before.weight, after.weight = (v.to(before.weight.dtype) for v in (value.double().reciprocal(), value))
             before.to(neuron.v_threshold.device)
             after.to(neuron.v_threshold.device)
         return value
@@ -173,10 +174,10 @@ def _encode(net: ConvertedNet, node: fx.Node, encoder: str, seed: int, v_reset: 
         user.replace_input_with(node, spikes)
 
 
-def _between_scales(net: ConvertedNet, node: fx.Node, name: str) -> None:
+def _between_scales(net: ConvertedNet, node: fx.Node, name: str, dtype: torch.dtype) -> None:
     channels = node.meta["shape"][1]
     for place in ("before", "after"):
-        net.add_submodule(f"{name}_{place}", Scale(torch.ones(channels)))
+        net.add_submodule(f"{name}_{place}", Scale(torch.ones(channels, dtype=dtype)))
     net.get_submodule(name).scale_output = False  # type: ignore[assignment]
     users = list(node.users)
     with net.graph.inserting_before(node):

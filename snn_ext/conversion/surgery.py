@@ -105,6 +105,7 @@ def prepare(
         Names what can not be converted, where it is, and what to do.
     """
     ann = plain_copy(ann)
+    _check_dtypes(ann, x)
     x = x[:1].expand(2, *x.shape[1:])  # two samples: a reshape that mixes samples shows
     graph = _trace(ann)
     graph.graph.eliminate_dead_code()
@@ -185,6 +186,17 @@ def plain_copy(ann: nn.Module) -> nn.Module:
             for name, weight in weights.items():
                 module.register_parameter(name, nn.Parameter(weight))
     return ann
+
+
+def _check_dtypes(ann: nn.Module, x: Tensor) -> None:
+    """Refuse 16-bit nets, whose folded weights would be rounded far more than the net itself, and mixed ones."""
+    layers = [module for module in ann.modules() if isinstance(module, (*WEIGHTED, _BatchNorm))]
+    tensors = (t for layer in layers for t in (*layer.parameters(), *layer.buffers()) if t.is_floating_point())
+    found = sorted({str(t.dtype) for t in tensors})
+    if len(found) > 1 or not set(found) <= {"torch.float32", "torch.float64"}:
+        bad_value("ann", f"weights of {' and '.join(found)}", "torch.float32 or torch.float64: convert ann.float()")
+    if found and str(x.dtype) != found[0]:
+        bad_value("calibration", x, f"inputs of {found[0]}, as the weights of ann")
 
 
 def _compute_sizes(graph: fx.GraphModule) -> None:
@@ -566,10 +578,13 @@ def _plain(module: nn.Module) -> Any:
 
 
 def _plain_batch_norm(module: _BatchNorm) -> _BatchNorm:
-    norm: Any = nn.BatchNorm1d(module.num_features, module.eps, affine=module.affine)
+    mean: Any = module.running_mean
+    norm: Any = nn.BatchNorm1d(
+        module.num_features, module.eps, affine=module.affine, device=mean.device, dtype=mean.dtype
+    )
     norm.__class__ = next((kind for kind in _BATCH_NORMS if isinstance(module, kind)), nn.BatchNorm2d)
     norm.load_state_dict(module.state_dict(), strict=False)
-    return norm.to(module.running_mean.device).eval()  # type: ignore[union-attr]
+    return norm.eval()
 
 
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)

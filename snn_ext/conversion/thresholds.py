@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterable
+from fractions import Fraction
 
 import torch
 from torch import Tensor, nn
@@ -77,8 +78,8 @@ def order_statistic(values: Tensor, percentile: float) -> Tensor:
 
 
 def _rank(percentile: float, count: int) -> int:
-    """Return the 1-based rank of a percentile; guarded against the rounding of the product."""
-    return min(count, max(1, math.ceil(percentile / 100.0 * count - 1e-9 * count)))
+    """Return the 1-based rank of a percentile, exactly: as the decimal fraction that it is written as."""
+    return max(1, math.ceil(Fraction(repr(float(percentile))) * count / 100))
 
 
 @torch.no_grad()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -105,7 +106,7 @@ def test_a_net_is_wholly_changed_or_not_at_all(name: str) -> None:
         before = everything(net)
         twin = copy.deepcopy(net)
         change(twin, x)
-        interrupted(lambda: change(net, x), line)
+        interrupted(functools.partial(change, net, x), line)
         after = everything(net)
         unfinished += after == before
         if after != before:
@@ -126,7 +127,9 @@ READS: dict[str, tuple[Callable[[], Any], Callable[[Any, Tensor], object]]] = {
     "phased": (mlp, lambda net, x: convert(net, x, method="data-norm", schedule="phased", time_steps=2)),
     "adsnn": (mlp, lambda net, x: convert(net, x, method="adsnn", spike_height="adaptive")),
     "fold_scales": (lambda: mlp(lambda: ATIFuNode(0.5, scale_output=True)), lambda net, x: fold_scales(net)),
-    "optimize_precharge": (mlp, lambda net, x: optimize_precharge(convert(net, x, method="data-norm"), net, x, time_steps=3)),
+    "optimize_precharge": (
+        mlp, lambda net, x: optimize_precharge(convert(net, x, method="data-norm"), net, x, time_steps=3)
+    ),
 }  # fmt: skip
 
 

@@ -107,3 +107,22 @@ def test_lowering_lowers_each_threshold_once_though_residual_units_share_one() -
     lower_thresholds(snn, 0.5)
     assert [float(snn.get_submodule(layer.name).v_threshold) for layer in snn.report] == [v / 2 for v in before]
     assert [layer.threshold for layer in snn.report] == [v / 2 for v in before]
+
+
+@pytest.mark.parametrize("time_steps", [1, 2, 7, 16, 33])
+def test_optimum_is_the_best_of_the_grid_where_many_neurons_fire_in_the_same_step(time_steps: int) -> None:
+    """Activations on a grid of 1/16: whole groups of neurons change with one candidate."""
+    x = torch.randint(0, 17, (40, 3)) / 16
+    x[0, 0] = 1.0
+    snn = convert(nn.Sequential(nn.Identity(), nn.ReLU()), x, method="data-norm")
+    (found,) = optimize_precharge(snn, None, [x[:7], x[7:]], time_steps=time_steps)
+    errors = []
+    for value in torch.linspace(0.0, 0.5, 51):
+        v, count, error = torch.full_like(x, value), torch.zeros_like(x), 0.0
+        for t in range(1, time_steps + 1):
+            v = v + x
+            spikes = (v >= 1.0).float()
+            v, count = v - spikes, count + spikes
+            error += float((count.double() / t - x.double()).square().mean())
+        errors.append(error)
+    assert errors[round(100 * found)] <= min(errors) * (1 + 1e-6) + 1e-12

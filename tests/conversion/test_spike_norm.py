@@ -130,7 +130,9 @@ def test_thresholds_per_channel_are_those_of_the_algorithm_by_hand(memory: int) 
 
 @pytest.mark.parametrize("memory", [1 << 30, 3000, 1], ids=["kept", "some kept", "recomputed"])
 @pytest.mark.parametrize("make", [vgg, ResNet, Concatenated], ids=["vgg", "resnet", "concatenated"])
-def test_thresholds_per_channel_are_the_largest_currents_of_the_finished_net_in_any_memory(make: Any, memory: int) -> None:
+def test_thresholds_per_channel_are_the_largest_currents_of_the_finished_net_in_any_memory(
+    make: Any, memory: int
+) -> None:
     ann, x = dyadic(make(), 3), images(4)
     snn = convert(ann, [x[:3], x[3:]], channel_wise=True, time_steps=T, memory=memory, fold_scales=False)
     largest: dict[str, Tensor] = {}

@@ -45,7 +45,9 @@ NETS: dict[str, tuple[Callable[[], nn.Module], dict[str, Any]]] = {
     "residual": (ResNet, {"method": "data-norm", "encoder": "if"}),
     "phased": (pooled, {"method": "data-norm", "schedule": "phased", "time_steps": 2}),
     "events": (pooled, {"method": "data-norm", "encoder": "poisson"}),
-    "adaptive": (lambda: nn.Sequential(BNAAN(2), *pooled()[:1], AAN(), *pooled()[3:4], nn.Linear(108, 3)), {"method": "adsnn"}),
+    "adaptive": (
+        lambda: nn.Sequential(BNAAN(2), nn.Conv2d(2, 3, 3), AAN(), nn.Flatten(), nn.Linear(108, 3)), {"method": "adsnn"}
+    ),
 }  # fmt: skip
 
 

@@ -36,7 +36,8 @@ def global_state() -> tuple[Any, ...]:
     module = nn.Module.__call__, nn.Module.__getattr__, torch.reshape
     modes = torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.are_deterministic_algorithms_enabled()
     randomness = torch.get_rng_state().tolist(), random.getstate()
-    return module, modes, torch.get_default_dtype(), list(warnings.filters), randomness, fx._symbolic_trace.is_fx_symbolic_tracing()
+    tracing = fx._symbolic_trace.is_fx_symbolic_tracing()
+    return module, modes, torch.get_default_dtype(), list(warnings.filters), randomness, tracing
 
 
 def adaptive() -> nn.Module:

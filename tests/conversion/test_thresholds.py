@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
+
 import pytest
 import torch
 from torch import nn
@@ -9,7 +11,7 @@ from torch import nn
 pytest.importorskip("spikingjelly")
 
 from snn_ext import convert  # noqa: E402
-from snn_ext.conversion.thresholds import activation_thresholds, order_statistic  # noqa: E402
+from snn_ext.conversion.thresholds import _rank, activation_thresholds, order_statistic  # noqa: E402
 from tests.conversion.nets import ResNet, images, trained, vgg  # noqa: E402
 
 
@@ -43,6 +45,15 @@ def test_percentile_is_an_order_statistic_of_all_values(percentile: float, chann
         assert got == wanted
         if wanted != row.max():
             assert (row <= got).double().mean() >= percentile / 100 > (row < got).double().mean()
+
+
+@pytest.mark.parametrize("percentile", [0.1, 1.0, 33.3, 50.0, 99.0, 99.9, 99.99, 100.0])
+def test_rank_is_the_smallest_with_that_share_at_any_count(percentile: float) -> None:
+    """99.9 % of 1000 is 999 and not 999.0000000000001; of 10^8 + 7 values no tolerance may swallow a rank."""
+    for count in (*range(1, 60), 1000, 10**4 + 1, 10**8 + 7, 10**9 + 1, 3 * 10**10 + 11):
+        rank, share = _rank(percentile, count), Decimal(str(percentile)) * count
+        assert 1 <= rank <= count and 100 * rank >= share
+        assert rank == 1 or 100 * (rank - 1) < share
 
 
 def test_a_dead_channel_gets_the_threshold_of_its_layer_a_dead_layer_one_with_a_warning() -> None:
