@@ -88,9 +88,9 @@ def run(checkout: Path, host: Host, neuron: str, timeout: float, only: Sequence[
             "OMP_NUM_THREADS": "1",
         }
         command = [
-            sys.executable, "-W", "ignore", "-m", "pytest", "-q", "-p", "benchmarks.host_suites", "-p", "no:cacheprovider",
-            "--continue-on-collection-errors",
-            "-c", os.devnull, "--rootdir", str(checkout), "--timeout", str(timeout), *map(str, files),
+            sys.executable, "-W", "ignore", "-m", "pytest", "-q", "-p", "benchmarks.host_suites",
+            "-p", "no:cacheprovider", "--continue-on-collection-errors", "-c", os.devnull, "--rootdir", str(checkout),
+            "--timeout", str(timeout), *map(str, files),
         ]  # fmt: skip
         done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
         if not report.exists():

@@ -25,7 +25,7 @@ import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -366,7 +366,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         "python -m benchmarks.mutation", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("paths", nargs="*", type=Path, help=f"files or folders (default: {PACKAGE}/ {', '.join(TESTS)})")
+    parser.add_argument("paths", nargs="*", type=Path, help=f"files or folders (default: {', '.join(TESTS)})")
     parser.add_argument("--tests", nargs="+", type=Path, help="files or folders (default: what stands for each folder)")
     parser.add_argument("--sample", type=int, default=50, help="mutants of each path; 0 for all (default: 50)")
     parser.add_argument("--seed", type=int, default=0)
@@ -458,12 +458,16 @@ def _warm_up() -> None:
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = "1"
     os.environ["MPLBACKEND"] = "Agg"
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # a mutant has a limit of its own, and importing plugins is slow
     import matplotlib.pyplot  # noqa: F401
     import pytest  # noqa: F401
     import snntorch  # noqa: F401
     import spikingjelly.activation_based  # noqa: F401
     import torch.fx  # noqa: F401
     import torchvision  # noqa: F401
+
+    with suppress(ImportError):
+        import hypothesis  # noqa: F401
 
     assert not any(name.split(".")[0] == PACKAGE for name in sys.modules)
 

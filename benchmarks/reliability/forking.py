@@ -189,7 +189,7 @@ def _ending(work: Callable[[], Any], output: int | None, errors: int | None) -> 
             print(error.code, file=sys.stderr)
         status = error.code if isinstance(error.code, int) else int(error.code is not None)
     except BaseException as error:
-        traceback.print_exc()
+        sys.excepthook(type(error), error, error.__traceback__)  # as the interpreter does: a command may have its own
         status = 130 if isinstance(error, KeyboardInterrupt) else 1
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sys.stdout.flush(), sys.stderr.flush()
