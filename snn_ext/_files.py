@@ -1,6 +1,6 @@
 """Files that are written whole or not at all, and read only if they are whole.
 
-Everything that is loaded from a file goes through here. Every member of a zip file (checkpoints, arrays) has a checksum,
+Everything that is loaded goes through here. Every member of a zip file (checkpoints, arrays) has a checksum,
 which torch never compares and NumPy not always; JSON gets a digest. What is damaged, or of something else, is one error
 that names the file and what to do.
 """

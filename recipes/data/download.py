@@ -21,6 +21,7 @@ TIMEOUT = 30.0  # seconds without a byte
 PIECE = 1 << 20  # bytes
 ATTEMPTS = 3  # in a row that bring nothing
 LARGEST = 100  # times the size of an archive: what it may unpack to; sound shrinks to half or a third
+HARMLESS = 1 << 28  # bytes that any archive may unpack to
 
 
 def download(url: str, target: Path, sha256: str) -> Path:
@@ -95,10 +96,10 @@ def unpack(archive: Path, folder: Path) -> None:
     ------
     ValueError
         If it is damaged, would write outside of the folder, holds links or devices, or unpacks to more than
-        ``LARGEST`` times its size.
+        ``LARGEST`` times its size and ``HARMLESS`` bytes.
     """
     safely = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}  # since Python 3.11.4
-    left = LARGEST * archive.stat().st_size
+    left = max(HARMLESS, LARGEST * archive.stat().st_size)
     with (
         building(folder) as partial,
         intact(archive, "an archive of files and folders alone", "remove it to have it downloaded again"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import os
 import tarfile
 import warnings
@@ -17,6 +16,7 @@ import pytest
 soundfile = pytest.importorskip("soundfile", exc_type=ImportError)
 
 from recipes.data.speech_commands import DIGITS, WORDS, load, real_digits, which_set  # noqa: E402
+from recipes.files import write_json  # noqa: E402
 
 
 def write(path: Path, value: int = 1, samples: int = 16_000, rate: int = 16_000) -> None:
@@ -202,10 +202,14 @@ def test_only_the_whole_official_corpus_has_its_name(tmp_path: Path, monkeypatch
 def test_synthetic_speech_is_called_so_wherever_it_lies_and_is_complete(tmp_path: Path) -> None:
     folder_of(tmp_path, WORDS)
     about = {"name": "synthetic speech", "complete": True}
-    (tmp_path / "corpus.json").write_text(json.dumps(about))
+    write_json(tmp_path / "corpus.json", about)
     assert {load("synthetic", tmp_path).name, load(str(tmp_path)).name} == {"synthetic speech"}
-    (tmp_path / "corpus.json").write_text(json.dumps({**about, "complete": False}))
+    write_json(tmp_path / "corpus.json", {**about, "complete": False})
     with pytest.raises(ValueError, match="is not complete; call the command that makes it again"):
+        load("synthetic", tmp_path)
+    content = (tmp_path / "corpus.json").read_text()
+    (tmp_path / "corpus.json").write_text(content.replace("complete", "conplete"))  # one bit of "m"
+    with pytest.raises(ValueError, match=r"corpus\.json: damaged or not the description of a synthetic corpus; make"):
         load("synthetic", tmp_path)
 
 

@@ -14,6 +14,7 @@ from recipes.data.pack_speech_sample import pack  # noqa: E402
 from recipes.data.speech_commands import WORDS, Corpus, load  # noqa: E402
 from recipes.data.speech_engines import VOICES  # noqa: E402
 from recipes.data.speech_sample import PATH, load_sample  # noqa: E402
+from recipes.files import write_json  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +78,7 @@ def test_packed_clips_come_back_in_their_order(tmp_path: Path, monkeypatch: pyte
             (tmp_path / word).mkdir(exist_ok=True)
             tone = 8_000 * np.sin(2 * np.pi * (300 + 200 * number + 700 * (word == "yes")) * time)
             soundfile.write(tmp_path / word / f"{speaker}_nohash_0.wav", tone.astype(np.int16), 16_000)
-    (tmp_path / "corpus.json").write_text('{"name": "synthetic speech"}')
+    write_json(tmp_path / "corpus.json", {"name": "synthetic speech"})
     digest = pack(tmp_path, tmp_path / "packed.npz")
     monkeypatch.setattr("recipes.data.speech_sample.SHA256", digest)
     packed, corpus = load_sample(tmp_path / "packed.npz"), load(str(tmp_path))
