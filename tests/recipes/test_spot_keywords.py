@@ -190,7 +190,7 @@ def test_table_runs_what_is_missing_and_names_the_data(
 ) -> None:
     ran: list[str] = []
 
-    def run(cell: Cell, threads: int) -> bool:  # in this process: a new one takes seconds to import
+    def run(cell: Cell, *_: object) -> bool:  # in this process: a new one takes seconds to import
         ran.append(cell.row)
         main([*cell.options, "--out", str(cell.folder), "--resume"])
         write_json(cell.folder / "command.json", cell.command)

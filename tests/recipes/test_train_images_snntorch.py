@@ -70,6 +70,7 @@ def test_spikes_are_compared_also_without_assert_statements(monkeypatch: pytest.
 
 def test_command_runs_as_documented_where_there_is_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(train_images_snntorch, "run", lambda trainer, args: vars(args))
     args = train_images_snntorch.main(["--model", "resnet18", "--neuron", "atif-nu", "--out", "x"])
     assert (args["device"], args["amp"]) == ("cuda", False)
