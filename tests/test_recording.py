@@ -73,3 +73,19 @@ def test_wrong_arguments_are_named(net: nn.Module, batches: list[torch.Tensor], 
     with pytest.raises((TypeError, ValueError)) as caught:
         record_inputs(net, batches)
     assert message in str(caught.value) and "want" in str(caught.value)
+
+
+def test_inputs_by_keyword_are_recorded_and_what_is_no_number_is_named() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.relu = nn.ReLU()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.relu(input=x)
+
+    net, x = Net(), torch.rand(3, 4)
+    assert torch.equal(record_inputs(net, [x, x[:0]])[net.relu], x.flatten())
+    with pytest.raises(ValueError, match="batches: got 'NaN or infinite values that reach relu', want finite numbers"):
+        record_inputs(net, [x, x / 0])
+    assert net.training and not net.relu._forward_pre_hooks

@@ -207,9 +207,9 @@ class _Run:
             if number > done:
                 self._prepare(first.to(self.device))
                 yield x.to(self.device), None if labels is None else labels.to(self.device)
-            elif number == done and self.digest != digest:
+            elif state is not None and number == done and self.digest != digest:
                 state.refuse(f"of other data: its {done} batches are not the first {done} of loader")
-        if number < done:
+        if state is not None and number < done:
             state.refuse(f"of other data: it has {done} batches, and loader {number}")
         if number == 0:
             bad_value("loader", "no batch", "at least one")
@@ -281,7 +281,8 @@ class _Run:
 
     def result(self) -> Evaluation:
         """Turn the sums into means."""
-        readout, samples = self.readout, self.readout.samples
+        readout, samples, known = self.readout, self.readout.samples, self.synapses
+        macs, input_macs = (None, None) if known is None else (known.macs, known.input_macs)
         correct = analog = None
         if self.labelled:
             correct = readout.correct.double() / samples
@@ -291,8 +292,7 @@ class _Run:
         return Evaluation(
             self.time_steps, samples, readout.delays, readout.top, correct, analog, readout.squared_error / samples,
             [self._layer(name, sums) for name, sums in self.layers.items()],
-            *((None, None) if self.synapses is None else (self.synapses.macs, self.synapses.input_macs)),
-            step_length(self.graph),
+            macs, input_macs, step_length(self.graph),
             None if self.arousal is None else self.aroused / samples,
         )  # fmt: skip
 

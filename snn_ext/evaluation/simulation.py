@@ -150,7 +150,7 @@ class Simulation:
 
     def _layer(self, layer: nn.Module) -> Callable[[Tensor], Tensor]:
         """Return what computes a layer with weights for spikes; prepared anew when it differs from the last run."""
-        if torch.is_autocast_enabled(layer.weight.device.type):  # type: ignore[union-attr]
+        if torch.is_autocast_enabled(_weights(layer)[0].device.type):
             return layer  # which rounds as autocast wants it
         if layer not in self._prepared or not self._prepared[layer].is_current():
             self._prepared[layer] = _Prepared(layer)

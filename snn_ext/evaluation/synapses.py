@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NoReturn
 
 import torch
@@ -189,7 +190,7 @@ class _Count:
             found: dict[fx.Node, Connections] = {}
             for source in (n for n in inputs if self.arriving[n]):
                 call = alone(source)
-                linear = additive and is_linear(call, lambda source=source: draw(source))
+                linear = additive and is_linear(call, partial(draw, source))
                 edge = connections(call, draw(source).abs() + 0.125, self._separable(node)) if linear else None
                 if edge is None:
                     self._refuse(node)

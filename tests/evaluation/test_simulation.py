@@ -72,6 +72,12 @@ def test_layers_that_add_up_single_spikes_give_the_same_ones_and_notice_new_weig
         assert torch.equal(torch.cat(list(Simulation(snn).run(x, T))), loop(snn, x, T))
 
 
+def sparse_net() -> tuple[nn.Module, Tensor]:
+    torch.manual_seed(0)
+    net = dyadic(nn.Sequential(nn.Linear(64, 128), PCMPIFNode(4.0), nn.Linear(128, 64)).eval())
+    return net, torch.randint(0, 17, (3, 64)) / 16
+
+
 def _scale_data(layer: nn.Linear) -> None:
     layer.weight.data.mul_(2.0)  # no new version
 
@@ -104,10 +110,10 @@ def _hook(layer: nn.Linear) -> None:
     "change", [_scale_data, _scale_bias_data, _swap_one_weight, _same_address, _other_parameter, _hook]
 )
 def test_a_simulation_that_lives_on_never_runs_with_the_weights_of_before(change: object) -> None:
-    net = dyadic(nn.Sequential(nn.Linear(64, 128), PCMPIFNode(0.5), nn.Linear(128, 64)).eval())
-    x = torch.randint(0, 17, (3, 64)) / 16
-    simulation = Simulation(net, chunk=4)
-    before = torch.cat(list(simulation.run(x, T)))
+    net, x = sparse_net()
+    simulation, seen = Simulation(net, chunk=4), list[Tensor]()
+    before = torch.cat(list(simulation.run(x, T, lambda name, module, spikes: seen.append(spikes))))
+    assert 0.02 < torch.cat(seen).mean() < 0.3  # few enough for packed weights to be used
     change(net[2])  # type: ignore[operator]
     after = torch.cat(list(simulation.run(x, T)))
     assert torch.equal(after, simulate(net, x)) and not torch.equal(after, before)
@@ -116,11 +122,11 @@ def test_a_simulation_that_lives_on_never_runs_with_the_weights_of_before(change
 
 
 def test_weights_are_compared_once_a_run_and_packed_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    net = nn.Sequential(nn.Linear(64, 128), PCMPIFNode(0.5), nn.Linear(128, 64)).eval()
+    net, x = sparse_net()
     compared: list[int] = []
     equal = torch.equal
     monkeypatch.setattr(torch, "equal", lambda a, b: compared.append(1) or equal(a, b))
-    simulation, x = Simulation(net, chunk=2), torch.rand(3, 64)
+    simulation = Simulation(net, chunk=2)
     list(simulation.run(x, 12))
     kept = dict(simulation._prepared)
     assert not compared
@@ -129,8 +135,7 @@ def test_weights_are_compared_once_a_run_and_packed_once(monkeypatch: pytest.Mon
 
 
 def test_autocast_reaches_the_layers_behind_spikes() -> None:
-    torch.manual_seed(0)
-    net, x = nn.Sequential(nn.Linear(64, 128), PCMPIFNode(0.5), nn.Linear(128, 64)).eval(), torch.rand(3, 64)
+    net, x = sparse_net()
     with torch.autocast("cpu", torch.bfloat16):
         found = simulate(net, x)
         assert torch.equal(found, loop(net, x, T)) and found.dtype == torch.bfloat16

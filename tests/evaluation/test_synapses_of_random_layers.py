@@ -239,7 +239,8 @@ def test_spikes_without_a_way_to_a_weight_have_no_synapses_whatever_they_meet() 
 
 def test_a_pooling_that_is_called_twice_counts_as_two() -> None:
     pool = nn.MaxPool2d(2)
-    net = nn.Sequential(nn.Conv2d(1, 4, 1), node(), pool, nn.Conv2d(4, 3, 1), node(), pool, nn.Flatten(), nn.Linear(12, 2))
+    first, second = nn.Sequential(nn.Conv2d(1, 4, 1), node()), nn.Sequential(nn.Conv2d(4, 3, 1), node())
+    net = nn.Sequential(*first, pool, *second, pool, nn.Flatten(), nn.Linear(12, 2))
     apart = nn.Sequential(*net[:5], nn.MaxPool2d(2), *net[6:])
     x = torch.rand(3, 1, 8, 8)
     found, expected = (evaluate(n, [x], 6, progress=False) for n in (net, apart))
