@@ -95,10 +95,10 @@ def test_what_the_host_does_not_have_is_named(option: list[str], capsys: pytest.
     assert f"argument {option[0]}: got" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("neuron", ["if", "pcmp", "atif-u", "atif-nu"])
-def test_checkpoint_is_loaded_as_the_net_of_spikingjelly_that_was_measured(tmp_path: Path, neuron: str) -> None:
+@pytest.mark.parametrize("options", [["if", "--output", "binary"], ["pcmp"], ["atif-u"], ["atif-nu"]])
+def test_checkpoint_is_loaded_as_the_net_of_spikingjelly_that_was_measured(tmp_path: Path, options: list[str]) -> None:
     trainer = train_images_snntorch.SnnTorchTrainer()
-    command = [*TINY, "--epochs", "1", "--neuron", neuron, "--out", str(tmp_path)]
+    command = [*TINY, "--epochs", "1", "--neuron", *options, "--out", str(tmp_path)]
     trainer.main(train_images_snntorch._parse(command))
     net, measured = load_net(tmp_path / "last.pt").state_dict(), trainer.twin.state_dict()
     assert net.keys() == measured.keys() and all(torch.equal(net[name], value) for name, value in measured.items())
