@@ -84,7 +84,7 @@ def load_spotter(path: Path | str, device: torch.device | str = "cpu") -> Spotte
         net = build_keyword_net(args, len(words))
         if args.model != RECURRENT and args.neuron != "relu":
             make_spiking(net, args)
-        load_weights(net, spikingjelly_weights(checkpoint["model"]))
+        load_weights(net, spikingjelly_weights(checkpoint["model"], net))
         statistics = torch.tensor([checkpoint["mean"], checkpoint["std"]])
         if statistics.shape != (2, COEFFICIENTS) or not (statistics.isfinite().all() and (statistics[1] > 0).all()):
             raise ValueError("statistics of other features")

@@ -149,7 +149,7 @@ def load_net(path: Path | str, device: torch.device | str = "cpu") -> Classifier
         net = build_net(args, list(weights.values())[-1].shape[0], weights["stem.0.weight"].shape[1])
         if args.neuron != "relu":
             make_spiking(net, args)
-        load_weights(net, weights)
+        load_weights(net, spikingjelly_weights(checkpoint["model"], net))
     return net.to(device).eval()
 
 
@@ -168,16 +168,19 @@ def load_checkpoint(name: str, path: Path, recipe: str = "recipes.train_images")
     return checkpoint
 
 
-def spikingjelly_weights(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return the weights of a checkpoint as SpikingJelly's net has them; one of snnTorch's trainer has other names."""
+def spikingjelly_weights(weights: dict[str, torch.Tensor], net: nn.Module | None = None) -> dict[str, torch.Tensor]:
+    """Return the weights of a checkpoint as SpikingJelly's net has them; one of snnTorch's trainer has other names.
+
+    Neurons of snnTorch hold more than those of SpikingJelly: if the net is given, what it does not have is left out.
+    """
     if "readout.threshold" not in weights:
         return weights
-    others = ("graded_spikes_factor", "reset_mechanism_val", "beta")  # that every neuron of snnTorch has
-    return {
+    found = {
         name.removeprefix("classifier.").replace(".threshold", ".v_threshold"): value
         for name, value in weights.items()
-        if name.startswith("classifier.") and not name.endswith(others)
+        if name.startswith("classifier.")
     }
+    return found if net is None else {name: found[name] for name in net.state_dict()}
 
 
 def trained_relu_net(args: argparse.Namespace, same: Sequence[str] = SAME_NET) -> dict[str, torch.Tensor]:

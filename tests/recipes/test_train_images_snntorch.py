@@ -14,6 +14,7 @@ pytest.importorskip("torchvision")
 from recipes import train_images, train_images_snntorch  # noqa: E402
 from recipes.models.vgg import vgg16  # noqa: E402
 from recipes.neurons import make_spiking, replace_activations  # noqa: E402
+from recipes.train_images import load_net  # noqa: E402
 from recipes.train_images_snntorch import assert_same_spikes, snntorch_neuron  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -93,3 +94,17 @@ def test_what_the_host_does_not_have_is_named(option: list[str], capsys: pytest.
     with pytest.raises(SystemExit):
         train_images_snntorch.main(["--out", "x", *option])
     assert f"argument {option[0]}: got" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("options", [["if", "--output", "binary"], ["pcmp"], ["atif-u"], ["atif-nu"]])
+def test_checkpoint_is_loaded_as_the_net_of_spikingjelly_that_was_measured(tmp_path: Path, options: list[str]) -> None:
+    trainer = train_images_snntorch.SnnTorchTrainer()
+    command = [*TINY, "--epochs", "1", "--neuron", *options, "--out", str(tmp_path)]
+    trainer.main(train_images_snntorch._parse(command))
+    net, measured = load_net(tmp_path / "last.pt").state_dict(), trainer.twin.state_dict()
+    assert net.keys() == measured.keys() and all(torch.equal(net[name], value) for name, value in measured.items())
+    content = torch.load(tmp_path / "last.pt", weights_only=True)
+    content["model"].pop("classifier.stem.0.weight")
+    torch.save(content, tmp_path / "less.pt")
+    with pytest.raises(ValueError, match=r"less\.pt: damaged or not a checkpoint of recipes\.train_images"):
+        load_net(tmp_path / "less.pt")
