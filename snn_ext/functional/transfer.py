@@ -212,8 +212,8 @@ def asn_interval(
     """
     check_signal(s)
     c = check_transfer_constants(s, m_f, theta_0, tau_gamma, tau_eta, tau_eta)
-    wide = s.double()
-    return torch.where(wide > c.theta_0 / 2, _interval(wide, c), torch.inf).to(s.dtype)
+    fires = s.to(state_dtype(s.dtype)) > c.theta_0 / 2
+    return torch.where(fires, _interval(s.double(), c), torch.inf).to(s.dtype)
 
 
 # -- the expansion -----------------------------------------------------------------------------------------------------
