@@ -15,6 +15,7 @@ from torchvision.models import resnet
 from snn_ext import replace_neurons
 from snn_ext.snntorch import ATIFu
 from snn_ext.spikingjelly import ATIFnuNode, ATIFuNode, PCMPIFNode
+from tests.reference import assert_unchanged, snapshot
 
 
 def test_settings_are_copied_where_the_factory_left_the_default() -> None:
@@ -179,3 +180,11 @@ def test_wrong_arguments_are_named(net: object, factory: object, options: dict[s
     with pytest.raises((TypeError, ValueError)) as caught:
         replace_neurons(net, factory, **options)
     assert message in str(caught.value) and "want" in str(caught.value)
+
+
+def test_one_new_neuron_for_two_old_ones_is_refused() -> None:
+    net, shared = nn.Sequential(nn.ReLU(), nn.Linear(2, 2), nn.ReLU()), ATIFuNode()
+    before = snapshot(net)
+    with pytest.raises(ValueError, match="factory: got 'one ATIFuNode for 0 and 2', want a new neuron at each call"):
+        replace_neurons(net, lambda old: shared)
+    assert_unchanged(net, before)

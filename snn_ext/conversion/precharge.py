@@ -199,14 +199,15 @@ def _reported_neurons(snn: ConvertedNet) -> list[tuple[LayerReport, Any]]:
     """Return the layers of integrate-and-fire neurons of a converted net, each with its record."""
     if not isinstance(snn, ConvertedNet):
         bad_type("snn", snn, "a converted net")
-    names = neurons(snn.one_step())
-    if names != [layer.name for layer in snn.report]:
-        bad_value("snn", f"a report of {len(snn.report)} layers", f"a net of convert(), whose report names {names}")
-    found: list[tuple[LayerReport, Any]] = [(layer, snn.get_submodule(layer.name)) for layer in snn.report]
-    for layer, neuron in found:
+    found: dict[str, Any] = {name: snn.get_submodule(name) for name in neurons(snn.one_step())}
+    for name, neuron in found.items():
         if not isinstance(neuron, SoftResetNeuron):
-            bad_value("snn", f"{layer.name} ({type(neuron).__name__})", "a net of integrate-and-fire neurons")
-    return found
+            bad_value("snn", f"{name} ({type(neuron).__name__})", "a net of integrate-and-fire neurons")
+    if list(found) != [layer.name for layer in snn.report]:
+        bad_value(
+            "snn", f"a report of {len(snn.report)} layers", f"a net of convert(), whose report names {list(found)}"
+        )
+    return [(layer, found[layer.name]) for layer in snn.report]
 
 
 def _activations_of(ann: nn.Module, snn: ConvertedNet, x: Tensor) -> dict[str, Tensor]:

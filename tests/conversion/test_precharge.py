@@ -10,11 +10,13 @@ from torch import Tensor, nn
 
 pytest.importorskip("spikingjelly")
 
-from snn_ext import convert  # noqa: E402
-from snn_ext.conversion import lower_thresholds, optimize_precharge  # noqa: E402
+from snn_ext import AAN, convert  # noqa: E402
+from snn_ext.conversion import fold_scales, lower_thresholds, optimize_precharge  # noqa: E402
 from snn_ext.evaluation import Simulation  # noqa: E402
 from snn_ext.evaluation.analog import AnalogTwin  # noqa: E402
+from snn_ext.spikingjelly import ATIFuNode  # noqa: E402
 from tests.conversion.nets import ResNet, images, spikes_of, trained, vgg  # noqa: E402
+from tests.reference import assert_unchanged, snapshot  # noqa: E402
 
 T, CANDIDATES = 10, 4
 
@@ -126,3 +128,28 @@ def test_optimum_is_the_best_of_the_grid_where_many_neurons_fire_in_the_same_ste
             error += float((count.double() / t - x.double()).square().mean())
         errors.append(error)
     assert errors[round(100 * found)] <= min(errors) * (1 + 1e-6) + 1e-12
+
+
+CHANGES: dict[str, Any] = {
+    "optimize_precharge": lambda net: optimize_precharge(net, None, images()),
+    "lower_thresholds": lambda net: lower_thresholds(net, 0.5),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_nets_whose_report_names_no_integrate_and_fire_neurons_are_refused_unchanged(name: str) -> None:
+    folded = fold_scales(trained(vgg(lambda: ATIFuNode(0.5, scale_output=True))))
+    adaptive = convert(trained(vgg(AAN)), images(), method="adsnn")
+    for net, message in ((folded, "snn: got 'a report of 0 layers'"), (adaptive, "snn: got '2 .ASNNode.'")):
+        before = snapshot(net)
+        with pytest.raises(ValueError, match=message):
+            CHANGES[name](net)
+        assert_unchanged(net, before)
+
+
+def test_the_search_leaves_states_that_are_in_a_graph_alone() -> None:
+    snn, x = convert(trained(vgg()), images(), method="data-norm"), images()
+    snn(x).sum()  # with gradient: such a state can not be deep-copied
+    state = snn.get_submodule("2").v
+    optimize_precharge(snn, None, x, time_steps=3, candidates=2)
+    assert snn.get_submodule("2").v is state and state.requires_grad
