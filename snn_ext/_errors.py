@@ -44,7 +44,7 @@ def check_real(name: str, value: Any, want: str, low: float = -math.inf, high: f
     if isinstance(value, bool) or not isinstance(value, Real):
         bad_type(name, value, want)
     number = float(value)
-    if not (-math.inf < number < math.inf and low <= number <= high):  # isfinite would break a graph
+    if not (-math.inf < number < math.inf and low <= number <= high):  # isfinite breaks the graph of torch.compile
         bad_value(name, value, want)
     return number
 
