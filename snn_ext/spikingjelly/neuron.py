@@ -70,7 +70,7 @@ class _SoftResetNode(SoftResetNeuron, HostNode):
 
     def _run(self, x_seq: Tensor, states: States) -> tuple[Tensor, States, Tensor | None]:
         if not self.store_v_seq:
-            return *self._integrate(x_seq, states), None
+            return super()._run(x_seq, states)
         quantizer = self.quantizer(x_seq)  # of the whole sequence: its length scales the gradient
         spikes, potentials = [], []
         for x in x_seq.split(1):
