@@ -23,6 +23,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from recipes.command import command, run_main
+from recipes.ranges import new_file, number
+
 ROOT = Path(__file__).resolve().parents[1]
 PLACE, REPORT = "SNN_EXT_IN_THE_PLACE", "SNN_EXT_REPORT"
 
@@ -73,7 +76,9 @@ def differences(host: dict[str, list[str]], ours: dict[str, list[str]]) -> list[
 def run(checkout: Path, host: Host, neuron: str, timeout: float, only: Sequence[str] = ()) -> dict[str, Any]:
     """Run the host's tests that name its neuron, with ours in its place or, for an empty name, with its own."""
     files = [
-        path for path in sorted((checkout / host.tests).rglob("test_*.py")) if re.search(host.names, path.read_text())
+        path
+        for path in sorted((checkout / host.tests).rglob("test_*.py"))
+        if re.search(host.names, path.read_text(encoding="utf-8"))
     ]
     files = [path for path in files if not only or path.name in only]
     if not files:
@@ -95,9 +100,10 @@ def run(checkout: Path, host: Host, neuron: str, timeout: float, only: Sequence[
         done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
         if not report.exists():
             raise RuntimeError(f"pytest ended with {done.returncode}: {(done.stdout + done.stderr)[-3000:]}")
-        return json.loads(report.read_text())
+        return json.loads(report.read_text(encoding="utf-8"))
 
 
+@command
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run from the command line; returns 1 if a difference has no explanation."""
     parser = argparse.ArgumentParser(
@@ -106,8 +112,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in HOSTS:
         parser.add_argument(f"--{name}", type=Path, metavar="CHECKOUT", help="leave out to leave the host out")
     parser.add_argument("--only", nargs="+", default=[], metavar="FILE", help="only test files of these names")
-    parser.add_argument("--timeout", type=float, default=300.0, help="seconds for a test (default: 300)")
-    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "host_suites.json")
+    parser.add_argument("--timeout", type=number(above=0.0), default=300.0, help="seconds for a test (default: 300)")
+    parser.add_argument("--out", type=new_file, default=ROOT / "runs" / "host_suites.json")
     options = parser.parse_args(arguments)
     chosen = {name: getattr(options, name) for name in HOSTS if getattr(options, name) is not None}
     if not chosen:
@@ -134,7 +140,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         why = one["explanation"] or f"NO EXPLANATION: {one['message'][:400]}"
         print(f"\n{one['neuron']}: {one['test']}: {one['host']} -> {one['ours']}\n    {why}")
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps({"table": lines, "differences": found}, indent=1) + "\n")
+    options.out.write_text(json.dumps({"table": lines, "differences": found}, indent=1) + "\n", encoding="utf-8")
     print(f"\n{len(found)} differences, {unexplained} without an explanation; written: {options.out}")
     return int(unexplained > 0)
 
@@ -177,7 +183,9 @@ class _Plugin:
             self.tests[report.nodeid] = ["failed", str(report.longrepr)[-2000:]]
 
     def pytest_sessionfinish(self) -> None:
-        Path(os.environ[REPORT]).write_text(json.dumps({"tests": self.tests, "used": len(self.using)}))
+        Path(os.environ[REPORT]).write_text(
+            json.dumps({"tests": self.tests, "used": len(self.using)}), encoding="utf-8"
+        )
 
 
 def pytest_configure(config: Any) -> None:
@@ -233,4 +241,4 @@ def _as_leaky(name: str, plugin: _Plugin) -> type:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main)

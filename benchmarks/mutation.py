@@ -31,6 +31,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from recipes.command import command, run_main
+from recipes.ranges import SEED, integer, new_folder, number
+
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "snn_ext"
 TESTS = {
@@ -76,7 +79,7 @@ class Mutant:
 
 def mutants(path: Path, root: Path | None = None) -> list[Mutant]:
     """Return all mutants of a file, in the order of its text."""
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     lines = [0]
     for line in text.splitlines(keepends=True):
         lines.append(lines[-1] + len(line))
@@ -251,7 +254,7 @@ def in_fork(work: Any, seconds: float) -> Any:
         status = 1
         try:
             resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-            with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+            with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
                 os.dup2(nowhere.fileno(), 1), os.dup2(nowhere.fileno(), 2)
                 found = json.dumps(work()).encode()
             with os.fdopen(writing, "wb") as file:
@@ -292,7 +295,7 @@ def run_tests(tests: Sequence[str], *, watch: str | None = None, stop: bool = Tr
 
 def calls_of_tests(files: Iterable[Path], kept: Path) -> dict[str, dict[str, Any]]:
     """Return for each test what it calls and how long it takes; what is known of a file that is as it was is kept."""
-    known = json.loads(kept.read_text()) if kept.exists() else {}
+    known = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
     state = hashlib.sha256(b"".join(path.read_bytes() for path in sorted((ROOT / PACKAGE).rglob("*.py")))).hexdigest()
     tests: dict[str, dict[str, Any]] = {}
     for file in files:
@@ -318,7 +321,7 @@ def outcome(mutant: Mutant, tests: dict[str, dict[str, Any]], budget: float) -> 
     """Run a mutant: what killed it, or which tests it survived."""
     path = ROOT / mutant.path
     name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
-    text = mutant.apply(path.read_text())
+    text = mutant.apply(path.read_text(encoding="utf-8"))
     called = f"{mutant.path}:{mutant.function}"
     chosen = [test for test, known in tests.items() if not mutant.function or called in known["calls"]]
     if not mutant.function:  # at the level of the module: every test that calls anything in it
@@ -357,10 +360,11 @@ def outcome(mutant: Mutant, tests: dict[str, dict[str, Any]], budget: float) -> 
 
 def difference(path: Path, text: str) -> str:
     """Return the changed lines, with a sign before each."""
-    lines = difflib.unified_diff(path.read_text().splitlines(), text.splitlines(), n=0, lineterm="")
+    lines = difflib.unified_diff(path.read_text(encoding="utf-8").splitlines(), text.splitlines(), n=0, lineterm="")
     return "\n".join(line for line in list(lines)[2:] if not line.startswith("@@"))
 
 
+@command
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run from the command line; prints the score by folder and the survivors."""
     parser = argparse.ArgumentParser(
@@ -368,12 +372,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("paths", nargs="*", type=Path, help=f"files or folders (default: {', '.join(TESTS)})")
     parser.add_argument("--tests", nargs="+", type=Path, help="files or folders (default: what stands for each folder)")
-    parser.add_argument("--sample", type=int, default=50, help="mutants of each path; 0 for all (default: 50)")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--sample", type=integer(0), default=50, help="mutants of each path; 0 for all (default: 50)")
+    parser.add_argument("--seed", type=SEED, default=0)
     parser.add_argument(
-        "--seconds", type=float, default=60.0, help="tests of a mutant take so long at most (default: 60)"
+        "--seconds", type=number(above=0.0), default=60.0, help="tests of a mutant take so long at most (default: 60)"
     )
-    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "mutation", help="folder for what is kept")
+    parser.add_argument("--out", type=new_folder, default=ROOT / "runs" / "mutation", help="folder for what is kept")
     options = parser.parse_args(arguments)
     paths = [path.resolve() for path in options.paths] or [ROOT / PACKAGE / folder for folder in TESTS]
     _warm_up()
@@ -394,7 +398,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         chosen = found[: options.sample or None]
         name = str(path.relative_to(ROOT))
         kept_in = options.out / f"{name.replace('/', '-')}.json"
-        kept = json.loads(kept_in.read_text()) if kept_in.exists() else {}
+        kept = json.loads(kept_in.read_text(encoding="utf-8")) if kept_in.exists() else {}
         records[name] = []
         for index, mutant in enumerate(chosen):
             key = f"{mutant.key} {hashlib.sha256((ROOT / mutant.path).read_bytes()).hexdigest()[:12]}"
@@ -449,7 +453,7 @@ def _files(path: Path, begin: str = "") -> list[Path]:
 def _write(path: Path, content: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".new")
-    temporary.write_text(json.dumps(content, indent=1) + "\n")
+    temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     temporary.replace(path)
 
 
@@ -473,4 +477,4 @@ def _warm_up() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main)

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+from recipes.command import command as told
+from recipes.command import run_main
+from recipes.ranges import SEED, integer, new_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 CLASSES = {
@@ -24,6 +27,7 @@ CLASSES = {
 }
 
 
+@told
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run from the command line; returns 0 if all tries survived, else 1."""
     parser = argparse.ArgumentParser("python -m benchmarks.reliability", description=__doc__)
@@ -31,11 +35,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, (tries, text) in CLASSES.items():
         command = commands.add_parser(name, help=text, description=text)
         unit = "--minutes" if name == "sound" else "--tries"
-        command.add_argument(unit, dest="tries", type=int, default=tries, help=f"default: {tries}")
-        command.add_argument("--seed", type=int, default=0)
-        command.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="tries at a time")
+        command.add_argument(unit, dest="tries", type=integer(), default=tries, help=f"default: {tries}")
+        command.add_argument("--seed", type=SEED, default=0)
+        command.add_argument("--jobs", type=integer(), default=os.cpu_count() or 1, help="tries at a time")
         command.add_argument("--only", nargs="+", metavar="NAME", help="only these subjects")
-        command.add_argument("--out", type=Path, default=ROOT / "runs" / "reliability", help="folder for the results")
+        command.add_argument(
+            "--out", type=new_folder, default=ROOT / "runs" / "reliability", help="folder for the results"
+        )
     options = parser.parse_args(arguments)
 
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):  # read when torch is imported
@@ -55,4 +61,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main)

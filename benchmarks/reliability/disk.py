@@ -112,7 +112,7 @@ def _file_for_folder(folder: Path, rng: random.Random) -> Iterator[Both]:
     everywhere = ("run", "data", "cache", "evaluations", "words")
     names = [folder / name for name in everywhere[: rng.choice((1, len(everywhere)))]]
     for name in names:
-        name.write_text("in the way")
+        name.write_text("in the way", encoding="utf-8")
 
     def mend() -> None:
         for name in names:

@@ -99,7 +99,9 @@ def forked(
             pass
         if status is None:
             _, status = os.waitpid(child, 0)
-        output, errors = (path.read_text(errors="replace") if path.exists() else "" for path in paths[:2])
+        output, errors = (
+            path.read_text(errors="replace", encoding="utf-8") if path.exists() else "" for path in paths[:2]
+        )
         value = pickle.loads(paths[2].read_bytes()) if os.WIFEXITED(status) and paths[2].exists() else None
         return Ended(os.waitstatus_to_exitcode(status), value, output, errors, seconds, late)
 
@@ -158,7 +160,7 @@ def _child(work: Callable[[], Any], folder: Path | None, paths: list[Path], memo
         if folder is not None:
             os.chdir(folder)
         if memory is not None:
-            pages = int(Path("/proc/self/statm").read_text().split()[0])
+            pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[0])
             resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + memory,) * 2)
         os.write(said, b"!")
         os.close(said)
@@ -181,7 +183,7 @@ def _ending(work: Callable[[], Any], output: int | None, errors: int | None) -> 
         for number, file in ((1, output), (2, errors)):
             if file is not None:
                 os.dup2(file, number)
-        sys.stdout, sys.stderr = (open(n, "w", closefd=False, buffering=1) for n in (1, 2))
+        sys.stdout, sys.stderr = (open(n, "w", closefd=False, buffering=1, encoding="utf-8") for n in (1, 2))
         value = work()
         status = 0
     except SystemExit as error:

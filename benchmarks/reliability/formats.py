@@ -63,12 +63,14 @@ _trained = _run("train_images", *_SPIKING, "--model", "resnet18", "--out", "run"
 def _open_run() -> Any:
     from recipes.run_folder import RunFolder
 
-    return RunFolder(Path("run"), json.loads(Path("settings-as-they-are.json").read_text()), resume=True)
+    return RunFolder(
+        Path("run"), json.loads(Path("settings-as-they-are.json").read_text(encoding="utf-8")), resume=True
+    )
 
 
 def _log() -> str:
     _open_run().checkpoint()
-    return Path("run/log.jsonl").read_text()
+    return Path("run/log.jsonl").read_text(encoding="utf-8")
 
 
 def _load_net() -> Any:
@@ -271,14 +273,14 @@ def _make_archive() -> None:
     with tarfile.open("words.tar.gz", "w:gz") as archive:
         archive.add("words", ".")
     shutil.rmtree("words")
-    Path("sha256").write_text(hashlib.sha256(Path("words.tar.gz").read_bytes()).hexdigest())
+    Path("sha256").write_text(hashlib.sha256(Path("words.tar.gz").read_bytes()).hexdigest(), encoding="utf-8")
 
 
 def _archive() -> Any:
     """Take an archive that is there already, as it is taken for Speech Commands; there is no network."""
     from recipes.data.download import download, unpack
 
-    path = download("http://127.0.0.1:9/words.tar.gz", Path("words.tar.gz"), Path("sha256").read_text())
+    path = download("http://127.0.0.1:9/words.tar.gz", Path("words.tar.gz"), Path("sha256").read_text(encoding="utf-8"))
     unpack(path, Path("words"))
     return contents(Path("words"))
 
@@ -291,8 +293,10 @@ def _cell() -> Any:
 
 def _make_cell() -> None:
     Path("cell").mkdir()
-    Path("cell/result.json").write_text(json.dumps({"accuracy": 0.625, "data": "digits", "theta": 0.25}))
-    Path("cell/command.json").write_text(json.dumps(["--lr", "0.1"]))
+    Path("cell/result.json").write_text(
+        json.dumps({"accuracy": 0.625, "data": "digits", "theta": 0.25}), encoding="utf-8"
+    )
+    Path("cell/command.json").write_text(json.dumps(["--lr", "0.1"]), encoding="utf-8")
 
 
 def _library() -> int:

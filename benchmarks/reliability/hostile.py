@@ -50,7 +50,7 @@ def hostile(tries: int, seed: int, jobs: int, only: list[str] | None = None) -> 
             with tempfile.TemporaryDirectory(prefix="hostile-") as place:
                 outside, folder = Path(place) / "outside", Path(place) / "here"
                 outside.mkdir()
-                (outside / "precious").write_text("as it was")
+                (outside / "precious").write_text("as it was", encoding="utf-8")
                 shutil.copytree(folders / name, folder)
                 attack(folder / formats[name].file, outside / "precious")
                 ended = loaded(formats[name], folder)
@@ -67,7 +67,7 @@ def hostile(tries: int, seed: int, jobs: int, only: list[str] | None = None) -> 
 
 
 def _text(path: Path) -> str:
-    return path.read_text() if path.is_file() else "no file"
+    return path.read_text(encoding="utf-8") if path.is_file() else "no file"
 
 
 def _attacks(file: str) -> Iterator[tuple[str, Attack]]:
@@ -89,14 +89,14 @@ def _attacks(file: str) -> Iterator[tuple[str, Attack]]:
         yield "an array of objects that run code", _objects
         yield "an array of 64 GiB in a kilobyte", _bomb_of_numpy
     if file.endswith((".json", ".jsonl")):
-        yield "nested 100,000 times", lambda path, _: path.write_text("[" * 100_000) and None
+        yield "nested 100,000 times", lambda path, _: path.write_text("[" * 100_000, encoding="utf-8") and None
         yield "NaN for every number", _json_nan
         yield (
             "a number of 10,000 digits",
-            lambda path, _: path.write_text('{"settings": ' + "9" * 10_000 + "}") and None,
+            lambda path, _: path.write_text('{"settings": ' + "9" * 10_000 + "}", encoding="utf-8") and None,
         )
         for content in ("null", "[]", "{}", '"text"', '{"settings": null}'):
-            yield f"{content}", lambda path, _, content=content: path.write_text(content) and None
+            yield f"{content}", lambda path, _, content=content: path.write_text(content, encoding="utf-8") and None
     if file.endswith(".gz"):
         for title, member in _members().items():
             yield f"a member that is {title}", lambda path, victim, member=member: _tar(path, victim, member)
@@ -162,11 +162,13 @@ def _json_nan(path: Path, victim: Path) -> None:
         return float("nan") if isinstance(value, float) else value
 
     lines = [json.dumps(spoiled(json.loads(line))) for line in _documents(path)]
-    path.write_text("\n".join(lines) + "\n")
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def _documents(path: Path) -> list[str]:
-    return path.read_text().splitlines() if path.suffix == ".jsonl" else [path.read_text()]
+    return (
+        path.read_text(encoding="utf-8").splitlines() if path.suffix == ".jsonl" else [path.read_text(encoding="utf-8")]
+    )
 
 
 def _members() -> dict[str, Callable[[Path], list[tarfile.TarInfo]]]:
@@ -199,7 +201,9 @@ def _tar(path: Path, victim: Path, members: Callable[[Path], list[tarfile.TarInf
         for info in members(victim):
             info.size = 8 if info.isreg() else 0
             archive.addfile(info, io.BytesIO(b"hostile!"))
-    path.with_name("sha256").write_text(hashlib.sha256(path.read_bytes()).hexdigest())  # unpacking is what is attacked
+    path.with_name("sha256").write_text(
+        hashlib.sha256(path.read_bytes()).hexdigest(), encoding="utf-8"
+    )  # unpacking is what is attacked
 
 
 def _bomb_of_zip(path: Path, victim: Path) -> None:

@@ -117,7 +117,9 @@ def fresh(tries: int, seed: int, jobs: int, only: list[str] | None = None) -> li
 
     root = Path(next(iter(where))).parent
     names = sorted(
-        p.stem for p in root.joinpath("recipes").glob("*.py") if 'if __name__ == "__main__"' in p.read_text()
+        p.stem
+        for p in root.joinpath("recipes").glob("*.py")
+        if 'if __name__ == "__main__"' in p.read_text(encoding="utf-8")
     )
     names = [name for name in names if not only or name in only]
 
@@ -155,7 +157,7 @@ def _nothing() -> None:
 
 def _loads_torch(process: int) -> bool:
     try:
-        return "torch" in Path(f"/proc/{process}/maps").read_text()
+        return "torch" in Path(f"/proc/{process}/maps").read_text(encoding="utf-8")
     except OSError:
         return True
 

@@ -64,7 +64,7 @@ def write(path: Path, about: dict[str, Any], tries: Sequence[Try]) -> None:
     """Write all tries as JSON."""
     path.parent.mkdir(parents=True, exist_ok=True)
     content = {**about, "summary": summary(tries), "tries": [asdict(one) for one in tries]}
-    path.write_text(json.dumps(content, indent=1) + "\n")
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def contents(folder: Path) -> dict[str, str]:

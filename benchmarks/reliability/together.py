@@ -106,8 +106,8 @@ def _write_one_file(index: int, rng: random.Random) -> Any:
     text = "x" * 200_000
     for _ in range(20):
         with replacing(Path("files/one.json")) as temporary:
-            temporary.write_text(text)
-        assert Path("files/one.json").read_text() == text, "half a file"
+            temporary.write_text(text, encoding="utf-8")
+        assert Path("files/one.json").read_text(encoding="utf-8") == text, "half a file"
     return text
 
 

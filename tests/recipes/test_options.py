@@ -31,7 +31,7 @@ class Parser(BaseException):
 def commands() -> list[str]:
     """Return the modules that are run by ``python -m``."""
     found = []
-    for path in sorted([*(ROOT / "recipes").rglob("*.py"), *(ROOT / "benchmarks").glob("*.py")]):
+    for path in sorted([*(ROOT / "recipes").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py")]):
         if 'if __name__ == "__main__":' in path.read_text("utf-8"):
             found.append(".".join(path.relative_to(ROOT).with_suffix("").parts))
     return found
