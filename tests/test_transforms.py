@@ -134,7 +134,7 @@ def test_second_derivatives_are_differences_of_the_first(surrogate: Any) -> None
     for function in functions:
         x, theta = data()
         weight = backward(function, x, theta)[0]
-        first = grad(lambda x, function=function, weight=weight: (function(x, theta) * weight).sum())
+        first = grad(lambda x, f=function, theta=theta, weight=weight: (f(x, theta) * weight).sum())
         direction, step = torch.randn_like(x), 1e-6
         want = (first(x + step * direction) - first(x - step * direction)) / (2 * step)
         for found in (jvp(first, (x,), (direction,))[1], torch.einsum("tnsm,sm->tn", jacrev(first)(x), direction)):

@@ -47,8 +47,7 @@ class QuantizedReLU(nn.Module):
     Notes
     -----
     Rounding half up minimises the squared error of a rate: see Hwang et al. 2021 on a pre-charge of one half.
-    The gradients are those of Esser et al. 2020, *Learned step size quantization*, with the clip level in the place of the
-    step.
+    The gradients are those of Esser et al. 2020, *Learned step size quantization*, for the clip level, not the step.
 
     Examples
     --------

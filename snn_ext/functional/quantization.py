@@ -402,10 +402,10 @@ _CHUNK = 1 << 20  # edges at a time
 def _best_on_grid(sample: Tensor, edges: Tensor, quantised: Callable[[Tensor], Tensor]) -> float:
     """Return the number of the grid with the least squared error of a quantiser that scales with it.
 
-    At 1 the quantiser goes up to level k / T at the k-th of T ascending ``edges``. The errors at all numbers of the grid
-    follow from sums over the sorted sample, but for inputs that lie on an edge, give or take rounding. The better side is
+    At 1 the quantiser goes up to level k / T at the k-th of T ascending ``edges``. Sums over the sorted sample give the
+    errors at all numbers of the grid, except for inputs that lie on an edge, give or take rounding. The better side is
     the same at all edges, so the smaller error of edges that are all a little lower, or all a little higher, is a lower
-    bound; and only numbers whose bound is below the best error found are looked at, by ``quantised``.
+    bound. Only numbers whose bound is below the best error found are evaluated, by ``quantised``.
     """
     count = math.floor(math.log(_HIGH / _LOW) / math.log(_STEP)) + 1
     powers = torch.arange(count, dtype=torch.float64, device=sample.device)

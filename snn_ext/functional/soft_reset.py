@@ -227,5 +227,5 @@ class _DualResetToZero(_ResetToZero):
     @staticmethod
     def jvp(ctx: Any, h: Tensor | None, s: Tensor | None) -> Tensor:
         at, fired = ctx.saved_tensors
-        kept = 0.0 if h is None else h * (1.0 - fired)
+        kept = torch.zeros_like(at) if h is None else h * (1.0 - fired)
         return kept if s is None else kept - at * s

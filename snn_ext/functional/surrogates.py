@@ -258,7 +258,6 @@ class _DualGradientOf(_GradientOf):
         return estimate
 
 
-
 def as_surrogate(function: Any) -> Surrogate | Callable[[Tensor], Tensor]:
     """Recognise a surrogate: ours, SpikingJelly's modules, snnTorch's functions; return any other callable as it is.
 

@@ -199,8 +199,8 @@ def _usable_folder(folder: Path) -> Path | None:
 def why_not_trusted(place: Path) -> str | None:
     """Return why what is in a folder, or a file, may come from somebody else; None if it can not.
 
-    As ssh looks at keys: the file, its folder and all folders above them, also where links lead to, have to belong to this
-    user or to root, and nobody else may write them. Above the folder one that is sticky will do, such as ``/tmp``.
+    As ssh looks at keys: the file, its folder and all folders above them, also where links lead to, have to belong to
+    this user or to root, and nobody else may write them. Above the folder one that is sticky will do, such as ``/tmp``.
 
     Examples
     --------
@@ -274,7 +274,7 @@ def _publish(library: Path, cached: Path) -> Path:
 
 
 def _content(cached: Path) -> bytes | None:
-    """Return what is in a file of the cache; None if there is none, or one that is damaged or may be somebody else's."""
+    """Return what is in a file of the cache; None if there is none, or it is damaged or may be somebody else's."""
     try:
         if why_not_trusted(cached) is not None or not stat.S_ISREG(cached.lstat().st_mode):
             return None

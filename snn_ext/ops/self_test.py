@@ -21,8 +21,8 @@ CPU = torch.device("cpu")
 def undisturbed(test: Callable[[], bool]) -> bool:
     """Run a self-test in a thread of its own, where none of the caller's modes is on.
 
-    Autocast, ``inference_mode``, a default device, the transforms of ``torch.func``, fake tensors and counters of operations
-    all belong to a thread. The default dtype does not: a self-test names the dtype of everything it makes.
+    Autocast, ``inference_mode``, a default device, the transforms of ``torch.func``, fake tensors and counters of
+    operations all belong to a thread. The default dtype does not: a self-test names the dtype of everything it makes.
 
     Examples
     --------
