@@ -19,8 +19,9 @@ from torch import nn
 
 from snn_ext import convert, evaluate
 from snn_ext.evaluation import Evaluation
+from snn_ext.evaluation.fingerprint import fingerprint as digest
 
-from .files import DamagedFileError, fingerprint, intact, read_json, write_json
+from .files import DamagedFileError, intact, read_json, write_json
 from .report import environment
 
 __all__ = ["OURS", "RIVALS", "Conversion", "Evaluations", "digest", "set_poisson_seed"]
@@ -177,27 +178,6 @@ def _report(snn: nn.Module) -> list[dict[str, Any]]:
     """Return what the conversion says about each layer, of ours only."""
     report = getattr(snn, "report", None)
     return json.loads(report.to_json()) if report is not None else []
-
-
-def digest(net: nn.Module) -> str:
-    """Return a fingerprint of a net: of its modules with their settings, and of its weights."""
-    return fingerprint(_settings_of(net), *(part for item in net.state_dict().items() for part in item))[:16]
-
-
-def _settings_of(net: nn.Module) -> str:
-    """Return what modules are and how they are set, also where their representation leaves it out: time constants, T.
-
-    Weights are not in it, nor is what a forward pass or ``train()`` changes.
-    """
-
-    def plain(module: nn.Module) -> list[tuple[str, str]]:
-        kinds = (bool, int, float, str, tuple)
-        found = {name: value for name, value in vars(module).items() if name[0] != "_" and name != "training"}
-        return sorted((name, repr(value)) for name, value in found.items() if isinstance(value, kinds))
-
-    return "\n".join(
-        f"{name} {type(module).__name__} {module.extra_repr()} {plain(module)}" for name, module in net.named_modules()
-    )
 
 
 def set_poisson_seed(snn: nn.Module, seed: int) -> nn.Module:

@@ -203,7 +203,9 @@ class HostNeuron(ThresholdNeuron, snn.Leaky):
         if mem is None or mem is self.mem:
             return True
         returned = self.mem if self.step_mode == "s" else self._mem_seq
-        return returned is not None and mem.untyped_storage().data_ptr() == returned.untyped_storage().data_ptr()
+        if returned is None or not mem.numel():  # all that is empty has one address: only the very tensor counts
+            return False
+        return mem.untyped_storage().data_ptr() == returned.untyped_storage().data_ptr()
 
     def _remember(self, mem: Tensor, v: Any, t: Any) -> None:
         self.mem = self._own_mem = mem

@@ -134,9 +134,7 @@ def test_neuron_of_snntorch_is_the_loop_in_every_way_to_run_it(data: Any, case: 
         ref.assert_same(torch.stack([hidden(x) for x in case.x_seq]), spikes)
         passed = case.snntorch()
         mem = passed.reset_mem()
-        # Pending: without neurons a foreign mem is taken for the neuron's own, as no address tells them apart. When it
-        # is known by something else: two rounds always.
-        for _ in range(2 if case.x_seq.numel() else 1):
+        for _ in range(2):
             steps, mems = [], []
             for x in case.x_seq:
                 spk, mem = passed(x, mem)
