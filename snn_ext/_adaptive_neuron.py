@@ -148,7 +148,7 @@ class AdaptiveNeuron(ThresholdNeuron):
             s_seq, filtered = operators.postsynaptic_potential(
                 x_seq, tuple(state[:2]), bias=bias, analog_input=self.analog_input, **times
             )
-            return s_seq, ASNState(*filtered, *state[2:])
+            return s_seq, state._replace(psc=filtered[0], s=filtered[1])
         dtype = state_dtype(x_seq.dtype)
         threshold = self._raw_threshold().to(dtype).reshape(())
         spike_seq, state = operators.adaptive_spiking(

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import _disable_current_modes, _get_current_dispatch_mode_stack
 
 from . import functional
+from .functional.soft_reset import Reset
 from .functional.surrogates import Surrogate, as_surrogate
 
 __all__ = ["aside", "counted", "counted_soft_reset_if"]
@@ -37,7 +38,7 @@ def aside(function: Callable[..., Any], *args: Any) -> Any:
 
 
 def counted_soft_reset_if(
-    x_seq: Tensor, v: Tensor, thresholds: Tensor, *, surrogate: Any, reset: str, scale: Tensor | None, **options: Any
+    x_seq: Tensor, v: Tensor, thresholds: Tensor, *, surrogate: Any, reset: Reset, scale: Tensor | None, **options: Any
 ) -> tuple[Tensor, Tensor]:
     """Run the dynamics as the host's ``IFNode`` does where that is the same, so that equal spikes cost the same.
 

@@ -304,7 +304,7 @@ def has_hash_in_name(path: Path, file: IO[bytes]) -> bool:
     """Return whether the name of published weights ends in the beginning of their hash, ``resnet18-f37072fd.pth``."""
     named = re.search(r"-([0-9a-f]{8,})\.\w+$", path.name)
     file.seek(0)
-    return named is not None and hashlib.file_digest(file, "sha256").hexdigest().startswith(named[1])
+    return named is not None and hashlib.sha256(file.read()).hexdigest().startswith(named[1])
 
 
 def _check_zip(file: IO[bytes], methods: tuple[int, ...]) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ._counting import aside, counted, counted_soft_reset_if
-from ._errors import bad_type, bad_value, check_bool, check_choice, check_count, check_real
+from ._errors import bad_value, check_bool, check_choice, check_count, check_real
 from .functional import state_dtype, uniform_points
 from .functional.quantization import Recursion, thresholds_of_points
 from .functional.soft_reset import Reset
@@ -436,7 +436,7 @@ def as_time_steps(T: Any, levels: Any, points: Any) -> int:
     if T is None and levels is None:
         if isinstance(points, list | tuple | Tensor) and len(torch.as_tensor(points).reshape(-1)) > 1:
             return len(points)
-        bad_type("T", None, "the number of steps; levels=... is the same, for builders that take T themselves")
+        raise TypeError("T: got None, want the number of steps; levels=... is the same, where a builder takes T itself")
     return check_count("T", T) if T is not None else check_count("levels", levels)
 
 

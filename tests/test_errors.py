@@ -96,7 +96,7 @@ def test_wrong_constructor_argument_is_named(cls: Any, arguments: dict[str, Any]
 
 @pytest.mark.parametrize("cls", [ATIFnuNode, ATIFnu])
 def test_number_of_steps_has_no_default(cls: Any) -> None:
-    with pytest.raises(TypeError, match="T: got None .*, want the number of steps"):
+    with pytest.raises(TypeError, match="T: got None, want"):
         cls(1.0)
 
 

@@ -62,6 +62,10 @@ class HostNeuron(ThresholdNeuron, snn.Leaky):
         **{name: _neutral(name) for name in _MEANINGLESS},
     }
     only_subtraction: ClassVar[str] = ""  # why no other reset is possible; empty where one is
+    beta: Tensor
+    graded_spikes_factor: Tensor
+    reset_dict: dict[str, int]
+    reset_mechanism: str
     mem: Tensor
     reset_mechanism_val: Tensor
     _own_mem: Tensor | None  # the mem of the last call; another one in its place means that the host has reset
@@ -98,7 +102,7 @@ class HostNeuron(ThresholdNeuron, snn.Leaky):
                 output=output,
             )
         for name in ("beta", "graded_spikes_factor", "reset_mechanism_val", "mem"):
-            self._buffers[name] = self._buffers[name].to(torch.get_default_device())
+            self._buffers[name] = getattr(self, name).to(torch.get_default_device())
         self.step_mode = step_mode
         self._time_in_batch = None
         self._forget()

@@ -35,6 +35,8 @@ class HostNode(ThresholdNeuron, neuron.BaseNode):
     _memories: dict[str, Any]
     _memories_rv: dict[str, Any]
     register_memory: Callable[..., None]
+    reset: Callable[[], None]
+    multi_step_functional_forward: Callable[..., tuple[tuple[Tensor, ...], States]]  # of the dynamics
 
     def _init_node(
         self,
@@ -80,7 +82,11 @@ class HostNode(ThresholdNeuron, neuron.BaseNode):
 
     def multi_step_forward(self, x_seq: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Run the node on ``[T, N, ...]``; with ``store_v_seq``, ``v_seq`` holds the first memory after every step."""
-        states = self._states(_input(x_seq, "m"), tuple(self._memories.values()))
+        memories = tuple(self._memories.values())
+        if type(self).materialize_states is HostNode.materialize_states:  # a start that is one value stays that
+            states = self._states(_input(x_seq, "m"), memories)
+        else:
+            states = self.materialize_states((x_seq, *args), memories, "m")
         spike_seq, states, v_seq = self._run(x_seq, states)
         self._remember(states)
         if self.store_v_seq:
@@ -116,9 +122,9 @@ class HostNode(ThresholdNeuron, neuron.BaseNode):
         return text + (", store_v_seq=True" if self.store_v_seq else "")
 
 
-def only_subtraction(want: str) -> Callable[[Any, Any], None]:
+def only_subtraction(reason: str) -> Admits:
     """Return the check of ``v_reset`` for a node that knows no reset to zero."""
-    return lambda node, value: None if value is None else bad_value("v_reset", value, f"None: {want}")
+    return {"v_reset": lambda node, value: None if value is None else bad_value("v_reset", value, f"None: {reason}")}
 
 
 def _v_reset(value: Any) -> float | None:

@@ -274,9 +274,11 @@ class ATIFnuNode(NonUniformSoftResetNeuron, _SoftResetNode):
     tensor([0., 1., 2., 3., 4.], grad_fn=<SumBackward1>)
     """
 
-    admits = HostNode.admits | only_points("v_threshold") | {
-        "v_reset": only_subtraction("the thresholds of ATIF-nu are derived for a reset by subtraction"),
-    }
+    admits = (
+        HostNode.admits
+        | only_points("v_threshold")
+        | only_subtraction("the thresholds of ATIF-nu are derived for a reset by subtraction")
+    )
 
     def __init__(
         self,
@@ -381,9 +383,7 @@ class ASNNode(AdaptiveNeuron, HostNode):
     0.12443
     """
 
-    admits = HostNode.admits | {
-        "v_reset": only_subtraction("a spike of an adaptive neuron adds to S_hat, nothing is reset")
-    }
+    admits = HostNode.admits | only_subtraction("a spike of an adaptive neuron adds to S_hat, nothing is reset")
 
     def __init__(
         self,

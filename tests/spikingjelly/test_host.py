@@ -124,11 +124,11 @@ def test_the_number_of_steps_follows_from_the_points() -> None:
 # -- builders ---------------------------------------------------------------------------------------------------------
 
 
-
 def builders(*, take_t: bool) -> list[Any]:
     """Return one builder of each family of the host's models, with a ``T`` of its own or without."""
     found: dict[tuple[str, bool], Any] = {}
-    for module in (spikformer, maxformer, qkformer, spike_driven_transformer, masnn, ms_resnet, sew_resnet, spiking_vgg):
+    families = spikformer, maxformer, qkformer, spike_driven_transformer, masnn, ms_resnet, sew_resnet, spiking_vgg
+    for module in families:
         for name in module.__all__:
             build = getattr(module, name)
             arguments = inspect.signature(build).parameters if inspect.isfunction(build) else {}
@@ -170,7 +170,8 @@ def test_families_of_models_without_one_take_either(build: Any, name: str) -> No
     ("options", "message"),
     [
         ({}, "T: got None"), ({"T": 4, "levels": 5}, "levels: got 5, want T=4"), ({"levels": 0}, "levels: got 0"),
-        ({"T": 2.0}, "T: got 2.0"), ({"levels": 2, "v_threshold": [1.0, 0.5, 0.1]}, r"quantisation points \[T\] = \[2\]"),
+        ({"T": 2.0}, "T: got 2.0"),
+        ({"levels": 2, "v_threshold": [1.0, 0.5, 0.1]}, r"quantisation points \[T\] = \[2\]"),
     ],
 )  # fmt: skip
 def test_a_wrong_number_of_levels_is_named(options: dict[str, Any], message: str) -> None:
