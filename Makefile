@@ -2,14 +2,16 @@
 PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
+JOBS ?= 2
 
 .PHONY: quickstart test properties lint docs clean
 
 quickstart: $(VENV)/.installed
 	$(RUN) -m recipes.quickstart
 
+# In two processes, for most machines have two cores; make test JOBS=8 takes more, JOBS=0 one process.
 test: $(VENV)/.installed
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n $(JOBS)
 
 # Many times the examples of the default run, new ones each time; the number of each property is printed.
 properties: $(VENV)/.installed
