@@ -7,6 +7,7 @@
 #include "adaptive_step.h"
 
 enum { BLOCK = 2048, SEGMENT = 16, STATES = 4 };
+DEFINE_ROWS(2 * SEGMENT + 2 * STATES + 5)
 
 typedef struct { adaptive_constants same; const float *rows; index_t N; } constants_t;
 
@@ -58,8 +59,8 @@ static void forward_block(index_t b, int m, const void *x, void *out, const floa
                           const float *const *start, int start_stride, float *const *end, const float *constants,
                           int constants_stride, float *checkpoints, index_t T, index_t N, int dtype, int output,
                           int analog) {
-    ROW buffer[BLOCK], out_row[BLOCK], bias_row[BLOCK];
-    float *state[STATES] = {0};
+    row_t *const rows = rows_of_thread();
+    float *buffer = rows[0], *out_row = rows[1], *bias_row = rows[2], *state[STATES] = {0};
     const constants_t c = constants_of(constants, constants_stride, b, N);
     const int states = output == POTENTIAL ? 2 : STATES, uniform = !constants_stride;
     start_row(bias, bias_stride, b, m, bias_row);
@@ -107,12 +108,13 @@ static void backward_block(index_t b, int m, const void *grad_out, const float *
                            const float *constants, int constants_stride, const float *checkpoints, void *grad_x,
                            float *grad_bias, float *const *grad_start, index_t T, index_t N, int dtype, int output,
                            int analog, int detach, int curve, float alpha, float gain) {
-    ROW u[SEGMENT][BLOCK], theta[SEGMENT][BLOCK], state[STATES][BLOCK], g[STATES][BLOCK], g_bias[BLOCK];
-    ROW d[BLOCK], buffer[BLOCK], out_row[BLOCK], bias_row[BLOCK];
+    row_t *const rows = rows_of_thread(), *const u = rows + 5, *const theta = u + SEGMENT;
+    row_t *const state = theta + SEGMENT, *const g = state + STATES;
+    float *g_bias = rows[0], *d = rows[1], *buffer = rows[2], *out_row = rows[3], *bias_row = rows[4];
     const constants_t c = constants_of(constants, constants_stride, b, N);
     const int uniform = !constants_stride;
     start_row(bias, bias_stride, b, m, bias_row);
-    memset(g_bias, 0, sizeof g_bias);
+    memset(g_bias, 0, m * sizeof *g_bias);
     for (int k = 0; k < STATES; k++)
         if (grad_end[k]) memcpy(g[k], grad_end[k] + b, m * sizeof **g);
         else memset(g[k], 0, m * sizeof **g);
@@ -132,7 +134,7 @@ static void backward_block(index_t b, int m, const void *grad_out, const float *
             const float *g_out = buffer;
             float *target = dtype == FLOAT32 && grad_x ? (float *)grad_x + t * N + b : out_row;
             if (grad_out) g_out = load_row(grad_out, dtype, t * N + b, m, buffer);
-            else memset(buffer, 0, sizeof buffer);
+            else memset(buffer, 0, m * sizeof *buffer);
             if (output != POTENTIAL) surrogate_row(curve, alpha, gain, m, u[t - first], 0.0f, d);
             SPECIALISE(retreat, output, analog, uniform, m, detach, g_out, u[t - first], theta[t - first], d, &c, g[0],
                        g[1], g[2], g[3], g_bias, target)

@@ -8,7 +8,16 @@
 
 #define STEP_FUNCTION static inline __attribute__((always_inline))
 #define EXPORT __attribute__((visibility("default")))
-#define ROW static _Thread_local float /* rows of a block are not on the stack, which is 64 KB in some threads */
+
+/* Rows of a block, not on the stack: that is 64 KB in some threads. A function hands them out, as the compiler would
+   else look up again and again where the thread has its own. They are a little longer than a power of two, as the same
+   place in two rows would else be the same place in the L1 cache. */
+#define DEFINE_ROWS(count)                                                                                            \
+    typedef float row_t[BLOCK + 32];                                                                                  \
+    static __attribute__((noinline)) row_t *rows_of_thread(void) {                                                    \
+        static _Thread_local row_t rows[count];                                                                       \
+        return rows;                                                                                                  \
+    }
 
 enum { FLOAT32, FLOAT16, BFLOAT16 };
 

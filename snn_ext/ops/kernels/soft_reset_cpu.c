@@ -9,6 +9,7 @@
 #include "cpu.h"
 
 enum { BLOCK = 4096, SEGMENT = 16 };
+DEFINE_ROWS(SEGMENT + 5)
 
 /* Call f with the kind of reset and the tie rule as constants: each combination gets a branch-free loop. */
 #define SPECIALISE(f, kind, at, ...)                                                                                  \
@@ -35,8 +36,8 @@ STEP_FUNCTION void advance(int kind, int at, int m, const float *restrict x, flo
 static void forward_block(index_t b, int m, const void *x, void *spikes, const float *v_start, int v_stride,
                           float *v_end, const float *theta, int theta_stride, const float *scale, float *checkpoints,
                           index_t T, index_t N, int dtype, int kind, int at) {
-    ROW buffer[BLOCK], out[BLOCK];
-    float *v = v_end + b;
+    row_t *const rows = rows_of_thread();
+    float *buffer = rows[0], *out = rows[1], *v = v_end + b;
     const float on = scale ? scale[0] : 1.0f, off = 0.0f * on;
     start_row(v_start, v_stride, b, m, v);
     for (index_t t = 0; t < T; t++) {
@@ -91,9 +92,10 @@ static void backward_block(index_t b, int m, const void *grad_spikes, const floa
                            const float *scale, const float *checkpoints, void *grad_x, float *grad_v_start,
                            double *theta_sums, double *scale_sum, double *v_sum, index_t T, index_t N, int dtype,
                            int kind, int at, int detach_reset, int curve, float alpha, float gain) {
-    ROW h[SEGMENT][BLOCK], c[BLOCK], v[BLOCK], d[BLOCK], buffer[BLOCK], out[BLOCK];
+    row_t *const rows = rows_of_thread(), *const h = rows + 5;
+    float *c = rows[0], *v = rows[1], *d = rows[2], *buffer = rows[3], *out = rows[4];
     if (grad_v_end) memcpy(c, grad_v_end + b, m * sizeof *c);
-    else memset(c, 0, sizeof c);
+    else memset(c, 0, m * sizeof *c);
     for (index_t segment = (T - 1) / SEGMENT; segment >= 0; segment--) {
         const index_t first = segment * SEGMENT, last = first + SEGMENT < T ? first + SEGMENT : T;
         if (segment) memcpy(v, checkpoints + (segment - 1) * N + b, m * sizeof *v);
@@ -106,7 +108,7 @@ static void backward_block(index_t b, int m, const void *grad_spikes, const floa
             const float th = theta[t * theta_stride], *g = buffer;
             float *h_row = h[t - first], *target = dtype == FLOAT32 && grad_x ? (float *)grad_x + t * N + b : out;
             if (grad_spikes) g = load_row(grad_spikes, dtype, t * N + b, m, buffer);
-            else memset(buffer, 0, sizeof buffer);
+            else memset(buffer, 0, m * sizeof *buffer);
             surrogate_row(curve, alpha, gain, m, h_row, th, d);
             if (detach_reset) SPECIALISE(retreat, kind, at, m, 1, h_row, d, g, scale ? scale[0] : 1.0f, th, c, target)
             else SPECIALISE(retreat, kind, at, m, 0, h_row, d, g, scale ? scale[0] : 1.0f, th, c, target)
