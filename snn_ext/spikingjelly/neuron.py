@@ -61,6 +61,15 @@ class _SoftResetNode(SoftResetNeuron, HostNode):
             return self.initial_potential(x_seq)
         return torch.full((), v, device=x_seq.device, dtype=state_dtype(x_seq.dtype))
 
+    def get_reset_value(self, name: str) -> Any:
+        """Return what a memory starts from; of ``v`` it is V(0), which the host's ``estimate_delay_start`` reads."""
+        value = super().get_reset_value(name)
+        if name != "v" or isinstance(value, Tensor) or value != 0:
+            return value
+        if self.v_init.numel() > 1:
+            bad_value("v_init", self.v_init, "one value: the reset value of v has no shape that channels belong to")
+        return self.initial_potential(self.v_init.new_empty(1, 1)).detach()
+
     def multi_step_functional_forward(
         self, inputs: tuple[Tensor, ...], states: States, **kwargs: object
     ) -> tuple[tuple[Tensor, ...], States]:

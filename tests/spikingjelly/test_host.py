@@ -20,7 +20,7 @@ from spikingjelly.activation_based.model import (
     spikformer,
     spiking_vgg,
 )
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch._higher_order_ops.scan import scan
 
 import snn_ext
@@ -320,3 +320,37 @@ def test_the_energy_of_a_net_is_that_of_the_host_for_equal_spikes() -> None:
         report = op_counter.estimate_simple_energy(nn.Sequential(layer, node), grid()[0])
         energies.append(report.energy_total_pj)
     assert energies[0] == energies[1] > 0
+
+
+# -- the host's estimate of a delay --------------------------------------------------------------------------------
+
+
+def delay_start(node: Any) -> int:
+    from spikingjelly.activation_based.ann2snn.delay import estimate_delay_start
+    from spikingjelly.activation_based.ann2snn.modules import VoltageScaler
+
+    graph = fx.Graph()
+    value = graph.placeholder("x")
+    for name in "012":
+        value = graph.call_module(name, (value,))
+    graph.output(value)
+    net = fx.GraphModule(nn.Sequential(VoltageScaler(1.0), node, VoltageScaler(1.0)), graph)
+    return estimate_delay_start(net, [torch.full((2, 3), 0.03125)], "cpu", 64)
+
+
+@pytest.mark.parametrize(("threshold", "start"), [(1.0, 0.0), (0.5, 0.25), (0.75, 0.375)])
+def test_the_hosts_estimate_of_a_delay_knows_the_pre_charge(threshold: float, start: float) -> None:
+    host = neuron.IFNode(threshold, None)
+    host.set_reset_value("v", start)
+    host.reset()
+    expected = delay_start(host)
+    assert 4 < expected < 60
+    for node in (PCMPIFNode(threshold, precharge=start / threshold), ATIFuNode(threshold, v_init=start / threshold)):
+        assert delay_start(node) == expected
+    node.set_reset_value("v", 0.125)
+    assert node.get_reset_value("v") == 0.125
+
+
+def test_a_pre_charge_per_channel_is_no_reset_value() -> None:
+    with pytest.raises(ValueError, match="v_init: got .*, want one value"):
+        delay_start(PCMPIFNode(precharge=torch.tensor([0.5, 0.25, 0.0])))
