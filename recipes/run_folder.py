@@ -50,7 +50,7 @@ def own_folder(path: Path, recipe: str) -> Iterator[None]:
 def read_log(path: Path) -> list[dict[str, Any]]:
     """Return the records of the log of a finished run."""
     with intact(path, *A_LOG):
-        lines = path.read_text().splitlines()
+        lines = path.read_text(encoding="utf-8").splitlines()
         _chained(lines)
         return [json.loads(line) for line in lines]
 

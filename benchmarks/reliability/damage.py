@@ -19,7 +19,10 @@ __all__ = ["damage", "flips", "judge", "pristine"]
 MEMORY = 4 << 30
 """Bytes that loading may take on top."""
 BLOCK = 512
-CLEAR = ("SystemExit", "ValueError", "OSError", "FileNotFoundError", "IsADirectoryError", "NotADirectoryError")
+CLEAR = (
+    "SystemExit", "DamagedFileError", "ValueError", "OSError", "FileNotFoundError", "IsADirectoryError",
+    "NotADirectoryError",
+)  # fmt: skip
 """Types of errors that callers expect of a file."""
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import math
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import soundfile
@@ -100,8 +102,7 @@ def _decoded(content: bytes) -> tuple[np.ndarray, int, int, str]:
     What the header says of the length is not believed: it comes in blocks, for as long as there are some.
     """
     try:
-        with uninterrupted():
-            file = _Straight(io.BytesIO(content))
+        file = _opened(content)
     except soundfile.LibsndfileError as error:
         raise ValueError(f"not a sound file ({error.error_string.rstrip('.')})") from error
     with file:
@@ -121,6 +122,17 @@ def _decoded(content: bytes) -> tuple[np.ndarray, int, int, str]:
         if len(samples) < wanted < UNKNOWN or (file.format == "MAT4" and "seems to be truncated" in file.extra_info):
             raise ValueError(f"truncated: {len(samples):,} of {wanted:,} samples can be read")
         return samples, file.samplerate, file.channels, file.subtype
+
+
+def _opened(content: bytes) -> soundfile.SoundFile:
+    with uninterrupted():
+        try:
+            return _Straight(io.BytesIO(content))
+        except soundfile.LibsndfileError:  # libsndfile 1.2.2 opens some MP3 files by a path alone
+            with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+                path = Path(folder, "sound")
+                path.write_bytes(content)
+                return _Straight(path)
 
 
 class _Straight(soundfile.SoundFile):

@@ -62,7 +62,7 @@ class ImageData:
             if images.shape[1:] != self.train[0].shape[1:]:
                 sizes = list(images.shape[1:]), list(self.train[0].shape[1:])
                 raise ValueError(f"{where}: got images {sizes[0]}, want those of training, {sizes[1]}")
-            check_labels(where, labels, len(images), len(self.classes))
+            check_labels(where, labels, images.shape[0], len(self.classes))
 
     @property
     def channels(self) -> int:

@@ -212,7 +212,8 @@ def test_every_text_file_has_its_encoding() -> None:
             texts = [a.value for a in node.args if isinstance(a, ast.Constant) and isinstance(a.value, str)]
             given = any(k.arg == "encoding" for k in node.keywords) or "utf-8" in texts
             binary = any("b" in text for text in texts[-1:])
-            plain_open = isinstance(node.func, ast.Name) and name == "open" and not binary
+            opener = any(k.arg == "opener" for k in node.keywords)  # with a mode that is handed on
+            plain_open = isinstance(node.func, ast.Name) and name == "open" and not binary and not opener
             if (name in ("read_text", "write_text") or plain_open) and not given:
                 without.append(f"{path.relative_to(ROOT)}:{node.lineno}")
     assert not without, "want encoding='utf-8'"

@@ -139,10 +139,10 @@ def test_damaged_noise_is_named_beside_the_clips(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("corpus.json", b"[1]", "corpus.json: got something else"),
-        ("corpus.json", b"{", "corpus.json: got something else"),
-        ("corpus.json", b"\xff\xfe", "corpus.json: got something else"),
-        ("testing_list.txt", b"yes/\xff.wav", "testing_list.txt: got no text"),
+        ("corpus.json", b"[1]", "corpus.json: damaged or not the description of a synthetic corpus"),
+        ("corpus.json", b"{", "corpus.json: damaged or not the description of a synthetic corpus"),
+        ("corpus.json", b"\xff\xfe", "corpus.json: damaged or not the description of a synthetic corpus"),
+        ("testing_list.txt", b"yes/\xff.wav", "testing_list.txt: damaged or not a list of sound files"),
     ],
 )
 def test_damaged_file_beside_the_words_is_named(name: str, content: bytes, message: str, tmp_path: Path) -> None:
@@ -154,7 +154,7 @@ def test_damaged_file_beside_the_words_is_named(name: str, content: bytes, messa
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"no archive"])
 def test_archive_of_digits_that_is_damaged_is_named(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "fsdd.zip").write_bytes(content)
-    with pytest.raises(ValueError, match="fsdd.zip, want a zip archive that is whole"):
+    with pytest.raises(ValueError, match="fsdd.zip: damaged or not the archive"):
         real_digits(tmp_path / "fsdd.zip")
 
 
