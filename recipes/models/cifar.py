@@ -8,10 +8,9 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from .classifier import scaled
+from .convertible import VGG
 
 __all__ = ["resnet20", "vgg16"]
-
-VGG = (64, 64, "P", 128, 128, "P", 256, 256, 256, "P", 512, 512, 512, "P", 512, 512, 512)
 
 
 def resnet20(classes: int = 10, in_channels: int = 3, *, width: float = 1.0, size: int = 32) -> nn.Sequential:
