@@ -30,6 +30,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PLACE, REPORT = "SNN_EXT_IN_THE_PLACE", "SNN_EXT_REPORT"
 
 EXPLANATIONS: dict[str, str] = {
+    r"Lemaire formulas do not support": "The host knows formulas for its own classes, and names all others.",
     r"TestLeaky::test_leaky ": "The test states the arithmetic of a leak of 0.5; our neurons have none.",
     r"learn_graded_spikes_factor: got True": "Refused by name: spikes are binary, or scaled by scale_output.",
 }

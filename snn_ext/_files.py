@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DamagedFileError", "building", "has_hash_in_name", "intact", "load_arrays", "load_tensors", "lock", "read_json",
-    "replacing", "save_tensors", "sealed", "sweep", "unsealed", "write_json",
+    "replacing", "save_tensors", "scratch", "sealed", "sweep", "unsealed", "write_json",
 ]  # fmt: skip
 
 TEMPORARY = re.compile(r"\.snn_ext-[0-9a-f]{16}(\..*)?")
@@ -107,6 +107,18 @@ def building(folder: Path) -> Iterator[Path]:
         os.close(descriptor)
 
 
+@contextmanager
+def scratch(parent: Path) -> Iterator[Path]:
+    """Yield a new folder that nobody else may enter, and remove it; those of killed processes are swept first."""
+    sweep(parent)
+    folder, descriptor = _create(parent, directory=True, mode=0o700)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(descriptor)
+
+
 def sweep(folder: Path) -> None:
     """Take away what killed processes have left of the files and folders that they were making in a folder."""
     found: list[os.DirEntry[str]] = []
@@ -148,12 +160,12 @@ def lock(descriptor: int, wait: bool = True) -> bool | None:
     return True
 
 
-def _create(folder: Path, suffix: str = "", directory: bool = False) -> tuple[Path, int]:
+def _create(folder: Path, suffix: str = "", directory: bool = False, mode: int = 0o777) -> tuple[Path, int]:
     """Make a new file or folder of a name that nobody can foretell, and lock it."""
     while True:
         path = folder / f".snn_ext-{secrets.token_hex(8)}{suffix}"
         if directory:
-            path.mkdir()
+            path.mkdir(mode)
         new = os.O_RDONLY if directory else os.O_RDWR | os.O_CREAT | os.O_EXCL
         try:
             descriptor = os.open(path, new | getattr(os, "O_NOFOLLOW", 0), 0o666)  # less the umask

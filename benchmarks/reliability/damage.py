@@ -109,6 +109,8 @@ def judge(name: str, attack: str, ended: Ended, kind: Format, want: Any) -> Try:
     if ended.value[0] == "value":
         return Try(name, attack, "wrong" if kind.checked else "survived", "another content is taken for the right one")
     _, error, message = ended.value
+    if (error, message) == ("SystemExit", "2"):  # argparse has told it
+        message = ended.errors
     path = Path(kind.file)
     clear = error in CLEAR
     named = path.name in message or path.parent.name and path.parent.name in message

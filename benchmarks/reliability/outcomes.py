@@ -21,7 +21,7 @@ OUTCOMES: tuple[Outcome, ...] = ("survived", "lost", "wrong", "unclear")
 """Survived: the right result, or a clear refusal. Lost: work or a file that was whole is gone, or the run cannot go on.
 Wrong: another result, and nobody says so. Unclear: a traceback, a status or a message that does not say what to do."""
 
-CHANGING = {"seconds", "cpu_seconds", "machine", "data_share", "sha256"}
+CHANGING = {"seconds", "cpu_seconds", "machine", "data_share", "sha256", "crc"}
 """Keys of JSON objects that two runs do not have in common."""
 PASSING = re.compile(r"lock|output\.txt|events\.out\.tfevents.*|.*\.pyc")
 """Files that two runs do not have in common."""

@@ -57,6 +57,7 @@ def _both_ways(work: Callable[[int, random.Random], Any], seed: str, count: int 
     for path in Path("files").iterdir():
         path.unlink()
     parallel: list[Any] = [None] * count
+    torch.set_num_threads(1)  # renews torch's own pool, which in a fork is not safe to do by several threads
     barrier = threading.Barrier(count)
 
     def run(index: int) -> None:

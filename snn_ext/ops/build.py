@@ -12,11 +12,12 @@ import stat
 import subprocess
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from pathlib import Path
 
-__all__ = ["BuildError", "build_folder", "cache_folder", "load_library", "load_or_make"]
+from .._files import scratch
+
+__all__ = ["BuildError", "cache_folder", "load_library", "load_or_make"]
 
 # The flags keep IEEE arithmetic as it is written: no contraction into FMA, and nothing of -ffast-math.
 _FLAGS = ("-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden")
@@ -25,8 +26,6 @@ _LIBRARY = ("-shared", "-fPIC", "-x", "c")
 _OPTIONAL_FLAGS = (("-march=native", "-fopenmp"), ("-march=native",), ("-fopenmp",), ())
 _PATIENCE = 120  # seconds for a compiler
 _DIGEST_BYTES = hashlib.sha256().digest_size
-_PREFIX = ".snn_ext-build-"
-_ABANDONED = 3600  # seconds after which nobody builds in a folder any more; a build ends after 4 times _PATIENCE
 
 
 class BuildError(RuntimeError):
@@ -79,7 +78,7 @@ def load_library(sources: dict[str, str]) -> ctypes.CDLL:
 
 def _build(sources: dict[str, str], compiler: list[str], cached: Path, folder: Path | None) -> ctypes.CDLL:
     """Compile in a folder, or in the system's for temporary files; keep the result if it is the cache's."""
-    with build_folder(folder) as build:
+    with scratch(folder or Path(tempfile.gettempdir())) as build:
         library = _compile(sources, compiler, build)
         if folder is not None:
             library = _publish(library, cached)
@@ -106,7 +105,7 @@ def load_or_make(name: str, make: Callable[[], bytes]) -> bytes:
     content = make()
     folder = _usable_folder(cached.parent)
     if folder is not None:
-        with build_folder(folder) as build:
+        with scratch(folder or Path(tempfile.gettempdir())) as build:
             made = build / name
             made.write_bytes(content)
             _publish(made, cached)
@@ -235,30 +234,6 @@ def _is_private(group: int) -> bool:
     except (ImportError, KeyError):
         return False
     return user.pw_gid == group and user.pw_name == found.gr_name and set(found.gr_mem) <= {user.pw_name}
-
-
-@contextmanager
-def build_folder(parent: Path | None = None) -> Iterator[Path]:
-    """Make a folder that nobody else may enter, in the system's for temporary files by default, and remove it.
-
-    Those of builds that were killed are swept first.
-
-    Examples
-    --------
-    >>> with build_folder() as build:
-    ...     build.is_dir()
-    True
-    """
-    with tempfile.TemporaryDirectory(prefix=_PREFIX, dir=parent) as made:
-        build = Path(made)
-        now = build.stat().st_mtime  # by the clock of the file system
-        for other in build.parent.glob(f"{_PREFIX}*"):
-            with suppress(OSError):
-                status = other.lstat()
-                own = not hasattr(os, "geteuid") or status.st_uid == os.geteuid()
-                if own and stat.S_ISDIR(status.st_mode) and now - status.st_mtime > _ABANDONED:
-                    shutil.rmtree(other, ignore_errors=True)
-        yield build
 
 
 def _publish(library: Path, cached: Path) -> Path:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import ctypes
 import functools
 import importlib
+import tempfile
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from .build import build_folder, load_or_make
+from .._files import scratch
+from .build import load_or_make
 from .cuda_launcher import Kernel, variant_key
 from .cuda_setup import architecture, why_not_cuda, why_not_cupy
 from .nvrtc import load_nvrtc
@@ -64,7 +67,7 @@ class CupyBackend(_CudaBackend):
         """Hand the machine code to ``cupy.RawModule`` in a file, the way that CuPy documents."""
         cupy = importlib.import_module("cupy")
         file_name, code = self._compile(source, options, name, device)
-        with build_folder() as folder:
+        with scratch(Path(tempfile.gettempdir())) as folder:
             path = folder / file_name
             path.write_bytes(code)
             kernel = cupy.RawModule(path=str(path)).get_function(name)  # reads the file

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from snn_ext._files import scratch
 from snn_ext.ops import build
 from snn_ext.ops.build import BuildError, cache_folder, load_library, load_or_make
 
@@ -65,8 +66,8 @@ def test_a_damaged_library_is_made_anew(cache: Path, damage: str) -> None:
 
 
 def test_processes_that_build_at_once(cache: Path) -> None:
-    code = f"from build import load_library; print(load_library({sources(13)!r}).answer())"  # alone: torch is slow
-    environment = {**os.environ, "PYTHONPATH": str(Path(build.__file__).parent), "PYTHONSAFEPATH": "1"}
+    code = f"from snn_ext.ops.build import load_library; print(load_library({sources(13)!r}).answer())"
+    environment = {**os.environ, "PYTHONPATH": str(Path(build.__file__).parents[2])}
     running = [
         subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True)
         for _ in range(3)
@@ -190,16 +191,16 @@ def test_machine_code_that_others_may_write_is_made_anew(cache: Path) -> None:
 
 def test_folders_of_killed_builds_are_swept_and_those_of_running_ones_not(cache: Path, tmp_path: Path) -> None:
     load_library(sources(1))
-    names = [f"{build._PREFIX}{name}" for name in ("killed", "running", "link")]
-    killed, running, link = (cache / name for name in names)
-    for folder in (killed, running, tmp_path / "kept"):
+    killed, link = (cache / f".snn_ext-{digit * 16}" for digit in "ab")
+    for folder in (killed, tmp_path / "kept"):
         folder.mkdir()
         (folder / "n.h").write_text("")
     link.symlink_to(tmp_path / "kept")
-    for folder in (killed, tmp_path / "kept"):
-        os.utime(folder, (0, 0))
-    load_library(sources(2))
-    assert not killed.exists() and (running / "n.h").exists() and (tmp_path / "kept" / "n.h").exists()
+    with scratch(cache) as running:
+        (running / "n.h").write_text("")
+        load_library(sources(2))
+        assert not killed.exists() and (running / "n.h").exists() and (tmp_path / "kept" / "n.h").exists()
+    assert not running.exists()
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere")
