@@ -276,22 +276,23 @@ def test_bad_calibration_is_named() -> None:
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "encoder", "warns"),
+    ("inputs", "encoder", "share"),
     [
-        (-1.0, 1.0, "poisson", False),
-        (-1.5, 0.5, "poisson", True),
-        (-0.5, 1.5, "poisson", True),
-        (-3, 3, "direct", False),
+        ([-1.0, 0.0, 0.5, 1.0], "poisson", None),
+        ([-1.5, -1.0, 0.0, 0.5], "poisson", "25.00%"),
+        ([-1.0, 0.5, 1.0, 1.5], "poisson", "25.00%"),
+        ([-3.0, 0.0, 1.0, 3.0], "direct", None),
     ],
 )
 def test_inputs_saturate_beyond_one_on_either_side_and_as_poisson_trains_only(
-    low: float, high: float, encoder: str, warns: bool
+    inputs: list[float], encoder: str, share: str | None
 ) -> None:
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
         net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
-        convert(net, torch.linspace(low, high, 20).view(5, 4), method="data-norm", time_steps=2, encoder=encoder)
-    assert any("saturates" in str(warning.message) for warning in seen) == warns
+        convert(net, torch.tensor([inputs]), method="data-norm", time_steps=2, encoder=encoder)
+    said = [str(warning.message) for warning in seen if "saturates" in str(warning.message)]
+    assert len(said) == (share is not None) and all(f" {share} of the inputs" in text for text in said)
 
 
 def test_a_converted_net_goes_to_snntorch() -> None:
