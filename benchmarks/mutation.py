@@ -37,7 +37,7 @@ from recipes.ranges import SEED, integer, new_folder, number
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "snn_ext"
 TESTS = {
-    "functional": ("functional", "ops", "test_activation.py"),
+    "functional": ("functional", "ops", "test_activation.py", "test_errors.py"),
     "ops": ("ops", "functional", "test_activation.py"),
     "conversion": ("conversion", "evaluation"),
     "evaluation": ("evaluation", "conversion"),

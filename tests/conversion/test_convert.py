@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+import warnings
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from spikingjelly.activation_based.ann2snn import Converter  # noqa: E402
 
 import snn_ext  # noqa: E402
 from snn_ext import AAN, BNAAN, convert  # noqa: E402
-from snn_ext.conversion import ConvertedNet, DataNormRecipe, Report, SpikeNormRecipe  # noqa: E402
+from snn_ext.conversion import ConvertedNet, DataNormRecipe, LayerReport, Report, SpikeNormRecipe  # noqa: E402
 from snn_ext.evaluation import Simulation  # noqa: E402
 from snn_ext.spikingjelly import PCMPIFNode  # noqa: E402
 from tests.conversion.nets import ResNet, images, loop, trained, vgg  # noqa: E402
@@ -119,6 +120,13 @@ def test_report_says_what_was_done_and_survives_json() -> None:
         0
     ].keys()
     assert "maximum" in str(snn.report)
+
+
+def test_report_names_its_layers_for_one_that_is_not_there() -> None:
+    report = Report([LayerReport(name, 1.0, 0.0, 1.0, None, "maximum") for name in ("2", "relu")])
+    assert [report["2"], report["relu"]] == report[:] == [report[0], report[-1]]
+    with pytest.raises(KeyError, match="output: want one of 2, relu"):
+        report["output"]
 
 
 @pytest.mark.parametrize("channel_wise", [False, True], ids=["layer", "channel"])
@@ -265,6 +273,26 @@ def test_bad_calibration_is_named() -> None:
         convert(vgg(), 2 * images() - 1, encoder="if")
     with pytest.warns(UserWarning, match="saturates"):
         convert(trained(vgg()), 3 * images(), encoder="poisson", time_steps=4)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "encoder", "share"),
+    [
+        ([-1.0, 0.0, 0.5, 1.0], "poisson", None),
+        ([-1.5, -1.0, 0.0, 0.5], "poisson", "25.00%"),
+        ([-1.0, 0.5, 1.0, 1.5], "poisson", "25.00%"),
+        ([-3.0, 0.0, 1.0, 3.0], "direct", None),
+    ],
+)
+def test_inputs_saturate_beyond_one_on_either_side_and_as_poisson_trains_only(
+    inputs: list[float], encoder: str, share: str | None
+) -> None:
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+        convert(net, torch.tensor([inputs]), method="data-norm", time_steps=2, encoder=encoder)
+    said = [str(warning.message) for warning in seen if "saturates" in str(warning.message)]
+    assert len(said) == (share is not None) and all(f" {share} of the inputs" in text for text in said)
 
 
 def test_a_converted_net_goes_to_snntorch() -> None:

@@ -12,6 +12,7 @@ pytest.importorskip("spikingjelly")
 
 from snn_ext import convert  # noqa: E402
 from snn_ext.conversion import QuantizedReLU, diagnose  # noqa: E402
+from snn_ext.conversion.phased import PhasedDelay  # noqa: E402
 from snn_ext.evaluation import Simulation  # noqa: E402
 from snn_ext.evaluation.analog import AnalogTwin  # noqa: E402
 from tests.conversion.nets import ResNet, dyadic, images, loop, spikes_of, trained, vgg  # noqa: E402
@@ -73,6 +74,35 @@ def test_diagnosis_finds_a_wrong_count_that_it_can_not_explain() -> None:
     broken = count - (count > 2).double()
     layer = _compare(node, snn.get_submodule("1"), charge, broken, (charge - count).float(), (count / 8).float(), 8)
     assert layer.mismatches == layer.unexplained == int((count > 2).sum()) > 0
+
+
+@pytest.mark.parametrize("tie", [True, False], ids=["at", "above"])
+def test_the_edges_of_the_potential_belong_where_the_tie_rule_says(tie: bool) -> None:
+    """A wrong count is early below the potentials that a right one leaves, late above them, unexplained within."""
+    from snn_ext.conversion.diagnosis import _compare
+
+    snn = convert(nn.Sequential(nn.Identity(), nn.ReLU()), torch.ones(1, 4), method="data-norm")
+    node = next(n for n in snn.graph.nodes if n.op == "call_module" and str(n.target) == "1")
+    neuron, one = snn.get_submodule("1"), torch.ones(1)
+    neuron.fire_at_threshold = tie
+    for residual, at, above in (
+        (-0.25, "early", "early"),
+        (0.0, "unexplained", "early"),
+        (0.5, "unexplained", "unexplained"),
+        (1.0, "late", "unexplained"),
+        (1.25, "late", "late"),
+    ):
+        layer = _compare(node, neuron, 3.5 * one, 2 * one, residual * one, 0.25 * one, 8)
+        assert [kind for kind in ("early", "late", "unexplained") if getattr(layer, kind)] == [at if tie else above]
+
+
+@pytest.mark.parametrize("step_mode", ["s", "m"])
+def test_a_delay_is_silent_outside_its_phase_however_much_has_come(step_mode: str) -> None:
+    delay = PhasedDelay(3, source=1, phase=3)
+    delay.step_mode = step_mode
+    x_seq = torch.full((15, 1), 2.0)  # more than a phase can let out
+    out = delay(x_seq) if step_mode == "m" else torch.stack([delay(x) for x in x_seq])
+    assert out.flatten().tolist() == [0.0] * 9 + [1.0] * 3 + [0.0] * 3
 
 
 def test_quantised_twin_is_the_quantised_net() -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 pytest.importorskip("spikingjelly")
 
 from recipes.models.adaptive import layout_net  # noqa: E402
-from snn_ext import convert, evaluate  # noqa: E402
+from snn_ext import BNAAN, convert, evaluate  # noqa: E402
 from snn_ext.conversion import ConvertedNet, set_precision  # noqa: E402
 from snn_ext.evaluation import (  # noqa: E402
     Arousal,
@@ -28,6 +28,7 @@ from snn_ext.evaluation import (  # noqa: E402
     sweep_precision,
 )
 from snn_ext.evaluation.analog import AnalogTwin  # noqa: E402
+from snn_ext.spikingjelly import ASNNode  # noqa: E402
 from tests.conversion.nets import images, loop, trained, vgg  # noqa: E402
 
 
@@ -253,6 +254,33 @@ def test_stimulus_that_ends_before_the_decision_is_refused(task: Any) -> None:
     simulation = ArousedSimulation(snn, Arousal(0.3, 0.1, 20.0, 10.0, 1.0))
     with pytest.raises(ValueError, match="time_steps: got 30, want more than the 30 of waiting time and window"):
         next(simulation.run(x, 30))
+
+
+def test_an_estimate_needs_a_step_after_the_window() -> None:
+    for steps, enough in ((30, False), (31, True)):
+        margins = Margins(0.3, 1.0, torch.rand(steps, 4), torch.ones(steps), torch.ones(4, dtype=torch.bool))
+        if enough:
+            assert margins.estimate(wait=20.0, window=10.0).window == 10.0
+        else:
+            with pytest.raises(ValueError, match="time_steps: got 30, want more than waiting time and window, 20 ms"):
+                margins.estimate(wait=20.0, window=10.0)
+
+
+def test_arousal_needs_a_read_out_that_is_smoothed() -> None:
+    with pytest.raises(ValueError, match="net: got 'Sequential', want a net with a smoothed read-out"):
+        ArousedSimulation(nn.Sequential(ASNNode(scale_output=True), nn.Linear(4, 2)), AROUSAL)
+
+
+def test_a_margin_is_that_of_two_classes_at_least() -> None:
+    for last, shape in ((nn.Linear(4, 2), (1, 4)), (nn.Linear(4, 1), (3, 4)), (nn.Conv2d(4, 2, 1), (3, 4, 2, 2))):
+        x = torch.rand(shape)
+        snn = convert(nn.Sequential(BNAAN(4, dims=len(shape) - 2), last).eval(), x, method="adsnn")
+        simulation = ArousedSimulation(snn, Arousal(1.0, 0.1, 3.0, 2.0, 1.0))
+        if len(x) == 1:  # two classes of one sample are enough
+            assert torch.cat(list(simulation.run(x, 8))).shape == (8, 1, 2)
+        else:
+            with pytest.raises(ValueError, match=r"net: got 'an output \[3, .*', want scores \[N, K\] of at least two"):
+                next(simulation.run(x, 8))
 
 
 def _at(snn: nn.Module, m_f: float) -> Any:

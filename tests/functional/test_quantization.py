@@ -230,6 +230,13 @@ def test_uniform_points_are_the_edges_of_the_uniform_staircase(time_steps: int) 
 # -- decode and SQNR --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("shape", [(), (1,), (1, 1)])
+def test_a_threshold_of_one_element_is_its_number_in_any_shape(shape: tuple[int, ...]) -> None:
+    assert torch.equal(uniform_points(torch.full(shape, 0.75), 4), uniform_points(0.75, 4))
+    with pytest.raises(ValueError, match=r"^threshold: got a torch.float32 tensor of shape \[2\], want one element"):
+        uniform_points(torch.full((2,), 0.75), 4)
+
+
 def decibel(theta: float, time_steps: int, v_init: float = 0.0, sigma: float = 1.0) -> float:
     x = half_gaussian() * sigma
     return float(sqnr(x, decode(staircase(x, theta, time_steps, v=v_init * theta), theta, time_steps)))
