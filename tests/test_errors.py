@@ -167,7 +167,8 @@ def test_wrong_function_argument_is_named(call: Callable[[], Any], name: str) ->
 
 
 def test_a_tensor_is_described_by_shape_and_dtype_not_by_its_values() -> None:
-    with pytest.raises(ValueError, match=r"^thresholds: got a torch.float32 tensor of shape \[3\], want shape \[1\]"):
+    said = r"^thresholds: got a torch.float32 tensor of shape \[3\], want shape \[1\] or \[T\] = \[4\]$"
+    with pytest.raises(ValueError, match=said):
         F.soft_reset_if(X, 0.0, torch.ones(3))
     with pytest.raises(TypeError) as caught:
         F.soft_reset_if(X, "0" * 1000, ONE)  # type: ignore[arg-type]
