@@ -92,9 +92,7 @@ def building(folder: Path) -> Iterator[Path]:
     If another process has made the folder meanwhile, its one stays.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    sweep(folder.parent)
-    temporary, descriptor = _create(folder.parent, directory=True)
-    try:
+    with scratch(folder.parent, mode=0o777) as temporary:
         with _named(folder):
             yield temporary
         try:
@@ -102,16 +100,13 @@ def building(folder: Path) -> Iterator[Path]:
         except OSError:
             if not folder.is_dir():
                 raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        os.close(descriptor)
 
 
 @contextmanager
-def scratch(parent: Path) -> Iterator[Path]:
-    """Yield a new folder that nobody else may enter, and remove it; those of killed processes are swept first."""
+def scratch(parent: Path, mode: int = 0o700) -> Iterator[Path]:
+    """Yield a new folder, by default for this user alone, and remove it; those of killed processes are swept first."""
     sweep(parent)
-    folder, descriptor = _create(parent, directory=True, mode=0o700)
+    folder, descriptor = _create(parent, directory=True, mode=mode)
     try:
         yield folder
     finally:
