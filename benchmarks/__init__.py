@@ -1,5 +1,5 @@
 """Benchmarks of the operators against what the hosts offer: ``python -m benchmarks --help``."""
 
-from recipes.command import quiet_while_importing
+from recipes.lib.command import quiet_while_importing
 
 quiet_while_importing()

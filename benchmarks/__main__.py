@@ -12,8 +12,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from recipes.command import command, run_main
-from recipes.options import SEED, integer, new_folder
+from recipes.lib.command import command, run_main
+from recipes.lib.options import SEED, integer, new_folder
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=new_folder, default=ROOT / "runs" / "benchmarks", help="folder for the results")
     options = parser.parse_args(arguments)
 
-    from . import cases, report
+    from .speed import cases, report
 
     names = [name for name in cases.CASES if _wanted(name, options)]
     if options.list or not names:
@@ -53,12 +53,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def correct() -> bool:
     """Run the tests that hold every execution to the definition."""
-    tests = [str(ROOT / "tests" / "ops" / f"test_{name}.py") for name in ("soft_reset", "adaptive", "layout")]
+    tests = [str(ROOT / "tests" / "ops" / f"test_{name}.py") for name in ("integrate_and_fire", "adaptive", "layout")]
     return subprocess.run([sys.executable, "-m", "pytest", "-q", "-x", *tests], cwd=ROOT, check=False).returncode == 0
 
 
 def _wanted(name: str, options: argparse.Namespace) -> bool:
-    from .cases import QUICK
+    from .speed.cases import QUICK
 
     return any(text in name for text in options.cases) if options.cases else not options.quick or name in QUICK
 

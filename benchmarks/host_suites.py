@@ -23,8 +23,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from recipes.command import command, run_main
-from recipes.ranges import new_file, number
+from recipes.lib.command import command, run_main
+from recipes.lib.ranges import new_file, number
 
 ROOT = Path(__file__).resolve().parents[1]
 PLACE, REPORT = "SNN_EXT_IN_THE_PLACE", "SNN_EXT_REPORT"

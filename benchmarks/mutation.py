@@ -31,8 +31,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from recipes.command import command, run_main
-from recipes.ranges import SEED, integer, new_folder, number
+from recipes.lib.command import command, run_main
+from recipes.lib.ranges import SEED, integer, new_folder, number
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "snn_ext"

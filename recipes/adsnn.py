@@ -18,19 +18,20 @@ from typing import Any
 
 from torch import nn
 
+from benchmarks.results import adsnn_figures as figures
+from benchmarks.results.adsnn_report import section
+from benchmarks.results.adsnn_tables import cross_validation
+from benchmarks.results.pages import write_report
+from benchmarks.results.plots import save
 from snn_ext import AAN, convert
 from snn_ext.evaluation import Arousal, Evaluation, Margins, lowest_rate, observe_margins
-from snn_ext.precision import set_precision
+from snn_ext.neurons.precision import set_precision
 
-from . import adsnn_figures as figures
-from .adsnn_report import section
-from .adsnn_tables import cross_validation
 from .adsnn_training import PRESETS, TABLES, TrainedNet, preset_of, trained
-from .command import command, run_main
-from .conversions import Evaluations, digest
-from .files import fingerprint
-from .models.adaptive import check_layout
-from .options import (
+from .lib.command import command, run_main
+from .lib.conversions import Evaluations, digest
+from .lib.files import fingerprint
+from .lib.options import (
     PERCENT,
     SEED,
     Different,
@@ -43,9 +44,8 @@ from .options import (
     integer,
     number,
 )
-from .pages import write_report
-from .plots import save
-from .run_folder import own_folder
+from .lib.run_folder import own_folder
+from .models.adaptive import check_layout
 
 __all__ = ["main", "parse_arguments"]
 

@@ -19,20 +19,20 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
+from benchmarks.results import conversion_plots as plots
+from benchmarks.results.pages import command_line, provenance, reduction, table, write_report
+from benchmarks.results.plots import save
 from snn_ext import convert
 from snn_ext.conversion import optimize_precharge
 from snn_ext.evaluation import Evaluation, Simulation
 
-from . import conversion_plots as plots
-from .command import command, run_main
-from .conversions import Evaluations, digest
 from .data.images import ImageData, load_images
-from .files import fingerprint, intact, load_tensors, save_tensors
+from .lib.command import command, run_main
+from .lib.conversions import Evaluations, digest
+from .lib.files import fingerprint, intact, load_tensors, save_tensors
+from .lib.options import Increasing, add_data_arguments, add_run_arguments, integer, number
+from .lib.run_folder import own_folder
 from .models.convertible import autoencoder
-from .options import Increasing, add_data_arguments, add_run_arguments, integer, number
-from .pages import command_line, provenance, reduction, table, write_report
-from .plots import save
-from .run_folder import own_folder
 
 __all__ = ["main", "parse_arguments", "picture", "rebuild", "tiles", "train_autoencoder", "untile"]
 

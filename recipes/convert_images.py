@@ -24,19 +24,20 @@ from typing import Any
 import torch
 from torch import nn
 
+from benchmarks.results import conversion_plots as plots
+from benchmarks.results.pages import command_line, latency, mean_and_deviation, provenance, table, write_report
+from benchmarks.results.plots import save
 from snn_ext import convert
 from snn_ext.evaluation import Evaluation, best_delay
 
-from . import conversion_plots as plots
-from .command import command, run_main
-from .conversions import OURS, RIVALS, Evaluations, digest, set_poisson_seed
 from .data.image_folder import ImageFolders
-from .files import has_hash_in_name, intact, load_tensors
+from .lib.command import command, run_main
+from .lib.conversions import OURS, RIVALS, Evaluations, digest, set_poisson_seed
+from .lib.files import has_hash_in_name, intact, load_tensors
+from .lib.options import SEED, Different, integer
+from .lib.run_folder import own_folder
+from .lib.training import load_weights
 from .models.convertible import with_projections
-from .options import SEED, Different, integer
-from .pages import command_line, latency, mean_and_deviation, provenance, table, write_report
-from .plots import save
-from .run_folder import own_folder
 from .train_analog import (
     RESNETS,
     Trained,
@@ -45,7 +46,6 @@ from .train_analog import (
     preset_of,
     trained,
 )
-from .training import load_weights
 
 __all__ = ["EXPERIMENTS", "constraints", "main", "methods", "normalisation", "parse_arguments"]
 

@@ -23,6 +23,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from benchmarks.results import fit_quantizer_plots as plots
+from benchmarks.results.plots import save
 from snn_ext import record_inputs
 from snn_ext.functional import (
     Sigmoid,
@@ -35,15 +37,13 @@ from snn_ext.functional import (
 )
 from snn_ext.spikingjelly import ATIFnuNode, ATIFuNode
 
-from . import fit_quantizer_plots as plots
-from .command import command, run_main
 from .data import FASHION_MNIST_SUBSET, fashion_mnist_subset
-from .files import replacing
+from .lib.command import command, run_main
+from .lib.files import replacing
+from .lib.options import SEED, integer, new_folder
+from .lib.run_folder import own_folder
+from .lib.training import seed_everything, train
 from .models import SmallCNN
-from .options import SEED, integer, new_folder
-from .plots import save
-from .run_folder import own_folder
-from .training import seed_everything, train
 
 __all__ = ["Fit", "fit", "input_samples", "main", "optima"]
 

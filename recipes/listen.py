@@ -20,12 +20,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .command import command, run_main
 from .data.audio import read_samples
 from .data.features import to_float
 from .data.speech_commands import SAMPLE_RATE
-from .options import integer, number, old_file
-from .spotter import Spotter, load_spotter
+from .lib.command import command, run_main
+from .lib.options import integer, number, old_file
+from .lib.spotter import Spotter, load_spotter
 
 __all__ = ["CHECKPOINT", "Detection", "Listener", "WordDecision", "main"]
 

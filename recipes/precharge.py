@@ -22,19 +22,19 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
+from benchmarks.results import conversion_plots as plots
+from benchmarks.results.pages import command_line, latency, provenance, reduction, table, write_report
+from benchmarks.results.plots import save
 from snn_ext import convert
 from snn_ext.conversion import lower_thresholds, optimize_precharge
 from snn_ext.evaluation import Evaluation, best_delay, delay_regimes
 from snn_ext.evaluation import plots as evaluation_plots
-from snn_ext.functional import soft_reset_if
+from snn_ext.functional import integrate_and_fire
 
-from . import conversion_plots as plots
-from .command import command, run_main
-from .conversions import Evaluations, digest
-from .options import integer
-from .pages import command_line, latency, provenance, reduction, table, write_report
-from .plots import save
-from .run_folder import own_folder
+from .lib.command import command, run_main
+from .lib.conversions import Evaluations, digest
+from .lib.options import integer
+from .lib.run_folder import own_folder
 from .train_analog import HWANG_RESNET20, Trained, add_analog_arguments, check_analog_arguments, preset_of, trained
 
 __all__ = ["main", "one_neuron", "parse_arguments", "report"]
@@ -155,10 +155,10 @@ def one_neuron(time_steps: int = 255, activations: int = 512) -> Figure:
     values = [v / 20 for v in range(21)]
     simulated, lowered = [], []
     for value in values:
-        spikes, _ = soft_reset_if(a.expand(time_steps, -1), value, torch.ones(1, dtype=torch.float64))
+        spikes, _ = integrate_and_fire(a.expand(time_steps, -1), value, torch.ones(1, dtype=torch.float64))
         simulated.append(float(((spikes.cumsum(0) / t - a) ** 2).mean(1).sum()))
         threshold = torch.tensor([1.0 - value / 2], dtype=torch.float64)
-        spikes, _ = soft_reset_if(a.expand(time_steps, -1), 0.0, threshold)
+        spikes, _ = integrate_and_fire(a.expand(time_steps, -1), 0.0, threshold)
         lowered.append(float(((spikes.cumsum(0) / t - a) ** 2).mean(1).sum()))
     total = float((1 / t**2).sum())
     theory = [(1 / 12 + (0.5 - value) ** 2) * total for value in values]

@@ -22,19 +22,8 @@ from spikingjelly.activation_based import functional, surrogate
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
-from snn_ext import evaluate, record_inputs, replace_neurons
-from snn_ext.evaluation import ENERGY_45NM, Evaluation
-from snn_ext.functional import best_points, best_threshold
-from snn_ext.spikingjelly import ATIFnuNode, ATIFuNode, PCMPIFNode
-
-from . import conversion_plots, plots
-from .command import command, run_main
-from .conversions import OURS, RIVALS
-from .data import FASHION_MNIST_SUBSET, LabelledImages, fashion_mnist_subset
-from .files import replacing
-from .models import SmallCNN
-from .options import SEED, Different, integer, new_file, new_folder
-from .report import (
+from benchmarks.results import conversion_plots, plots
+from benchmarks.results.quickstart_report import (
     CONVERSION_NOTES,
     NOTES,
     Row,
@@ -45,8 +34,19 @@ from .report import (
     markdown,
     table,
 )  # fmt: skip
-from .run_folder import own_folder
-from .training import measure, parameter_groups, seed_everything, train
+from snn_ext import evaluate, record_inputs, replace_neurons
+from snn_ext.evaluation import ENERGY_45NM, Evaluation
+from snn_ext.functional import best_points, best_threshold
+from snn_ext.spikingjelly import ATIFnuNode, ATIFuNode, PCMPIFNode
+
+from .data import FASHION_MNIST_SUBSET, LabelledImages, fashion_mnist_subset
+from .lib.command import command, run_main
+from .lib.conversions import OURS, RIVALS
+from .lib.files import replacing
+from .lib.options import SEED, Different, integer, new_file, new_folder
+from .lib.run_folder import own_folder
+from .lib.training import measure, parameter_groups, seed_everything, train
+from .models import SmallCNN
 
 BATCH_SIZE = 64
 LEARNING_RATE = 4e-3

@@ -18,16 +18,17 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .command import command, run_main
+from benchmarks.results.keyword_costs import clip_cost, confusion
+
 from .data.augment import Augment
 from .data.features import features, to_float
 from .data.keyword_batches import FeatureBatches, KeywordBatches
 from .data.mfcc import MFCC
 from .data.speech_commands import Corpus, load
-from .files import feature_cache
-from .keyword_costs import clip_cost, confusion
-from .neurons import add_neuron_arguments, check_neuron_arguments
-from .options import (
+from .lib.command import command, run_main
+from .lib.files import feature_cache
+from .lib.neurons import add_neuron_arguments, check_neuron_arguments
+from .lib.options import (
     FRACTION,
     add_run_arguments,
     add_training_arguments,
@@ -36,7 +37,7 @@ from .options import (
     integer,
     number,
 )
-from .spotter import MODELS, RECURRENT, build_keyword_net
+from .lib.spotter import MODELS, RECURRENT, build_keyword_net
 from .train_images import ImageTrainer, run
 from .train_images_snntorch import NEUTRAL, TRAINERS, SnnTorchTrainer, check_snntorch_arguments
 
@@ -174,9 +175,7 @@ def argument_parser() -> argparse.ArgumentParser:
     net.add_argument("--model", choices=(*MODELS, RECURRENT), help="default: the preset")
     net.add_argument("--width", type=number(above=0.0), default=1.0, help=f"factor on all widths; not of {RECURRENT}")
     net.add_argument("--from", dest="start", type=Path, metavar="CHECKPOINT", help="start from this trained ReLU net")
-    net.add_argument(
-        "--calibration-images", type=integer(), default=1000, help="clips for the thresholds, with --from"
-    )
+    net.add_argument("--calibration-images", type=integer(), default=1000, help="clips for the thresholds, with --from")
     add_neuron_arguments(parser, more=("lif",))
     group = add_training_arguments(parser)
     group.add_argument("--threshold-lr", type=number(0.0), help="of the thresholds (default: --lr)")

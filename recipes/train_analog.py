@@ -15,11 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .command import command, run_main
 from .data.images import Batches, ImageData, load_images
-from .files import fingerprint, intact, load_tensors
-from .models import cifar, convertible
-from .options import (
+from .lib.command import command, run_main
+from .lib.files import fingerprint, intact, load_tensors
+from .lib.options import (
     Increasing,
     add_data_arguments,
     add_image_arguments,
@@ -31,8 +30,9 @@ from .options import (
     number,
     old_file,
 )
-from .trainer import Trainer
-from .training import load_weights
+from .lib.trainer import Trainer
+from .lib.training import load_weights
+from .models import cifar, convertible
 
 __all__ = [
     "MODELS", "RESNETS", "AnalogTrainer", "Trained", "add_analog_arguments", "check_analog_arguments", "main",

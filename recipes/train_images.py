@@ -18,15 +18,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from .benchmark_step import benchmark_step, report
-from .command import command, run_main
+from benchmarks.speed.step import benchmark_step, report
+
 from .data.images import Batches, channel_statistics, load_images
-from .files import intact, load_tensors
-from .models.classifier import Classifier
-from .models.resnet import resnet18
-from .models.vgg import POOLING, vgg16
-from .neurons import add_neuron_arguments, check_neuron_arguments, make_spiking
-from .options import (
+from .lib.command import command, run_main
+from .lib.files import intact, load_tensors
+from .lib.neurons import add_neuron_arguments, check_neuron_arguments, make_spiking
+from .lib.options import (
     add_data_arguments,
     add_image_arguments,
     add_run_arguments,
@@ -37,8 +35,11 @@ from .options import (
     integer,
     number,
 )
-from .trainer import Trainer
-from .training import load_weights, measure
+from .lib.trainer import Trainer
+from .lib.training import load_weights, measure
+from .models.classifier import Classifier
+from .models.resnet import resnet18
+from .models.vgg import POOLING, vgg16
 
 __all__ = [
     "ImageTrainer", "argument_parser", "load_checkpoint", "load_net", "main", "parse_arguments", "run",
@@ -213,7 +214,7 @@ def argument_parser() -> argparse.ArgumentParser:
     add_image_arguments(group)
     group.add_argument("--threshold-lr", type=number(0.0), help="of the thresholds (default: --lr)")
     parser.add_argument("--benchmark-step", action="store_true", help="only time a step, against the host's IF neuron")
-    parser.add_argument("--table", action="store_true", help="all neurons: recipes.table_images, with its options")
+    parser.add_argument("--table", action="store_true", help="all neurons: benchmarks.results.images, with its options")
     return parser
 
 
@@ -264,7 +265,7 @@ def main(argv: Sequence[str] | None = None) -> Any:
     """Parse the command line and run."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if "--table" in arguments:
-        from .table_images import main as table  # it imports this module, for the cells are runs of it
+        from benchmarks.results.images import main as table  # it imports this module, for the cells are runs of it
 
         return table([argument for argument in arguments if argument != "--table"])
     args = parse_arguments(arguments)

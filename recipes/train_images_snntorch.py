@@ -26,9 +26,9 @@ from torch import Tensor, nn
 from snn_ext.functional import Sigmoid
 from snn_ext.snntorch import PCMPIF, ATIFnu, ATIFu, bptt, reset
 
-from .command import command, run_main
+from .lib.command import command, run_main
+from .lib.neurons import calibrated_threshold, initial_potential, make_spiking, replace_activations
 from .models.classifier import Classifier
-from .neurons import calibrated_threshold, initial_potential, make_spiking, replace_activations
 from .train_images import ImageTrainer, argument_parser, parse_arguments, run
 
 __all__ = [

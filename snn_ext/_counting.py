@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import _disable_current_modes, _get_current_dispatch_mode_stack
 
 from . import functional
-from .functional.soft_reset import Reset
+from .functional.integrate_and_fire import Reset
 from .functional.surrogates import Surrogate, as_surrogate
 
-__all__ = ["aside", "counted", "counted_soft_reset_if"]
+__all__ = ["aside", "counted", "counted_integrate_and_fire"]
 
 
 def counted() -> bool:
@@ -37,7 +37,7 @@ def aside(function: Callable[..., Any], *args: Any) -> Any:
         return function(*args)
 
 
-def counted_soft_reset_if(
+def counted_integrate_and_fire(
     x_seq: Tensor, v: Tensor, thresholds: Tensor, *, surrogate: Any, reset: Reset, scale: Tensor | None, **options: Any
 ) -> tuple[Tensor, Tensor]:
     """Run the dynamics as the host's ``IFNode`` does where that is the same, so that equal spikes cost the same.
@@ -49,7 +49,9 @@ def counted_soft_reset_if(
     known = isinstance(surrogate, nn.Module) and isinstance(as_surrogate(surrogate), Surrogate)
     as_the_host = known and options["fire_at_threshold"] and not trained and reset != "none"
     if not as_the_host or (reset == "zero" and not aside(_all_finite, x_seq, v)):
-        return functional.soft_reset_if(x_seq, v, thresholds, surrogate=surrogate, reset=reset, scale=scale, **options)
+        return functional.integrate_and_fire(
+            x_seq, v, thresholds, surrogate=surrogate, reset=reset, scale=scale, **options
+        )
     from spikingjelly.activation_based.functional import if_multi_step
 
     settings = (None if reset == "subtract" else 0.0, surrogate, options["detach_reset"])

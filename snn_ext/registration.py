@@ -16,7 +16,7 @@ def register() -> dict[str, list[str]]:
     """Put the neurons beside the hosts' own.
 
     Afterwards ``spikingjelly.activation_based.neuron.ATIFuNode`` and ``snntorch.ATIFu`` exist, and SpikingJelly's
-    ``NeuronConfig("snn_ext.spikingjelly.neuron.ATIFuNode", kwargs=...)`` resolves. A host that is not installed is
+    ``NeuronConfig("snn_ext.spikingjelly.neurons.ATIFuNode", kwargs=...)`` resolves. A host that is not installed is
     passed over. The classes keep their own module path, so pickles load without this call. Calling it again does
     nothing; :func:`unregister` undoes it.
 

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ._adaptive_neuron import AdaptiveNeuron
 from ._errors import bad_type, bad_value, describe
-from ._soft_reset_neuron import NonUniformSoftResetNeuron, SoftResetNeuron, ThresholdNeuron
 from ._together import all_or_nothing
 from ._tracing import ThreadTracer
 from .functional import ATan, Sigmoid, as_surrogate, uniform_points
+from .neurons.asn import AdaptiveNeuron
+from .neurons.integrate_and_fire import IntegrateAndFireNeuron, NonUniformIntegrateAndFireNeuron, ThresholdNeuron
 
 __all__ = ["DROPPABLE", "replace_neurons"]
 
@@ -199,11 +199,13 @@ def _losses(old: nn.Module, new: nn.Module) -> dict[str, str]:
     elif isinstance(old, AdaptiveNeuron) and old.bias is not None and getattr(new, "bias", None) is None:
         lost["dynamics"] = "its bias in the factory or "
     kinds = {base.__name__ for base in type(old).__mro__}
-    if isinstance(old, NonUniformSoftResetNeuron):
+    if isinstance(old, NonUniformIntegrateAndFireNeuron):
         # Points other than the uniform ones are not copied: they belong to one number of steps.
-        if _threshold(old) is None and not (isinstance(new, NonUniformSoftResetNeuron) and _threshold(new) is None):
+        if _threshold(old) is None and not (
+            isinstance(new, NonUniformIntegrateAndFireNeuron) and _threshold(new) is None
+        ):
             lost["dynamics"] = "its points in the factory (as of old.at(T)) or "
-    elif not isinstance(old, SoftResetNeuron | AdaptiveNeuron) and type(old) is not type(new):
+    elif not isinstance(old, IntegrateAndFireNeuron | AdaptiveNeuron) and type(old) is not type(new):
         if kinds & {"RLeaky", "RSynaptic", "SLSTM", "SConv2dLSTM"}:
             lost["recurrence"] = ""
         if kinds & {"Leaky", "RLeaky"}:
@@ -232,7 +234,7 @@ def _reset(module: nn.Module) -> str:
 
 
 def _initial(module: nn.Module) -> bool:
-    if isinstance(module, SoftResetNeuron):
+    if isinstance(module, IntegrateAndFireNeuron):
         return bool((module.v_init != 0).any())
     start = getattr(module, "_memories_rv", {}).get("v", 0.0)
     return _reset(module) == "subtract" and (isinstance(start, Tensor) or start != 0)
@@ -248,7 +250,7 @@ def _settings(old: nn.Module, new: nn.Module) -> dict[str, Any]:
     for name, default in defaults.items():
         if hasattr(old, name) and hasattr(new, name) and getattr(new, name) == default:
             settings[name] = getattr(old, name)
-    if isinstance(new, SoftResetNeuron) and not isinstance(old, nn.ReLU):
+    if isinstance(new, IntegrateAndFireNeuron) and not isinstance(old, nn.ReLU):
         habit = _host(new) == "spikingjelly"  # its neurons fire at the threshold, snnTorch's above it
         rule = getattr(old, "fire_at_threshold", _host(old) == "spikingjelly")
         if new.fire_at_threshold == habit != rule:
@@ -262,7 +264,7 @@ def _settings(old: nn.Module, new: nn.Module) -> dict[str, Any]:
 
 
 def _threshold(module: nn.Module) -> float | None:
-    if isinstance(module, NonUniformSoftResetNeuron):
+    if isinstance(module, NonUniformIntegrateAndFireNeuron):
         uniform = uniform_points(module.p[0], module.T).to(module.p)
         return float(module.p.detach()[0]) if torch.equal(module.p.detach(), uniform) else None
     value = getattr(module, "v_threshold", getattr(module, "threshold", None))
@@ -274,7 +276,7 @@ def _threshold(module: nn.Module) -> float | None:
 def _assign(module: nn.Module, name: str, value: Any) -> None:
     if name != "threshold":
         setattr(module, name, value)
-    elif isinstance(module, NonUniformSoftResetNeuron):
+    elif isinstance(module, NonUniformIntegrateAndFireNeuron):
         module.p.data.copy_(uniform_points(value, module.T))
     elif isinstance(module, ThresholdNeuron):
         module._raw_threshold().data.fill_(value)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from snn_ext.functional import nonuniform_thresholds, soft_reset_if
+from snn_ext.functional import integrate_and_fire, nonuniform_thresholds
 from snn_ext.snntorch import PCMPIF, ATIFnu, ATIFu
 from snn_ext.spikingjelly import ATIFnuNode, ATIFuNode, PCMPIFNode
 from tests.reference import awkward_inputs, each_input, each_tie
@@ -125,7 +125,7 @@ def test_every_way_to_run_gives_the_bits_of_the_operator(run: str, name: str, ki
     case = CASES[name]
     x_seq = awkward_inputs(4, (6, 4, 9), case.threshold)[kind]
     arguments = {"thresholds": torch.tensor([case.threshold]), "fire_at_threshold": tie, **case.arguments}
-    want, v = soft_reset_if(x_seq, **arguments)
+    want, v = integrate_and_fire(x_seq, **arguments)
     spikes, last = RUNS[run](case, x_seq, tie)
     assert torch.equal(spikes, want)
     assert torch.equal(last, v)
@@ -134,7 +134,7 @@ def test_every_way_to_run_gives_the_bits_of_the_operator(run: str, name: str, ki
 @pytest.mark.parametrize("run", RUNS)
 def test_a_million_neuron_steps_agree_in_every_way_to_run(run: str) -> None:
     x_seq = torch.cat(list(awkward_inputs(4, (1, 4, 21_000), 0.75).values()), -1)
-    want, v = soft_reset_if(x_seq, 0.0, torch.tensor([0.75]))
+    want, v = integrate_and_fire(x_seq, 0.0, torch.tensor([0.75]))
     spikes, last = RUNS[run](CASES["u"], x_seq, True)
     assert int((spikes != want).sum()) == 0 and torch.equal(last, v)
 

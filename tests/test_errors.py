@@ -100,9 +100,9 @@ def test_number_of_steps_has_no_default(cls: Any) -> None:
         cls(1.0)
 
 
-def soft_reset(**changed: Any) -> Callable[[], Any]:
+def integrate_and_fire(**changed: Any) -> Callable[[], Any]:
     arguments: dict[str, Any] = {"x_seq": X, "v": 0.0, "thresholds": ONE} | changed
-    return lambda: F.soft_reset_if(**arguments)
+    return lambda: F.integrate_and_fire(**arguments)
 
 
 def each(name: str, function: Callable[[Any], Any], *values: Any) -> list[Any]:
@@ -110,16 +110,20 @@ def each(name: str, function: Callable[[Any], Any], *values: Any) -> list[Any]:
 
 
 FUNCTIONS = [
-    *each("x_seq", lambda x: soft_reset(x_seq=x)(), [1.0], None, X.long(), torch.tensor(1.0), torch.zeros(0, 3)),
-    *each("v", lambda v: soft_reset(v=v)(), "0", None, True, torch.zeros(2), torch.zeros(1, 3, 1)),
-    *each("v", lambda v: soft_reset(v=v)(), torch.zeros(3).long(), torch.zeros(3, device="meta")),
-    *each("thresholds", lambda t: soft_reset(thresholds=t)(), 1.0, None, torch.ones(()), torch.ones(3), ONE.long()),
-    *each("thresholds", lambda t: soft_reset(thresholds=t)(), torch.ones(1, 1), torch.ones(0)),
-    *each("surrogate", lambda s: soft_reset(surrogate=s)(), 4.0, "sigmoid"),
-    *each("detach_reset", lambda b: soft_reset(detach_reset=b)(), *NOT_BOOL),
-    *each("reset", lambda r: soft_reset(reset=r)(), "hard", None, 0.0),
-    *each("fire_at_threshold", lambda b: soft_reset(fire_at_threshold=b)(), *NOT_BOOL),
-    *each("scale", lambda s: soft_reset(scale=s)(), "1", True, torch.ones(2)),
+    *each(
+        "x_seq", lambda x: integrate_and_fire(x_seq=x)(), [1.0], None, X.long(), torch.tensor(1.0), torch.zeros(0, 3)
+    ),
+    *each("v", lambda v: integrate_and_fire(v=v)(), "0", None, True, torch.zeros(2), torch.zeros(1, 3, 1)),
+    *each("v", lambda v: integrate_and_fire(v=v)(), torch.zeros(3).long(), torch.zeros(3, device="meta")),
+    *each(
+        "thresholds", lambda t: integrate_and_fire(thresholds=t)(), 1.0, None, torch.ones(()), torch.ones(3), ONE.long()
+    ),
+    *each("thresholds", lambda t: integrate_and_fire(thresholds=t)(), torch.ones(1, 1), torch.ones(0)),
+    *each("surrogate", lambda s: integrate_and_fire(surrogate=s)(), 4.0, "sigmoid"),
+    *each("detach_reset", lambda b: integrate_and_fire(detach_reset=b)(), *NOT_BOOL),
+    *each("reset", lambda r: integrate_and_fire(reset=r)(), "hard", None, 0.0),
+    *each("fire_at_threshold", lambda b: integrate_and_fire(fire_at_threshold=b)(), *NOT_BOOL),
+    *each("scale", lambda s: integrate_and_fire(scale=s)(), "1", True, torch.ones(2)),
     *each("alpha", lambda a: F.Sigmoid(a), *NOT_THRESHOLD[:8]),
     *each("gain", lambda g: F.ATan(2.0, gain=g), 0, -1.0, math.nan, None),
     *each("surrogate", lambda _: F.Surrogate(1.0), None),
@@ -169,7 +173,7 @@ def test_wrong_function_argument_is_named(call: Callable[[], Any], name: str) ->
 def test_a_tensor_is_described_by_shape_and_dtype_not_by_its_values() -> None:
     said = r"^thresholds: got a torch.float32 tensor of shape \[3\], want shape \[1\] or \[T\] = \[4\]$"
     with pytest.raises(ValueError, match=said):
-        F.soft_reset_if(X, 0.0, torch.ones(3))
+        F.integrate_and_fire(X, 0.0, torch.ones(3))
     with pytest.raises(TypeError) as caught:
-        F.soft_reset_if(X, "0" * 1000, ONE)  # type: ignore[arg-type]
+        F.integrate_and_fire(X, "0" * 1000, ONE)  # type: ignore[arg-type]
     assert len(str(caught.value)) < 200

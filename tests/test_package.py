@@ -30,7 +30,7 @@ def test_importing_needs_torch_alone() -> None:
         "sys.meta_path.insert(0, Block())\n"
         "import torch, snn_ext, snn_ext.functional, snn_ext.ops, snn_ext.testing\n"
         "x = torch.ones(4, 2)\n"
-        "assert snn_ext.functional.soft_reset_if(x, 0.0, torch.ones(1))[0].sum() == 8\n"
+        "assert snn_ext.functional.integrate_and_fire(x, 0.0, torch.ones(1))[0].sum() == 8\n"
     )
 
 

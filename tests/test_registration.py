@@ -40,14 +40,14 @@ def test_unregistering_leaves_the_hosts_as_they_were() -> None:
 
 def test_the_hosts_neuron_config_resolves() -> None:
     snn_ext.register()
-    path = "snn_ext.spikingjelly.neuron.ATIFnuNode"
+    path = "snn_ext.spikingjelly.neurons.ATIFnuNode"
     cls, kwargs = config._resolve_neuron_config(config.NeuronConfig(path, kwargs={"T": 4, "v_threshold": 0.5}))
     assert cls is ATIFnuNode and cls(**kwargs).p.tolist() == [0.5, 0.375, 0.25, 0.125]
 
 
 def test_the_neuron_config_makes_an_asn() -> None:
     snn_ext.register()
-    config_ = config.NeuronConfig("snn_ext.spikingjelly.neuron.ASNNode", kwargs={"m_f": 0.2, "tau_phi": 2.5})
+    config_ = config.NeuronConfig("snn_ext.spikingjelly.neurons.ASNNode", kwargs={"m_f": 0.2, "tau_phi": 2.5})
     cls, kwargs = config._resolve_neuron_config(config_)
     node = cls(**kwargs)
     assert neuron.ASNNode is cls and node.m_f.item() == pytest.approx(0.2) and node.tau_phi == 2.5

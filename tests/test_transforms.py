@@ -24,9 +24,9 @@ def bump(u: Tensor) -> Tensor:
     return torch.tanh(2 * u) / 2
 
 
-def soft_reset(module: Any, **settings: Any) -> Callable[[Tensor, Tensor], Tensor]:
+def integrate_and_fire(module: Any, **settings: Any) -> Callable[[Tensor, Tensor], Tensor]:
     def run(x: Tensor, theta: Tensor) -> Tensor:
-        spike_seq, v = module.soft_reset_if(x, 0.25 * theta[0], theta, scale=theta[:1], **settings)
+        spike_seq, v = module.integrate_and_fire(x, 0.25 * theta[0], theta, scale=theta[:1], **settings)
         return torch.cat((spike_seq, v[None]))
 
     return run
@@ -51,10 +51,10 @@ def transfer(module: Any, **settings: Any) -> Callable[[Tensor, Tensor], Tensor]
 
 
 MAKES = {
-    "subtract": lambda module: soft_reset(module),
-    "zero": lambda module: soft_reset(module, reset="zero", fire_at_threshold=False),
-    "detached": lambda module: soft_reset(module, detach_reset=True),
-    "unknown surrogate": lambda module: soft_reset(module, surrogate=bump),
+    "subtract": lambda module: integrate_and_fire(module),
+    "zero": lambda module: integrate_and_fire(module, reset="zero", fire_at_threshold=False),
+    "detached": lambda module: integrate_and_fire(module, detach_reset=True),
+    "unknown surrogate": lambda module: integrate_and_fire(module, surrogate=bump),
     "adaptive": lambda module: adaptive(module),
     "adaptive heights": lambda module: adaptive(module, spike_height="adaptive"),
     "potential": potential,
@@ -127,7 +127,7 @@ def test_jacobians_agree(function: Callable[..., Tensor]) -> None:
 def test_second_derivatives_are_differences_of_the_first(surrogate: Any) -> None:
     # With the spikes in the state detached, as those have a surrogate's derivative and no difference.
     functions = [
-        soft_reset(functional, surrogate=surrogate, detach_reset=True),
+        integrate_and_fire(functional, surrogate=surrogate, detach_reset=True),
         adaptive(functional, surrogate=surrogate, detach_adaptation=True),
         transfer(functional, exact=True),
     ]
@@ -144,7 +144,7 @@ def test_second_derivatives_are_differences_of_the_first(surrogate: Any) -> None
 def test_what_the_definition_runs_says_so_when_another_is_forced() -> None:
     x = torch.rand(4, 3)
     runs = [
-        lambda x: ops.soft_reset_if(x, 0.0, torch.ones(1))[0],
+        lambda x: ops.integrate_and_fire(x, 0.0, torch.ones(1))[0],
         lambda x: ops.adaptive_spiking(x)[0],
         lambda x: ops.postsynaptic_potential(x)[0],
         ops.asn_transfer,
@@ -184,7 +184,7 @@ def test_the_activation_that_warns_can_be_mapped() -> None:
 
 def test_neurons_of_both_hosts_have_forward_derivatives() -> None:
     x, direction = torch.rand(6, 3), torch.randn(6, 3)
-    want = jvp(lambda x: functional.soft_reset_if(x, 0.0, torch.ones(1))[0], (x,), (direction,))[1]
+    want = jvp(lambda x: functional.integrate_and_fire(x, 0.0, torch.ones(1))[0], (x,), (direction,))[1]
     hosts = pytest.importorskip("snn_ext.spikingjelly"), pytest.importorskip("snn_ext.snntorch")
     node = hosts[0].ATIFuNode(step_mode="m")
     assert torch.equal(jvp(node, (x,), (direction,))[1], want)

@@ -11,9 +11,9 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from recipes.command import command as told
-from recipes.command import run_main
-from recipes.ranges import SEED, integer, new_folder
+from recipes.lib.command import command as told
+from recipes.lib.command import run_main
+from recipes.lib.ranges import SEED, integer, new_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 CLASSES = {

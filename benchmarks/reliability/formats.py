@@ -61,7 +61,7 @@ _trained = _run("train_images", *_SPIKING, "--model", "resnet18", "--out", "run"
 
 
 def _open_run() -> Any:
-    from recipes.run_folder import RunFolder
+    from recipes.lib.run_folder import RunFolder
 
     return RunFolder(
         Path("run"), json.loads(Path("settings-as-they-are.json").read_text(encoding="utf-8")), resume=True
@@ -108,7 +108,7 @@ def _copy_listener() -> None:
 
 
 def _listener() -> Any:
-    from recipes.spotter import load_spotter
+    from recipes.lib.spotter import load_spotter
 
     spotter = load_spotter(Path("keywords.pt"))
     return spotter.state_dict(), spotter.words, spotter.settings
@@ -149,7 +149,7 @@ def _interrupted_evaluation() -> None:
 
 
 def _kept() -> Any:
-    from recipes.conversions import Evaluations
+    from recipes.lib.conversions import Evaluations
 
     net, loader = _net()
     evaluation, notes = Evaluations(Path("kept")).get("a net", {"seed": 0}, lambda: net, loader, 8, progress=False)
@@ -157,7 +157,7 @@ def _kept() -> Any:
 
 
 def _note() -> Any:
-    from recipes.conversions import Evaluations
+    from recipes.lib.conversions import Evaluations
 
     return Evaluations(Path("kept")).note("a note", {"seed": 0}, lambda: {"threshold": 0.625, "shares": [1, 2, 3]})
 
@@ -286,7 +286,7 @@ def _archive() -> Any:
 
 
 def _cell() -> Any:
-    from recipes.table_images import Cell
+    from benchmarks.results.images import Cell
 
     return Cell("data", "model", "row", 0, Path("cell"), ("--lr", "0.1")).result
 

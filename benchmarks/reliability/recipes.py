@@ -92,7 +92,7 @@ def _evaluate() -> str:
 
 def _kept_evaluations() -> list[str]:
     """Evaluate converted nets whose evaluations are kept, as the recipes do it."""
-    from recipes.conversions import OURS, Evaluations
+    from recipes.lib.conversions import OURS, Evaluations
 
     torch.manual_seed(0)
     ann = nn.Sequential(nn.Linear(20, 60), nn.ReLU(), nn.Linear(60, 60), nn.ReLU(), nn.Linear(60, 5)).eval()
@@ -212,23 +212,7 @@ def preload() -> None:
     from torch.utils import tensorboard  # noqa: F401
 
     import snn_ext
-    from recipes import (  # noqa: F401
-        adsnn,
-        autoencoder,
-        conversions,
-        convert_images,
-        fit_quantizer,
-        listen,
-        precharge,
-        quickstart,
-        spot_keywords,
-        table_images,
-        table_keywords,
-        train_analog,
-        train_images,
-        train_images_snntorch,
-    )
     from snn_ext import convert, evaluate, ops  # noqa: F401
 
-    for operator in ("soft_reset_if", "adaptive_spiking", "asn_transfer"):
+    for operator in ("integrate_and_fire", "adaptive_spiking", "asn_transfer"):
         snn_ext.ops.implementation(operator, "cpu")  # compiles and tests it

@@ -11,7 +11,7 @@ import numpy as np
 import soundfile
 from scipy.signal import resample_poly
 
-from ..command import uninterrupted
+from ..lib.command import uninterrupted
 from .containers import check_whole, mpeg_samples
 
 __all__ = ["SAMPLE_RATE", "one_second", "read_samples", "resample", "to_int16"]

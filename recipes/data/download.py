@@ -13,7 +13,7 @@ from typing import IO
 
 from tqdm import tqdm
 
-from ..files import DamagedFileError, building, intact, lock
+from ..lib.files import DamagedFileError, building, intact, lock
 
 __all__ = ["download", "unpack"]
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..files import DamagedFileError, intact, load_arrays, replacing
+from ..lib.files import DamagedFileError, intact, load_arrays, replacing
 from .mfcc import COEFFICIENTS, MFCC
 from .speech_commands import Clips
 

@@ -17,7 +17,7 @@ import torchvision
 from PIL import Image
 from torch import Tensor
 
-from ..files import data_folder
+from ..lib.files import data_folder
 from .embedded import FASHION_MNIST_SUBSET, fashion_mnist_subset
 
 __all__ = ["DATA_SETS", "Batches", "ImageData", "channel_statistics", "check_labels", "load_images"]

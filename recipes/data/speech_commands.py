@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..files import data_folder, intact, read_json
+from ..lib.files import data_folder, intact, read_json
 from .audio import SAMPLE_RATE, one_second, read_samples
 from .download import download, unpack
 
@@ -99,7 +99,7 @@ def load(corpus: str, folder: Path | None = None) -> Corpus:
     ----------
     corpus : str
         "sample", the synthetic speech that ships with the repository; "synthetic", the whole of it, as
-        ``python -m recipes.data.make_synthetic_speech`` makes it; "speech-commands", Speech Commands V2, downloaded
+        ``python -m recipes.makers.synthetic_speech`` makes it; "speech-commands", Speech Commands V2, downloaded
         (2.4 GB) if it is not there; or the path of a folder with their layout: ``WORD/SPEAKER_nohash_N.wav``.
     folder : Path, optional
         Where the corpus is; by default a place of its own in the data folder, ``SNN_EXT_DATA`` or the user's cache.
@@ -125,7 +125,7 @@ def load(corpus: str, folder: Path | None = None) -> Corpus:
         folder = Path(folder or data_folder() / "synthetic-speech")
         if not folder.is_dir():
             raise FileNotFoundError(
-                f"{folder}: not found; 'python -m recipes.data.make_synthetic_speech --out {folder}' makes it, and "
+                f"{folder}: not found; 'python -m recipes.makers.synthetic_speech --out {folder}' makes it, and "
                 "'sample' is a corpus that needs nothing"
             )
         return _read_folder(folder, WORDS)
@@ -264,9 +264,7 @@ def _split(folder: Path, names: list[str]) -> dict[str, str]:
     return split
 
 
-def _read(
-    files: Mapping[str, Callable[[], bytes]], digits: bool = False, whole: int = 0
-) -> tuple[Tensor, Tensor]:
+def _read(files: Mapping[str, Callable[[], bytes]], digits: bool = False, whole: int = 0) -> tuple[Tensor, Tensor]:
     """Read sound files ``[N, 16000]``, and the last ``whole`` ones as they are, one after the other.
 
     All problems are told at once, all repairs in one warning.

@@ -10,7 +10,7 @@ import numpy as np
 import soundfile
 import torch
 
-from ..command import uninterrupted
+from ..lib.command import uninterrupted
 from .audio import SAMPLE_RATE
 from .embedded import embedded_file
 from .speech_commands import SPLITS, WORDS, Clips, Corpus

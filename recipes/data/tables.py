@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..files import intact
+from ..lib.files import intact
 from .images import ImageData, data_folder
 
 __all__ = ["Table", "digits", "folds", "load_table"]

@@ -1,16 +1,16 @@
 """Conversion of trained ReLU nets to spiking ones; needs SpikingJelly."""
 
 from ..evaluation.delay import best_delay
-from ..precision import set_precision
-from .adaptive import AdSNNRecipe
+from ..neurons.precision import set_precision
+from .adsnn import AdSNNRecipe
 from .convert import convert
 from .diagnosis import LayerDiagnosis, diagnose
+from .methods import ConversionRecipe, DataNormRecipe, SpikeNormRecipe
 from .modules import PoissonEncoder, Scale, SpikeMaxPool1d, SpikeMaxPool2d, SpikeMaxPool3d
 from .net import ConvertedNet
 from .phased import PhasedIFNode
 from .precharge import lower_thresholds, optimize_precharge
 from .quantized import QuantizedReLU
-from .recipes import ConversionRecipe, DataNormRecipe, SpikeNormRecipe
 from .report import LayerReport, Report
 from .scales import fold_scales
 

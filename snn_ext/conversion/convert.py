@@ -10,9 +10,9 @@ from spikingjelly.activation_based.ann2snn import Converter
 from torch import fx, nn
 
 from .._errors import bad_type, bad_value, check_choice
-from .adaptive import AdSNNRecipe
+from .adsnn import AdSNNRecipe
+from .methods import ConversionRecipe, DataNormRecipe, SpikeNormRecipe
 from .net import ConvertedNet
-from .recipes import ConversionRecipe, DataNormRecipe, SpikeNormRecipe
 
 __all__ = ["convert"]
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, fx, nn
 
 from .._errors import bad_type, bad_value, check_count
-from ..evaluation.analog import AnalogTwin
-from ..evaluation.simulation import Simulation
 from ..replacement import is_neuron
+from ..simulation.analog import AnalogTwin
+from ..simulation.engine import Simulation
 from .net import ConvertedNet
 
 __all__ = ["LayerDiagnosis", "diagnose"]

@@ -8,10 +8,10 @@ from typing import Any
 
 from torch import Tensor, fx
 
-from ..evaluation.graph import module_of
-from ..evaluation.simulation import Simulation, spike_value
-from ..evaluation.trains import SpikeTrain
 from ..replacement import is_neuron
+from ..simulation.engine import Simulation, spike_value
+from ..simulation.graph import module_of
+from ..simulation.spike_train import SpikeTrain
 from .modules import Scale
 
 __all__ = ["Layerwise"]

@@ -9,11 +9,11 @@ import torch
 from spikingjelly.activation_based import base
 from torch import Tensor, fx, nn
 
-from .._adaptive_neuron import AdaptiveNeuron
 from .._errors import bad_value
 from .._together import all_or_nothing
-from ..evaluation.graph import is_stateful, module_of
+from ..neurons.asn import AdaptiveNeuron
 from ..replacement import replace_neurons
+from ..simulation.graph import is_stateful, module_of
 from .report import Numbers, Report
 
 __all__ = ["ConvertedNet"]

@@ -10,7 +10,7 @@ from spikingjelly.activation_based import base
 from torch import Tensor, fx, nn
 
 from .._errors import bad_value
-from ..ops import soft_reset_if
+from ..ops import integrate_and_fire
 from ..replacement import is_neuron
 from ..spikingjelly import PCMPIFNode
 from .modules import PoissonEncoder
@@ -153,7 +153,7 @@ class PhasedIFNode(PCMPIFNode):
             theta, value = self.quantizer(x_seq)
             silence = torch.zeros_like(x_seq[fire:stop])
             scale = value if self.scale_output else None
-            spike_seq[fire:stop], v = soft_reset_if(
+            spike_seq[fire:stop], v = integrate_and_fire(
                 silence, v, theta, fire_at_threshold=self.fire_at_threshold, scale=scale
             )
         return (spike_seq,), (v, t + len(x_seq))

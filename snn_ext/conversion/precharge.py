@@ -10,16 +10,16 @@ from spikingjelly.activation_based import base
 from torch import Tensor, fx, nn
 
 from .._errors import bad_type, bad_value, check_count, check_real
-from .._soft_reset_neuron import SoftResetNeuron
 from .._together import all_or_nothing
-from ..evaluation.analog import AnalogTwin
+from ..neurons.integrate_and_fire import IntegrateAndFireNeuron
+from ..simulation.analog import AnalogTwin
 from .batches import Batches
+from .canonicalize import prepare
 from .layerwise import Layerwise
 from .modules import per_channel
 from .net import ConvertedNet
 from .report import LayerReport
 from .spiking import INPUT, OUTPUT, neurons
-from .surgery import prepare
 from .weights import multiply
 
 __all__ = ["lower_thresholds", "optimize_precharge", "precharge_errors"]
@@ -114,7 +114,7 @@ def optimize_precharge(
 
 
 def precharge_errors(
-    layers: Layerwise, node: fx.Node, batch: int, neuron: SoftResetNeuron, activation: Tensor, values: Tensor
+    layers: Layerwise, node: fx.Node, batch: int, neuron: IntegrateAndFireNeuron, activation: Tensor, values: Tensor
 ) -> Tensor:
     """Return for each candidate the squared error of the rates, averaged over neurons and summed over time."""
     errors, search, time = torch.zeros(len(values), dtype=torch.float64), None, 0
@@ -201,7 +201,7 @@ def _reported_neurons(snn: ConvertedNet) -> list[tuple[LayerReport, Any]]:
         bad_type("snn", snn, "a converted net")
     found: dict[str, Any] = {name: snn.get_submodule(name) for name in neurons(snn.one_step())}
     for name, neuron in found.items():
-        if not isinstance(neuron, SoftResetNeuron):
+        if not isinstance(neuron, IntegrateAndFireNeuron):
             bad_value("snn", f"{name} ({type(neuron).__name__})", "a net of integrate-and-fire neurons")
     if list(found) != [layer.name for layer in snn.report]:
         bad_value(

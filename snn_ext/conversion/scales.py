@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, fx, nn
 
 from .._errors import bad_value
-from .._soft_reset_neuron import SoftResetNeuron
-from ..evaluation.graph import MAX_POOLS, WEIGHTED, as_graph, emits_spikes
+from ..neurons.integrate_and_fire import IntegrateAndFireNeuron
+from ..simulation.graph import MAX_POOLS, WEIGHTED, as_graph, emits_spikes
+from .canonicalize import DROPOUTS, LINEAR, free_name, own_modules
 from .modules import Scale
 from .net import ConvertedNet
-from .surgery import DROPOUTS, LINEAR, free_name, own_modules
 from .weights import multiply, scale_columns, scale_rows
 
 __all__ = ["fold", "fold_scales"]
@@ -68,7 +68,7 @@ def fold(net: ConvertedNet, keep_output: bool = True) -> ConvertedNet:
         Put a scale at the end if the output consists of spikes; without it they are counted as they are.
     """
     for node in list(net.graph.nodes):
-        if _module(net, node, Scale) is not None and any(_module(net, u, SoftResetNeuron) for u in node.users):
+        if _module(net, node, Scale) is not None and any(_module(net, u, IntegrateAndFireNeuron) for u in node.users):
             _push_back(net, node)
     _Fold(net).run(keep_output)
     net.delete_all_unused_submodules()
@@ -127,7 +127,7 @@ class _Fold:
         module = self.net.get_submodule(str(node.target)) if node.op == "call_module" else None
         inputs = node.all_input_nodes
         one = torch.ones(1, dtype=torch.float64)
-        if isinstance(module, SoftResetNeuron):
+        if isinstance(module, IntegrateAndFireNeuron):
             unit = self.units[inputs[0]]
             if len(unit) > 1:
                 self._settle(node, inputs[0])

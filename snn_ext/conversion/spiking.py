@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..evaluation.graph import MAX_POOLS
 from ..replacement import is_neuron
+from ..simulation.graph import MAX_POOLS
 from ..spikingjelly import PCMPIFNode
+from .canonicalize import Activation, assign, spread_shapes
 from .modules import PoissonEncoder, Scale, SpikeMaxPool1d, SpikeMaxPool2d, SpikeMaxPool3d
 from .net import ConvertedNet
 from .quantized import START
-from .surgery import Activation, assign, spread_shapes
 from .weights import affine_of
 
 __all__ = ["INPUT", "OUTPUT", "Thresholds", "neurons", "residual_units", "spiking_net"]

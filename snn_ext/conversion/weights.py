@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..evaluation.graph import CONVOLUTIONS, TRANSPOSED_CONVOLUTIONS
+from ..simulation.graph import CONVOLUTIONS, TRANSPOSED_CONVOLUTIONS
 
 __all__ = [
     "affine_of",

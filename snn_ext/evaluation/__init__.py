@@ -1,12 +1,12 @@
 """Evaluation of spiking nets: simulation; accuracy and latency at every step, rates, synaptic operations, energy."""
 
+from ..simulation.engine import Simulation
 from .arousal import Arousal, ArousedSimulation, Margins, estimate_arousal, observe_margins
 from .delay import Regime, best_delay, delay_regimes
 from .energy import ENERGY_45NM, EnergyModel
+from .evaluate import evaluate
+from .precision_sweep import lowest_rate, sweep_precision
 from .result import Evaluation, LayerEvaluation, first_crossing, last_crossing
-from .runner import evaluate
-from .simulation import Simulation
-from .sweep import lowest_rate, sweep_precision
 from .synapses import Synapses, count_synapses
 
 __all__ = [

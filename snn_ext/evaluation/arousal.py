@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, fx, nn
 
 from .._errors import bad_type, bad_value, check_count, check_real
-from ..precision import set_precision
+from ..neurons.precision import set_precision
+from ..simulation.engine import Simulation
+from ..simulation.graph import as_graph, smoothed_readout, step_length
+from ..simulation.plan import Observer
 from .batches import check_finite, check_finite_weights, check_labels, numbered
-from .graph import as_graph, smoothed_readout, step_length
 from .metrics import rank_of_label
-from .program import Observer
 from .result import first_crossing
-from .simulation import Simulation
 
 __all__ = ["Arousal", "ArousedSimulation", "Margins", "estimate_arousal", "observe_margins"]
 

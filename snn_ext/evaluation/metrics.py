@@ -228,7 +228,6 @@ class LayerSums:
         return torch.where(varies, found, torch.nan)
 
 
-
 def _load(sums: ReadoutSums | LayerSums, state: dict[str, Any]) -> None:
     """Take over sums of the same names, types and shapes; raise ``ValueError`` where one is another."""
     own = sums.state_dict()

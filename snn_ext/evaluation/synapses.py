@@ -14,8 +14,7 @@ from torch.nn import functional as F
 from torch.utils._pytree import tree_map
 
 from .._errors import bad_value
-from .connections import Connections, connections, is_linear
-from .graph import (
+from ..simulation.graph import (
     TRANSPOSED_CONVOLUTIONS,
     WEIGHTED,
     Recorder,
@@ -28,6 +27,7 @@ from .graph import (
     module_of,
     origins,
 )
+from .connections import Connections, connections, is_linear
 
 __all__ = ["Synapses", "count_synapses"]
 

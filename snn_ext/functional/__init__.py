@@ -1,6 +1,8 @@
 """The mathematics: pure, differentiable, any floating dtype, any device; float64 is the oracle of every faster path."""
 
-from .adaptive import ASNState, PSPState, adaptive_spiking, postsynaptic_potential
+from .asn import ASNState, PSPState, adaptive_spiking, postsynaptic_potential
+from .asn_transfer import asn_ceiling, asn_interval, asn_spike_height, asn_transfer
+from .integrate_and_fire import integrate_and_fire, state_dtype
 from .quantization import (
     best_points,
     best_threshold,
@@ -11,7 +13,6 @@ from .quantization import (
     staircase,
     uniform_points,
 )
-from .soft_reset import soft_reset_if, state_dtype
 from .surrogates import (
     ATan,
     Erf,
@@ -24,7 +25,6 @@ from .surrogates import (
     as_surrogate,
     spike,
 )
-from .transfer import asn_ceiling, asn_interval, asn_spike_height, asn_transfer
 
 __all__ = [
     "ASNState",
@@ -49,7 +49,7 @@ __all__ = [
     "nonuniform_staircase",
     "nonuniform_thresholds",
     "postsynaptic_potential",
-    "soft_reset_if",
+    "integrate_and_fire",
     "spike",
     "sqnr",
     "staircase",

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .._errors import bad_type, bad_value, check_bool, check_choice, check_count, check_real
-from .soft_reset import state_dtype
+from .integrate_and_fire import state_dtype
 
 __all__ = [
     "Recursion",

@@ -4,8 +4,8 @@ Which one runs, and why another can not, can always be asked: :func:`implementat
 """
 
 from .adaptive import adaptive_spiking, postsynaptic_potential
+from .integrate_and_fire import integrate_and_fire
 from .selection import Implementation, implementation, use_implementation
-from .soft_reset import soft_reset_if
 from .transfer import asn_transfer
 
 __all__ = [
@@ -14,6 +14,6 @@ __all__ = [
     "asn_transfer",
     "implementation",
     "postsynaptic_potential",
-    "soft_reset_if",
+    "integrate_and_fire",
     "use_implementation",
 ]

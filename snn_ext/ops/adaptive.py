@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import functional
-from ..functional.adaptive import (
+from ..functional.asn import (
     ASNState,
     Constants,
     PSPState,
@@ -19,7 +19,7 @@ from ..functional.adaptive import (
     check_potential_arguments,
     psp_constants,
 )
-from ..functional.soft_reset import as_step, state_dtype
+from ..functional.integrate_and_fire import as_step, state_dtype
 from ..functional.surrogates import Sigmoid, Surrogate, as_surrogate
 from .adaptive_execution import AdaptiveSettings, Output
 from .execution import checkpoint_count

@@ -20,7 +20,7 @@ class AdaptiveCudaExecution(CudaKernels):
 
     operator = "adaptive_spiking"
     names = ("adaptive_forward", "adaptive_backward")
-    files = ("adaptive_cuda.cu", "cuda.h", "soft_reset_step.h", "adaptive_step.h")
+    files = ("adaptive_cuda.cu", "cuda.h", "integrate_and_fire_step.h", "adaptive_step.h")
     macros = (
         *("BACKWARD", "DTYPE", "STEPS", "VECTOR", "OUTPUT", "ANALOG_INPUT", "UNIFORM", "DETACH_ADAPTATION"),
         "SURROGATE",

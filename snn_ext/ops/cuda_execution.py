@@ -1,4 +1,4 @@
-"""The execution of ``soft_reset_if`` on NVIDIA GPUs: which variant of the source a call needs, and its arguments."""
+"""The execution of ``integrate_and_fire`` on NVIDIA GPUs: which variant of the source a call needs, and its arguments."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _RESIDENT_BLOCKS = {1: 8, 2: 8, 3: 6}  # a multiprocessor, by time steps; else 4
 
 
 class CudaExecution(CudaKernels):
-    """``soft_reset_cuda.cu``."""
+    """``integrate_and_fire_cuda.cu``."""
 
-    operator = "soft_reset_if"
-    names = ("soft_reset_forward", "soft_reset_backward")
-    files = ("soft_reset_cuda.cu", "cuda.h", "soft_reset_step.h")
+    operator = "integrate_and_fire"
+    names = ("integrate_and_fire_forward", "integrate_and_fire_backward")
+    files = ("integrate_and_fire_cuda.cu", "cuda.h", "integrate_and_fire_step.h")
     macros = (
         *("BACKWARD", "DTYPE", "STEPS", "VECTOR", "PER_STEP", "SCALED", "RESET", "FIRE_AT_THRESHOLD", "DETACH_RESET"),
         "SURROGATE",

@@ -1,4 +1,4 @@
-"""What an execution of ``soft_reset_if`` is: two functions that fill arrays, and the conditions to run."""
+"""What an execution of ``integrate_and_fire`` is: two functions that fill arrays, and the conditions to run."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from ..functional.soft_reset import Reset
+from ..functional.integrate_and_fire import Reset
 
 __all__ = ["SEGMENT", "Execution", "Settings", "checkpoint_count"]
 

@@ -81,13 +81,13 @@ class NativeLibrary:
 
 
 class NativeExecution(NativeLibrary):
-    """``soft_reset_cpu.c``."""
+    """``integrate_and_fire_cpu.c``."""
 
-    source = "soft_reset_cpu.c"
+    source = "integrate_and_fire_cpu.c"
     functions: ClassVar[dict[str, tuple[list[Any], Any]]] = {
         "block_size": ([], ctypes.c_int64),
-        "soft_reset_forward": (types("pppi ppi pp ll iiii"), None),
-        "soft_reset_backward": (types("ppppi pi pppp i ppp ll iiiii ff i"), None),
+        "integrate_and_fire_forward": (types("pppi ppi pp ll iiii"), None),
+        "integrate_and_fire_backward": (types("ppppi pi pppp i ppp ll iiiii ff i"), None),
     }
 
     def forward(
@@ -104,7 +104,7 @@ class NativeExecution(NativeLibrary):
     ) -> None:
         """Integrate and fire."""
         time_steps = x_seq.shape[0]
-        self._library.soft_reset_forward(
+        self._library.integrate_and_fire_forward(
             x_seq.data_ptr(),
             spike_seq.data_ptr(),
             v.data_ptr(),
@@ -143,7 +143,7 @@ class NativeExecution(NativeLibrary):
         size = x_seq.numel() // time_steps
         blocks = -(-size // self._library.block_size())
         sums = torch.zeros(blocks, thresholds.shape[0] + 2, dtype=torch.float64, device="cpu")
-        self._library.soft_reset_backward(
+        self._library.integrate_and_fire_backward(
             address(grad_spike_seq),
             address(grad_v_end),
             x_seq.data_ptr(),
@@ -178,16 +178,16 @@ class NativeExecution(NativeLibrary):
 _INCLUDED = {"adaptive_cpu.c": ("adaptive_step.h",), "transfer_cpu.c": ("transfer_step.h",)}
 
 
-def kernel_sources(name: str = "soft_reset_cpu.c") -> dict[str, str]:
+def kernel_sources(name: str = "integrate_and_fire_cpu.c") -> dict[str, str]:
     """Return a C source and what it includes, by file name, the one to compile first.
 
     Examples
     --------
     >>> list(kernel_sources())
-    ['soft_reset_cpu.c', 'cpu.h', 'soft_reset_step.h']
+    ['integrate_and_fire_cpu.c', 'cpu.h', 'integrate_and_fire_step.h']
     """
     folder = resources.files(__package__) / "kernels"
-    names = (name, "cpu.h", "soft_reset_step.h", *_INCLUDED.get(name, ()))
+    names = (name, "cpu.h", "integrate_and_fire_step.h", *_INCLUDED.get(name, ()))
     return {name: (folder / name).read_text(encoding="utf-8") for name in names}
 
 

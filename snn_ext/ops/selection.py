@@ -43,7 +43,7 @@ VARIABLE = "SNN_EXT_IMPLEMENTATION"
 
 EXECUTIONS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
-        "soft_reset_if": {
+        "integrate_and_fire": {
             e.name: e
             for e in (CudaExecution(CupyBackend()), CudaExecution(DriverBackend()), NativeExecution(), TorchExecution())
         },
@@ -94,7 +94,7 @@ def implementation(
 
     Parameters
     ----------
-    op : {"soft_reset_if", "adaptive_spiking", "asn_transfer", "spike_convolution"}
+    op : {"integrate_and_fire", "adaptive_spiking", "asn_transfer", "spike_convolution"}
         Name of the operator; the last one is a layer behind spikes in a simulation.
     device : torch.device or str
         Where the input is.
@@ -117,9 +117,9 @@ def implementation(
 
     Examples
     --------
-    >>> implementation("soft_reset_if", "cpu", torch.float64).name
+    >>> implementation("integrate_and_fire", "cpu", torch.float64).name
     'torch'
-    >>> implementation("soft_reset_if", "cpu", torch.float64).unavailable["cpu-native"]
+    >>> implementation("integrate_and_fire", "cpu", torch.float64).unavailable["cpu-native"]
     'it has no kernel for torch.float64'
     """
     check_choice("op", op, tuple(EXECUTIONS))
@@ -153,7 +153,7 @@ def use_implementation(name: str) -> Iterator[None]:
     Examples
     --------
     >>> with use_implementation("torch"):
-    ...     implementation("soft_reset_if", "cpu").name
+    ...     implementation("integrate_and_fire", "cpu").name
     'torch'
     """
     check_choice("name", name, NAMES)

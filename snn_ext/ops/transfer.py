@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .. import functional
 from .._errors import check_real
-from ..functional.transfer import (
+from ..functional.asn_transfer import (
     Coefficients,
     Constant,
     check_signal,

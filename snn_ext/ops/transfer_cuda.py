@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..functional.transfer import Coefficients
+from ..functional.asn_transfer import Coefficients
 from .cuda_launcher import DTYPES, THREADS, CudaKernels, blocks, vector
 from .transfer_executions import agrees_with_torch
 

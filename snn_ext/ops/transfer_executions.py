@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..functional.soft_reset import state_dtype
-from ..functional.transfer import Coefficients
+from ..functional.asn_transfer import Coefficients
+from ..functional.integrate_and_fire import state_dtype
 from .native_execution import DTYPES, NativeLibrary, threads_for, types
 
 __all__ = ["TransferNativeExecution", "TransferTorchExecution", "agrees_with_torch"]

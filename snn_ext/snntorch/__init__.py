@@ -1,6 +1,6 @@
 """The neurons for snnTorch: ``snn.Leaky`` subclasses, a reset and a detach for nested nets, a multi-step trainer."""
 
-from .adaptive import ASN
+from .asn import ASN
 from .neurons import PCMPIF, ATIFnu, ATIFu
 from .training import bptt, detach, reset
 

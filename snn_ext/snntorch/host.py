@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from .._errors import bad_type, bad_value, check_bool, check_choice
-from .._soft_reset_neuron import Admits, ThresholdNeuron, admit_threshold, carried
 from ..functional import ATan, as_surrogate
+from ..neurons.integrate_and_fire import Admits, ThresholdNeuron, admit_threshold, carried
 
 __all__ = ["HostNeuron"]
 

@@ -1,6 +1,6 @@
 """ATIF-u, ATIF-nu and PCMP IF as neurons of snnTorch 1.0: subclasses of ``snn.Leaky`` with ``beta = 1``.
 
-The mathematics is in :func:`snn_ext.functional.soft_reset_if`; here is the state: the potential after reset, ``v``,
+The mathematics is in :func:`snn_ext.functional.integrate_and_fire`; here is the state: the potential after reset, ``v``,
 beside the host's ``mem``, which is the potential before its own reset.
 """
 
@@ -15,11 +15,12 @@ import torch
 from torch import Tensor
 
 from .._errors import check_bool
-from .._soft_reset_neuron import (
+from ..functional.integrate_and_fire import Reset
+from ..neurons.integrate_and_fire import (
     Admits,
-    NonUniformSoftResetNeuron,
+    IntegrateAndFireNeuron,
+    NonUniformIntegrateAndFireNeuron,
     Quantizer,
-    SoftResetNeuron,
     as_points,
     as_threshold,
     as_time_steps,
@@ -29,13 +30,12 @@ from .._soft_reset_neuron import (
     only_points,
     refuse_backend,
 )
-from ..functional.soft_reset import Reset
 from .host import HostNeuron
 
 __all__ = ["PCMPIF", "ATIFnu", "ATIFu"]
 
 
-class _SoftResetLeaky(SoftResetNeuron, HostNeuron):
+class _IntegrateAndFireLeaky(IntegrateAndFireNeuron, HostNeuron):
     """The potential after reset is carried over, beside a ``mem`` from before it."""
 
     def _start(self, x_seq: Tensor) -> Tensor:
@@ -83,7 +83,7 @@ class _SoftResetLeaky(SoftResetNeuron, HostNeuron):
         return twin
 
 
-class ATIFu(_SoftResetLeaky):
+class ATIFu(_IntegrateAndFireLeaky):
     r"""ATIF-u: integrate-and-fire with one trainable threshold, a uniform quantiser.
 
     .. math::
@@ -182,11 +182,11 @@ class ATIFu(_SoftResetLeaky):
                 reset_delay=reset_delay,
             ),
         )
-        self._init_soft_reset(v_init, scale_output, fire_at_threshold, grad_scale)
+        self._init_integrate_and_fire(v_init, scale_output, fire_at_threshold, grad_scale)
         self._set_threshold(value, learn_threshold)
 
 
-class PCMPIF(_SoftResetLeaky):
+class PCMPIF(_IntegrateAndFireLeaky):
     r"""PCMP IF: integrate-and-fire with a pre-charged membrane potential.
 
     .. math::
@@ -266,7 +266,7 @@ class PCMPIF(_SoftResetLeaky):
                 reset_delay=reset_delay,
             ),
         )
-        self._init_soft_reset(precharge, scale_output, fire_at_threshold, grad_scale)
+        self._init_integrate_and_fire(precharge, scale_output, fire_at_threshold, grad_scale)
         self._set_threshold(value, learn_threshold)
 
     @property
@@ -275,7 +275,7 @@ class PCMPIF(_SoftResetLeaky):
         return self.v_init
 
 
-class ATIFnu(NonUniformSoftResetNeuron, _SoftResetLeaky):
+class ATIFnu(NonUniformIntegrateAndFireNeuron, _IntegrateAndFireLeaky):
     r"""ATIF-nu: integrate-and-fire with T trainable quantisation points, a non-uniform quantiser.
 
     .. math::
@@ -368,7 +368,7 @@ class ATIFnu(NonUniformSoftResetNeuron, _SoftResetLeaky):
             ),
         )
         del self.threshold  # the host's buffer; p takes its place
-        self._init_soft_reset(v_init, scale_output, fire_at_threshold, grad_scale)
+        self._init_integrate_and_fire(v_init, scale_output, fire_at_threshold, grad_scale)
         self._init_points(points, recursion)
         self.p.requires_grad_(learn_threshold)
 

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from .._counting import aside, counted
 from .._errors import bad_type, bad_value, check_bool, check_choice
-from .._soft_reset_neuron import Admits, ThresholdNeuron, admit_threshold
 from ..functional import as_surrogate
+from ..neurons.integrate_and_fire import Admits, ThresholdNeuron, admit_threshold
 
 __all__ = ["HostNode", "States", "SurrogateFunction"]
 

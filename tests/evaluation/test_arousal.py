@@ -27,7 +27,7 @@ from snn_ext.evaluation import (  # noqa: E402
     observe_margins,
     sweep_precision,
 )
-from snn_ext.evaluation.analog import AnalogTwin  # noqa: E402
+from snn_ext.simulation.analog import AnalogTwin  # noqa: E402
 from snn_ext.spikingjelly import ASNNode  # noqa: E402
 from tests.conversion.nets import images, loop, trained, vgg  # noqa: E402
 

@@ -13,7 +13,7 @@ from spikingjelly.activation_based.op_counter import DispatchCounterMode, SynOpC
 
 from snn_ext import evaluate  # noqa: E402
 from snn_ext.evaluation import count_synapses  # noqa: E402
-from snn_ext.evaluation.graph import as_graph  # noqa: E402
+from snn_ext.simulation.graph import as_graph  # noqa: E402
 from snn_ext.spikingjelly import PCMPIFNode  # noqa: E402
 
 

@@ -18,7 +18,7 @@ pytest.importorskip("spikingjelly")
 
 from snn_ext import evaluate  # noqa: E402
 from snn_ext.evaluation import count_synapses  # noqa: E402
-from snn_ext.evaluation.graph import as_graph  # noqa: E402
+from snn_ext.simulation.graph import as_graph  # noqa: E402
 from snn_ext.spikingjelly import PCMPIFNode  # noqa: E402
 
 CHANNELS = 4

@@ -17,7 +17,7 @@ from spikingjelly.activation_based import neuron
 from spikingjelly.activation_based import surrogate as sj_surrogate
 from torch import Tensor
 
-from snn_ext.functional import ATan, Sigmoid, SoftSign, Surrogate, as_surrogate, soft_reset_if, spike
+from snn_ext.functional import ATan, Sigmoid, SoftSign, Surrogate, as_surrogate, integrate_and_fire, spike
 from tests.reference import DERIVATIVES, SURROGATES
 
 each_surrogate = pytest.mark.parametrize("cls", SURROGATES, ids=lambda cls: cls.__name__)
@@ -147,7 +147,7 @@ def test_unknown_callable_gives_its_gradient_but_not_its_ties(tie: bool) -> None
             return 7.0 * grad
 
     x_seq = torch.tensor([[0.5, 1.0, 1.5]], requires_grad=True)
-    spikes, _ = soft_reset_if(x_seq, 0.0, torch.ones(1), surrogate=Never.apply, fire_at_threshold=tie)
+    spikes, _ = integrate_and_fire(x_seq, 0.0, torch.ones(1), surrogate=Never.apply, fire_at_threshold=tie)
     assert spikes.tolist() == [[0.0, float(tie), 1.0]]
     spikes.sum().backward()
     assert torch.equal(x_seq.grad, torch.full((1, 3), 7.0))

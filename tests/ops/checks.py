@@ -1,4 +1,4 @@
-"""What every execution of soft_reset_if is held to. ``check_all`` is what a planted bug has to get past."""
+"""What every execution of integrate_and_fire is held to. ``check_all`` is what a planted bug has to get past."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def on(device: torch.device | str) -> Any:
         return value.to(device) if isinstance(value, Tensor) else value
 
     def operator(x_seq: Tensor, v: Tensor | float, thresholds: Tensor, *, scale: Any, **settings: Any) -> Any:
-        outputs = ops.soft_reset_if(move(x_seq), move(v), move(thresholds), scale=move(scale), **settings)
+        outputs = ops.integrate_and_fire(move(x_seq), move(v), move(thresholds), scale=move(scale), **settings)
         return tuple(output.cpu() for output in outputs)
 
     return operator
@@ -93,7 +93,7 @@ def on(device: torch.device | str) -> Any:
 def check_exact(case: Case, device: torch.device | str = "cpu") -> None:
     """Spikes and final potential are those of the definition, bit for bit."""
     with torch.no_grad():
-        found, want = case.run(on(device)), case.run(functional.soft_reset_if)
+        found, want = case.run(on(device)), case.run(functional.integrate_and_fire)
     for name, a, b in zip(("spikes", "potential"), found, want, strict=True):
         assert a.dtype == b.dtype and a.shape == b.shape, f"{name} of {case}: {a.dtype} {a.shape}"
         same = (a == b) | (a.isnan() & b.isnan())
@@ -106,13 +106,13 @@ def check_gradients(case: Case, device: torch.device | str = "cpu", seed: int = 
     dtype, size = case.x_seq.dtype, case.x_seq.shape[1]
     tolerance = {torch.float16: 2e-3, torch.bfloat16: 1.6e-2, torch.float32: 2e-6, torch.float64: 1e-12}[dtype]
     wide = Case(case.x_seq.double(), case.v, case.thresholds.double(), case.scale, case.settings)
-    agree = (case.run(on(device))[0].double() > 0) == (wide.run(functional.soft_reset_if)[0] > 0)
+    agree = (case.run(on(device))[0].double() > 0) == (wide.run(functional.integrate_and_fire)[0] > 0)
     agree = agree.all(0)
     assert agree.double().mean() >= 0.9, f"{case}: spikes of only {agree.double().mean():.2f} of the neurons agree"
     g_spikes = (torch.randn(case.x_seq.shape, generator=generator) * agree).to(dtype)
     g_v = torch.randn(size, generator=generator) * agree
     found = _gradients(case, on(device), g_spikes, g_v)
-    want = _gradients(wide, functional.soft_reset_if, g_spikes.double(), g_v.double())
+    want = _gradients(wide, functional.integrate_and_fire, g_spikes.double(), g_v.double())
     key = repr(case), *(hash(tensor.numpy().tobytes()) for tensor in (wide.x_seq, wide.thresholds, g_v))
     if key not in _magnitudes:
         _magnitudes[key] = _term_magnitudes(wide, g_spikes.double(), g_v.double())
@@ -152,11 +152,11 @@ def _term_magnitudes(case: Case, g_spikes: Tensor, g_v: Tensor) -> dict[str, Ten
     for n in range(min(size, 64)):  # a sample that stands for all neurons
         v = case.v[n : n + 1] if isinstance(case.v, Tensor) else case.v
         one = Case(case.x_seq[:, n : n + 1], v, case.thresholds.expand(len(case.x_seq)), case.scale, case.settings)
-        single.append(_gradients(one, functional.soft_reset_if, g_spikes[:, n : n + 1], g_v[n : n + 1]))
+        single.append(_gradients(one, functional.integrate_and_fire, g_spikes[:, n : n + 1], g_v[n : n + 1]))
     magnitudes = torch.stack([s["thresholds"].abs() for s in single]).mean(0) * size
     terms = {"thresholds": magnitudes if len(case.thresholds) > 1 else magnitudes.sum()}
     if case.scale is not None:
-        terms["scale"] = (case.run(functional.soft_reset_if)[0] * g_spikes).abs().sum() / float(case.scale)
+        terms["scale"] = (case.run(functional.integrate_and_fire)[0] * g_spikes).abs().sum() / float(case.scale)
     return terms
 
 
@@ -193,9 +193,9 @@ def run_all() -> None:
     """Make the calls of :func:`check_all`, and look at no result."""
     for case in exact_cases():
         with torch.no_grad():
-            case.run(ops.soft_reset_if)
+            case.run(ops.integrate_and_fire)
     for case in gradient_cases():
-        _gradients(case, ops.soft_reset_if, torch.zeros_like(case.x_seq), torch.zeros(case.x_seq.shape[1]))
+        _gradients(case, ops.integrate_and_fire, torch.zeros_like(case.x_seq), torch.zeros(case.x_seq.shape[1]))
 
 
 def check_all(device: torch.device | str = "cpu") -> None:
@@ -218,7 +218,7 @@ def check_reproducible(device: torch.device | str, size: int = 3_000_001, rounds
         weight = torch.randn(x_seq.shape, generator=generator).to(device)
         first = None
         for _ in range(rounds):
-            found = torch.autograd.grad(ops.soft_reset_if(leaves[0], 0.25, leaves[1])[0], leaves, weight)
+            found = torch.autograd.grad(ops.integrate_and_fire(leaves[0], 0.25, leaves[1])[0], leaves, weight)
             first = first or found
             assert all(map(torch.equal, found, first)), f"{time_steps} steps, {count} thresholds: other bits"
 
@@ -266,6 +266,6 @@ def captured_results(x_seq: Tensor, results: Callable[[], list[Tensor]]) -> None
 def training_results(x_seq: Tensor) -> list[Tensor]:
     """Return spikes, final potential and gradients of input and threshold, without touching other state."""
     leaves = [x_seq.detach().requires_grad_(), torch.full((1,), 0.75, device=x_seq.device, requires_grad=True)]
-    spike_seq, v = ops.soft_reset_if(leaves[0], 0.25, leaves[1])
+    spike_seq, v = ops.integrate_and_fire(leaves[0], 0.25, leaves[1])
     grads = torch.autograd.grad((spike_seq * x_seq.detach()).sum() + v.sum(), leaves)
     return [spike_seq.detach(), v.detach(), *grads]

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from snn_ext.ops import adaptive, selection, soft_reset
+from snn_ext.ops import adaptive, integrate_and_fire, selection
 from snn_ext.ops.build import cache_folder, load_or_make
 from snn_ext.ops.cuda_execution import CudaExecution
 from snn_ext.ops.cuda_launcher import DTYPES, CudaKernels, Kernel
@@ -198,7 +198,9 @@ def check(
 ) -> None:
     """Hold an execution to the definition: in both orders of the threads, twice, between guard zones."""
     plain = isinstance(case, checks.Case)
-    how, module, x_seq = (checks, soft_reset, case.x_seq) if plain else (adaptive_checks, adaptive, case.current_seq)
+    how, module, x_seq = (
+        (checks, integrate_and_fire, case.x_seq) if plain else (adaptive_checks, adaptive, case.current_seq)
+    )
     with installed(execution), guard_zones(module) as check_zones:
         for emulator.descending in (False, True, False):
             how.check_exact(case)

@@ -27,7 +27,7 @@ TOGETHER = 40
 """Variants that are compiled in one unit."""
 
 
-def soft_reset_case(variant: Variant) -> checks.Case:
+def integrate_and_fire_case(variant: Variant) -> checks.Case:
     """Return a call that makes the launcher take a variant; its settings, where it is a forward kernel."""
     _, code, steps, width, per_step, scaled, reset, at, detach, curve = variant
     time_steps, size, dtype = steps or 33, 131 * width, DTYPES[code]  # two blocks, the second almost empty
@@ -44,7 +44,7 @@ def soft_reset_case(variant: Variant) -> checks.Case:
     return checks.Case(x_seq, v, thresholds, 0.75 if scaled else None, settings)
 
 
-def soft_reset_calls(case: checks.Case) -> None:
+def integrate_and_fire_calls(case: checks.Case) -> None:
     """Make the calls of a case, forward and backward."""
     incoming = torch.zeros_like(case.x_seq), torch.zeros(case.x_seq.shape[1], dtype=state_dtype(case.x_seq.dtype))
     checks._gradients(case, checks.on("cpu"), *incoming)
@@ -66,7 +66,7 @@ def adaptive_case(variant: Variant) -> adaptive_checks.Case:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run them all; the first that is wrong raises."""
     parser = argparse.ArgumentParser("python -m tests.ops.every_variant", description=__doc__)
-    parser.add_argument("--operator", choices=("soft_reset_if", "adaptive_spiking"), default="soft_reset_if")
+    parser.add_argument("--operator", choices=("integrate_and_fire", "adaptive_spiking"), default="integrate_and_fire")
     parser.add_argument("--part", default="1/1", metavar="K/N", help="only every N-th variant, starting at the K-th")
     given = parser.parse_args(arguments)
     kernels = OPERATORS[given.operator]
@@ -81,7 +81,7 @@ def run(chosen: Iterator[Variant], *flags: str, kernels: type[CudaKernels] = Cud
     """Check variants; return how many."""
     count = never = 0
     make, call = (
-        (soft_reset_case, soft_reset_calls)
+        (integrate_and_fire_case, integrate_and_fire_calls)
         if kernels is CudaExecution
         else (adaptive_case, adaptive_checks.run_gradients)
     )

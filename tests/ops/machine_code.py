@@ -116,7 +116,7 @@ def variants(every: bool, kernels: type[CudaKernels] = CudaExecution) -> Iterato
 def main(arguments: Sequence[str] | None = None) -> int:
     """Compile; returns 1 if a kernel for up to four steps spills registers."""
     parser = argparse.ArgumentParser("python -m tests.ops.machine_code", description=__doc__)
-    parser.add_argument("--operator", choices=OPERATORS, default="soft_reset_if")
+    parser.add_argument("--operator", choices=OPERATORS, default="integrate_and_fire")
     parser.add_argument("--architectures", nargs="+", default=ARCHITECTURES, metavar="sm_NN")
     parser.add_argument(
         "--every", action="store_true", help="the whole product: 50000 variants, hours for an architecture"

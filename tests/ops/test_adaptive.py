@@ -11,7 +11,7 @@ from snn_ext.ops.adaptive_cuda import AdaptiveCudaExecution
 from snn_ext.ops.layout import as_steps_of, flat
 from tests.ops.adaptive_checks import KINDS, check_all, check_exact, check_gradients, gradients, make_case, make_input
 from tests.ops.emulation import installed
-from tests.ops.test_soft_reset import LAYOUTS, saved_tensors
+from tests.ops.test_integrate_and_fire import LAYOUTS, saved_tensors
 
 UNAVAILABLE = implementation("adaptive_spiking", "cpu").unavailable
 EXECUTIONS = [name for name in ("cpu-native", "torch") if name not in UNAVAILABLE]

@@ -137,7 +137,7 @@ def check_operator() -> None:
     x_seq = (torch.randint(-8, 17, (18, 300)) / 8).requires_grad_()
     weight = torch.randn(x_seq.shape)
     results = []
-    for function in (ops.soft_reset_if, functional.soft_reset_if):
+    for function in (ops.integrate_and_fire, functional.integrate_and_fire):
         threshold, scale = torch.ones(1, requires_grad=True), torch.tensor(0.5, requires_grad=True)
         spike_seq, v = function(x_seq, torch.tensor(0.25), threshold, scale=scale)
         grads = torch.autograd.grad((spike_seq * weight).sum() + v.sum(), (x_seq, threshold, scale))

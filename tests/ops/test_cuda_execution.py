@@ -91,7 +91,7 @@ def wanted_by(source: str, name: str) -> list:
     def run() -> None:
         case = CASES[name]()
         x_seq, thresholds = case.x_seq.requires_grad_(), case.thresholds.requires_grad_()
-        spike_seq, _ = ops.soft_reset_if(x_seq, case.v, thresholds, scale=case.scale, **case.settings)
+        spike_seq, _ = ops.integrate_and_fire(x_seq, case.v, thresholds, scale=case.scale, **case.settings)
         spike_seq.sum().backward()
 
     return recorded(source, run)
@@ -117,7 +117,7 @@ def test_gradients_do_not_depend_on_the_order_of_the_threads(emulator: Emulator)
             found = []
             for emulator.descending in (False, True):
                 leaves = [case.x_seq.clone().requires_grad_(), case.thresholds.clone().requires_grad_()]
-                out = ops.soft_reset_if(leaves[0], case.v, leaves[1], scale=case.scale, **case.settings)
+                out = ops.integrate_and_fire(leaves[0], case.v, leaves[1], scale=case.scale, **case.settings)
                 found.append(torch.autograd.grad(out[0].square().sum() + out[1].sum(), leaves))
             assert all(map(torch.equal, *found)), case
     emulator.descending = False
@@ -130,9 +130,9 @@ def test_arrays_that_are_not_aligned(offset: int, dtype: torch.dtype, capfd: pyt
     storage = torch.randint(-8, 17, (4 * 64 + 8,)).to(dtype) / 8
     x_seq = storage.as_strided((4, 64), (64, 1), offset).requires_grad_()
     with untested(), installed(execution):
-        spike_seq, _ = ops.soft_reset_if(x_seq, torch.zeros(65)[1:], torch.ones(1))
+        spike_seq, _ = ops.integrate_and_fire(x_seq, torch.zeros(65)[1:], torch.ones(1))
         spike_seq.sum().backward()
-    assert torch.equal(spike_seq, functional.soft_reset_if(x_seq, 0.0, torch.ones(1))[0])
+    assert torch.equal(spike_seq, functional.integrate_and_fire(x_seq, 0.0, torch.ones(1))[0])
     assert "runtime error" not in capfd.readouterr().err
 
 
@@ -141,11 +141,11 @@ def test_a_vector_access_that_is_not_aligned_is_caught(
 ) -> None:
     monkeypatch.setattr(cuda_execution, "_width", lambda *arguments: 4)
     with untested(), installed(CudaExecution(Emulator((), "-fsanitize=undefined"))):
-        ops.soft_reset_if(torch.rand(4 * 64 + 1)[1:].view(4, 64), 0.0, torch.ones(1))
+        ops.integrate_and_fire(torch.rand(4 * 64 + 1)[1:].view(4, 64), 0.0, torch.ones(1))
     assert "misaligned address" in capfd.readouterr().err
 
 
-@pytest.mark.parametrize("operator", ["soft_reset_if", "adaptive_spiking"])
+@pytest.mark.parametrize("operator", ["integrate_and_fire", "adaptive_spiking"])
 def test_a_sample_of_every_variant_under_the_sanitizer(operator: str, capfd: pytest.CaptureFixture[str]) -> None:
     kernels = OPERATORS[operator]
     sample = itertools.islice(every_variant.variants(False, kernels), 7, None, 150)
@@ -184,7 +184,7 @@ def test_more_than_two_thousand_million_elements() -> None:
         grad_scale=None,
     )
     last = x_seq[:, -8:].clone().requires_grad_()
-    want, want_v = functional.soft_reset_if(last, 0.25, thresholds)
+    want, want_v = functional.integrate_and_fire(last, 0.25, thresholds)
     want.backward(g[:, -8:].clone())
     assert torch.equal(spike_seq[:, -8:], want) and torch.equal(v_end[-8:], want_v)
     torch.testing.assert_close(grad_x_seq[:, -8:], last.grad, rtol=1.6e-2, atol=1e-2)
@@ -208,14 +208,14 @@ def test_widths_of_access() -> None:
 
 
 def test_it_is_never_chosen_for_the_cpu() -> None:
-    unavailable = implementation("soft_reset_if", "cpu").unavailable
+    unavailable = implementation("integrate_and_fire", "cpu").unavailable
     assert unavailable["cuda-cupy"] == unavailable["cuda-nvrtc"] == "it runs on CUDA devices, not on cpu"
 
 
 def test_other_dtypes_are_a_recorded_reason(emulator: Emulator) -> None:
     with installed(CudaExecution(emulator)), pytest.raises(RuntimeError, match="no kernel for torch.float64"):
         with use_implementation("cuda-cupy"):
-            ops.soft_reset_if(torch.rand(4, 2, dtype=torch.float64), 0.0, torch.ones(1))
+            ops.integrate_and_fire(torch.rand(4, 2, dtype=torch.float64), 0.0, torch.ones(1))
 
 
 def test_kernels_that_fail_their_self_test_are_not_used(bugs: Emulator) -> None:
@@ -238,7 +238,7 @@ def test_kernels_that_do_not_load_are_a_recorded_reason() -> None:
 def run_once(x_seq: Tensor | None = None) -> tuple[Tensor, Tensor]:
     x_seq = torch.linspace(0, 1, 4 * 64).view(4, 64) if x_seq is None else x_seq
     threshold = torch.ones(1, requires_grad=True)
-    spike_seq, _ = ops.soft_reset_if(x_seq, 0.0, threshold)
+    spike_seq, _ = ops.integrate_and_fire(x_seq, 0.0, threshold)
     spike_seq.sum().backward()
     return spike_seq.detach(), threshold.grad
 
@@ -357,7 +357,7 @@ def test_threads_that_ask_for_the_same_kernel() -> None:
 def test_autocast_leaves_the_state_in_float32(emulator: Emulator) -> None:
     with installed(CudaExecution(emulator)), torch.autocast("cpu", dtype=torch.bfloat16):
         x_seq = torch.nn.functional.linear(torch.rand(4, 8, 8), torch.rand(16, 8))
-        spike_seq, v = ops.soft_reset_if(x_seq, 0.0, torch.ones(1))
+        spike_seq, v = ops.integrate_and_fire(x_seq, 0.0, torch.ones(1))
     assert x_seq.dtype == spike_seq.dtype == torch.bfloat16 and v.dtype == torch.float32
-    want = functional.soft_reset_if(x_seq, 0.0, torch.ones(1))
+    want = functional.integrate_and_fire(x_seq, 0.0, torch.ones(1))
     assert torch.equal(spike_seq, want[0]) and torch.equal(v, want[1])

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.gpu
 
 @pytest.fixture(params=["cuda-cupy", "cuda-nvrtc"])
 def execution(request: pytest.FixtureRequest):
-    reason = implementation("soft_reset_if", "cuda").unavailable.get(request.param)
+    reason = implementation("integrate_and_fire", "cuda").unavailable.get(request.param)
     if reason is not None:
         pytest.skip(reason)
     torch.use_deterministic_algorithms(False)
@@ -60,10 +60,12 @@ def test_a_second_device(execution: str) -> None:
 
 def test_torch_compile(execution: str) -> None:
     torch._dynamo.reset()
-    compiled = torch.compile(lambda x_seq, theta: ops.soft_reset_if(2 * x_seq, 0.0, theta)[0].square(), fullgraph=True)
+    compiled = torch.compile(
+        lambda x_seq, theta: ops.integrate_and_fire(2 * x_seq, 0.0, theta)[0].square(), fullgraph=True
+    )
     theta = nn.Parameter(torch.ones(1, device="cuda"))
     x_seq = torch.randn(4, 1000, device="cuda")
-    want = ops.soft_reset_if(2 * x_seq, 0.0, theta)[0]
+    want = ops.integrate_and_fire(2 * x_seq, 0.0, theta)[0]
     assert torch.equal(compiled(x_seq, theta), want)
     compiled(x_seq, theta).sum().backward()
     assert theta.grad is not None
@@ -74,7 +76,9 @@ def test_torch_compile_with_graphs(execution: str) -> None:
     """Its warm-up allocates from the pool of a graph, and refuses what stays there."""
     torch._dynamo.reset()
     theta = nn.Parameter(torch.ones(1, device="cuda"))
-    compiled = torch.compile(lambda x_seq: ops.soft_reset_if(2 * x_seq, 0.0, theta)[0].square(), mode="reduce-overhead")
+    compiled = torch.compile(
+        lambda x_seq: ops.integrate_and_fire(2 * x_seq, 0.0, theta)[0].square(), mode="reduce-overhead"
+    )
     x_seq = torch.randn(4, 1000, device="cuda")
     for _ in range(4):
         theta.grad = None
@@ -82,7 +86,7 @@ def test_torch_compile_with_graphs(execution: str) -> None:
         compiled(x_seq).sum().backward()
     found = theta.grad.clone()
     theta.grad = None
-    ops.soft_reset_if(2 * x_seq, 0.0, theta)[0].square().sum().backward()
+    ops.integrate_and_fire(2 * x_seq, 0.0, theta)[0].square().sum().backward()
     torch.testing.assert_close(found, theta.grad)
     torch._dynamo.reset()
 
@@ -90,7 +94,7 @@ def test_torch_compile_with_graphs(execution: str) -> None:
 def test_autocast_leaves_the_state_in_float32(execution: str) -> None:
     with torch.autocast("cuda", dtype=torch.bfloat16):
         x_seq = nn.functional.linear(torch.rand(4, 8, 8, device="cuda"), torch.rand(16, 8, device="cuda"))
-        spike_seq, v = ops.soft_reset_if(x_seq, 0.0, torch.ones(1, device="cuda"))
+        spike_seq, v = ops.integrate_and_fire(x_seq, 0.0, torch.ones(1, device="cuda"))
     assert x_seq.dtype == spike_seq.dtype == torch.bfloat16 and v.dtype == torch.float32
 
 
@@ -99,6 +103,6 @@ def test_training_keeps_nothing_but_the_input(execution: str) -> None:
     checks.training_results(x_seq)
     torch.cuda.synchronize()
     before = torch.cuda.memory_allocated()
-    spike_seq, v = ops.soft_reset_if(x_seq, 0.0, torch.ones(1, device="cuda", requires_grad=True))
+    spike_seq, v = ops.integrate_and_fire(x_seq, 0.0, torch.ones(1, device="cuda", requires_grad=True))
     kept = torch.cuda.memory_allocated() - before - spike_seq.nbytes - v.nbytes
     assert kept < 1_000_000

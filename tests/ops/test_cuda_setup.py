@@ -60,7 +60,7 @@ def install(
 
 def reasons(device: torch.device = CUDA) -> tuple[str, str, str]:
     """Return what runs, and the reasons of cuda-cupy and cuda-nvrtc; they are the same for all operators."""
-    found = implementation("soft_reset_if", device)
+    found = implementation("integrate_and_fire", device)
     for other in ("adaptive_spiking", "asn_transfer") if device.type != "cpu" else ():
         assert implementation(other, device) == found
     return found.name, found.unavailable.get("cuda-cupy", ""), found.unavailable.get("cuda-nvrtc", "")
@@ -68,7 +68,7 @@ def reasons(device: torch.device = CUDA) -> tuple[str, str, str]:
 
 def test_a_whole_machine_runs_cupy(machine: pytest.MonkeyPatch) -> None:
     assert reasons() == ("cuda-cupy", "", "")
-    assert implementation("soft_reset_if", CUDA, torch.float64).name == "torch"
+    assert implementation("integrate_and_fire", CUDA, torch.float64).name == "torch"
 
 
 def test_no_driver(machine: pytest.MonkeyPatch) -> None:
@@ -184,9 +184,9 @@ def test_cuda_alone_is_the_current_device(machine: pytest.MonkeyPatch) -> None:
     current = 0
     machine.setattr(torch.cuda, "current_device", lambda: current)
     machine.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0) if device.index == 0 else (6, 1))
-    assert implementation("soft_reset_if", "cuda").name == "cuda-cupy"
+    assert implementation("integrate_and_fire", "cuda").name == "cuda-cupy"
     current = 1
-    assert implementation("soft_reset_if", "cuda").name == "torch"
+    assert implementation("integrate_and_fire", "cuda").name == "torch"
 
 
 def test_a_driver_that_fails_late_is_a_reason(machine: pytest.MonkeyPatch) -> None:

@@ -68,7 +68,7 @@ def plant(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
 
     def replace(sources: dict[str, str]) -> NativeExecution:
         execution = NativeExecution(sources)
-        mapping = {"soft_reset_if": {"cpu-native": execution}}
+        mapping = {"integrate_and_fire": {"cpu-native": execution}}
         monkeypatch.setattr(selection, "EXECUTIONS", MappingProxyType(mapping))
         return execution
 
@@ -121,11 +121,11 @@ def test_a_failed_build_gives_the_compilers_words(tmp_path: Path, monkeypatch: p
 def test_a_forked_child_does_not_wait_for_threads_it_has_not() -> None:
     torch.use_deterministic_algorithms(False)  # torch poisons by many threads, and hangs there
     x_seq = torch.rand(4, 100_000)
-    want = ops.soft_reset_if(x_seq, 0.0, torch.ones(1))[0]
+    want = ops.integrate_and_fire(x_seq, 0.0, torch.ones(1))[0]
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
-        found = ops.soft_reset_if(x_seq, 0.0, torch.ones(1))[0]
+        found = ops.integrate_and_fire(x_seq, 0.0, torch.ones(1))[0]
         os.write(writer, b"same" if (found.numpy() == want.numpy()).all() else b"other")
         os._exit(0)
     os.close(writer)

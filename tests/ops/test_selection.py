@@ -39,36 +39,36 @@ def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str
 
 
 def test_reasons_are_given_for_what_can_not_run() -> None:
-    chosen = implementation("soft_reset_if", "cpu", torch.float64)
+    chosen = implementation("integrate_and_fire", "cpu", torch.float64)
     assert chosen.name == "torch"
     assert set(chosen.unavailable) == {"cuda-cupy", "cuda-nvrtc", "cpu-native"}
     assert "float64" in chosen.unavailable["cpu-native"]
-    assert "cuda" in implementation("soft_reset_if", "cuda").unavailable["cpu-native"]
+    assert "cuda" in implementation("integrate_and_fire", "cuda").unavailable["cpu-native"]
 
 
 def test_forcing_is_nested_and_undone() -> None:
-    default = implementation("soft_reset_if", "cpu").name
+    default = implementation("integrate_and_fire", "cpu").name
     with use_implementation("torch"):
-        assert implementation("soft_reset_if", "cpu").name == "torch"
+        assert implementation("integrate_and_fire", "cpu").name == "torch"
         with pytest.raises(ValueError, match="cpu-natvie"), use_implementation("cpu-natvie"):
             pass
-        assert implementation("soft_reset_if", "cpu").name == "torch"
-    assert implementation("soft_reset_if", "cpu").name == default
+        assert implementation("integrate_and_fire", "cpu").name == "torch"
+    assert implementation("integrate_and_fire", "cpu").name == default
 
 
 def test_what_is_forced_and_can_not_run_raises() -> None:
     with use_implementation("cuda-cupy"):
         with pytest.raises(RuntimeError, match="'cuda-cupy' is forced and can not run"):
-            implementation("soft_reset_if", "cpu")
+            implementation("integrate_and_fire", "cpu")
         with pytest.raises(RuntimeError, match="'cuda-cupy' is forced and can not run"):
-            ops.soft_reset_if(torch.rand(4, 2), 0.0, torch.ones(1))
+            ops.integrate_and_fire(torch.rand(4, 2), 0.0, torch.ones(1))
     with use_implementation("cpu-native"), pytest.raises(RuntimeError, match="no kernel for torch.float64"):
-        ops.soft_reset_if(torch.rand(4, 2).double(), 0.0, torch.ones(1))
+        ops.integrate_and_fire(torch.rand(4, 2).double(), 0.0, torch.ones(1))
 
 
 def test_the_operator_runs_what_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     ran = []
-    for execution in selection.EXECUTIONS["soft_reset_if"].values():
+    for execution in selection.EXECUTIONS["integrate_and_fire"].values():
 
         def forward(*arguments, _name=execution.name, _forward=execution.forward, **outputs):
             ran.append(_name)
@@ -80,11 +80,11 @@ def test_the_operator_runs_what_is_said(monkeypatch: pytest.MonkeyPatch) -> None
         for dtype in (torch.float32, torch.float64):
             x_seq = torch.rand(4, 2, dtype=dtype)
             if name is None:
-                ops.soft_reset_if(x_seq, 0.0, torch.ones(1))
-                want.append(implementation("soft_reset_if", "cpu", dtype).name)
+                ops.integrate_and_fire(x_seq, 0.0, torch.ones(1))
+                want.append(implementation("integrate_and_fire", "cpu", dtype).name)
             else:
                 with use_implementation(name):
-                    ops.soft_reset_if(x_seq, 0.0, torch.ones(1))
+                    ops.integrate_and_fire(x_seq, 0.0, torch.ones(1))
                 want.append(name)
     assert ran == want
 
@@ -92,9 +92,9 @@ def test_the_operator_runs_what_is_said(monkeypatch: pytest.MonkeyPatch) -> None
 def test_the_environment_forces() -> None:
     ask = (
         "from snn_ext.ops import implementation, use_implementation\n"
-        "try: implementation('soft_reset_if', 'cpu')\n"
+        "try: implementation('integrate_and_fire', 'cpu')\n"
         "except ValueError as error: print(error)\n"
-        "with use_implementation('torch'): print(implementation('soft_reset_if', 'cpu').name)"
+        "with use_implementation('torch'): print(implementation('integrate_and_fire', 'cpu').name)"
     )
     lines = run_python(ask, SNN_EXT_IMPLEMENTATION="triton").stdout.splitlines()
     assert "SNN_EXT_IMPLEMENTATION: got 'triton'" in lines[0] and lines[1:] == ["torch"]
@@ -104,16 +104,16 @@ def test_no_compiler_is_a_recorded_reason(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("CC", "no-such-compiler")
     monkeypatch.setenv("SNN_EXT_CACHE", str(tmp_path))
     executions = {execution.name: execution for execution in (NativeExecution(), TorchExecution())}
-    monkeypatch.setattr(selection, "EXECUTIONS", MappingProxyType({"soft_reset_if": executions}))
+    monkeypatch.setattr(selection, "EXECUTIONS", MappingProxyType({"integrate_and_fire": executions}))
     selection._select.cache_clear()
-    chosen = implementation("soft_reset_if", "cpu")
+    chosen = implementation("integrate_and_fire", "cpu")
     assert chosen.name == "torch"
     assert chosen.unavailable["cpu-native"] == "no C compiler: looked for no-such-compiler"
-    spike_seq, _ = ops.soft_reset_if(torch.full((4, 1), 0.5), 0.0, torch.ones(1))
+    spike_seq, _ = ops.integrate_and_fire(torch.full((4, 1), 0.5), 0.0, torch.ones(1))
     assert spike_seq.flatten().tolist() == [0.0, 1.0, 0.0, 1.0]
     sentence = "is forced and can not run: no C compiler"
     with use_implementation("cpu-native"), pytest.raises(RuntimeError, match=sentence):
-        ops.soft_reset_if(torch.full((4, 1), 0.5), 0.0, torch.ones(1))
+        ops.integrate_and_fire(torch.full((4, 1), 0.5), 0.0, torch.ones(1))
     selection._select.cache_clear()
 
 
@@ -191,7 +191,7 @@ def test_a_small_stack_is_enough() -> None:
 
         def work():
             x_seq = torch.rand(20, 9000, dtype=torch.float16, requires_grad=True)
-            spike_seq = ops.soft_reset_if(x_seq, 0.0, torch.ones(1))[0]
+            spike_seq = ops.integrate_and_fire(x_seq, 0.0, torch.ones(1))[0]
             (ops.adaptive_spiking(spike_seq)[0].sum() + ops.asn_transfer(x_seq).sum()).backward()
             print(ops.implementation("spike_convolution", "cpu").name, bool(x_seq.grad.isfinite().all()))
 
@@ -217,10 +217,10 @@ def test_the_operators_do_not_depend_on_defaults(defaults: None, emulator: Emula
 
     def check() -> None:
         x_seq.grad = threshold.grad = None
-        spike_seq, v = ops.soft_reset_if(x_seq, 0.25, threshold)
+        spike_seq, v = ops.integrate_and_fire(x_seq, 0.25, threshold)
         (spike_seq.sum() + v.sum()).backward()
         assert spike_seq.dtype == v.dtype == threshold.grad.dtype == torch.float32
-        assert torch.equal(spike_seq, functional.soft_reset_if(x_seq, 0.25, threshold)[0])
+        assert torch.equal(spike_seq, functional.integrate_and_fire(x_seq, 0.25, threshold)[0])
 
     check()
     with installed(CudaExecution(emulator)):

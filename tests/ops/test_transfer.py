@@ -13,7 +13,7 @@ from snn_ext import functional, ops
 from snn_ext.ops import implementation, transfer, use_implementation
 from snn_ext.ops.transfer_cuda import TransferCudaExecution
 from tests.ops.emulation import Emulator, emulated_source, guard_zones, installed, untested
-from tests.ops.test_soft_reset import LAYOUTS, saved_tensors
+from tests.ops.test_integrate_and_fire import LAYOUTS, saved_tensors
 
 EXECUTIONS = [n for n in ("cpu-native", "torch") if n not in implementation("asn_transfer", "cpu").unavailable]
 CONSTANTS = ({}, {"m_f": 0.03}, {"m_f": 1.0, "theta_0": 0.5}, {"tau_gamma": 40.0, "tau_eta": 10.0, "tau_beta": 10.0})

@@ -74,9 +74,9 @@ def test_spikes_and_potential_are_those_of_the_loop(data: Any) -> None:
     spikes = torch.from_numpy(want.spikes)
     if scale is not None:
         spikes = spikes * torch.as_tensor(scale, dtype=wide)
-    for execution in executions("soft_reset_if", x_seq.dtype):
+    for execution in executions("integrate_and_fire", x_seq.dtype):
         spike_seq, v_end = run(
-            execution, "soft_reset_if", x_seq, v, thresholds, reset=reset, fire_at_threshold=at, scale=scale
+            execution, "integrate_and_fire", x_seq, v, thresholds, reset=reset, fire_at_threshold=at, scale=scale
         )
         assert (spike_seq.dtype, v_end.dtype) == (x_seq.dtype, wide)
         ref.assert_same(spike_seq, spikes.to(x_seq.dtype))
@@ -114,10 +114,10 @@ def test_gradients_are_those_of_the_stated_rule(data: Any) -> None:
         [outputs[k] for k in which], exact, [incoming[k].double() for k in which], materialize_grads=True
     )
     tolerance = 1e-10 if wide == torch.float64 else 5e-5
-    for execution in executions("soft_reset_if", x_seq.dtype):
+    for execution in executions("integrate_and_fire", x_seq.dtype):
         outputs = run(
             execution,
-            "soft_reset_if",
+            "integrate_and_fire",
             *inputs[:3],
             surrogate=surrogate,
             detach_reset=detach,
@@ -141,11 +141,11 @@ def test_chunks_of_time_are_the_whole(data: Any) -> None:
     options = {"reset": data.draw(st.sampled_from(RESETS)), "fire_at_threshold": data.draw(st.booleans())}
     ends = data.draw(pieces(len(x_seq)))
     steps = thresholds.expand(len(x_seq))
-    for execution in executions("soft_reset_if", x_seq.dtype):
-        whole, v_end = run(execution, "soft_reset_if", x_seq, start, thresholds, **options)
+    for execution in executions("integrate_and_fire", x_seq.dtype):
+        whole, v_end = run(execution, "integrate_and_fire", x_seq, start, thresholds, **options)
         parts, v = [], start
         for x, theta in zip(cut(x_seq, ends), cut(steps, ends), strict=True):
-            spikes, v = run(execution, "soft_reset_if", x, v, theta, **options)
+            spikes, v = run(execution, "integrate_and_fire", x, v, theta, **options)
             parts.append(spikes)
         ref.assert_same(torch.cat(parts), whole)
         ref.assert_same(v, v_end)

@@ -15,9 +15,10 @@ pytest.importorskip("spikingjelly")
 pytest.importorskip("sklearn")
 torchvision = pytest.importorskip("torchvision")
 
-from recipes import adsnn, adsnn_results  # noqa: E402
-from recipes.adsnn_report import PAPER  # noqa: E402
-from recipes.adsnn_tables import paired_p  # noqa: E402
+from benchmarks.results import adsnn as adsnn_results  # noqa: E402
+from benchmarks.results.adsnn_report import PAPER  # noqa: E402
+from benchmarks.results.adsnn_tables import paired_p  # noqa: E402
+from recipes import adsnn  # noqa: E402
 from recipes.data.tables import _RData, digits, folds, load_table  # noqa: E402
 from recipes.models.adaptive import LAYOUTS, layout_net  # noqa: E402
 from snn_ext import AAN  # noqa: E402
@@ -41,7 +42,7 @@ def test_digits_are_trained_converted_and_aroused_and_a_second_call_computes_not
         assert part in report
     names = {"accuracy_over_time", "accuracy_against_rate", "accuracy_against_precision", "rate_against_matching_time"}
     assert names <= {path.stem for path in tmp_path.glob("*.png")}
-    monkeypatch.setattr("recipes.conversions.evaluate", lambda *_, **__: pytest.fail("evaluated again"))
+    monkeypatch.setattr("recipes.lib.conversions.evaluate", lambda *_, **__: pytest.fail("evaluated again"))
     monkeypatch.setattr("recipes.adsnn.observe_margins", lambda *_, **__: pytest.fail("estimated again"))
     assert adsnn.main(command) == report
 

@@ -12,10 +12,11 @@ from torch import nn
 pytest.importorskip("spikingjelly")
 torchvision = pytest.importorskip("torchvision")
 
-from recipes import autoencoder, conversion_results, convert_images, precharge, train_analog  # noqa: E402
-from recipes.conversions import Evaluations, set_poisson_seed  # noqa: E402
+from benchmarks.results import conversion as conversion_results  # noqa: E402
+from benchmarks.results.pages import latency, mean_and_deviation, reduction, table  # noqa: E402
+from recipes import autoencoder, convert_images, precharge, train_analog  # noqa: E402
 from recipes.data.images import load_images  # noqa: E402
-from recipes.pages import latency, mean_and_deviation, reduction, table  # noqa: E402
+from recipes.lib.conversions import Evaluations, set_poisson_seed  # noqa: E402
 from snn_ext import evaluate  # noqa: E402
 from snn_ext.spikingjelly import PCMPIFNode  # noqa: E402
 
@@ -40,12 +41,17 @@ def test_vgg_is_trained_converted_and_reported_and_a_second_call_computes_nothin
     assert "sample of 32 + 12 images" in report and "CIFAR" not in report and "paper:" not in report
     assert all(f"| {way}" in report for way in ways) and "| Spike-Norm, 8 images" in report
     assert {
-        "normalisation.png", "depth.png", "methods.png", "report.md", "analog", "evaluations", "lock", "recipe.json",
-    } == {
-        path.name for path in tmp_path.iterdir()
-    }
+        "normalisation.png",
+        "depth.png",
+        "methods.png",
+        "report.md",
+        "analog",
+        "evaluations",
+        "lock",
+        "recipe.json",
+    } == {path.name for path in tmp_path.iterdir()}
     assert not list((tmp_path / "evaluations").glob("*.pt"))
-    monkeypatch.setattr("recipes.conversions.evaluate", lambda *_, **__: pytest.fail("evaluated again"))
+    monkeypatch.setattr("recipes.lib.conversions.evaluate", lambda *_, **__: pytest.fail("evaluated again"))
     assert convert_images.main(command) == report
 
 
@@ -210,7 +216,7 @@ def test_page_holds_the_sections_of_its_runs(tmp_path: Path, monkeypatch: pytest
 
 
 def test_pictures_name_their_columns_and_rows() -> None:
-    from recipes.conversion_plots import images
+    from benchmarks.results.conversion_plots import images
 
     figure = images({"a": [torch.rand(1, 4, 4)] * 2, "b": [torch.rand(3, 4, 4)] * 2}, ["step 1", "analog"], "title")
     assert [axes.get_title() for axes in figure.axes] == ["step 1", "analog", "", ""]

@@ -11,7 +11,7 @@ import torch
 
 from recipes.data import fashion_mnist_subset
 from recipes.data.embedded import PATH
-from recipes.data.pack_fashion_mnist import main, pack, select_balanced
+from recipes.makers.fashion_mnist import main, pack, select_balanced
 
 SOURCE = Path(os.environ.get("FASHION_MNIST_SOURCE", "/usr/share/datasets/fashion-mnist"))
 needs_source = pytest.mark.skipif(

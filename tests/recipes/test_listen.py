@@ -15,16 +15,17 @@ from torch import Tensor
 pytest.importorskip("spikingjelly")
 soundfile = pytest.importorskip("soundfile")
 
-from recipes import listen, measure_listener  # noqa: E402
+from benchmarks.results import listener as measure_listener  # noqa: E402
+from benchmarks.results.listener import decide, hits, measure, posteriors, speech_stream  # noqa: E402
+from recipes import listen  # noqa: E402
 from recipes.data.background import LISTENED, TRAINED, background  # noqa: E402
 from recipes.data.features import to_float  # noqa: E402
 from recipes.data.speech_commands import Clips, load  # noqa: E402
+from recipes.lib.neurons import make_spiking  # noqa: E402
+from recipes.lib.spotter import Spotter, load_spotter  # noqa: E402
 from recipes.listen import Detection, Listener, WordDecision, raw_samples  # noqa: E402
-from recipes.measure_listener import decide, hits, measure, posteriors, speech_stream  # noqa: E402
 from recipes.models.keyword_nets import separable  # noqa: E402
-from recipes.neurons import make_spiking  # noqa: E402
 from recipes.spot_keywords import parse_arguments  # noqa: E402
-from recipes.spotter import Spotter, load_spotter  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

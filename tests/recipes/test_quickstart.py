@@ -12,13 +12,13 @@ from spikingjelly.activation_based import functional
 from torch import nn
 from torch.utils.data import DataLoader
 
+from benchmarks.results.quickstart_report import as_json, markdown
 from recipes import quickstart as script
 from recipes.data import LabelledImages, fashion_mnist_subset
-from recipes.files import replacing
+from recipes.lib.files import replacing
+from recipes.lib.run_folder import own_folder
+from recipes.lib.training import measure, parameter_groups, train
 from recipes.models import SmallCNN
-from recipes.report import as_json, markdown
-from recipes.run_folder import own_folder
-from recipes.training import measure, parameter_groups, train
 from snn_ext import replace_neurons
 from snn_ext.spikingjelly import ATIFnuNode, ATIFuNode, PCMPIFNode
 

@@ -13,18 +13,19 @@ pytest.importorskip("spikingjelly")
 pytest.importorskip("snntorch")
 pytest.importorskip("soundfile")
 
-from recipes import run_folder, table_keywords  # noqa: E402
+from benchmarks.results import keywords as table_keywords
+from benchmarks.results.images import Cell  # noqa: E402
+from benchmarks.results.keyword_costs import clip_cost, confusion  # noqa: E402
+from benchmarks.results.keyword_page import page  # noqa: E402
+from benchmarks.results.keyword_plots import not_beaten  # noqa: E402
+from benchmarks.results.keywords import Line  # noqa: E402
 from recipes.data.features import to_float  # noqa: E402
 from recipes.data.speech_commands import OFFICIAL, SYNTHETIC, load  # noqa: E402
-from recipes.files import write_json  # noqa: E402
-from recipes.keyword_costs import clip_cost, confusion  # noqa: E402
-from recipes.keyword_page import page  # noqa: E402
-from recipes.keyword_plots import not_beaten  # noqa: E402
+from recipes.lib import run_folder
+from recipes.lib.files import write_json  # noqa: E402
+from recipes.lib.spotter import Spotter, digit_accuracy, load_spotter, save_spotter  # noqa: E402
 from recipes.models.keyword_nets import RecurrentLIF  # noqa: E402
 from recipes.spot_keywords import main, parse_arguments  # noqa: E402
-from recipes.spotter import Spotter, digit_accuracy, load_spotter, save_spotter  # noqa: E402
-from recipes.table_images import Cell  # noqa: E402
-from recipes.table_keywords import Line  # noqa: E402
 from tests.recipes.keyword_corpus import write_corpus  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")

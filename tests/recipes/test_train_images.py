@@ -14,8 +14,8 @@ pytest.importorskip("spikingjelly")
 pytest.importorskip("torchvision")
 
 from recipes.data.images import channel_statistics, load_images  # noqa: E402
+from recipes.lib.neurons import make_spiking  # noqa: E402
 from recipes.models.resnet import resnet18  # noqa: E402
-from recipes.neurons import make_spiking  # noqa: E402
 from recipes.train_images import ImageTrainer, load_net, main, parse_arguments  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")

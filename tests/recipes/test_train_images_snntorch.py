@@ -12,8 +12,8 @@ pytest.importorskip("snntorch")
 pytest.importorskip("torchvision")
 
 from recipes import train_images, train_images_snntorch  # noqa: E402
+from recipes.lib.neurons import make_spiking, replace_activations  # noqa: E402
 from recipes.models.vgg import vgg16  # noqa: E402
-from recipes.neurons import make_spiking, replace_activations  # noqa: E402
 from recipes.train_images import load_net  # noqa: E402
 from recipes.train_images_snntorch import assert_same_spikes, snntorch_neuron  # noqa: E402
 

@@ -140,7 +140,7 @@ def builders(*, take_t: bool) -> list[Any]:
 def test_builders_that_take_t_pass_levels_on() -> None:
     snn_ext.register()
     try:
-        config = NeuronConfig("snn_ext.spikingjelly.neuron.ATIFnuNode", kwargs={"levels": 4})
+        config = NeuronConfig("snn_ext.spikingjelly.neurons.ATIFnuNode", kwargs={"levels": 4})
         net = spikformer.SpikformerBuilder(
             spikformer.SpikformerCIFAR10Config(time_steps=4, num_classes=3, neuron_config=config)
         )._build_canonical_model()

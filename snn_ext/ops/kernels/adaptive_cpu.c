@@ -1,6 +1,6 @@
 /* adaptive_spiking over [T][N] arrays on the CPU; plain C, called through ctypes.
 
-   As in soft_reset_cpu.c a block of neurons goes through all time steps while its state stays in the cache. A state is
+   As in integrate_and_fire_cpu.c a block of neurons goes through all time steps while its state stays in the cache. A state is
    four arrays [N], a checkpoint [4][N]; constants are six numbers, or six arrays [N] behind each other. */
 
 #include "cpu.h"

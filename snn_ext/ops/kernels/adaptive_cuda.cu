@@ -7,7 +7,7 @@
    DETACH_ADAPTATION */
 
 #include "cuda.h"
-#include "soft_reset_step.h"
+#include "integrate_and_fire_step.h"
 #include "adaptive_step.h"
 
 enum { STATES = OUTPUT == POTENTIAL ? 2 : 4, KEPT = 4, AHEAD = 4 };

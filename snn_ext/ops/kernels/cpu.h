@@ -69,7 +69,7 @@ STEP_FUNCTION uint16_t to_float16(float f) { /* to nearest, ties to even */
     return (uint16_t)(sign | (magnitude >= 0x47800000u ? special : magnitude < 0x38800000u ? subnormal : normal));
 }
 
-#include "soft_reset_step.h" /* with the surrogates */
+#include "integrate_and_fire_step.h" /* with the surrogates */
 
 /* -- rows of a block: m neurons at one time step, read as float32 and written in the dtype of the input ------------ */
 

@@ -10,7 +10,7 @@
    DTYPE               of input and output: 0 float32, 1 float16, 2 bfloat16
    STEPS               number of time steps up to SEGMENT; 0: any number, with checkpoints of the state
    VECTOR              neurons of a thread: divides N, and every array is aligned to VECTOR elements or 16 bytes
-   SURROGATE           as in soft_reset_step.h */
+   SURROGATE           as in integrate_and_fire_step.h */
 
 #define STEP_FUNCTION static __device__ __forceinline__
 

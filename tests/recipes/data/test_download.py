@@ -16,7 +16,7 @@ import pytest
 
 from recipes.data import download as module
 from recipes.data.download import download, unpack
-from recipes.files import lock
+from recipes.lib.files import lock
 
 CONTENT = np.random.default_rng(0).integers(0, 256, 3 * 2**20, dtype=np.uint8).tobytes()
 SHA256 = hashlib.sha256(CONTENT).hexdigest()

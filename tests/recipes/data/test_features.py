@@ -13,7 +13,7 @@ import torch
 from recipes.data.features import features, to_float
 from recipes.data.mfcc import MFCC
 from recipes.data.speech_commands import Clips
-from recipes.files import feature_cache
+from recipes.lib.files import feature_cache
 
 
 def clips(n: int = 5) -> Clips:

@@ -16,7 +16,7 @@ import pytest
 soundfile = pytest.importorskip("soundfile", exc_type=ImportError)
 
 from recipes.data.speech_commands import DIGITS, WORDS, load, real_digits, which_set  # noqa: E402
-from recipes.files import write_json  # noqa: E402
+from recipes.lib.files import write_json  # noqa: E402
 
 
 def write(path: Path, value: int = 1, samples: int = 16_000, rate: int = 16_000) -> None:

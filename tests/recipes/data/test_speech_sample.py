@@ -10,11 +10,11 @@ import torch
 
 soundfile = pytest.importorskip("soundfile", exc_type=ImportError)
 
-from recipes.data.pack_speech_sample import pack  # noqa: E402
 from recipes.data.speech_commands import WORDS, Corpus, load  # noqa: E402
-from recipes.data.speech_engines import VOICES  # noqa: E402
 from recipes.data.speech_sample import PATH, load_sample  # noqa: E402
-from recipes.files import write_json  # noqa: E402
+from recipes.lib.files import write_json  # noqa: E402
+from recipes.makers.speech_engines import VOICES  # noqa: E402
+from recipes.makers.speech_sample import pack  # noqa: E402
 
 
 @pytest.fixture(scope="module")

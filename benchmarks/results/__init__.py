@@ -1,0 +1,1 @@
+"""How good: the studies that write the result pages of ``docs/``, one command each."""

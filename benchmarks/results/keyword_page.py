@@ -1,0 +1,143 @@
+"""The page of results of the keyword spotting table, in Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+
+from recipes.data.speech_commands import OFFICIAL, SYNTHETIC
+
+from .images import spread
+from .keyword_plots import KeywordLine, best_line, not_beaten
+from .pages import provenance, table
+
+__all__ = ["page"]
+
+# Castagnetti et al. 2023, table and text; * is not stated, but follows from a difference that is.
+PAPER = [
+    ["ResNet-18, ReLU", "-", "94.46 *"],
+    ["ResNet-18, ATIF", "4", "94.31"],
+    ["ResNet-8, converted (E2E)", "32", "92.9"],
+]
+
+NOTES = """\
+Means over the seeds, with (smallest..largest). Accuracy is that of the last epoch, on the test split. Spikes per
+neuron: of one clip in all T steps, over all neurons of the net. SynOps: each spike times the synapses that it meets.
+Energy of one clip: 0.9 pJ an accumulate and 4.6 pJ a multiply-accumulate (45 nm, arithmetic alone); the analog input is
+paid once, and the front end is not in it. Data share: part of the training time that augmentation and features took.
+"""
+
+
+def page(
+    found: Sequence[KeywordLine], command: str, seeds: Sequence[int], listener: dict[str, Any] | None = None,
+    prefix: str = "",
+) -> str:  # fmt: skip
+    """Return the page: table, unbeaten nets, confusions, the listener, and how all of it was made."""
+    data = next(line.results[0]["data"] for line in found if line.results)
+    parts = [
+        "# Keyword spotting: results",
+        _about(data),
+        "## Nets and neurons",
+        _results(found),
+        NOTES,
+        "The paper's, theirs on Google Speech Commands V2 (35 words, Castagnetti et al. 2023; * follows from a "
+        "difference that it states):",
+        table(PAPER, ["net", "T", "accuracy (%)"]),
+        "## Accuracy and energy",
+        _front(found),
+        f"![accuracy over energy]({prefix}pareto.png)",
+        "## Which words are mistaken",
+        _mistakes(found),
+        f"![confusion matrix]({prefix}confusion.png)",
+    ]
+    if listener is not None:
+        parts += ["## Listening", _listening(listener)]
+    parts += ["## How it was made", provenance(command, " ".join(map(str, seeds)))]
+    if listener is not None:
+        hours = f"{listener['hours']:g}"
+        parts.append(f"    python -m benchmarks.results.listener --hours {hours} --data synthetic --out runs/listener")
+    return "\n\n".join(part.strip("\n") for part in parts) + "\n"
+
+
+def _about(data: str) -> str:
+    """Say what the figures are for: synthetic speech is split by voice, everything else by speaker."""
+    if data == OFFICIAL:
+        return f"All figures of this page are for {data}; those of the paper stand in a table of their own."
+    split = "voice" if data.startswith(SYNTHETIC) else "speaker or by its own lists"
+    return (
+        f"All figures of this page are for {data}, split by {split}. They are no figures of Google Speech Commands; "
+        "those of the paper are, and stand in a table of their own."
+    )
+
+
+def _results(found: Sequence[KeywordLine]) -> str:
+    header = [
+        "net", "neuron", "parameters", "seeds", "epochs", "T", "accuracy (%)", "spikes per neuron", "10^3 SynOps",
+        "energy (nJ)", "digits of real speakers (%)", "data share (%)",
+    ]  # fmt: skip
+
+    def cell(line: KeywordLine, name: str, digits: int, factor: float = 1.0) -> str | None:
+        values = [factor * value for value in line.values(name)]
+        return spread(values, digits) if values else None
+
+    rows = []
+    for line in found:
+        if not line.results:
+            rows.append([line.model, line.row, None, f"0 of {line.wanted}", *[None] * 8])
+            continue
+        first = line.results[0]
+        analog = line.row == "ReLU"
+        rows.append([
+            line.model, line.row, f"{first['parameters']:,}", f"{len(line.results)} of {line.wanted}",
+            first["epochs"], None if analog else first["time_steps"], cell(line, "accuracy", 2, 100),
+            cell(line, "spikes_per_neuron", 3), cell(line, "synops", 1, 1e-3), cell(line, "energy_nj", 0),
+            cell(line, "real_digits", 1, 100), cell(line, "data_share", 0, 100),
+        ])  # fmt: skip
+    return table(rows, header)
+
+
+def _front(found: Sequence[KeywordLine]) -> str:
+    rows = [
+        [line.model, line.row, f"{fmean(line.values('energy_nj')):.0f}", f"{100 * fmean(line.values('accuracy')):.2f}"]
+        for line in not_beaten(found)
+    ]
+    text = "No other line of the table is better than these in mean accuracy and in mean energy at once:"
+    return f"{text}\n\n{table(rows, ['net', 'neuron', 'energy (nJ)', 'accuracy (%)'])}"
+
+
+def _mistakes(found: Sequence[KeywordLine], most: int = 8) -> str:
+    line = best_line(found)
+    counts = np.sum([result["confusion"] for result in line.results], axis=0)
+    words, said = line.results[0]["words"], counts.sum(1)
+    wrong = [(counts[i, j] / said[i], words[i], words[j]) for i, j in zip(*np.nonzero(counts), strict=True) if i != j]
+    worst = [[f"{a} taken for {b}", f"{100 * share:.0f}"] for share, a, b in sorted(wrong, reverse=True)[:most]]
+    text = f"{line.model}, {line.row}, over its seeds ({said.sum():,} decisions). The most frequent mistakes:"
+    return f"{text}\n\n{table(worst, ['words', '% of the clips'])}"
+
+
+def _listening(measured: dict[str, Any]) -> str:
+    said = measured["words_said"]
+    rows = [
+        [
+            threshold, sum(at["false_alarms"].values()),
+            ", ".join(f"{kind} {count}" for kind, count in at["false_alarms"].items() if count) or None,
+            f"{100 * at['hits'] / said:.1f}", f"{100 * at['wrong'] / said:.1f}", f"{100 * at['between'] / said:.1f}",
+        ]
+        for threshold, at in measured["at"].items()
+    ]  # fmt: skip
+    header = ["threshold", f"words in {measured['hours']:g} h of noise", "of them in", "found (%)", "mistaken (%)"]
+    text = f"""\
+{measured["net"]}, listens to {measured["hours"]:g} h of silence, noises, hum, clicks, tones and engines (some of kinds
+that it was not trained on), and to the {said:,} test clips one after another with pauses in noise
+({measured["stream_seconds"] / 60:.0f} minutes). Found: the word, once, while its clip lasts. Mistaken: another word
+there, or the word again. Between: a word in a pause. In percent of the words said. The default threshold is
+{measured["threshold"]:g}, for a mean over {measured["smoothing"]} windows, of which there are ten in a second."""
+    speed = (
+        f"The listener hears {measured['times_real_time']:.0f} seconds of sound in a second of processor time "
+        f"({measured['threads']} thread, {measured['machine']['architecture']}, median): so many times faster than "
+        "real time it is on a core of its own."
+    )
+    return "\n\n".join([text, table(rows, [*header, "between (%)"]), speed])

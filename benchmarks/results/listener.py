@@ -1,0 +1,197 @@
+"""What a listener finds where there is nothing, where there are words, and how fast it is.
+
+``python -m benchmarks.results.listener --checkpoint runs/words/best.pt --data synthetic --out runs/listener``
+
+False alarms: an hour of silence, noises, hum, clicks, tones and engines, of which four kinds are not among those that
+nets are trained on. Hits: the test clips one after another, with pauses in noise between them; a word counts if it is
+found once while its clip lasts. Both at the default threshold, and at others. The windows of a stream go through the
+net in batches, which rounds otherwise than the listener's one at a time; its speed is that of the listener itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from recipes.data.augment import pink_noise
+from recipes.data.background import LISTENED, background
+from recipes.data.features import to_float
+from recipes.data.speech_commands import SAMPLE_RATE, Clips, load
+from recipes.lib.command import command, run_main
+from recipes.lib.files import write_json
+from recipes.lib.options import SEED, integer, new_folder, number, old_file
+from recipes.lib.run_folder import own_folder
+from recipes.lib.spotter import Spotter, load_spotter
+from recipes.listen import CHECKPOINT, HOP, MARGIN, SMOOTHING, THRESHOLD, WINDOW, Detection, Listener, WordDecision
+
+from .quickstart_report import environment
+
+__all__ = ["decide", "false_alarms", "hits", "main", "measure", "posteriors", "speech_stream"]
+
+PIECE = 10  # seconds of a kind of noise
+THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+
+Posteriors = list[tuple[float, Tensor]]
+
+
+def measure(spotter: Spotter, clips: Clips, hours: float = 1.0, seed: int = 0) -> dict[str, Any]:
+    """Return false alarms, hits and speed, at every threshold; JSON values.
+
+    Parameters
+    ----------
+    spotter : Spotter
+        The net.
+    clips : Clips
+        Words that it was not trained on.
+    hours : float
+        Length of the noise, over all its kinds.
+    seed : int
+        Of noise, order of the clips and pauses.
+    """
+    noise = {kind: posteriors(spotter, _noise(kind, hours / len(LISTENED), seed)) for kind in LISTENED}
+    stream, said = speech_stream(clips, seed)
+    heard = posteriors(spotter, stream)
+    return {
+        "hours": hours, "seed": seed, "smoothing": SMOOTHING, "threshold": THRESHOLD,
+        "times_real_time": _speed(spotter, stream[: 30 * SAMPLE_RATE]), "words_said": len(said),
+        "stream_seconds": len(stream) / SAMPLE_RATE,
+        "at": {
+            f"{threshold:g}": {
+                "false_alarms": {kind: len(decide(spotter, found, threshold)) for kind, found in noise.items()},
+                **hits(decide(spotter, heard, threshold), said),
+            }
+            for threshold in sorted({*THRESHOLDS, THRESHOLD})
+        },
+    }  # fmt: skip
+
+
+def false_alarms(measured: dict[str, Any], threshold: float = THRESHOLD) -> int:
+    """Return the number of words found in the noise of a measurement."""
+    return sum(measured["at"][f"{threshold:g}"]["false_alarms"].values())
+
+
+def posteriors(spotter: Spotter, stream: Tensor) -> Posteriors:
+    """Return middle and posterior of every window of a stream, those that a listener sees."""
+    windows = torch.cat([torch.zeros(MARGIN), stream, torch.zeros(MARGIN)]).unfold(0, WINDOW, HOP)
+    found = torch.cat([spotter(batch.contiguous()) for batch in tqdm(windows.split(100), leave=False, disable=None)])
+    return [(i * HOP / SAMPLE_RATE, posterior) for i, posterior in enumerate(found.softmax(1))]
+
+
+def decide(spotter: Spotter, found: Posteriors, threshold: float = THRESHOLD) -> list[Detection]:
+    """Return the words that a listener of a threshold finds in the posteriors of a stream."""
+    decision = WordDecision(spotter.words, threshold)
+    words = [decision.push(middle, posterior) for middle, posterior in found]
+    return [word for word in (*words, decision.end()) if word is not None]
+
+
+def hits(found: Sequence[Detection], said: Sequence[tuple[str, float]]) -> dict[str, int]:
+    """Count the words that were found once where they were said, and everything else that was found.
+
+    Parameters
+    ----------
+    found : sequence of Detection
+        In the order of time.
+    said : sequence of (str, float)
+        Words and the beginnings of their clips, which last a second.
+    """
+    hit = wrong = elsewhere = 0
+    taken: set[int] = set()
+    for detection in found:
+        clip = next((i for i, (_, start) in enumerate(said) if start <= detection.time < start + 1.0), None)
+        if clip is None:
+            elsewhere += 1
+        elif said[clip][0] == detection.word and clip not in taken:
+            hit += 1
+            taken.add(clip)
+        else:
+            wrong += 1
+    return {"hits": hit, "wrong": wrong, "between": elsewhere}
+
+
+def speech_stream(clips: Clips, seed: int = 0) -> tuple[Tensor, list[tuple[str, float]]]:
+    """Put clips one after another with pauses of 0.5 to 1.5 s, in pink noise 60 dB below full scale.
+
+    Returns
+    -------
+    stream : Tensor
+        ``[samples]`` in [-1, 1].
+    said : list of (str, float)
+        The words, and the beginnings of their clips in seconds.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    parts, said, length = [], [], 0
+    for i in torch.randperm(len(clips.labels), generator=generator).tolist():
+        pause = int(SAMPLE_RATE * (0.5 + float(torch.rand(1, generator=generator))))
+        clip = to_float(clips.waveforms[i])
+        parts += [torch.zeros(pause), clip]
+        said.append((clips.words[int(clips.labels[i])], (length + pause) / SAMPLE_RATE))
+        length += pause + len(clip)
+    stream = torch.cat(parts)
+    noise = torch.cat(
+        [pink_noise(1, SAMPLE_RATE * PIECE, generator)[0] for _ in range(length // (SAMPLE_RATE * PIECE) + 1)]
+    )
+    return (stream + 1e-3 * noise[:length] / noise.std()).clamp(-1.0, 1.0), said
+
+
+def _speed(spotter: Spotter, stream: Tensor) -> float:
+    """Return seconds of sound for a second of processor time, the median over pieces of a second.
+
+    Processor time, of all threads, is what does not depend on what else the machine is doing.
+    """
+    listener, seconds = Listener(spotter), []
+    for piece in stream.split(SAMPLE_RATE):
+        began = time.process_time()
+        listener.push(piece)
+        seconds.append(time.process_time() - began)
+    return 1.0 / median(seconds[1:] or seconds)
+
+
+def _noise(kind: str, hours: float, seed: int) -> Tensor:
+    pieces = max(1, round(3600 * hours / PIECE))
+    generator = torch.Generator().manual_seed(1_000 * (seed + 1) + LISTENED.index(kind))
+    return background(pieces, PIECE * SAMPLE_RATE, generator, (kind,)).flatten()
+
+
+def _name(spotter: Spotter) -> str:
+    s = spotter.settings
+    charge = "" if s["v_init"] is None else f" with V(0) = {s['v_init']:g} thresholds"
+    return f"The net {s['model']} of {s['neuron']} neurons{charge}, T = {s['time_steps']}, seed {s['seed']}"
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
+    """Parse the command line, measure, and write ``listener.json``."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.results.listener", description=__doc__.split("\n\n")[0])
+    parser.add_argument("--checkpoint", type=old_file, default=CHECKPOINT, help="of recipes.spot_keywords")
+    parser.add_argument("--data", default="sample", help="corpus whose test clips are the words")
+    parser.add_argument("--data-dir", type=Path)
+    parser.add_argument("--hours", type=number(above=0.0), default=1.0, help="of noise")
+    parser.add_argument("--seed", type=SEED, default=0)
+    parser.add_argument("--threads", type=integer(1, 1024), default=1, help="cores that the listener may use")
+    parser.add_argument("--out", type=new_folder, required=True, help="folder for listener.json")
+    args = parser.parse_args(argv)
+    torch.set_num_threads(args.threads)
+    with own_folder(args.out, "measure_listener"):
+        spotter, corpus = load_spotter(args.checkpoint), load(args.data, args.data_dir)
+        measured = measure(spotter, corpus.test, args.hours, args.seed)
+        measured |= {"net": _name(spotter), "data": corpus.name, "threads": args.threads, **environment()}
+        write_json(args.out / "listener.json", measured)
+    best = measured["at"][f"{THRESHOLD:g}"]
+    print(
+        f"threshold {THRESHOLD:g}: {false_alarms(measured)} words in {args.hours:g} h of noise; of "
+        f"{measured['words_said']} words {best['hits']} found, {best['wrong']} mistaken, {best['between']} between; "
+        f"{measured['times_real_time']:.0f} seconds of sound in a second of processor time"
+    )
+    return measured
+
+
+if __name__ == "__main__":
+    run_main(main)

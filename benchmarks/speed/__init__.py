@@ -1,0 +1,1 @@
+"""How fast: ratios against the rivals, measured in one process."""

@@ -1,0 +1,244 @@
+"""What the adaptive spiking neuron is in both hosts: from its parameters to the arguments of one operator.
+
+The class here is a mixin for ``nn.Module`` and knows no host. A host's node adds the state and the host's habits.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .. import functional, ops
+from .._counting import counted
+from .._errors import bad_type, bad_value, check_bool, check_choice
+from ..functional import ASNState, asn_spike_height, asn_transfer, state_dtype
+from ..functional.asn import SpikeHeight, check_constant, check_constant_values
+from ..functional.integrate_and_fire import broadcasts
+from .integrate_and_fire import ThresholdNeuron, known, per_channel
+
+__all__ = ["AdaptiveNeuron"]
+
+
+class AdaptiveNeuron(ThresholdNeuron):
+    """The constants of an adaptive spiking neuron, and its precision, which may be changed at any time."""
+
+    resizable = ("m_f", "theta_0")
+    resizable_ndim = 8
+    m_f: Tensor
+    theta_0: Tensor
+    bias: Tensor | None
+    tau_gamma: float
+    tau_eta: float
+    tau_beta: float
+    tau_phi: float
+    dt: float
+    analog_input: bool
+    spike_height: SpikeHeight
+    readout: bool
+    scale_output: bool
+
+    def _init_adaptive(
+        self,
+        threshold: Tensor,
+        trainable: bool,
+        m_f: Any,
+        theta_0: Any,
+        time_constants: dict[str, Any],
+        options: dict[str, Any],
+        bias: Any,
+    ) -> None:
+        self._set_threshold(threshold, trainable)
+        for name, value in (time_constants | options).items():
+            setattr(self, name, value)
+        self._hold("m_f", as_constant("m_f", m_f))
+        self._hold("theta_0", as_constant("theta_0", m_f if theta_0 is None else theta_0))
+        if bias is None:
+            self.register_buffer("bias", None)
+        else:
+            self._hold("bias", bias if isinstance(bias, nn.Parameter) else bias.detach().clone())
+
+    def set_precision(self, m_f: float | Tensor, theta_0: float | Tensor | None = None) -> None:
+        """Change the precision of the neurons; what they have encoded so far carries on.
+
+        The weights that receive the spikes are to be multiplied by the new :attr:`h` in the place of the old.
+
+        Parameters
+        ----------
+        m_f : float or Tensor
+            Adaptation of the threshold a spike, > 0; smaller is more precise and fires more. One value, one per channel
+            ``[C]``, or any other shape that broadcasts to ``[N, ...]``, such as ``[N, 1, 1, 1]`` for one per sample.
+        theta_0 : float or Tensor, optional
+            Threshold at rest in units of the neuron's threshold; ``m_f`` by default.
+
+        Examples
+        --------
+        >>> from snn_ext.spikingjelly import ASNNode
+        >>> node = ASNNode()
+        >>> node.set_precision(0.2)
+        >>> node.theta_0
+        tensor([0.2000])
+        """
+        new = as_constant("m_f", m_f), as_constant("theta_0", m_f if theta_0 is None else theta_0)
+        self.m_f, self.theta_0 = (value.to(self.m_f) for value in new)
+
+    @property
+    def h(self) -> Tensor:
+        """Height of a spike in the neuron's own units: what weights that receive its spikes are multiplied by."""
+        if self.spike_height == "adaptive":
+            return torch.ones_like(self.m_f)
+        height = asn_spike_height(
+            self.m_f, self.theta_0, tau_gamma=self.tau_gamma, tau_eta=self.tau_eta, tau_beta=self.tau_beta
+        )
+        return height.to(self.m_f.dtype) * self._raw_threshold()
+
+    def options(self) -> dict[str, Any]:
+        """Return the arguments that are no tensors, to build a neuron like this one, in either host."""
+        names = ("tau_gamma", "tau_eta", "tau_beta", "tau_phi", "dt", "analog_input", "spike_height", "readout")
+        return {name: getattr(self, name) for name in (*names, "scale_output")}
+
+    @property
+    def emits_spikes(self) -> bool:
+        """Whether the output is a train of spikes: not that of a read-out, or of the filter before a pooling."""
+        return not self.readout
+
+    def analog(self, current: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what the neuron stands for in an analog net, under a constant mean current ``[N, ...]``.
+
+        Returns
+        -------
+        rate : Tensor
+            Spikes a step that carry f(S), at most 1: none where the threshold is never reached.
+        output : Tensor
+            Mean effect of its spikes on what receives them: f(S) in units of the height of a spike, or S.
+        """
+        x_seq = current.unsqueeze(0)
+        s = current if self.bias is None else current + for_step("bias", self.bias, x_seq).to(current.dtype)
+        if self.readout:
+            return torch.zeros_like(s), s
+        m_f, theta_0 = (for_step(name, getattr(self, name), x_seq).to(s.dtype) for name in ("m_f", "theta_0"))
+        unit = self._raw_threshold().detach().to(s.dtype).reshape(())
+        signal = s / unit
+
+        def encoded(tau_beta: float) -> Tensor:
+            """Return f(S) over h: the mean sum of spikes that a synapse has filtered."""
+            taus: dict[str, Any] = {"tau_gamma": self.tau_gamma, "tau_eta": self.tau_eta, "tau_beta": tau_beta}
+            height = asn_spike_height(m_f, theta_0, **taus).to(s.dtype)
+            return asn_transfer(signal, m_f, theta_0, **taus) / height
+
+        spikes = encoded(self.tau_eta)
+        rate = -math.expm1(-self.dt / self.tau_eta) * spikes.masked_fill(signal <= theta_0 / 2, 0.0)
+        if self.spike_height == "adaptive":
+            return rate.clamp_max(1.0), s.clamp_min(0.0)
+        output = spikes if self.tau_beta == self.tau_eta else encoded(self.tau_beta)
+        return rate.clamp_max(1.0), output * for_step("h", self.h, x_seq).to(s.dtype) if self.scale_output else output
+
+    # -- from parameters to the operator ----------------------------------------------------------------------------
+
+    def integrate(
+        self, x_seq: Tensor, state: ASNState, surrogate: Any, detach_adaptation: bool
+    ) -> tuple[Tensor, ASNState]:
+        """Run the operator on ``[T, N, ...]``; returns spikes, or the potential S of a read-out, and the state."""
+        bias = None if self.bias is None else for_step("bias", self.bias, x_seq)
+        operators: Any = functional if counted() else ops  # bit-equal; counters know what the definition is made of
+        if self.readout:
+            times = self._times("tau_beta", "tau_phi", "dt")
+            s_seq, filtered = operators.postsynaptic_potential(
+                x_seq, tuple(state[:2]), bias=bias, analog_input=self.analog_input, **times
+            )
+            return s_seq, state._replace(psc=filtered[0], s=filtered[1])
+        dtype = state_dtype(x_seq.dtype)
+        threshold = self._raw_threshold().to(dtype).reshape(())
+        spike_seq, state = operators.adaptive_spiking(
+            x_seq,
+            state,
+            bias=bias,
+            analog_input=self.analog_input,
+            m_f=for_step("m_f", self.m_f, x_seq),
+            theta_0=for_step("theta_0", self.theta_0, x_seq).to(dtype) * threshold,
+            **self._times("tau_gamma", "tau_eta", "tau_beta", "tau_phi", "dt"),
+            spike_height=self.spike_height,
+            surrogate=surrogate,
+            detach_adaptation=detach_adaptation,
+        )
+        if self.scale_output and self.spike_height == "fixed":
+            spike_seq = (spike_seq * for_step("h", self.h, x_seq)).to(x_seq.dtype)
+        return spike_seq, state
+
+    def at_rest(self, x_seq: Tensor) -> ASNState:
+        """Return the state of neurons at rest for an input ``[T, N, ...]``: one value for all of them."""
+        zero = torch.zeros((), dtype=state_dtype(x_seq.dtype), device=x_seq.device)
+        return ASNState(zero, zero, zero, zero)
+
+    def unencoded(self, state: ASNState) -> Tensor:
+        """Return S - S_hat: what of the signal the spikes have not encoded yet."""
+        s = state.s
+        if self.bias is not None:
+            s = for_step("bias", self.bias, s.unsqueeze(0)).to(s.dtype) + s
+        return s - state.s_hat
+
+    def _times(self, *names: str) -> dict[str, float]:
+        return {name: getattr(self, name) for name in names}
+
+    def _describe(self) -> str:
+        parts = [f"{self.threshold_name}={_show(self._raw_threshold())}"]
+        if self.readout:
+            parts = ["readout=True"]
+        else:
+            parts += [f"m_f={_show(self.m_f)}", f"theta_0={_show(self.theta_0)}"]
+        parts += [f"{name}={value:g}" for name, value in self._times("tau_phi", "dt").items()]
+        parts += [] if self.spike_height == "fixed" else ["spike_height='adaptive'"]
+        parts += [f"{name}=True" for name in ("analog_input", "scale_output") if getattr(self, name)]
+        return ", ".join(parts)
+
+
+# -- checks of constructor arguments -----------------------------------------------------------------------------------
+
+
+def as_constant(name: str, value: Any) -> Tensor:
+    """Return a constant as a float32 tensor: ``[1]``, or the shape that it has."""
+    if not isinstance(value, Tensor):
+        return torch.tensor([check_constant(name, value)], dtype=torch.float32, device="cpu")
+    if not value.is_floating_point() or value.numel() < 1:
+        bad_value(name, value, "a number > 0 or a floating tensor of them")
+    check_constant_values(name, known(name, value))
+    constant = value.detach().float().clone()
+    return constant.reshape(1) if constant.ndim == 0 else constant
+
+
+def check_adaptive_options(
+    m_f: Any, theta_0: Any, time_constants: dict[str, Any], options: dict[str, Any], bias: Any
+) -> dict[str, float]:
+    """Check what the neuron has in both hosts; return its times as floats, with the membrane filter filled in."""
+    for name, value in (("m_f", m_f), ("theta_0", m_f if theta_0 is None else theta_0)):
+        as_constant(name, value)
+    for name, value in options.items():
+        if name == "spike_height":
+            check_choice(name, value, ("fixed", "adaptive"))
+        else:
+            check_bool(name, value)
+    if options["readout"] and options["scale_output"]:
+        bad_value("scale_output", True, "False with readout=True: a read-out has no spikes")
+    if bias is not None and (not isinstance(bias, Tensor) or not bias.is_floating_point()):
+        bad_type(
+            "bias", bias, "None or a floating tensor: one value, one per channel [C], or broadcastable to [N, ...]"
+        )
+    times = dict(time_constants)
+    if times["tau_phi"] is None:
+        times["tau_phi"] = 50.0 if options["readout"] else 5.0
+    return {name: check_constant(name, value) for name, value in times.items()}
+
+
+def for_step(name: str, value: Tensor, x_seq: Tensor) -> Tensor:
+    """Return one value, one per channel, or any other shape that broadcasts, so that it broadcasts to a step."""
+    if value.numel() > 1 and value.ndim != 1:
+        if not broadcasts(value.shape, x_seq.shape[1:]):
+            bad_value(name, value, f"a shape that broadcasts to one step of input, {list(x_seq.shape[1:])}")
+        return value
+    return per_channel(name, value, x_seq.shape[1:])
+
+
+def _show(x: Tensor) -> str:
+    return f"{x.item():.4g}" if x.numel() == 1 and not x.is_meta else str(list(x.shape))

@@ -1,0 +1,238 @@
+"""Simulating a spiking net layer by layer, in chunks of time with carried state: fast, in bounded memory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from .._errors import bad_value, check_count
+from ..ops.selection import select
+from .graph import as_graph, is_stateful, module_of
+from .plan import Call, Observer, Program, ancestors
+from .spike_train import SpikeTrain
+
+__all__ = ["Simulation", "spike_value"]
+
+# Samples times steps in one chunk: enough for the convolutions, few enough to stay in the caches, so more of them in a
+# small net; more than MAX_STEPS gain nothing then. Of a very small net, whose time is that of calls, far more do.
+_SAMPLES_A_CHUNK, _CACHE, _MIN_STEPS, _MAX_STEPS = 32, 8 << 20, 4, 32
+_VERY_SMALL, _MAX_STEPS_OF_VERY_SMALL = 5 << 20, 512
+# A layer's input and output are alive at once, and a convolution may reorder both.
+_WORKSPACE = 3.0
+
+
+class Simulation:
+    """Run a net of SpikingJelly neurons under a constant input.
+
+    Every layer gets a chunk of time steps at once: stateless layers with time flattened into the batch, neurons as a
+    sequence with their potential carried from chunk to chunk. What does not depend on spikes is computed once. The
+    states are the simulation's own: the net is neither reset nor changed, and the result is that of
+    ``for t in range(T): net(x)`` in step mode "s" after a reset. The weights are those at the start of a run: change
+    them between runs, in any way, and not while one is under way.
+
+    Parameters
+    ----------
+    net : nn.Module
+        A converted net, or any net in step mode "s" that can be traced.
+    chunk : int, optional
+        Time steps at a time; by default what is fastest and fits into ``memory``.
+    memory : int
+        Bytes that the activations of a chunk may take, beside the net itself and the states.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Naming the argument, what came and what is wanted.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from torch import nn
+    >>> from snn_ext.evaluation import Simulation
+    >>> from snn_ext.spikingjelly import PCMPIFNode
+    >>> net = nn.Sequential(nn.Identity(), PCMPIFNode(1.0, precharge=0.5))
+    >>> torch.cat(list(Simulation(net).run(torch.tensor([[0.5, 0.25]]), time_steps=4))).sum(0)
+    tensor([[2., 1.]])
+    """
+
+    def __init__(self, net: nn.Module, *, chunk: int | None = None, memory: int = 1 << 30) -> None:
+        self.graph = as_graph(net)
+        if chunk is not None:
+            check_count("chunk", chunk)
+        check_count("memory", memory)
+        self.net, self.chunk, self.memory = net, chunk, memory
+        self._bytes_a_step: dict[tuple[int, ...], float] = {}
+        self._prepared: dict[nn.Module, _Prepared] = {}
+
+    def run(self, x: Tensor, time_steps: int, observe: Observer | None = None) -> Iterator[Tensor]:
+        """Yield the output ``[T', N, ...]`` of chunk after chunk under the constant input ``x`` of shape ``[N, ...]``.
+
+        Parameters
+        ----------
+        x : Tensor
+            Input of every step.
+        time_steps : int
+            T, the sum of all T'.
+        observe : callable, optional
+            Gets the spikes of each spiking layer, chunk after chunk.
+        """
+        output = self.output()
+        for values in self.stream(x, time_steps, [output], observe=observe):
+            yield values[output]
+
+    @torch.no_grad()
+    def stream(
+        self,
+        x: Tensor,
+        time_steps: int,
+        targets: Sequence[Any],
+        trains: Mapping[fx.Node, SpikeTrain] | None = None,
+        *,
+        observe: Observer | None = None,
+        states: dict[fx.Node, tuple[Any, ...]] | None = None,
+    ) -> Iterator[dict[fx.Node, Tensor]]:
+        """Yield the values ``[T', N, ...]`` of some nodes of the graph, chunk after chunk.
+
+        Parameters
+        ----------
+        x, time_steps, observe
+            As in :meth:`run`.
+        targets : sequence of fx.Node
+            Whose values are wanted; only what they depend on runs.
+        trains : dict, optional
+            Spike trains that are known: what lies before them does not run.
+        states : dict, optional
+            Receives the states of the neurons by node.
+        """
+        check_count("time_steps", time_steps)
+        if not isinstance(x, Tensor) or x.ndim < 2 or len(x) < 1:
+            bad_value("x", x, "a tensor [N, ...] with at least one sample")
+        trains = {} if trains is None else trains
+        program = Program(self.graph, targets, frozenset(trains), prepare=self._layer)
+        states = {} if states is None else states
+        modules = list(self.net.modules())
+        stepped = [m for m in modules[1:] if hasattr(m, "step_mode") and not is_stateful(m)]
+        with _as_it_is_simulated(modules, stepped):
+            constants = program.constants(x)
+            step = self.steps(x)
+        for start in range(0, time_steps, step):
+            steps = min(step, time_steps - start)
+            known = {node: trains[node].read(start, start + steps).flatten(0, 1) for node in program.given}
+            with _as_it_is_simulated(modules, stepped):  # not while the caller has the chunk
+                values = program.chunk(constants, known, steps, len(x), _carry(states), observe)
+            yield values
+
+    @torch.no_grad()
+    def neuron(
+        self, node: fx.Node, currents: Iterable[Tensor], states: dict[fx.Node, tuple[Any, ...]] | None = None
+    ) -> Iterator[Tensor]:
+        """Yield the output of one layer of neurons for a current that comes in chunks of time."""
+        call = _carry({} if states is None else states)
+        module = self.graph.get_submodule(str(node.target))
+        for current in currents:
+            yield call(node, module, current)
+
+    def is_constant(self, node: Any) -> bool:
+        """Whether a value is the same at every step: it depends on no neuron."""
+        return not any(is_stateful(module_of(self.graph, n)) for n in ancestors([node]))
+
+    def output(self) -> fx.Node:
+        """Return the node whose value is the output."""
+        output = next(node for node in self.graph.graph.nodes if node.op == "output").args[0]
+        if not isinstance(output, fx.Node):
+            bad_value("net", f"a net that returns {output!r}", "a net that returns one tensor")
+        return output
+
+    def _layer(self, layer: nn.Module) -> Callable[[Tensor], Tensor]:
+        """Return what computes a layer with weights for spikes; prepared anew when it differs from the last run."""
+        if torch.is_autocast_enabled(_weights(layer)[0].device.type):
+            return layer  # which rounds as autocast wants it
+        if layer not in self._prepared or not self._prepared[layer].is_current():
+            self._prepared[layer] = _Prepared(layer)
+        return self._prepared[layer].run
+
+    def steps(self, x: Tensor) -> int:
+        """Return how many steps a chunk has for a batch ``x``."""
+        if self.chunk is not None:
+            return self.chunk
+        shape = x.shape[1:]
+        if shape not in self._bytes_a_step:
+            self._bytes_a_step[shape] = Program(self.graph, [self.output()]).bytes_a_step(x, _carry({}))
+        bytes_a_step = max(1.0, self._bytes_a_step[shape] * len(x))
+        fastest = max(_MIN_STEPS, math.ceil(_SAMPLES_A_CHUNK / len(x)), int(_CACHE / bytes_a_step))
+        very_small = min(_MAX_STEPS_OF_VERY_SMALL, int(_VERY_SMALL / bytes_a_step))
+        fastest, affordable = max(min(fastest, _MAX_STEPS), very_small), self.memory / (_WORKSPACE * bytes_a_step)
+        return max(1, min(fastest, int(affordable)))
+
+
+class _Prepared:
+    """What computes a layer for spikes, with a copy of the weights that were packed for it.
+
+    Neither the address nor the version of a tensor tells whether its content has changed: ``weight.data`` is written
+    without a new version, and a new tensor may get the address of the old one. So the content is compared.
+    """
+
+    def __init__(self, layer: nn.Module) -> None:
+        self.layer, self._settings = layer, _settings(layer)
+        self.run: Callable[[Tensor], Tensor] = self._settings[0].prepare(layer)
+        self._packed = [] if self.run is layer else [p.detach().clone() for p in _weights(layer)]
+
+    def is_current(self) -> bool:
+        """Whether the layer is still the one that was prepared; one that computes itself notices its own weights."""
+        return self._settings == _settings(self.layer) and all(map(torch.equal, self._packed, _weights(self.layer)))
+
+
+def _weights(layer: nn.Module) -> list[Tensor]:
+    return [p for p in (layer.weight, layer.bias) if isinstance(p, Tensor)]
+
+
+def _settings(layer: nn.Module) -> tuple[Any, ...]:
+    """Return what the packed form of a layer depends on beside the values of its weights; first what packs them."""
+    execution = select("spike_convolution", layer.weight.device, layer.weight.dtype)  # type: ignore[arg-type]
+    kinds = [(p.shape, p.dtype, p.device) for p in _weights(layer)]
+    return execution, layer.extra_repr(), bool(layer._forward_hooks or layer._forward_pre_hooks), kinds
+
+
+def _carry(states: dict[fx.Node, tuple[Any, ...]]) -> Call:
+    """Return a way to call a neuron with states of our own, by the host's contract of pure transitions."""
+
+    def call(node: fx.Node, module: Any, x_seq: Tensor) -> Tensor:
+        state = states.get(node)
+        if state is None:
+            state = tuple(module._memories_rv.values())
+        state = module.materialize_states((x_seq,), state, "m")
+        (spikes,), states[node] = module.multi_step_functional_forward((x_seq,), state)
+        return spikes
+
+    return call
+
+
+@contextmanager
+def _as_it_is_simulated(modules: list[nn.Module], stepped: list[nn.Module]) -> Iterator[None]:
+    """Evaluation mode, and stateless layers in step mode "s", which is what time flattened into the batch needs."""
+    training = [module for module in modules if module.training]
+    steps = [module for module in stepped if module.step_mode == "m"]
+    try:
+        for module in training:
+            module.training = False
+        for module in steps:
+            module.step_mode = "s"  # type: ignore[assignment]
+        yield
+    finally:
+        for module in training:
+            module.training = True
+        for module in steps:
+            module.step_mode = "m"  # type: ignore[assignment]
+
+
+def spike_value(module: Any) -> float | Tensor:
+    """Return what a neuron emits when it fires: 1, or its threshold (``p_1``) with a scaled output."""
+    if not getattr(module, "scale_output", False):
+        return 1.0
+    level: Tensor = module.quantizer(torch.zeros(1, device="cpu")).clip_level.detach()
+    return level

@@ -1,0 +1,215 @@
+"""The part of a net that some values depend on, run for a chunk of time steps at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from ..neurons.asn import AdaptiveNeuron
+from ..neurons.integrate_and_fire import IntegrateAndFireNeuron
+from ..ops.layout import dense
+from .graph import WEIGHTED, emits_spikes, event_sources, is_max_pool, is_stateful, layer_names
+
+__all__ = ["Call", "Observer", "Program", "ancestors"]
+
+Observer = Callable[[str, nn.Module, Tensor], None]
+"""``observe(name, module, spikes)``: the 0/1 spikes ``[T', N, ...]`` of one layer in the next T' steps."""
+Call = Callable[[fx.Node, nn.Module, Tensor], Tensor]
+"""From a node, its neurons and their input ``[T', N, ...]`` to their output."""
+
+
+@dataclass
+class Program:
+    """The part of a graph that some values depend on, with what is constant in time set apart.
+
+    Parameters
+    ----------
+    graph : fx.GraphModule
+        The net.
+    targets : sequence of fx.Node
+        The values that are wanted.
+    known : set of fx.Node
+        Nodes whose values will be given.
+    prepare : callable, optional
+        From a layer with weights behind spikes to what computes it; the layer itself by default.
+    """
+
+    graph: fx.GraphModule
+    targets: Sequence[Any]
+    known: frozenset[fx.Node] = frozenset()
+    prepare: Callable[[nn.Module], Callable[[Tensor], Tensor]] | None = None
+    order: list[fx.Node] = field(init=False)  # varying in time, in the order of the forward pass
+    steady: list[fx.Node] = field(init=False)  # constant in time
+    _sequences: dict[tuple[fx.Node, int], Tensor] = field(init=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        found = ancestors(self.targets, self.known)
+        needed = [node for node in self.graph.graph.nodes if node in found]
+        called = {str(node.target) for node in needed if node.op == "call_module"}
+        self.modules = {name: self.graph.get_submodule(name) for name in called}
+        self.given = [node for node in needed if node in self.known]
+        varying: set[fx.Node] = set()
+        for node in needed:
+            if node in self.known or is_stateful(self._module(node)) or any(n in varying for n in node.all_input_nodes):
+                varying.add(node)
+        self.steady = [n for n in needed if n not in varying]
+        self.order = [
+            n for n in needed if n in varying and n not in self.known and n.op not in ("placeholder", "output")
+        ]
+        self._names, self._pools = layer_names(self.graph), set[fx.Node]()
+        if any(is_max_pool(self._module(n)) and not is_stateful(self._module(n)) for n in self.order):
+            sources = event_sources(self.graph)
+            self._pools = {n for n in self.order if sources.get(self._names.get(n, "")) == "pool"}
+        self._layers: dict[fx.Node, Callable[[Tensor], Tensor]] = {}
+        if self.prepare is not None:
+            weighted = [node for node in self.order if isinstance(self._module(node), WEIGHTED)]
+            behind = [node for node in weighted if self._carries_spikes(node.all_input_nodes[0])]
+            self._layers = {node: self.prepare(self.modules[str(node.target)]) for node in behind}
+        wanted = set(self.targets)
+        self._last_use: dict[fx.Node, list[fx.Node]] = {}
+        seen: set[fx.Node] = set()
+        for node in reversed(self.order):
+            done = [n for n in node.all_input_nodes if n in varying and n not in seen and n not in wanted]
+            self._last_use[node] = done
+            seen.update(done)
+
+    def _carries_spikes(self, node: fx.Node) -> bool:
+        """Whether spikes reach a node unweighted."""
+        module = self._module(node)
+        if node in self.known or emits_spikes(module):
+            return True
+        return not isinstance(module, WEIGHTED) and any(map(self._carries_spikes, node.all_input_nodes))
+
+    def constants(self, x: Tensor) -> dict[fx.Node, Any]:
+        """Compute what does not depend on time: everything before the first neuron."""
+        env: dict[fx.Node, Any] = {}
+        self._sequences.clear()
+        for node in self.steady:
+            env[node] = _channels_last(x) if node.op == "placeholder" else self._call(node, env)
+        return env
+
+    def chunk(
+        self,
+        constants: dict[fx.Node, Any],
+        known: dict[fx.Node, Tensor],
+        steps: int,
+        samples: int,
+        call: Call,
+        observe: Observer | None = None,
+        visit: Callable[[dict[fx.Node, Any]], None] | None = None,
+    ) -> dict[fx.Node, Tensor]:
+        """Compute the next steps; ``known`` is flattened to ``[T' N, ...]``, the result is ``[T', N, ...]``."""
+        env: dict[fx.Node, Any] = dict(known)
+
+        def value(node: fx.Node) -> Any:
+            if node in env:
+                return env[node]
+            constant = constants[node]
+            if isinstance(constant, Tensor):
+                return _spread(constant, steps)
+            return self._call(node, {n: size_of(n) for n in node.all_input_nodes})  # a size of the batch
+
+        def size_of(node: fx.Node) -> Any:
+            constant = constants[node]
+            return _shape_of(constant, steps) if isinstance(constant, Tensor) else value(node)
+
+        for node in self.order:
+            module = self._module(node)
+            if module is not None and is_stateful(module):
+                source: Any = node.args[0]
+                x_seq = (
+                    env[source].unflatten(0, (steps, samples))
+                    if source in env
+                    else self._repeated(constants, source, steps)
+                )
+                env[node] = call(node, module, x_seq).flatten(0, 1)
+            else:
+                env[node] = self._call(node, {n: value(n) for n in node.all_input_nodes})
+            if observe is not None and module is not None and (emits_spikes(module) or node in self._pools):
+                observe(self._names[node], module, _binary(module, env[node].unflatten(0, (steps, samples))))
+            if visit is not None:
+                visit(env)
+            for done in self._last_use[node]:
+                env.pop(done, None)
+        return {
+            n: env[n].unflatten(0, (steps, samples)) if n in env else constants[n].expand(steps, *constants[n].shape)
+            for n in self.targets
+        }
+
+    def bytes_a_step(self, x: Tensor, call: Call) -> float:
+        """Return the bytes that are alive at once for one sample and step, by running one."""
+        peak = 0
+
+        def measure(env: dict[fx.Node, Any]) -> None:
+            nonlocal peak
+            peak = max(peak, sum(v.numel() * v.element_size() for v in env.values() if isinstance(v, Tensor)))
+
+        self.chunk(self.constants(x[:1]), {}, 1, 1, call, visit=measure)
+        return float(peak)
+
+    def _repeated(self, constants: dict[fx.Node, Any], node: Any, steps: int) -> Tensor:
+        """Return a constant at every step, in its own layout; kept, for each chunk needs it."""
+        if (node, steps) not in self._sequences:
+            x = constants[node]
+            layout = (x.numel(), *dense(x.unsqueeze(0)).stride()[1:])
+            x_seq = torch.empty_strided((steps, *x.shape), layout, dtype=x.dtype, device=x.device)
+            self._sequences[node, steps] = x_seq.copy_(x)
+        return self._sequences[node, steps]
+
+    def _module(self, node: fx.Node) -> nn.Module | None:
+        return self.modules[str(node.target)] if node.op == "call_module" else None
+
+    def _call(self, node: fx.Node, env: Mapping[fx.Node, Any]) -> Any:
+        if node in self._layers:
+            return self._layers[node](env[node.all_input_nodes[0]])
+        args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: env[n])
+        if node.op == "call_module":
+            return self.modules[str(node.target)](*args, **kwargs)
+        if node.op == "call_method":
+            # a view need not be possible in the layout in which layers run here
+            method = "reshape" if node.target == "view" else str(node.target)
+            return getattr(args[0], method)(*args[1:], **kwargs)
+        if node.op == "get_attr":
+            value: Any = self.graph
+            for name in str(node.target).split("."):
+                value = getattr(value, name)
+            return value
+        return node.target(*args, **kwargs)  # type: ignore[operator]
+
+
+def ancestors(targets: Sequence[Any], known: frozenset[fx.Node] = frozenset()) -> set[fx.Node]:
+    """Return the nodes that some nodes depend on, themselves included; nothing before what is known."""
+    needed: set[fx.Node] = set()
+    stack = list(targets)
+    while stack:
+        node = stack.pop()
+        if node not in needed:
+            needed.add(node)
+            if node not in known:
+                stack.extend(node.all_input_nodes)
+    return needed
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 and x.device.type == "cpu" else x
+
+
+def _spread(value: Any, steps: int) -> Any:
+    """Return a constant as ``[T' N, ...]``, in memory of its own: what uses it may write to it."""
+    return value.repeat(steps, *[1] * (value.ndim - 1)) if isinstance(value, Tensor) and value.ndim else value
+
+
+def _shape_of(value: Tensor, steps: int) -> Tensor:
+    """Return something of the shape of a constant as ``[T' N, ...]``."""
+    return value.new_empty(1).expand(steps * value.shape[0], *value.shape[1:])
+
+
+def _binary(module: nn.Module, spikes: Tensor) -> Tensor:
+    """Return 0/1 spikes: those with a value without it, signed events without their sign."""
+    valued = getattr(module, "scale_output", False) or getattr(module, "spike_height", "fixed") == "adaptive"
+    binary = isinstance(module, IntegrateAndFireNeuron | AdaptiveNeuron) and not valued
+    return spikes if binary else (spikes != 0).to(spikes.dtype)
