@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from .._errors import bad_value, check_count
-from ..ops.selection import select
+from ..ops.registry import select
 from .graph import as_graph, is_stateful, module_of
 from .plan import Call, Observer, Program, ancestors
 from .spike_train import SpikeTrain
