@@ -6,7 +6,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -15,14 +14,9 @@ from torch._subclasses import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from snn_ext import functional, ops
-from snn_ext.ops import implementation, selection, use_implementation
-from snn_ext.ops.adaptive_native import AdaptiveNativeExecution
-from snn_ext.ops.cuda_execution import CudaExecution
-from snn_ext.ops.native_execution import NativeExecution
-from snn_ext.ops.spike_convolution import SpikeConvolutionNative
-from snn_ext.ops.torch_execution import TorchExecution
-from snn_ext.ops.transfer_executions import TransferNativeExecution
-from tests.ops.emulation import Emulator, installed
+from snn_ext.ops import implementation, registry, use_implementation
+from tests.ops.emulation import Emulator, emulated, installed, replaced
+from tests.ops.planting import OPERATORS, in_c
 
 CPU = torch.device("cpu")
 
@@ -41,16 +35,16 @@ def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str
 def test_reasons_are_given_for_what_can_not_run() -> None:
     chosen = implementation("integrate_and_fire", "cpu", torch.float64)
     assert chosen.name == "torch"
-    assert set(chosen.unavailable) == {"cuda-cupy", "cuda-nvrtc", "cpu-native"}
-    assert "float64" in chosen.unavailable["cpu-native"]
-    assert "cuda" in implementation("integrate_and_fire", "cuda").unavailable["cpu-native"]
+    assert set(chosen.unavailable) == {"cuda-cupy", "cuda-nvrtc", "cpu"}
+    assert "float64" in chosen.unavailable["cpu"]
+    assert "cuda" in implementation("integrate_and_fire", "cuda").unavailable["cpu"]
 
 
 def test_forcing_is_nested_and_undone() -> None:
     default = implementation("integrate_and_fire", "cpu").name
     with use_implementation("torch"):
         assert implementation("integrate_and_fire", "cpu").name == "torch"
-        with pytest.raises(ValueError, match="cpu-natvie"), use_implementation("cpu-natvie"):
+        with pytest.raises(ValueError, match="cup"), use_implementation("cup"):
             pass
         assert implementation("integrate_and_fire", "cpu").name == "torch"
     assert implementation("integrate_and_fire", "cpu").name == default
@@ -58,23 +52,23 @@ def test_forcing_is_nested_and_undone() -> None:
 
 def test_what_is_forced_and_can_not_run_raises() -> None:
     with use_implementation("cuda-cupy"):
-        with pytest.raises(RuntimeError, match="'cuda-cupy' is forced and can not run"):
+        with pytest.raises(RuntimeError, match="'cuda-cupy' is forced and cannot run"):
             implementation("integrate_and_fire", "cpu")
-        with pytest.raises(RuntimeError, match="'cuda-cupy' is forced and can not run"):
+        with pytest.raises(RuntimeError, match="'cuda-cupy' is forced and cannot run"):
             ops.integrate_and_fire(torch.rand(4, 2), 0.0, torch.ones(1))
-    with use_implementation("cpu-native"), pytest.raises(RuntimeError, match="no kernel for torch.float64"):
+    with use_implementation("cpu"), pytest.raises(RuntimeError, match="not written for torch.float64"):
         ops.integrate_and_fire(torch.rand(4, 2).double(), 0.0, torch.ones(1))
 
 
 def test_the_operator_runs_what_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     ran = []
-    for execution in selection.EXECUTIONS["integrate_and_fire"].values():
+    for found in registry.IMPLEMENTATIONS["integrate_and_fire"].values():
 
-        def forward(*arguments, _name=execution.name, _forward=execution.forward, **outputs):
+        def forward(*arguments, _name=found.name, _forward=found.forward):
             ran.append(_name)
-            return _forward(*arguments, **outputs)
+            return _forward(*arguments)
 
-        monkeypatch.setattr(execution, "forward", forward)
+        monkeypatch.setattr(found, "forward", forward)
     want = []
     for name in (None, "torch", None):
         for dtype in (torch.float32, torch.float64):
@@ -103,23 +97,26 @@ def test_the_environment_forces() -> None:
 def test_no_compiler_is_a_recorded_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CC", "no-such-compiler")
     monkeypatch.setenv("SNN_EXT_CACHE", str(tmp_path))
-    executions = {execution.name: execution for execution in (NativeExecution(), TorchExecution())}
-    monkeypatch.setattr(selection, "EXECUTIONS", MappingProxyType({"integrate_and_fire": executions}))
-    selection._select.cache_clear()
-    chosen = implementation("integrate_and_fire", "cpu")
-    assert chosen.name == "torch"
-    assert chosen.unavailable["cpu-native"] == "no C compiler: looked for no-such-compiler"
-    spike_seq, _ = ops.integrate_and_fire(torch.full((4, 1), 0.5), 0.0, torch.ones(1))
-    assert spike_seq.flatten().tolist() == [0.0, 1.0, 0.0, 1.0]
-    sentence = "is forced and can not run: no C compiler"
-    with use_implementation("cpu-native"), pytest.raises(RuntimeError, match=sentence):
-        ops.integrate_and_fire(torch.full((4, 1), 0.5), 0.0, torch.ones(1))
-    selection._select.cache_clear()
+    torch_alone = registry.IMPLEMENTATIONS["integrate_and_fire"]["torch"]
+    with replaced({"integrate_and_fire": {"cpu": in_c("integrate_and_fire"), "torch": torch_alone}}):
+        chosen = implementation("integrate_and_fire", "cpu")
+        assert chosen.name == "torch"
+        assert chosen.unavailable["cpu"] == "no C compiler: looked for no-such-compiler"
+        spike_seq, _ = ops.integrate_and_fire(torch.full((4, 1), 0.5), 0.0, torch.ones(1))
+        assert spike_seq.flatten().tolist() == [0.0, 1.0, 0.0, 1.0]
+        sentence = "is forced and cannot run: no C compiler"
+        with use_implementation("cpu"), pytest.raises(RuntimeError, match=sentence):
+            ops.integrate_and_fire(torch.full((4, 1), 0.5), 0.0, torch.ones(1))
 
 
 def test_unknown_operators_and_names_are_refused() -> None:
     with pytest.raises(ValueError, match="op: got 'lif'"):
         implementation("lif", "cpu")
+
+
+def test_an_argument_of_no_effect_is_refused() -> None:
+    with pytest.raises(TypeError, match="'T'"):
+        implementation("integrate_and_fire", "cpu", T=4)
 
 
 # -- what a user may have set as a default, or be in the midst of -----------------------------------------------------
@@ -156,7 +153,6 @@ MODES = {
     "fake": FakeTensorMode,
     "counted": lambda: FlopCounterMode(display=False),
 }
-FRESH = (NativeExecution, AdaptiveNativeExecution, TransferNativeExecution, SpikeConvolutionNative)
 
 
 @pytest.fixture(params=MODES)
@@ -165,22 +161,22 @@ def mode(request: pytest.FixtureRequest) -> Iterator[Any]:
         yield entered
 
 
-def test_self_tests_do_not_depend_on_modes(mode: Any) -> None:
-    for fresh in FRESH:
-        reason = fresh().why_not(CPU, torch.float32)
+def test_comparisons_with_torch_do_not_depend_on_modes(mode: Any) -> None:
+    for operator in OPERATORS:
+        reason = in_c(operator).why_not(CPU, torch.float32)
         assert reason is None or reason.startswith("no C compiler")
     if isinstance(mode, FlopCounterMode):
         assert mode.get_total_flops() == 0
 
 
-def test_self_tests_of_cuda_do_not_depend_on_modes(emulator: Emulator, mode: Any) -> None:
-    assert CudaExecution(emulator).why_not(CPU, torch.float32) is None
+def test_comparisons_on_cuda_do_not_depend_on_modes(emulator: Emulator, mode: Any) -> None:
+    assert emulated("integrate_and_fire", emulator).why_not(CPU, torch.float32) is None
 
 
-def test_self_tests_draw_no_random_numbers() -> None:
+def test_comparisons_with_torch_draw_no_random_numbers() -> None:
     before = torch.get_rng_state()
-    for fresh in FRESH:
-        fresh().why_not(CPU, torch.float32)
+    for operator in OPERATORS:
+        in_c(operator).why_not(CPU, torch.float32)
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -223,5 +219,5 @@ def test_the_operators_do_not_depend_on_defaults(defaults: None, emulator: Emula
         assert torch.equal(spike_seq, functional.integrate_and_fire(x_seq, 0.25, threshold)[0])
 
     check()
-    with installed(CudaExecution(emulator)):
+    with installed(emulated("integrate_and_fire", emulator)):
         check()

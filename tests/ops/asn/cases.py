@@ -122,7 +122,7 @@ class Case(harness.Case):
 
     @staticmethod
     def exact_cases() -> Iterator[Case]:
-        """Every kind of data, constants and output, the rest in turn; then lengths and sizes around segments and blocks."""
+        """Every kind of data, constants and output, the rest in turn; then lengths and sizes around segments."""
         turns = itertools.cycle(itertools.product((False, True), DTYPES))
         sizes = itertools.cycle(((17, 7), (4, 63), (33, 1), (16, 21)))
         for kind, constants, height in itertools.product(KINDS, CONSTANTS, ("fixed", "adaptive", "none")):
@@ -146,7 +146,9 @@ class Case(harness.Case):
             yield make_case("random", 5, 40, surrogate=surrogate, detach_adaptation=False)
         for time_steps, size in ((1, 1), (2, 50), (16, 7), (17, 8), (40, 9), (3, 2100)):
             yield make_case("random", time_steps, size, detach_adaptation=False, height="adaptive")
-            yield make_case("random", time_steps, size, height="none", constants="by neuron", analog_input=size % 2 == 0)
+            yield make_case(
+                "random", time_steps, size, height="none", constants="by neuron", analog_input=size % 2 == 0
+            )
         for dtype in (torch.float16, torch.bfloat16):
             yield make_case("random", 17, 64, dtype)
 

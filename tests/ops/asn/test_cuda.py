@@ -1,4 +1,4 @@
-"""Bugs planted in the CUDA kernels of the adaptive neuron have to be caught by the checks, on the CPU."""
+"""``adaptive_spiking`` in CUDA, on the CPU: planted bugs have to be caught by the checks."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ import pytest
 import torch
 
 from snn_ext.ops import implementation
-from snn_ext.ops.adaptive_cuda import AdaptiveCudaExecution, _width
-from tests.ops import adaptive_checks
-from tests.ops.adaptive_checks import STEP_BUGS, Case, absorbed_case, make_case
-from tests.ops.emulation import Emulator, Recorder, check, emulated_source, recorded, untested
+from tests.ops.asn.cases import STEP_BUGS, Case, absorbed_case, make_case
+from tests.ops.emulation import OPERATORS, Emulator, Recorder, check, emulated, recorded, source_of, untested
 
+OPERATOR = "adaptive_spiking"
 CASES: dict[str, Callable[[], Case]] = {
     "ties": lambda: make_case("ulp", 4, 1200, constants="dyadic", analog_input=True),
     "special": lambda: make_case("special", 4, 100),
@@ -42,12 +41,12 @@ BUGS = {
     "constants of the first neurons": ("load(array + k * N + n)", "load(array + k * N)", "heights"),
     "states in the wrong order": ("states.of[2].at[i] = n.s_hat, states.of[3].at[i] = n.adaptation",
                                   "states.of[3].at[i] = n.s_hat, states.of[2].at[i] = n.adaptation", "heights"),
-    "checkpoint in the wrong place": ("store(checkpoints + ((first / SEGMENT - 1) * KEPT + k) * N + n",
+    "checkpoint in the wrong place": ("store(checkpoints + ((first / SEGMENT - 1) * STATES + k) * N + n",
                                       "store(checkpoints + k * N + n", "attached"),
-    "wrong checkpoint": ("load(checkpoints + ((first / SEGMENT - 1) * KEPT + k) * N + n)",
+    "wrong checkpoint": ("load(checkpoints + ((first / SEGMENT - 1) * STATES + k) * N + n)",
                          "load(checkpoints + k * N + n)", "attached"),
-    "gradient row loaded twice": ("g[k - AHEAD] = load(grad_out + (first + k - AHEAD) * N + n)",
-                                  "g[k - AHEAD] = load(grad_out + (first + k) * N + n)", "filtered"),
+    "gradient row loaded twice": ("g[k - AHEAD] = load(grad_out_seq + (first + k - AHEAD) * N + n)",
+                                  "g[k - AHEAD] = load(grad_out_seq + (first + k) * N + n)", "filtered"),
     "gradient of the bias of the last step only": ("bias_sum.at[i] += adaptive", "bias_sum.at[i] = adaptive",
                                                    "filtered"),
     "first bias for all": ("bias_stride, n);\n    States states;", "0, n);\n    States states;", "special"),
@@ -58,41 +57,42 @@ BUGS = {
 @pytest.fixture(scope="module")
 def bugs() -> Emulator:
     """Return the source as it is and with each bug, all compiled in one unit."""
-    wanted = [kernel for name in CASES for kernel in wanted_by(AdaptiveCudaExecution.source(), name)]
+    wanted = [kernel for name in CASES for kernel in wanted_by(None, name)]
     for old, new, name in BUGS.values():
-        wanted += wanted_by(emulated_source((old, new), kernels=AdaptiveCudaExecution), name)
+        wanted += wanted_by(source_of(OPERATOR, (old, new)), name)
     return Emulator(wanted)
 
 
-def wanted_by(source: str, name: str) -> list:
-    return recorded(source, lambda: adaptive_checks.run_gradients(CASES[name]()), AdaptiveCudaExecution)
+def wanted_by(source: str | None, name: str) -> list:
+    return recorded(OPERATOR, CASES[name]().run_gradients, source)
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_without_a_bug_nothing_is_caught(bugs: Emulator, name: str) -> None:
     with untested():
-        check(AdaptiveCudaExecution(bugs), bugs, CASES[name](), gradients=name != "absorbed")
+        check(emulated(OPERATOR, bugs), bugs, CASES[name](), gradients=name != "absorbed")
 
 
 @pytest.mark.parametrize("bug", BUGS)
 def test_planted_bugs_are_caught(bugs: Emulator, bug: str) -> None:
     old, new, name = BUGS[bug]
-    source = emulated_source((old, new), kernels=AdaptiveCudaExecution)
+    source = source_of(OPERATOR, (old, new))
     with untested(), pytest.raises(AssertionError, match=r"Case\("):
-        check(AdaptiveCudaExecution(bugs, source), bugs, CASES[name](), gradients=name != "absorbed")
+        check(emulated(OPERATOR, bugs, source), bugs, CASES[name](), gradients=name != "absorbed")
 
 
-def test_kernels_that_fail_their_self_test_are_not_used(bugs: Emulator) -> None:
+def test_kernels_that_disagree_with_torch_are_not_used(bugs: Emulator) -> None:
     cpu = torch.device("cpu")
-    source = emulated_source(STEP_BUGS["gradient of the threshold lost"], kernels=AdaptiveCudaExecution)
-    reason = AdaptiveCudaExecution(bugs, source).why_not(cpu, torch.float32)
-    assert reason == "its kernels fail their self-test: they disagree with torch"
+    source = source_of(OPERATOR, STEP_BUGS["gradient of the threshold lost"])
+    reason = emulated(OPERATOR, bugs, source).why_not(cpu, torch.float32)
+    assert reason == "its kernels disagree with torch"
 
 
 def test_widths_of_access() -> None:
     def width(backward: bool, time_steps: int, size: int, dtype: torch.dtype = torch.float32, start: int = 0) -> int:
-        current_seq = torch.empty(time_steps * size + start, dtype=dtype)[start:].view(time_steps, size)
-        return _width(backward, current_seq, torch.empty(size), None)
+        x_seq = torch.empty(time_steps * size + start, dtype=dtype)[start:].view(time_steps, size)
+        step, found = torch.empty(size), OPERATORS[OPERATOR]
+        return found.width(backward, found.op.Inputs(x_seq, *[step] * 5, torch.empty(6)), (None,))
 
     assert [width(False, t, 64) for t in (1, 4, 16, 17)] == [4, 4, 4, 4]
     assert [width(False, t, 64, torch.bfloat16) for t in (1, 4, 16, 17)] == [8, 8, 8, 4]
@@ -104,6 +104,6 @@ def test_widths_of_access() -> None:
 def test_reasons_are_told() -> None:
     unavailable = implementation("adaptive_spiking", "cpu").unavailable
     assert unavailable["cuda-cupy"] == unavailable["cuda-nvrtc"] == "it runs on CUDA devices, not on cpu"
-    assert AdaptiveCudaExecution(Recorder()).why_not(torch.device("cpu"), torch.float64) == (
-        "it has no kernel for torch.float64"
+    assert emulated(OPERATOR, Recorder()).why_not(torch.device("cpu"), torch.float64) == (
+        "it is not written for torch.float64"
     )

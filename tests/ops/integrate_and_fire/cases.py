@@ -12,11 +12,11 @@ from torch import Tensor
 
 from snn_ext import functional, ops
 from tests.ops import harness
-from tests.ops.harness import DTYPES, SURROGATES, captured_results
+from tests.ops.harness import SURROGATES, captured_results
 
 STEPS = (1, 2, 4, 15, 16, 17, 33, 255)
 SIZES = (1, 7, 63, 500, 1000)
-# More than two of the pieces that implementations cut the neurons into, and not a multiple: blocks of C, chunks of torch.
+# More than two of the pieces that neurons are cut into, and not a multiple: blocks of C, chunks of torch.
 BLOCKS, CHUNKS = 8201, 65417
 KINDS = ("random", "eighths", "sixteenths", "ulp", "special")
 RESETS = ("subtract", "zero", "none")
@@ -80,7 +80,9 @@ class Case(harness.Case):
     @staticmethod
     def exact_cases() -> Iterator[Case]:
         """Every length with every size and every kind of data, the settings in turn."""
-        turns = itertools.cycle(itertools.product(RESETS, (True, False), (torch.float32, torch.float16, torch.bfloat16)))
+        turns = itertools.cycle(
+            itertools.product(RESETS, (True, False), (torch.float32, torch.float16, torch.bfloat16))
+        )
         for time_steps, size, kind in itertools.product(STEPS, SIZES, KINDS):
             if time_steps * size <= 40_000:
                 reset, at, dtype = next(turns)

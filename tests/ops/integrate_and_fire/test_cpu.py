@@ -1,23 +1,24 @@
-"""The native kernels: bugs planted in their source have to be caught by the checks; threads, forks."""
+"""``integrate_and_fire`` in C: bugs planted in the source have to be caught by the checks; threads, forks."""
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
-from types import MappingProxyType
 
 import pytest
 import torch
 
 from snn_ext import ops
-from snn_ext.ops import build, native_execution, selection, torch_execution
-from snn_ext.ops.native_execution import NativeExecution, kernel_sources
-from tests.ops import checks
-from tests.ops.checks import check_all, check_gradients, gradient_cases
+from snn_ext.ops.machine import torch_parts
+from tests.ops.integrate_and_fire.cases import BLOCKS, CHUNKS, Case
+from tests.ops.planting import Plant, in_c, patched, planting
 
 pytestmark = pytest.mark.skipif(not any(map(shutil.which, ("cc", "gcc", "clang"))), reason="no C compiler")
 
+OPERATOR = "integrate_and_fire"
 BUGS = {
     "> for >=": ("fire_at_threshold ? h >= theta", "fire_at_threshold ? h > theta"),
     ">= for >": (": h > theta)", ": h >= theta)"),
@@ -27,30 +28,31 @@ BUGS = {
     "carried gradient lost in the threshold's": ("-g_u - s * c : -g_u", "-g_u : -g_u"),
     "zero reset subtracts": ("return s != 0.0f ? 0.0f : h", "return h - s * theta"),
     "tail elements missing": (
-        "forward_block(b, (int)(N - b < BLOCK ? N - b : BLOCK)",
-        "forward_block(b, (int)(N - b < BLOCK ? (N - b) / 8 * 8 : BLOCK)",
+        "? call->N - k * BLOCK : BLOCK",
+        "? (call->N - k * BLOCK) / 8 * 8 : BLOCK",
     ),
     "tail missing in a sum": ("for (; i < m; i++) sum += row[i];", ""),
     "one element never written": ("spikes[i] = s != 0.0f ? on : off;", "if (i != 6) spikes[i] = s != 0.0f ? on : off;"),
     "wrong checkpoint": ("checkpoints + (segment - 1) * N + b", "checkpoints + 0 * N + b"),
     "checkpoint a step late": ("t && t % SEGMENT == 0", "t > SEGMENT && t % SEGMENT == 1"),
     "initial potential of the first neuron": ("if (v_stride) memcpy", "if (0) memcpy"),
-    "first threshold for all steps": ("retreat, kind, at, m, 0, h_row, d, g, scale ? scale[0] : 1.0f, th,",
-                                      "retreat, kind, at, m, 0, h_row, d, g, scale ? scale[0] : 1.0f, theta[0],"),
+    "first threshold for all steps": ("retreat, kind, at, m, 0, h_row, d, g, scale, theta,",
+                                      "retreat, kind, at, m, 0, h_row, d, g, scale, call->thresholds[0],"),
     "gain forgotten": ("gain * surrogate(", "surrogate("),
     "poor exponential": ("p = p * r + 8.3334519073e-3f;", ""),
     "scale forgotten": ("g[i] * scale, d[i]", "g[i], d[i]"),
     "float16 rounds ties up": ("0xfffu + (magnitude >> 13 & 1u)", "0x1000u"),
     "every block reads the first": (
-        "load_row(x, dtype, t * N + b, m, buffer), th", "load_row(x, dtype, t * N, m, buffer), th"
+        "load_row(call->x_seq, dtype, t * N + b, m, buffer);\n        const float theta",
+        "load_row(call->x_seq, dtype, t * N, m, buffer);\n        const float theta",
     ),
     "sums of the first block alone": (
-        "for (index_t k = 0; k < blocks; k++) sum +=", "for (index_t k = 0; k < 1; k++) sum +="
+        "k < block_count(call->N, BLOCK); k++) sum +=", "k < 1; k++) sum +="
     ),
     "checkpoints of the first block": (
-        "memcpy(v, checkpoints + (segment - 1) * N + b", "memcpy(v, checkpoints + (segment - 1) * N"
+        "memcpy(v, call->checkpoints + (segment - 1) * N + b", "memcpy(v, call->checkpoints + (segment - 1) * N"
     ),
-    "gradient of the first block's potential": ("memcpy(c, grad_v_end + b", "memcpy(c, grad_v_end"),
+    "gradient of the first block's potential": ("memcpy(c, call->grad_v_end + b", "memcpy(c, call->grad_v_end"),
     "bfloat16 truncates": ("0x7fffu + ((u >> 16) & 1u)", "0u"),
 }  # fmt: skip
 
@@ -63,55 +65,37 @@ LATE = (
 
 
 @pytest.fixture
-def plant(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    """Build the kernels from changed text, put them in the place of the native execution and force it."""
-
-    def replace(sources: dict[str, str]) -> NativeExecution:
-        execution = NativeExecution(sources)
-        mapping = {"integrate_and_fire": {"cpu-native": execution}}
-        monkeypatch.setattr(selection, "EXECUTIONS", MappingProxyType(mapping))
-        return execution
-
-    monkeypatch.setenv("SNN_EXT_CACHE", str(tmp_path))
-    monkeypatch.setattr(native_execution, "agrees_with_torch", lambda *arguments: True)
-    monkeypatch.setattr(build, "_FLAGS", tuple(f.replace("-O3", "-O1") for f in build._FLAGS))
-    selection._select.cache_clear()
-    yield replace
-    selection._select.cache_clear()
-
-
-def patched(old: str, new: str) -> dict[str, str]:
-    sources = {name: text.replace(old, new) for name, text in kernel_sources().items()}
-    assert sources != kernel_sources(), f"the source no longer contains {old!r}"
-    return sources
+def plant(tmp_path: Path) -> Iterator[Plant]:
+    with planting(OPERATOR, tmp_path) as plant:
+        yield plant
 
 
 def test_checks_need_several_blocks_and_chunks() -> None:
-    execution = NativeExecution()
-    assert execution.why_not(torch.device("cpu"), torch.float32) is None
-    assert checks.BLOCKS > 2 * execution._library.block_size() and checks.CHUNKS > 2 * torch_execution._CHUNK
+    block = int(re.search(r"BLOCK = (\d+)", in_c(OPERATOR).sources()["integrate_and_fire.c"])[1])
+    assert BLOCKS > 2 * block and CHUNKS > 2 * torch_parts._CHUNK
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("bug", BUGS)
-def test_planted_bugs_are_caught(bug: str, plant) -> None:
-    assert plant(patched(*BUGS[bug])).why_not(torch.device("cpu"), torch.float32) is None
+def test_planted_bugs_are_caught(bug: str, plant: Plant) -> None:
+    plant(patched(OPERATOR, *BUGS[bug]))
     with pytest.raises(AssertionError, match=r"Case\("):
-        for case in reversed(list(gradient_cases()) if bug in LATE else []):
-            check_gradients(case)
-        check_all()
+        for case in reversed(list(Case.gradient_cases()) if bug in LATE else []):
+            case.check_gradients()
+        Case.check_all()
 
 
-def test_a_library_that_fails_its_self_test_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_library_that_disagrees_with_torch_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SNN_EXT_CACHE", str(tmp_path))
-    execution = NativeExecution(patched(*BUGS["wrong sign in the gradient through the reset"]))
-    assert "fails its self-test" in (execution.why_not(torch.device("cpu"), torch.float32) or "")
+    found = in_c(OPERATOR, patched(OPERATOR, *BUGS["wrong sign in the gradient through the reset"]))
+    assert found.why_not(torch.device("cpu"), torch.float32) == "the compiled code disagrees with torch"
 
 
 def test_a_failed_build_gives_the_compilers_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SNN_EXT_CACHE", str(tmp_path))
-    execution = NativeExecution(patched("return v + x;", "return v + y;"))
-    reason = execution.why_not(torch.device("cpu"), torch.float32)
+    reason = in_c(OPERATOR, patched(OPERATOR, "return v + x;", "return v + y;")).why_not(
+        torch.device("cpu"), torch.float32
+    )
     assert reason is not None and "error" in reason and "'y'" in reason.replace("‘", "'").replace("’", "'")
     assert "\n" not in reason
 

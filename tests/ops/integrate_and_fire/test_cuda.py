@@ -1,4 +1,4 @@
-"""The CUDA kernels and their launcher, on the CPU: bugs planted in the source have to be caught by the checks."""
+"""``integrate_and_fire`` in CUDA, on the CPU: planted bugs have to be caught by the checks; kernels, loaders."""
 
 from __future__ import annotations
 
@@ -18,17 +18,27 @@ from torch import Tensor
 
 from snn_ext import functional, ops
 from snn_ext.functional import Sigmoid
-from snn_ext.ops import cuda_execution, cuda_launcher, implementation, use_implementation
-from snn_ext.ops.cuda_execution import CudaExecution
-from snn_ext.ops.cuda_launcher import Kernel
-from snn_ext.ops.execution import Settings
+from snn_ext.ops import implementation, use_implementation
+from snn_ext.ops.integrate_and_fire.operator import Inputs, Outputs, Settings
+from snn_ext.ops.machine import cuda
+from snn_ext.ops.machine.cuda import CudaMachine, Kernel
 from tests.ops import every_variant
-from tests.ops.checks import Case, gradient_cases, make_case
-from tests.ops.emulation import Emulator, Recorder, check, emulated_source, installed, recorded, untested
-from tests.ops.machine_code import OPERATORS
+from tests.ops.emulation import (
+    OPERATORS,
+    Emulator,
+    Recorder,
+    check,
+    emulated,
+    installed,
+    recorded,
+    source_of,
+    untested,
+)
+from tests.ops.integrate_and_fire.cases import Case, make_case
 
+OPERATOR = "integrate_and_fire"
 SUM = "for (int w = 0; w < WARPS; w++) sum += step_sums[threadIdx.x][w];"
-THETA = "continue;\n                const float theta = thresholds[PER_STEP ? first + k : 0]"
+THETA = "continue;\n                const float theta = thresholds[THRESHOLDS_STRIDE ? first + k : 0]"
 BARRIER = "__syncthreads();\n                if (threadIdx.x < ROWS"
 CASES: dict[str, Callable[[], Case]] = {
     "ties": lambda: make_case("ulp", 4, 500),
@@ -53,16 +63,16 @@ BUGS = {
                                       "segments"),
     "wrong checkpoint": ("first ? load(checkpoints + (first / SEGMENT - 1) * N + n)", "first ? load(checkpoints + n)",
                          "segments"),
-    "gradient row loaded twice": ("g[k - AHEAD] = load(grad_spikes + (first + k - AHEAD) * N + n)",
-                                  "g[k - AHEAD] = load(grad_spikes + (first + k) * N + n)", "segments"),
+    "gradient row loaded twice": ("g[k - AHEAD] = load(grad_spike_seq + (first + k - AHEAD) * N + n)",
+                                  "g[k - AHEAD] = load(grad_spike_seq + (first + k) * N + n)", "segments"),
     "wrong sign in the gradient through the reset": ("g = g - theta * c", "g = g + theta * c", "blocks"),
     "gradient through a detached reset": ("!detach_reset && kind == RESET_SUBTRACT", "kind == RESET_SUBTRACT",
                                           "detached"),
     "carried gradient lost in the threshold's": ("-g_u - s * c : -g_u", "-g_u : -g_u", "blocks"),
-    "first threshold for all steps": (THETA, THETA.replace("PER_STEP ? first + k : 0", "0"), "chunks"),
+    "first threshold for all steps": (THETA, THETA.replace("THRESHOLDS_STRIDE ? first + k : 0", "0"), "chunks"),
     "gain forgotten": ("height * surrogate(", "surrogate(", "blocks"),
     "poor exponential": ("1.44269504f", "1.442f", "blocks"),
-    "scale forgotten": ("SCALED ? g_spike * factor : g_spike", "g_spike", "scaled"),
+    "scale forgotten": ("HAS_SCALE ? g_spike * factor : g_spike", "g_spike", "scaled"),
     "bfloat16 truncates": ("0x7fffu + ((u >> 16) & 1u)", "0u", "scaled"),
     "lost last warp": (SUM, SUM.replace("w < WARPS", "w < WARPS - 1"), "chunks"),
     "lost last warp of a block's sum": ("threadIdx.x == 0 && w < WARPS", "threadIdx.x == 0 && w < WARPS - 1", "blocks"),
@@ -73,7 +83,7 @@ BUGS = {
     "missing barrier": (BARRIER, BARRIER.removeprefix("__syncthreads();"), "chunks"),
     "missing second barrier": ("*partial = sum;\n                }\n                __syncthreads();",
                                "*partial = sum;\n                }", "chunks"),
-    "barrier in divergent code": ("if (inside && grad_v) store", "if (inside) __syncthreads();\n if (grad_v) store",
+    "barrier in divergent code": ("if (inside && grad_v &&", "if (inside) __syncthreads();\n if (grad_v &&",
                                   "chunks"),
 }  # fmt: skip
 
@@ -81,38 +91,32 @@ BUGS = {
 @pytest.fixture(scope="module")
 def bugs() -> Emulator:
     """Return the source as it is and with each bug, all compiled in one unit."""
-    wanted = [kernel for name in CASES for kernel in wanted_by(CudaExecution.source(), name)]
+    wanted = [kernel for name in CASES for kernel in wanted_by(None, name)]
     for old, new, name in BUGS.values():
-        wanted += wanted_by(emulated_source((old, new)), name)
+        wanted += wanted_by(source_of(OPERATOR, (old, new)), name)
     return Emulator(wanted)
 
 
-def wanted_by(source: str, name: str) -> list:
-    def run() -> None:
-        case = CASES[name]()
-        x_seq, thresholds = case.x_seq.requires_grad_(), case.thresholds.requires_grad_()
-        spike_seq, _ = ops.integrate_and_fire(x_seq, case.v, thresholds, scale=case.scale, **case.settings)
-        spike_seq.sum().backward()
-
-    return recorded(source, run)
+def wanted_by(source: str | None, name: str) -> list:
+    return recorded(OPERATOR, CASES[name]().run_gradients, source)
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_without_a_bug_nothing_is_caught(bugs: Emulator, name: str) -> None:
     with untested():
-        check(CudaExecution(bugs), bugs, CASES[name]())
+        check(emulated(OPERATOR, bugs), bugs, CASES[name]())
 
 
 @pytest.mark.parametrize("bug", BUGS)
 def test_planted_bugs_are_caught(bugs: Emulator, bug: str) -> None:
     old, new, name = BUGS[bug]
     with untested(), pytest.raises((AssertionError, RuntimeError), match=r"Case\(|wait for each other"):
-        check(CudaExecution(bugs, emulated_source((old, new))), bugs, CASES[name]())
+        check(emulated(OPERATOR, bugs, source_of(OPERATOR, (old, new))), bugs, CASES[name]())
 
 
 def test_gradients_do_not_depend_on_the_order_of_the_threads(emulator: Emulator) -> None:
-    cases = list(gradient_cases())[::5]
-    with installed(CudaExecution(emulator)):
+    cases = list(Case.gradient_cases())[::5]
+    with installed(emulated(OPERATOR, emulator)):
         for case in cases:
             found = []
             for emulator.descending in (False, True):
@@ -126,10 +130,10 @@ def test_gradients_do_not_depend_on_the_order_of_the_threads(emulator: Emulator)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 @pytest.mark.parametrize("offset", [1, 2, 4])
 def test_arrays_that_are_not_aligned(offset: int, dtype: torch.dtype, capfd: pytest.CaptureFixture[str]) -> None:
-    execution = CudaExecution(Emulator((), "-fsanitize=undefined"))
+    machine = emulated(OPERATOR, Emulator((), "-fsanitize=undefined"))
     storage = torch.randint(-8, 17, (4 * 64 + 8,)).to(dtype) / 8
     x_seq = storage.as_strided((4, 64), (64, 1), offset).requires_grad_()
-    with untested(), installed(execution):
+    with untested(), installed(machine):
         spike_seq, _ = ops.integrate_and_fire(x_seq, torch.zeros(65)[1:], torch.ones(1))
         spike_seq.sum().backward()
     assert torch.equal(spike_seq, functional.integrate_and_fire(x_seq, 0.0, torch.ones(1))[0])
@@ -139,17 +143,16 @@ def test_arrays_that_are_not_aligned(offset: int, dtype: torch.dtype, capfd: pyt
 def test_a_vector_access_that_is_not_aligned_is_caught(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(cuda_execution, "_width", lambda *arguments: 4)
-    with untested(), installed(CudaExecution(Emulator((), "-fsanitize=undefined"))):
+    monkeypatch.setattr(CudaMachine, "width", lambda *arguments: 4)
+    with untested(), installed(emulated(OPERATOR, Emulator((), "-fsanitize=undefined"))):
         ops.integrate_and_fire(torch.rand(4 * 64 + 1)[1:].view(4, 64), 0.0, torch.ones(1))
     assert "misaligned address" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("operator", ["integrate_and_fire", "adaptive_spiking"])
 def test_a_sample_of_every_variant_under_the_sanitizer(operator: str, capfd: pytest.CaptureFixture[str]) -> None:
-    kernels = OPERATORS[operator]
-    sample = itertools.islice(every_variant.variants(False, kernels), 7, None, 150)
-    assert every_variant.run(sample, *every_variant.SANITIZER, kernels=kernels) >= 3
+    sample = itertools.islice(every_variant.variants(False, operator), 7, None, 150)
+    assert every_variant.run(operator, sample, *every_variant.SANITIZER) >= 3
     assert "runtime error" not in capfd.readouterr().err
 
 
@@ -171,18 +174,10 @@ def test_more_than_two_thousand_million_elements() -> None:
     g[:, -8:] = torch.arange(16).view(2, 8) / 4
     emulator = Emulator(multiprocessors=2**20)
     emulator.last_block_alone = True
-    execution, v, thresholds = CudaExecution(emulator), torch.tensor(0.25), torch.ones(1)
-    settings = Settings(0, 4.0, 1.0, False, "subtract", True)
-    execution.forward(
-        *(x_seq, v.expand(size), thresholds, None, settings), spike_seq=spike_seq, v_end=v_end, checkpoints=None
-    )
-    execution.backward(
-        *(g, None, x_seq, v.expand(size), thresholds, None, None, settings),
-        grad_x_seq=grad_x_seq,
-        grad_v=None,
-        grad_thresholds=None,
-        grad_scale=None,
-    )
+    machine, v, thresholds = emulated(OPERATOR, emulator), torch.tensor(0.25), torch.ones(1)
+    settings, inputs = Settings("subtract", True, False, 0, 4.0, 1.0), Inputs(x_seq, v.expand(size), thresholds, None)
+    machine.forward(inputs, settings, None, Outputs(spike_seq, v_end))
+    machine.backward(inputs, settings, None, Outputs(g, None), Inputs(grad_x_seq, None, None, None))
     last = x_seq[:, -8:].clone().requires_grad_()
     want, want_v = functional.integrate_and_fire(last, 0.25, thresholds)
     want.backward(g[:, -8:].clone())
@@ -194,7 +189,8 @@ def test_more_than_two_thousand_million_elements() -> None:
 def test_widths_of_access() -> None:
     def width(backward: bool, time_steps: int, size: int, dtype: torch.dtype = torch.float32, start: int = 0) -> int:
         x_seq = torch.empty(time_steps * size + start, dtype=dtype)[start:]
-        return cuda_execution._width(backward, time_steps, size, x_seq, torch.empty(size), None)
+        inputs = Inputs(x_seq.view(time_steps, size), torch.empty(size), torch.empty(1), None)
+        return OPERATORS[OPERATOR].width(backward, inputs, (None,))
 
     assert [width(False, t, 64) for t in (1, 4, 16, 17)] == [4, 4, 4, 4]
     assert [width(False, t, 64, torch.bfloat16) for t in (1, 4, 16, 17)] == [8, 8, 8, 4]
@@ -204,7 +200,7 @@ def test_widths_of_access() -> None:
     assert [width(False, 4, 64, torch.float16, start) for start in (8, 4, 2, 1)] == [8, 4, 2, 1]
 
 
-# -- the launcher ------------------------------------------------------------------------------------------------------
+# -- kernels and their loader ------------------------------------------------------------------------------------------
 
 
 def test_it_is_never_chosen_for_the_cpu() -> None:
@@ -213,17 +209,17 @@ def test_it_is_never_chosen_for_the_cpu() -> None:
 
 
 def test_other_dtypes_are_a_recorded_reason(emulator: Emulator) -> None:
-    with installed(CudaExecution(emulator)), pytest.raises(RuntimeError, match="no kernel for torch.float64"):
+    with installed(emulated(OPERATOR, emulator)), pytest.raises(RuntimeError, match="not written for torch.float64"):
         with use_implementation("cuda-cupy"):
             ops.integrate_and_fire(torch.rand(4, 2, dtype=torch.float64), 0.0, torch.ones(1))
 
 
-def test_kernels_that_fail_their_self_test_are_not_used(bugs: Emulator) -> None:
+def test_kernels_that_disagree_with_torch_are_not_used(bugs: Emulator) -> None:
     device = torch.device("cpu")
     old, new, _ = BUGS["wrong sign in the gradient through the reset"]
-    reason = CudaExecution(bugs, emulated_source((old, new))).why_not(device, torch.float32)
-    assert reason == "its kernels fail their self-test: they disagree with torch"
-    assert CudaExecution(bugs).why_not(device, torch.float32) is None
+    reason = emulated(OPERATOR, bugs, source_of(OPERATOR, (old, new))).why_not(device, torch.float32)
+    assert reason == "its kernels disagree with torch"
+    assert emulated(OPERATOR, bugs).why_not(device, torch.float32) is None
 
 
 def test_kernels_that_do_not_load_are_a_recorded_reason() -> None:
@@ -231,7 +227,7 @@ def test_kernels_that_do_not_load_are_a_recorded_reason() -> None:
         def load(self, *arguments: object) -> Kernel:
             raise RuntimeError("cuModuleLoadData: no kernel image is available\nand more")
 
-    reason = CudaExecution(Broken()).why_not(torch.device("cpu"), torch.float32)
+    reason = emulated(OPERATOR, Broken()).why_not(torch.device("cpu"), torch.float32)
     assert reason == "its kernels do not run: cuModuleLoadData: no kernel image is available"
 
 
@@ -251,15 +247,15 @@ class Capturing(Emulator):
 
 
 def test_what_is_compiled_can_be_captured_and_what_is_not_says_so() -> None:
-    backend = Capturing()
-    execution = CudaExecution(backend)
-    with installed(execution):
-        backend.capturing = True
+    loader = Capturing()
+    machine = emulated(OPERATOR, loader)
+    with installed(machine):
+        loader.capturing = True
         with pytest.raises(RuntimeError, match="run the same forward and backward pass once outside of the capture"):
             run_once()
-        backend.capturing = False
+        loader.capturing = False
         want = run_once()
-        backend.capturing = True
+        loader.capturing = True
         assert all(map(torch.equal, run_once(), want))
         with pytest.raises(RuntimeError, match="outside of the capture"):
             run_once(torch.rand(5, 64))
@@ -267,8 +263,8 @@ def test_what_is_compiled_can_be_captured_and_what_is_not_says_so() -> None:
 
 def test_nothing_stays_on_the_device_between_calls(emulator: Emulator) -> None:
     """Memory that outlives a call may lie in the pool of a graph, and launches that overlap must share none."""
-    execution = CudaExecution(emulator)
-    with installed(execution):
+    machine = emulated(OPERATOR, emulator)
+    with installed(machine):
         run_once()
         gc.collect()
         before = {id(thing) for thing in gc.get_objects() if type(thing) is Tensor}
@@ -302,15 +298,15 @@ def test_everything_happens_on_the_device_of_the_input() -> None:
             assert self.inside
             return False
 
-    with installed(CudaExecution(Guarded())):
+    with installed(emulated(OPERATOR, Guarded())):
         run_once()
 
 
 def test_each_device_has_its_own_kernels() -> None:
     recorder = Recorder()
-    execution = CudaExecution(recorder)
+    machine = emulated(OPERATOR, recorder)
     variant = (0, 0, 4, 4, 0, 0, 0, 1, 0, 0)
-    kernels = [execution._kernel(torch.device("cuda", index), variant) for index in (0, 1, 0)]
+    kernels = [machine._kernel(torch.device("cuda", index), variant) for index in (0, 1, 0)]
     assert kernels[0] is kernels[2] is not kernels[1]
 
 
@@ -321,11 +317,11 @@ def test_a_child_forked_while_a_kernel_is_compiled(emulator: Emulator) -> None:
     held, leave = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with cuda_launcher._lock:
+        with cuda._lock:
             held.set()
             leave.wait(60)
 
-    with installed(CudaExecution(emulator)):
+    with installed(emulated(OPERATOR, emulator)):
         thread = threading.Thread(target=hold)
         thread.start()
         held.wait()
@@ -344,7 +340,7 @@ def test_a_child_forked_while_a_kernel_is_compiled(emulator: Emulator) -> None:
 
 def test_threads_that_ask_for_the_same_kernel() -> None:
     emulator, results = Emulator(), []
-    with installed(CudaExecution(emulator)):
+    with installed(emulated(OPERATOR, emulator)):
         threads = [threading.Thread(target=lambda: results.append(run_once())) for _ in range(4)]
         for thread in threads:
             thread.start()
@@ -355,7 +351,7 @@ def test_threads_that_ask_for_the_same_kernel() -> None:
 
 
 def test_autocast_leaves_the_state_in_float32(emulator: Emulator) -> None:
-    with installed(CudaExecution(emulator)), torch.autocast("cpu", dtype=torch.bfloat16):
+    with installed(emulated(OPERATOR, emulator)), torch.autocast("cpu", dtype=torch.bfloat16):
         x_seq = torch.nn.functional.linear(torch.rand(4, 8, 8), torch.rand(16, 8))
         spike_seq, v = ops.integrate_and_fire(x_seq, 0.0, torch.ones(1))
     assert x_seq.dtype == spike_seq.dtype == torch.bfloat16 and v.dtype == torch.float32

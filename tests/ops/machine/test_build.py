@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from snn_ext._files import scratch
-from snn_ext.ops import build
-from snn_ext.ops.build import BuildError, cache_folder, load_library, load_or_make
+from snn_ext.ops.machine import build
+from snn_ext.ops.machine.build import BuildError, cache_folder, load_library, load_or_make
 
 pytestmark = pytest.mark.skipif(not any(map(shutil.which, ("cc", "gcc", "clang"))), reason="no C compiler")
 
@@ -66,8 +66,8 @@ def test_a_damaged_library_is_made_anew(cache: Path, damage: str) -> None:
 
 
 def test_processes_that_build_at_once(cache: Path) -> None:
-    code = f"from snn_ext.ops.build import load_library; print(load_library({sources(13)!r}).answer())"
-    environment = {**os.environ, "PYTHONPATH": str(Path(build.__file__).parents[2])}
+    code = f"from snn_ext.ops.machine.build import load_library; print(load_library({sources(13)!r}).answer())"
+    environment = {**os.environ, "PYTHONPATH": str(Path(build.__file__).parents[3])}
     running = [
         subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True)
         for _ in range(3)

@@ -14,10 +14,11 @@ import pytest
 import torch
 
 from snn_ext import functional, ops
-from snn_ext.ops import cuda_backends, cuda_launcher
-from snn_ext.ops.cuda_backends import CupyBackend, DriverBackend
-from snn_ext.ops.cuda_execution import CudaExecution
-from tests.ops.emulation import Emulator, installed
+from snn_ext.ops.machine import cuda, cuda_loaders
+from snn_ext.ops.machine.cuda_loaders import CupyLoader, DriverLoader
+from tests.ops.emulation import Emulator, emulated, installed
+
+OPERATOR = "integrate_and_fire"
 
 
 class World:
@@ -34,21 +35,21 @@ class World:
         self.codes[code] = source, options
         return f"{len(self.codes)}.cubin", code
 
-    def kernel(self, code: bytes, name: str) -> cuda_launcher.Kernel:
+    def kernel(self, code: bytes, name: str) -> cuda.Kernel:
         return self.emulator.load(*self.codes[code], name, torch.device("cpu"))
 
 
 @pytest.fixture
 def world(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> World:
     world = World(emulator)
-    base = cuda_backends._CudaBackend
+    base = cuda_loaders._CudaLoader
     monkeypatch.setattr(base, "_compile", lambda self, *arguments: world.compile(*arguments))
-    for backend in (base, CupyBackend):
-        monkeypatch.setattr(backend, "why_not", lambda self, device: None)
+    for loader in (base, CupyLoader):
+        monkeypatch.setattr(loader, "why_not", lambda self, device: None)
     monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device=None: world.stream)
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
-    monkeypatch.setattr(cuda_backends, "_multiprocessors", lambda device: 2)
+    monkeypatch.setattr(cuda_loaders, "_multiprocessors", lambda device: 2)
     return world
 
 
@@ -88,7 +89,7 @@ class FakeDriver:
         self.world = world
         self.context: int | None = None
         self.modules: list[bytes] = []
-        self.functions: list[cuda_launcher.Kernel] = []
+        self.functions: list[cuda.Kernel] = []
         self.status = 0
 
     def cuCtxGetDevice(self, device: Any) -> int:
@@ -151,7 +152,7 @@ def check_operator() -> None:
 def test_cupy_launches_on_the_stream_of_torch(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     cupy = fake_cupy(world)
     monkeypatch.setitem(sys.modules, "cupy", cupy)
-    with installed(CudaExecution(CupyBackend())):
+    with installed(emulated(OPERATOR, CupyLoader())):
         check_operator()
         assert set(world.streams) == {77, -77} and cupy.cuda.Stream.made == 1
         world.stream = SimpleNamespace(cuda_stream=78)
@@ -161,8 +162,8 @@ def test_cupy_launches_on_the_stream_of_torch(world: World, monkeypatch: pytest.
 
 def test_the_driver_launches_on_the_stream_of_torch(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     driver = FakeDriver(world)
-    monkeypatch.setattr(cuda_backends, "_driver", lambda: cuda_backends._Driver(driver))
-    with installed(CudaExecution(DriverBackend())):
+    monkeypatch.setattr(cuda_loaders, "_driver", lambda: cuda_loaders._Driver(driver))
+    with installed(emulated(OPERATOR, DriverLoader())):
         check_operator()
         assert set(world.streams) == {77} and driver.context == 1000
         for left in (None, 1003):  # a thread in which torch has not touched the device; somebody left another one
@@ -175,8 +176,8 @@ def test_the_driver_launches_on_the_stream_of_torch(world: World, monkeypatch: p
 def test_the_drivers_words_are_the_reason(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     driver = FakeDriver(world)
     driver.status = 209
-    monkeypatch.setattr(cuda_backends, "_driver", lambda: cuda_backends._Driver(driver))
-    reason = CudaExecution(DriverBackend()).why_not(torch.device("cpu"), torch.float32)
+    monkeypatch.setattr(cuda_loaders, "_driver", lambda: cuda_loaders._Driver(driver))
+    reason = emulated(OPERATOR, DriverLoader()).why_not(torch.device("cpu"), torch.float32)
     assert reason == (
         "its kernels do not run: cuModuleLoadData: no kernel image is available for execution on the device"
     )

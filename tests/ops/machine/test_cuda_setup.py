@@ -1,4 +1,4 @@
-"""Every broken set-up has its sentence, and a torch execution; the environments are faked."""
+"""Every broken set-up has its sentence, and torch runs; the environments are faked."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from snn_ext.ops import cuda_setup, implementation, selection
-from snn_ext.ops.cuda_execution import CudaExecution
-from snn_ext.ops.cuda_launcher import CudaKernels, Kernel
-from snn_ext.ops.nvrtc import CompileError
-from tests.ops.emulation import Recorder
+from snn_ext.ops import implementation, registry
+from snn_ext.ops.machine import cuda_setup
+from snn_ext.ops.machine.cuda import CudaMachine, Kernel
+from snn_ext.ops.machine.nvrtc import CompileError
+from tests.ops.emulation import Recorder, emulated
 
 CUDA = torch.device("cuda", 0)
 
@@ -25,7 +25,7 @@ def forgetful() -> Iterator[None]:
     def forget() -> None:
         cuda_setup._why_not_device.cache_clear()
         cuda_setup.why_not_cupy.cache_clear()
-        selection._select.cache_clear()
+        registry._select.cache_clear()
 
     forget()
     yield
@@ -43,7 +43,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     monkeypatch.setattr(
         cuda_setup, "load_nvrtc", lambda: SimpleNamespace(version=(13, 0), architectures=(75, 80, 90, 120))
     )
-    monkeypatch.setattr(CudaKernels, "_self_test", lambda *arguments: None)
+    monkeypatch.setattr(CudaMachine, "_tested", lambda *arguments: None)
     install(monkeypatch, ["numpy", "cupy-cuda13x"])
     return monkeypatch
 
@@ -77,14 +77,14 @@ def test_no_driver(machine: pytest.MonkeyPatch) -> None:
 
     machine.setattr(torch.cuda, "is_available", lambda: False)
     machine.setattr(torch.cuda, "init", fail)
-    sentence = "torch can not use a GPU: Found no NVIDIA driver on your system."
+    sentence = "torch cannot use a GPU: Found no NVIDIA driver on your system."
     assert reasons() == ("torch", sentence, sentence)
 
 
 def test_a_gpu_that_is_hidden(machine: pytest.MonkeyPatch) -> None:
     machine.setattr(torch.cuda, "is_available", lambda: False)
     machine.setattr(torch.cuda, "init", lambda: None)
-    assert reasons()[1] == "torch can not use a GPU: no GPU is visible"
+    assert reasons()[1] == "torch cannot use a GPU: no GPU is visible"
 
 
 def test_a_device_that_is_not_there(machine: pytest.MonkeyPatch) -> None:
@@ -92,7 +92,7 @@ def test_a_device_that_is_not_there(machine: pytest.MonkeyPatch) -> None:
         raise AssertionError("Invalid device id")
 
     machine.setattr(torch.cuda, "get_device_capability", fail)
-    assert reasons(torch.device("cuda", 7))[2] == "torch can not use cuda:7: Invalid device id"
+    assert reasons(torch.device("cuda", 7))[2] == "torch cannot use cuda:7: Invalid device id"
 
 
 @pytest.mark.parametrize(
@@ -195,7 +195,7 @@ def test_a_driver_that_fails_late_is_a_reason(machine: pytest.MonkeyPatch) -> No
 
     machine.setattr(torch.cuda, "current_device", fail)
     machine.setattr(torch.cuda, "get_device_capability", fail)
-    sentence = "torch can not use cuda: Cannot re-initialize CUDA in forked subprocess."
+    sentence = "torch cannot use cuda: Cannot re-initialize CUDA in forked subprocess."
     assert reasons(torch.device("cuda")) == ("torch", sentence, sentence)
 
 
@@ -209,5 +209,5 @@ def test_a_kernel_that_can_not_be_launched_is_a_reason() -> None:
 
             return launch
 
-    reason = CudaExecution(Strange()).why_not(torch.device("cpu"), torch.float32)
+    reason = emulated("integrate_and_fire", Strange()).why_not(torch.device("cpu"), torch.float32)
     assert reason == "its kernels do not run: __cuda_stream__() must return (int, int)"

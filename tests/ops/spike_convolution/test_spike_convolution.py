@@ -9,16 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from snn_ext.ops import implementation, use_implementation
-from snn_ext.ops.selection import select
+from snn_ext.ops.registry import select
 from snn_ext.ops.spike_convolution import _PackedLayer
 
-pytestmark = pytest.mark.skipif(
-    "cpu-native" in implementation("spike_convolution", "cpu").unavailable, reason="no C compiler"
-)
+pytestmark = pytest.mark.skipif("cpu" in implementation("spike_convolution", "cpu").unavailable, reason="no C compiler")
 
 
 def packed(layer: nn.Module) -> Any:
-    return _PackedLayer(select("spike_convolution", torch.device("cpu"), torch.float32)._library, layer)
+    return _PackedLayer(select("spike_convolution", torch.device("cpu"), torch.float32)._calls["convolve"], layer)
 
 
 def spikes(*shape: int, density: float = 0.1, values: int = 1) -> Tensor:
