@@ -150,7 +150,7 @@ def test_what_the_definition_runs_says_so_when_another_is_forced() -> None:
         ops.asn_transfer,
     ]
     for run in runs:
-        with use_implementation("cpu-native"):
+        with use_implementation("cpu"):
             with pytest.raises(RuntimeError, match="can not run: it is transformed by torch.func"):
                 grad(lambda x, run=run: run(x).sum())(x)
             with forward_ad.dual_level(), pytest.raises(RuntimeError, match="can not run: its forward-mode derivative"):

@@ -303,8 +303,8 @@ def _one_busy_core() -> Iterator[None]:
 
 for _shape, _forward, _training in zip(
     SHAPES,
-    ({"operator, cpu-native": 6.0, "operator, torch": 3.0}, {}, {}, {"operator, cpu-native": 6.0}),
-    ({"operator, cpu-native": 2.0, "operator, torch": 1.5}, {"operator, cpu-native": 2.0}, {}, {}),
+    ({"operator, cpu": 6.0, "operator, torch": 3.0}, {}, {}, {"operator, cpu": 6.0}),
+    ({"operator, cpu": 2.0, "operator, torch": 1.5}, {"operator, cpu": 2.0}, {}, {}),
     strict=True,
 ):
     register(_name("inference", _shape), inference(_shape, _forward, 2.5), quick=_shape == SHAPES[1])

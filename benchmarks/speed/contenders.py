@@ -47,7 +47,7 @@ class Contender:
 def available(device: torch.device | str = "cpu") -> list[str]:
     """Return our implementations that run on a device, the preferred first."""
     unavailable = implementation("integrate_and_fire", device).unavailable
-    return [name for name in ("cuda-cupy", "cuda-nvrtc", "cpu-native", "torch") if name not in unavailable]
+    return [name for name in ("cuda-cupy", "cuda-nvrtc", "cpu", "torch") if name not in unavailable]
 
 
 def ours(device: torch.device | str = "cpu") -> dict[str, Contender]:

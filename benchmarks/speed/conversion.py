@@ -40,7 +40,7 @@ from .report import environment
 
 ROOT = Path(__file__).resolve().parents[2]
 TESTS = (
-    "tests/ops/test_spike_convolution.py",
+    "tests/ops/spike_convolution/test_spike_convolution.py",
     "tests/simulation/test_engine.py",
     "tests/conversion/test_spike_norm.py",
     "tests/conversion/test_precharge.py",

@@ -33,7 +33,8 @@ from recipes.lib.options import integer, known_device, new_folder
 from snn_ext import functional as definition
 from snn_ext.ops import adaptive_spiking, implementation, integrate_and_fire, use_implementation
 from snn_ext.spikingjelly import ATIFuNode
-from tests.ops import adaptive_checks, checks
+from tests.ops.asn import cases as asn_cases
+from tests.ops.integrate_and_fire import cases
 
 from .cases import _resnet18
 from .contenders import BASELINE, Contender, available, compiled_loop, hosts, ours
@@ -112,16 +113,15 @@ def check(device: torch.device) -> None:
     """Hold every CUDA implementation that runs here to the definition; raises AssertionError."""
     for name in (name for name in available(device) if name.startswith("cuda-")):
         with use_implementation(name):
-            for step in (
-                checks.check_all,
-                checks.check_reproducible,
-                checks.check_side_stream,
-                checks.check_graph,
-                adaptive_checks.check_all,
-                adaptive_checks.check_graph,
+            for operator, step in (
+                ("integrate_and_fire", cases.Case.check_all),
+                ("integrate_and_fire", cases.check_reproducible),
+                ("integrate_and_fire", cases.check_side_stream),
+                ("integrate_and_fire", cases.check_graph),
+                ("adaptive_spiking", asn_cases.Case.check_all),
+                ("adaptive_spiking", asn_cases.check_graph),
             ):
-                of = "adaptive_spiking, " if step.__module__ == adaptive_checks.__name__ else ""
-                print(f"{name}: {of}{step.__name__} ...", file=sys.stderr, flush=True)
+                print(f"{name}: {operator}, {step.__name__} ...", file=sys.stderr, flush=True)
                 step(device)
 
 
@@ -265,7 +265,7 @@ def graph(setting: Setting, clock: Clock) -> list[Row]:
     rows = []
     for name in (name for name in available(setting.device) if name.startswith("cuda-")):
         with use_implementation(name):
-            run = partial(checks.training_results, x_seq)
+            run = partial(cases.training_results, x_seq)
             run()
             torch.cuda.synchronize(setting.device)
             captured = torch.cuda.CUDAGraph()
@@ -370,7 +370,7 @@ def _operator(x_seq: Tensor, thresholds: Tensor) -> Tensor:
 
 def _backward_call(name: str, x_seq: Tensor, thresholds: int) -> Callable[[], object]:
     """Return a call of the backward operator alone, on what the forward operator keeps."""
-    settings = (0, 4.0, 1.0, False, "subtract", True)
+    settings = ("subtract", True, False, 0, 4.0, 1.0)
     v, thetas = torch.zeros((), device=x_seq.device), torch.ones(thresholds, device=x_seq.device)
     with use_implementation(name), torch.no_grad():
         kept = torch.ops.snn_ext.integrate_and_fire(x_seq, v, thetas, None, *settings, True)[2]

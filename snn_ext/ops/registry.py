@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.forward_ad import unpack_dual
+from torch.autograd import forward_ad
 
 from .._errors import check_choice, describe
 from ..functional.surrogates import Surrogate, as_surrogate
@@ -151,9 +151,13 @@ def why_definition(surrogate: object, *arguments: Any) -> str | None:
     """
     if torch._C._are_functorch_transforms_active():
         return "it is transformed by torch.func, which only the definition can be"
-    if any(isinstance(argument, Tensor) and unpack_dual(argument).tangent is not None for argument in arguments):
+    if forward_ad._current_level >= 0 and any(map(_has_tangent, arguments)):  # at level -1 there are none
         return "its forward-mode derivative is wanted, which only the definition has"
     return _why_unknown(surrogate)
+
+
+def _has_tangent(argument: object) -> bool:
+    return isinstance(argument, Tensor) and forward_ad.unpack_dual(argument).tangent is not None
 
 
 def _why_unknown(surrogate: object) -> str | None:

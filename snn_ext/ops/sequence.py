@@ -139,7 +139,8 @@ class SequenceOp:
 
     def sizes(self, x_seq: Tensor) -> tuple[int, int]:
         """Return the number of time steps and of neurons."""
-        return (1, x_seq.numel()) if self.timeless else (len(x_seq), x_seq.numel() // len(x_seq))
+        time_steps, elements = 1 if self.timeless else x_seq.shape[0], x_seq.numel()
+        return time_steps, elements // time_steps
 
     def codes(self, settings: Any) -> tuple[float, ...]:
         """Return the settings as numbers: the place of a name among those that it may be."""
@@ -196,7 +197,7 @@ class SequenceOp:
             select(self.name, x_seq.device, x_seq.dtype).forward(
                 self._laid_out(x_seq, inputs),
                 settings,
-                checkpoints if len(checkpoints) else None,
+                checkpoints if checkpoints.shape[0] else None,
                 self.Outputs(*outputs),
             )
         return *outputs, checkpoints
@@ -218,7 +219,7 @@ class SequenceOp:
         select(self.name, x_seq.device, x_seq.dtype).backward(
             self._laid_out(x_seq, inputs),
             settings,
-            checkpoints if len(checkpoints) else None,
+            checkpoints if checkpoints.shape[0] else None,
             self.Outputs(
                 None if g_seq is None else in_order_of(x_seq, g_seq),
                 *(None if g is None or k >= used else as_step_of(x_seq, g) for k, g in enumerate(g_states)),

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from snn_ext.ops.machine.cuda import macros, options
@@ -30,7 +30,7 @@ Variant = tuple[int, ...]
 class Compiled:
     """The machine code of a kernel, and what the compiler's report says of it."""
 
-    code: bytes
+    code: bytes = field(repr=False)
     registers: int
     spilled: int
     """Bytes of a thread that are stored to memory because registers ran out."""

@@ -62,7 +62,7 @@ def test_layers_that_add_up_single_spikes_give_the_same_ones_and_notice_new_weig
     snn = powers_of_two(convert(ann, x, method="data-norm", precharge=0.5, fold_scales=False))
     simulation, wanted = Simulation(snn, chunk=4), loop(snn, x, T)
     assert torch.equal(torch.cat(list(simulation.run(x, T))), wanted)
-    if "cpu-native" not in implementation("spike_convolution", "cpu").unavailable:
+    if "cpu" not in implementation("spike_convolution", "cpu").unavailable:
         prepared = [type(kept.run).__name__ for kept in simulation._prepared.values()]
         assert prepared == ["_PackedLayer", "_PackedLayer", "Linear"]
     with torch.no_grad():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -130,7 +130,8 @@ def adaptive_spiking(
     check_adaptive_arguments(current_seq, state, bias, analog_input, spike_height, detach_adaptation)
     c = asn_constants(current_seq, m_f, theta_0, tau_gamma, tau_eta, tau_beta, tau_phi, dt)
     output: Literal["spikes", "heights"] = "heights" if spike_height == "adaptive" else "spikes"
-    settings = Settings(output, analog_input, detach_adaptation, curve.id, curve.alpha, curve.gain)
+    known = cast(Surrogate, curve)
+    settings = Settings(output, analog_input, detach_adaptation, known.id, known.alpha, known.gain)
     spike_seq, *end = _run(current_seq, state, bias, c, settings)
     return spike_seq, ASNState(*end)
 
@@ -186,8 +187,8 @@ def _run(
     rest = torch.zeros((), dtype=dtype, device=current_seq.device)
     offset = rest if bias is None else as_step(bias, current_seq, dtype)
     start = [as_step(part, current_seq, dtype) for part in state or ()]
-    start += [rest] * (len(OP.states) - len(start))
-    return OP(Inputs(current_seq, offset, *start, _stack(c, current_seq)), settings)
+    psc, s, s_hat, adaptation = start + [rest] * (len(OP.states) - len(start))
+    return OP(Inputs(current_seq, offset, psc, s, s_hat, adaptation, _stack(c, current_seq)), settings)
 
 
 def _stack(c: Constants, current_seq: Tensor) -> Tensor:

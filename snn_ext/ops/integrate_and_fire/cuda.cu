@@ -79,7 +79,7 @@ STEP_FUNCTION bool is_last_block(unsigned *counter) {
 }
 
 /* Each block takes every gridDim.x-th chunk of THREADS * VECTOR neurons. A gradient that is not wanted is NULL; that
-   of the potential is [N] or, with stride 0, a single element. Sums over neurons: float32 within a thread's neurons of
+   of the potential is [N] with stride 1, else a single element, a sum. Sums over neurons: float32 within a thread's neurons of
    one step, or a warp's, float64 from there on. The workspace, which starts at 0 and is there if sums are wanted, holds
    a counter of blocks and partial sums [thresholds, scale, v][blocks]; the last block to arrive adds them up in the order
    of the blocks. So the same input gives the same bits. */
@@ -155,7 +155,7 @@ integrate_and_fire_backward(BACKWARD_PARAMETERS) {
                 __syncthreads();
             }
         }
-        if (inside && grad_v && grad_v_stride) store(grad_v + n, c);
+        if (inside && grad_v_stride) store(grad_v + n, c);
 #pragma unroll
         for (int i = 0; i < VECTOR; i++) v_sum += inside ? c.at[i] : 0.0f;
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -90,9 +90,11 @@ def integrate_and_fire(
     check_integrate_and_fire_arguments(x_seq, v, thresholds, detach_reset, reset, fire_at_threshold, scale)
     dtype = state_dtype(x_seq.dtype)
     v = _as_state(v, x_seq, dtype)
-    v = v.reshape(()) if v.numel() == 1 else v.expand(x_seq.shape[1:])
+    if v.dim() > 0:
+        v = v.reshape(()) if v.numel() == 1 else v.expand(x_seq.shape[1:])
     scale = None if scale is None else _as_state(scale, x_seq, dtype).reshape(())
-    settings = Settings(reset, fire_at_threshold, detach_reset, curve.id, curve.alpha, curve.gain)
+    known = cast(Surrogate, curve)
+    settings = Settings(reset, fire_at_threshold, detach_reset, known.id, known.alpha, known.gain)
     spike_seq, v_end = OP(Inputs(x_seq, v, thresholds.to(dtype), scale), settings)
     return spike_seq, v_end
 

@@ -84,14 +84,14 @@ class TorchImplementation:
                 for t in reversed(steps):
                     h, theta = h_rows[t % SEGMENT], thetas[t]
                     _fire(h, theta, settings, s)
-                    incoming = g.zero_() if grad_spikes is None else grad_spikes[t]
+                    g_out = g.zero_() if grad_spikes is None else grad_spikes[t]
                     if scale is not None:
-                        scale_sum += torch.mul(s, incoming, out=d).sum()
-                        incoming = g.copy_(incoming).mul_(scale)
+                        scale_sum += torch.mul(s, g_out, out=d).sum()
+                        g_out = g.copy_(g_out).mul_(scale)
                     if settings.detach_reset or settings.reset == "none":
-                        g.copy_(incoming)
+                        g.copy_(g_out)
                     else:
-                        torch.addcmul(incoming, c, theta if settings.reset == "subtract" else h, value=-1.0, out=g)
+                        torch.addcmul(g_out, c, theta if settings.reset == "subtract" else h, value=-1.0, out=g)
                     u = torch.sub(h, theta, out=d)
                     g_u = surrogate_in_place(u, settings.surrogate, settings.alpha, settings.gain).mul_(g)
                     if settings.reset == "subtract":

@@ -35,14 +35,14 @@ def undisturbed(test: Callable[[], bool]) -> bool:
 
 @dataclass(frozen=True)
 class Agreement:
-    """Compares an implementation with torch on one case, forward and backward; True if they agree.
+    """Compares an implementation with the one in torch on one case, forward and backward; True if they agree.
 
     ``case`` makes the inputs (sequence in the dtype that it is given, all else in float32) and the settings from a
     grid ``[T, N]`` of 0, 1, 2 ... on the CPU. Gradients come in for all outputs, and all that there are go out.
     """
 
     op: SequenceOp
-    torch: SequenceImplementation
+    reference: SequenceImplementation
     case: Callable[[Tensor, torch.dtype], tuple[Any, Any]]
 
     def __call__(
@@ -54,7 +54,7 @@ class Agreement:
     ) -> bool:
         """Return whether an implementation on a device agrees with torch on the CPU."""
         found, found_gradients = self._results(implementation, device, dtype, time_steps)
-        want, want_gradients = self._results(self.torch, CPU, dtype, time_steps)
+        want, want_gradients = self._results(self.reference, CPU, dtype, time_steps)
         same = torch.equal if self.op.exact else _close
         return all(map(same, found, want)) and all(map(_close, found_gradients, want_gradients))
 

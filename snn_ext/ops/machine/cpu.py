@@ -6,7 +6,7 @@ import ctypes
 import functools
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -56,7 +56,7 @@ class Library:
         self,
         name: str,
         package: str,
-        functions: dict[str, Sequence[Argument]],
+        functions: Mapping[str, Sequence[Argument]],
         constants: str = "",
         changed: dict[str, str] | None = None,
     ) -> None:

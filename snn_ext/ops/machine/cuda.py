@@ -59,7 +59,7 @@ class Loader(Protocol):
         """Return how many multiprocessors a device has."""
 
 
-# Two locks: a self-test runs in a thread of its own, which asks for kernels while its caller waits for the outcome.
+# Two locks: the comparison with torch runs in another thread, which asks for kernels while its caller waits for it.
 # A child process may be forked while another thread holds one.
 _lock, _test_lock = threading.RLock(), threading.RLock()
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import resources
 from typing import Any, NamedTuple
 
@@ -80,7 +80,7 @@ def _element(kind: str) -> str:
 def addresses(op: SequenceOp, inputs: Any) -> list[int]:
     """Return the values of the arguments that stand for the inputs, as :func:`arguments` lists them."""
     values = []
-    for array, value in zip(op.inputs, inputs, strict=True):
+    for array, value in zip(op.inputs, inputs, strict=True):  # the hot path of small calls
         values.append(0 if value is None else value.data_ptr())
         stride = _STRIDES.get(array[1])
         if stride is not None:
@@ -91,7 +91,7 @@ def addresses(op: SequenceOp, inputs: Any) -> list[int]:
 _STRIDES: dict[str, Callable[[Tensor], bool]] = {
     "state": lambda value: not is_one(value),
     "step": lambda value: not is_one(value),
-    "per step": lambda value: len(value) > 1,
+    "per step": lambda value: value.shape[0] > 1,
     "table": lambda value: value.dim() > 1,
 }
 """The stride from one element to the next, by the kind of an array; the kinds that are missing have none."""
@@ -125,7 +125,7 @@ def struct(fields: Iterable[Argument]) -> type[ctypes.Structure]:
     return type("Arguments", (ctypes.Structure,), {"_fields_": members})
 
 
-def c_declaration(functions: dict[str, Sequence[Argument]], constants: str = "") -> str:
+def c_declaration(functions: Mapping[str, Sequence[Argument]], constants: str = "") -> str:
     """Return ``declaration.h`` for C: constants, and a struct ``NAME_arguments`` for every function.
 
     Examples

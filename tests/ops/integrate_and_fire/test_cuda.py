@@ -83,7 +83,7 @@ BUGS = {
     "missing barrier": (BARRIER, BARRIER.removeprefix("__syncthreads();"), "chunks"),
     "missing second barrier": ("*partial = sum;\n                }\n                __syncthreads();",
                                "*partial = sum;\n                }", "chunks"),
-    "barrier in divergent code": ("if (inside && grad_v &&", "if (inside) __syncthreads();\n if (grad_v &&",
+    "barrier in divergent code": ("if (inside && grad_v_stride)", "if (inside) __syncthreads();\n if (grad_v_stride)",
                                   "chunks"),
 }  # fmt: skip
 

@@ -163,7 +163,7 @@ def test_a_cache_that_can_not_be_written_is_done_without_and_says_so(
 ) -> None:
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("SNN_EXT_CACHE", str(tmp_path / "file" / "cache"))
-    with pytest.warns(RuntimeWarning, match="every process compiles again: it can not be written; SNN_EXT_CACHE"):
+    with pytest.warns(RuntimeWarning, match="every process compiles again: it cannot be written; SNN_EXT_CACHE"):
         assert loader._compile(SMALL, ("-DNUMBER=1",), "f", DEVICE)[1][:4] == b"\x7fELF"
 
 
