@@ -17,9 +17,10 @@ from snn_ext import AAN
 from .data.image_folder import FolderImages, check_classes, folder_name, image_folder
 from .data.images import Batches, ImageData, data_folder, load_images
 from .data.tables import digits
+from .lib.checkpoints import load_weights
 from .lib.files import intact, load_tensors
 from .lib.trainer import Trainer
-from .lib.training import load_weights, seed_everything, train
+from .lib.training import seed_everything, train
 from .models.adaptive import LAYOUTS, NARROW, layout_net, preact_resnet18
 
 __all__ = ["PRESETS", "TABLES", "TrainedNet", "load_data", "preset_of", "train_fold", "trained"]

@@ -31,12 +31,12 @@ from snn_ext import convert
 from snn_ext.evaluation import Evaluation, best_delay
 
 from .data.image_folder import ImageFolders
+from .lib.checkpoints import load_weights
 from .lib.command import command, run_main
 from .lib.conversions import OURS, RIVALS, Evaluations, digest, set_poisson_seed
 from .lib.files import has_hash_in_name, intact, load_tensors
 from .lib.options import SEED, Different, integer
 from .lib.run_folder import own_folder
-from .lib.training import load_weights
 from .models.convertible import with_projections
 from .train_analog import (
     RESNETS,

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from .data.images import Batches, ImageData, load_images
+from .lib.checkpoints import load_weights
 from .lib.command import command, run_main
 from .lib.files import fingerprint, intact, load_tensors
 from .lib.options import (
@@ -31,7 +32,6 @@ from .lib.options import (
     old_file,
 )
 from .lib.trainer import Trainer
-from .lib.training import load_weights
 from .models import cifar, convertible
 
 __all__ = [
