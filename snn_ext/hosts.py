@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Literal
 
 from torch import nn
 
@@ -23,7 +23,7 @@ def host_of(module: nn.Module) -> Host | None:
     >>> host_of(ATIFuNode()), host_of(nn.ReLU())
     ('spikingjelly', None)
     """
-    return _host_of_class(type(module))
+    return _host_of(type(module).__mro__)
 
 
 def is_neuron(module: nn.Module) -> bool:
@@ -52,8 +52,8 @@ class LeafTracer(ThreadTracer):
 
 
 @lru_cache(maxsize=256)  # a simulation asks about every module of every batch
-def _host_of_class(kind: Any) -> Host | None:
-    for base in kind.__mro__:
+def _host_of(bases: tuple[type, ...]) -> Host | None:
+    for base in bases:
         if base.__module__.startswith("spikingjelly.activation_based.neuron"):
             return "spikingjelly"
         if base.__module__.startswith("snntorch._neurons"):
