@@ -29,7 +29,7 @@ from snn_ext.neurons.precision import set_precision
 
 from .adsnn_training import PRESETS, TABLES, TrainedNet, preset_of, trained
 from .lib.command import command, run_main
-from .lib.conversions import Evaluations, digest
+from .lib.evaluations import Evaluations, digest
 from .lib.files import fingerprint
 from .lib.options import (
     PERCENT,

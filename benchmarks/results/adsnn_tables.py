@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from recipes.adsnn_training import train_fold
 from recipes.data.tables import Table, folds, load_table
-from recipes.lib.conversions import Evaluations
+from recipes.lib.evaluations import Evaluations
 from recipes.lib.files import fingerprint
 from recipes.lib.training import right
 from snn_ext import convert, evaluate

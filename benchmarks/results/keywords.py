@@ -23,7 +23,7 @@ from recipes.data.features import features
 from recipes.data.keyword_batches import FeatureBatches
 from recipes.data.speech_commands import Clips, load, real_digits
 from recipes.lib.command import command, run_main
-from recipes.lib.conversions import Evaluations, digest
+from recipes.lib.evaluations import Evaluations, digest
 from recipes.lib.files import feature_cache, fingerprint, read_json, replacing
 from recipes.lib.options import SEED, Different, integer, new_file, new_folder, number, old_file
 from recipes.lib.run_folder import own_folder, read_log

@@ -27,10 +27,10 @@ from recipes.data.features import to_float
 from recipes.data.speech_commands import SAMPLE_RATE, Clips, load
 from recipes.lib.command import command, run_main
 from recipes.lib.files import write_json
+from recipes.lib.listener import HOP, MARGIN, SMOOTHING, THRESHOLD, WINDOW, Detection, Listener, WordDecision
 from recipes.lib.options import SEED, integer, new_folder, number, old_file
 from recipes.lib.run_folder import own_folder
-from recipes.lib.spotter import Spotter, load_spotter
-from recipes.listen import CHECKPOINT, HOP, MARGIN, SMOOTHING, THRESHOLD, WINDOW, Detection, Listener, WordDecision
+from recipes.lib.spotter import CHECKPOINT, Spotter, load_spotter
 
 from .quickstart_report import environment
 
