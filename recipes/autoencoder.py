@@ -9,7 +9,7 @@ Finished trainings and evaluations are kept: started again, the command goes on.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -71,7 +71,7 @@ class Options(RunOptions, DataOptions):
 def train_autoencoder(images: Tensor, options: Options, path: Path) -> nn.Module:
     """Train with the squared error, or load what is finished; an interrupted training goes on after its last epoch.
 
-    An epoch draws from a generator seeded by the seed and the epoch alone, so a continued training ends in the same net.
+    Seed and epoch alone decide what an epoch draws, so a continued training ends in the same net.
     """
     torch.manual_seed(options.seed)
     net = autoencoder(images.shape[1], width=options.width).to(options.device)

@@ -4,8 +4,8 @@
 al. 2019 (or loads ``--checkpoint``), converts it, and draws accuracy over time steps and over operations. With
 ``--data imagenet --data-dir FOLDER`` the net is torchvision's, with its weights.
 
-``--preset small`` (the default) is a narrow net that takes minutes on a CPU; ``--preset paper`` is the paper's. Finished
-trainings and evaluations are kept: started again, the command goes on.
+``--preset small`` (the default) is a narrow net that takes minutes on a CPU; ``--preset paper`` is the paper's.
+Finished trainings and evaluations are kept: started again, the command goes on.
 """
 
 from __future__ import annotations
@@ -91,9 +91,7 @@ class MethodOptions(Options):
 def analog_net(options: Options) -> Analog:
     """Return the net to be converted; torchvision's for ImageNet, else one that is trained here."""
     if options.data == "imagenet":
-        return pretrained(
-            options.model, options.data_dir, options.device, options.checkpoint, options.image_size
-        )
+        return pretrained(options.model, options.data_dir, options.device, options.checkpoint, options.image_size)
     return trained(options, options.out / "analog")
 
 

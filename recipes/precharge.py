@@ -95,7 +95,14 @@ def compare(analog: Analog, options: Options, **measured: Any) -> tuple[dict[str
             "search": [options.search_images, options.search_steps] if name == "by layer" else None,
         }
         found[name], layers[name] = analog.evaluate(
-            kept, name, make, options.time_steps, images=options.eval_images, settings=settings, delay=delays, **measured
+            kept,
+            name,
+            make,
+            options.time_steps,
+            images=options.eval_images,
+            settings=settings,
+            delay=delays,
+            **measured,
         )
     return found, layers["by layer"]
 

@@ -1,4 +1,4 @@
-"""Figures of the conversion recipes."""
+"""Figures of the conversion pages."""
 
 from __future__ import annotations
 
@@ -11,15 +11,9 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from snn_ext.evaluation import Evaluation
-from snn_ext.evaluation.plots import draw_accuracy, draw_rates, draw_spikes_by_depth
+from snn_ext.evaluation.plots import COLOURS, draw_accuracy, draw_rates, draw_spikes_by_depth
 
-__all__ = [
-    "accuracy_latency_synops", "accuracy_over_time", "by_depth", "bars", "curves", "images", "latencies", "rates",
-]  # fmt: skip
-
-# Okabe and Ito's colours, which colour-blind readers can tell apart; line styles repeat them.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-STYLES = ("-", "--", ":")
+__all__ = ["accuracy_over_time", "bars", "by_depth", "curves", "images", "latencies", "rates"]
 
 
 def accuracy_over_time(evaluations: Mapping[str, Evaluation], title: str) -> Figure:

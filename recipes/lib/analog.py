@@ -25,9 +25,8 @@ from .trainer import Trainer
 from .training import load_weights
 
 __all__ = [
-    "MODELS", "RESNETS", "Analog", "AnalogOptions", "AnalogTrainer", "ConversionOptions", "Images", "HWANG_RESNET20", "PAPER",
-    "SMALL", "pretrained",
-    "trained",
+    "HWANG_RESNET20", "MODELS", "PAPER", "RESNETS", "SMALL", "Analog", "AnalogOptions", "AnalogTrainer",
+    "ConversionOptions", "Images", "pretrained", "trained",
 ]  # fmt: skip
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
