@@ -17,7 +17,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from .conversion.convert import convert
-    from .evaluation import evaluate
+    from .evaluation.evaluate import evaluate
 
 
 def __getattr__(name: str) -> Any:
@@ -27,7 +27,7 @@ def __getattr__(name: str) -> Any:
 
         return convert
     if name == "evaluate":
-        from .evaluation import evaluate
+        from .evaluation.evaluate import evaluate
 
         return evaluate
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
