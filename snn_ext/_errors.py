@@ -8,10 +8,10 @@ from typing import Any, NoReturn
 
 
 def describe(value: Any) -> str:
-    """Say what a value is, briefly: a tensor by its dtype and shape, anything else by its repr."""
+    """Say in one short line what a value is: a tensor by its dtype and shape, anything else by its repr."""
     if isinstance(getattr(value, "shape", None), tuple) and hasattr(value, "dtype"):  # and no proxy of one
         return f"a {value.dtype} tensor of shape {list(value.shape)}"
-    text = repr(value)
+    text = " ".join(repr(value).split())  # a tensor in a list is printed in lines
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 

@@ -177,3 +177,10 @@ def test_a_tensor_is_described_by_shape_and_dtype_not_by_its_values() -> None:
     with pytest.raises(TypeError) as caught:
         F.integrate_and_fire(X, "0" * 1000, ONE)  # type: ignore[arg-type]
     assert len(str(caught.value)) < 200
+
+
+@pytest.mark.parametrize("held", [0.5, 1e-5])  # torch prints wide numbers in more lines
+def test_a_message_is_one_line_whatever_the_values_are(held: float) -> None:
+    with pytest.raises(TypeError) as caught:
+        F.integrate_and_fire([torch.full((8, 8), held)], 0.0, ONE)  # type: ignore[arg-type]
+    assert "\n" not in str(caught.value)

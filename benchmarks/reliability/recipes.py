@@ -125,13 +125,17 @@ def _quickstart() -> None:
     """Run the quickstart on few images: it has no options for that."""
     import recipes.data
 
-    train, test = recipes.data.fashion_mnist_subset()
+    whole = recipes.data.fashion_mnist_subset
 
     def few(part: Any, count: int) -> Any:
         images, labels = part.tensors
         return recipes.data.LabelledImages(images[:count].clone(), labels[:count].clone(), part.classes)
 
-    recipes.data.fashion_mnist_subset = lambda: (few(train, 64), few(test, 16))  # type: ignore[assignment]
+    def subset() -> tuple[Any, Any]:  # read within the command, which answers Ctrl-C
+        train, test = whole()
+        return few(train, 64), few(test, 16)
+
+    recipes.data.fashion_mnist_subset = subset
     arguments = ["--epochs", "1", "--fine-tune-epochs", "1", "--time-steps", "2", "--out", "run"]
     module("recipes.quickstart", arguments)()
 

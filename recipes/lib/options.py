@@ -1,4 +1,4 @@
-"""Options of the command line that recipes have in common, each with its range; :mod:`recipes.lib.ranges` has the types.
+"""Options of the command line that recipes have in common, each with its range (:mod:`recipes.lib.ranges`).
 
 Where the host's trainer has an option, it has the same name.
 """
@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
 
 from ..data.images import DATA_SETS
+from .cli import PRESET, Argument, Count, NewFolder, Positive, Rate, Seed, Whole
 from .ranges import (
     FRACTION,
     PERCENT,
@@ -28,7 +30,8 @@ from .ranges import (
 )  # fmt: skip
 
 __all__ = [
-    "FRACTION", "PERCENT", "SEED", "Different", "Increasing", "Number", "add_data_arguments", "add_image_arguments",
+    "FRACTION", "PERCENT", "SEED", "DataOptions", "Different", "ImageOptions", "Increasing", "Number", "Options",
+    "RunOptions", "TrainingOptions", "add_data_arguments", "add_image_arguments",
     "add_run_arguments", "add_training_arguments", "check_run_arguments", "check_training_arguments", "defaults",
     "device", "integer", "known_device", "new_file", "new_folder", "number", "old_file",
 ]  # fmt: skip
@@ -59,6 +62,83 @@ def device(text: str) -> str:
 
 
 # -- options that recipes share --------------------------------------------------------------------------------------
+
+
+class Options:
+    """Base of what follows: each checks its options in ``__post_init__``, and then lets the next one do so."""
+
+    def __post_init__(self) -> None:
+        pass
+
+
+@dataclass(kw_only=True)
+class RunOptions(Options):
+    """Run."""
+
+    out: Annotated[NewFolder, "folder of this run"]
+    resume: Annotated[bool, "continue the run in --out, if there is one"] = False
+    preset: Annotated[str, "defaults of the options of the training"] = "short"
+    seed: Seed = 0
+    device: Annotated[str, device] = field(default_factory=lambda: "cuda" if torch.cuda.is_available() else "cpu")
+    amp: Annotated[bool | None, "mixed precision: float16 (default on a GPU), on a CPU bfloat16"] = None
+    log_every: Annotated[Whole, Argument(metavar="STEPS"), "log the loss of a step; 0 for never"] = 50
+
+    def __post_init__(self) -> None:
+        if self.amp is None:
+            self.amp = torch.device(self.device).type == "cuda"
+        super().__post_init__()
+
+
+@dataclass(kw_only=True)
+class DataOptions(Options):
+    """Data."""
+
+    data: Annotated[str, DATA_SETS] = "fashion-mnist-subset"
+    data_dir: Annotated[Path | None, "default: SNN_EXT_DATA, or snn_ext in the user's cache folder"] = None
+    train_images: Annotated[Count | None, "train on a sample"] = None
+    test_images: Annotated[Count | None, "test on a sample"] = None
+
+
+@dataclass(kw_only=True)
+class TrainingOptions(Options):
+    """Training (defaults: the preset)."""
+
+    epochs: Count = PRESET
+    batch_size: Annotated[Count, Argument("--batch-size", "-b"), "samples in a step, over all processes"] = PRESET
+    opt: Literal["sgd", "adam", "adamw", "rmsprop"] = PRESET
+    lr: Rate = PRESET
+    momentum: Annotated[float, number(0.0, below=1.0)] = PRESET
+    weight_decay: Annotated[Rate, Argument("--wd", "--weight-decay"), "not of the thresholds"] = PRESET
+    lr_scheduler: Literal["cosa", "step", "exp"] = PRESET
+    lr_step_size: Count = PRESET
+    lr_gamma: Positive = PRESET
+    lr_milestones: Annotated[
+        list[Count] | None, Argument(nargs="*"), Increasing, "epochs after which the rate drops by --lr-gamma"
+    ] = PRESET  # fmt: skip
+    lr_warmup_epochs: Whole = 0
+    lr_warmup_method: Literal["linear", "constant"] = "linear"
+    lr_warmup_decay: Annotated[float, number(above=0.0, high=1.0)] = 0.01
+    clip_grad_norm: Positive | None = None
+    label_smoothing: Annotated[float, number(0.0, below=1.0)] = 0.0
+    mixup_alpha: Annotated[Rate, "0 for none"] = PRESET
+
+    def __post_init__(self) -> None:
+        if self.lr_warmup_epochs >= self.epochs:
+            raise ValueError(
+                f"--lr-warmup-epochs: got {self.lr_warmup_epochs}, want fewer than --epochs, {self.epochs}"
+            )
+        super().__post_init__()
+
+
+@dataclass(kw_only=True)
+class ImageOptions(Options):
+    """Augmentation of images (defaults: the preset)."""
+
+    crop: Annotated[Whole, Argument(metavar="PIXELS"), "random crop from a border of this width"] = PRESET
+    flip: bool = PRESET
+
+
+# -- the same as functions of a parser -------------------------------------------------------------------------------
 
 
 def add_run_arguments(parser: argparse.ArgumentParser, presets: Iterable[str], default: str = "short") -> None:

@@ -470,7 +470,7 @@ def test_neurons_that_emit_nan_are_named_with_steps_and_batch() -> None:
         (torch.rand(2, 1, 8, 8), "loader: got a torch.float32 tensor"),
         ((torch.rand(2, 1, 8, 8), torch.zeros(2).long()), "loader: got a torch.int64 tensor of shape"),
         (3, "loader: got 3 of type int"),
-        ([{"x": torch.rand(2, 1, 8, 8)}], "loader: got {.*want batches"),
+        ([{"x": torch.rand(2, 1, 8, 8)}], "loader: got {.*of type dict, want batches"),
     ],
 )
 def test_a_bad_batch_is_named_and_changes_nothing(loader: object, message: str) -> None:
