@@ -23,9 +23,8 @@ from benchmarks.results.adsnn_report import section
 from benchmarks.results.adsnn_tables import cross_validation
 from benchmarks.results.pages import write_report
 from benchmarks.results.plots import save
-from snn_ext import AAN, convert
+from snn_ext import AAN, convert, set_precision
 from snn_ext.evaluation import Arousal, Evaluation, Margins, lowest_rate, observe_margins
-from snn_ext.neurons.precision import set_precision
 
 from .adsnn_training import PRESETS, TABLES, TrainedNet, preset_of, trained
 from .lib.command import command, run_main

@@ -15,9 +15,8 @@ from recipes.data.tables import Table, folds, load_table
 from recipes.lib.conversions import Evaluations
 from recipes.lib.files import fingerprint
 from recipes.lib.training import right
-from snn_ext import convert, evaluate
+from snn_ext import convert, evaluate, set_precision
 from snn_ext.evaluation import Simulation
-from snn_ext.neurons.precision import set_precision
 
 from .pages import mean_and_deviation, table
 

@@ -7,8 +7,8 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from .._errors import bad_type, bad_value
+from ..hosts import LeafTracer, is_neuron, reset_neurons
 from ..neurons.asn import AdaptiveNeuron
-from ..replacement import LeafTracer, is_neuron, reset_neurons
 from .layers import RULES, known_type, module_of, rule_of
 
 __all__ = [
