@@ -16,9 +16,8 @@ from typing import Annotated, Any
 
 from torch import nn
 
-from snn_ext import convert
+from snn_ext import convert, set_precision
 from snn_ext.evaluation import Arousal, Evaluation, Margins, lowest_rate, observe_margins
-from snn_ext.neurons.precision import set_precision
 
 from .lib.aan_training import AANOptions, trained
 from .lib.analog import Analog

@@ -12,18 +12,20 @@ from torch import Tensor, nn
 
 from ._errors import bad_type, bad_value, describe
 from ._together import all_or_nothing
-from ._tracing import ThreadTracer
 from .functional import ATan, Sigmoid, as_surrogate, uniform_points
+from .hosts import LeafTracer, host_of, is_neuron
 from .neurons.asn import AdaptiveNeuron
 from .neurons.integrate_and_fire import IntegrateAndFireNeuron, NonUniformIntegrateAndFireNeuron, ThresholdNeuron
 
-__all__ = ["DROPPABLE", "replace_neurons"]
+__all__ = ["DROPPABLE", "Factory", "check_factory", "replace_neurons"]
+
+Factory = Callable[[nn.Module], nn.Module]
 
 DROPPABLE = ("leak", "recurrence", "hard reset", "initial potential", "dynamics")
 """What a replacement may lose, each only when named in ``drop``."""
 
 
-def replace_neurons(net: nn.Module, factory: Callable[[nn.Module], nn.Module], *, drop: tuple[str, ...] = ()) -> int:
+def replace_neurons(net: nn.Module, factory: Factory, *, drop: tuple[str, ...] = ()) -> int:
     """Replace every neuron of a net, spiking or ``nn.ReLU``, in place.
 
     Threshold, surrogate, ``detach_reset``, ``step_mode`` and ``store_v_seq`` (in snnTorch: threshold, ``spike_grad``,
@@ -66,12 +68,7 @@ def replace_neurons(net: nn.Module, factory: Callable[[nn.Module], nn.Module], *
     """
     if not isinstance(net, nn.Module):
         bad_type("net", net, "an nn.Module")
-    if not callable(factory) or isinstance(factory, nn.Module | type):
-        bad_type(
-            "factory",
-            getattr(factory, "__name__", type(factory).__name__),
-            "a callable: factory(old) -> new, such as lambda old: ATIFuNode()",
-        )
+    check_factory(factory)
     unknown = [name for name in drop if name not in DROPPABLE] if isinstance(drop, tuple | list) else [drop]
     if unknown:
         bad_value("drop", drop, f"a tuple of names out of {DROPPABLE}")
@@ -108,36 +105,18 @@ def replace_neurons(net: nn.Module, factory: Callable[[nn.Module], nn.Module], *
     return len(swapped)
 
 
+def check_factory(factory: Any) -> None:
+    """Raise if a factory is no callable of the old neuron: a module, or a class of them."""
+    if not callable(factory) or isinstance(factory, nn.Module | type):
+        bad_type(
+            "factory",
+            getattr(factory, "__name__", type(factory).__name__),
+            "a callable: factory(old) -> new, such as lambda old: ATIFuNode()",
+        )
+
+
 def _leaf(name: str) -> str:
     return name.rpartition(".")[2]
-
-
-def is_neuron(module: nn.Module) -> bool:
-    """Whether a module is an ``nn.ReLU`` or a spiking neuron of either host, ours included."""
-    return isinstance(module, nn.ReLU) or _host(module) is not None
-
-
-def reset_neurons(net: nn.Module) -> None:
-    """Reset every spiking neuron of a net, of either host."""
-    hosts = {_host(module) for module in net.modules()}
-    if "spikingjelly" in hosts:
-        from spikingjelly.activation_based import functional
-
-        functional.reset_net(net)
-    if "snntorch" in hosts:
-        from .snntorch import reset
-
-        reset(net)
-
-
-def _host(module: nn.Module) -> str | None:
-    """Name the host whose neuron a module is, without importing a host that is not there."""
-    for base in type(module).__mro__:
-        if base.__module__.startswith("spikingjelly.activation_based.neuron"):
-            return "spikingjelly"
-        if base.__module__.startswith("snntorch._neurons"):
-            return "snntorch"
-    return None
 
 
 def _places(
@@ -165,13 +144,6 @@ def _check(name: str, old: nn.Module, new: Any, drop: tuple[str, ...]) -> None:
             f"factory: got {type(new).__name__} for {name} ({type(old).__name__}), which loses its "
             f"{' and '.join(lost)}, want {''.join(lost.values())}drop={tuple(lost)} to allow it"
         )
-
-
-class LeafTracer(ThreadTracer):
-    """Traces through containers only."""
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return is_neuron(m) or not m._modules
 
 
 def _warn_of_reused_relus(net: nn.Module, replaced: set[nn.Module]) -> None:
@@ -217,7 +189,7 @@ def _losses(old: nn.Module, new: nn.Module) -> dict[str, str]:
         elif not kinds & {"IFNode", "SimpleIFNode", "HalfThresholdIFNode", "ActivationAwareIFNode"}:
             lost["dynamics"] = ""
     if _reset(old) != _reset(new):
-        zero = "v_reset=0.0" if _host(old) == "spikingjelly" else "reset_mechanism='zero'"
+        zero = "v_reset=0.0" if host_of(old) == "spikingjelly" else "reset_mechanism='zero'"
         lost["hard reset"] = (
             f"{zero} in the factory or " if _reset(old) == "zero" else "the same reset in the factory or "
         )
@@ -227,7 +199,7 @@ def _losses(old: nn.Module, new: nn.Module) -> dict[str, str]:
 
 
 def _reset(module: nn.Module) -> str:
-    if _host(module) == "snntorch":
+    if host_of(module) == "snntorch":
         return str(getattr(module, "reset_mechanism", "subtract"))
     v_reset = getattr(module, "v_reset", None)
     return "subtract" if v_reset is None else "zero" if v_reset == 0 else f"to {v_reset}"
@@ -251,8 +223,8 @@ def _settings(old: nn.Module, new: nn.Module) -> dict[str, Any]:
         if hasattr(old, name) and hasattr(new, name) and getattr(new, name) == default:
             settings[name] = getattr(old, name)
     if isinstance(new, IntegrateAndFireNeuron) and not isinstance(old, nn.ReLU):
-        habit = _host(new) == "spikingjelly"  # its neurons fire at the threshold, snnTorch's above it
-        rule = getattr(old, "fire_at_threshold", _host(old) == "spikingjelly")
+        habit = host_of(new) == "spikingjelly"  # its neurons fire at the threshold, snnTorch's above it
+        rule = getattr(old, "fire_at_threshold", host_of(old) == "spikingjelly")
         if new.fire_at_threshold == habit != rule:
             settings["fire_at_threshold"] = rule
     if isinstance(old, nn.ReLU) and getattr(new, "init_hidden", True) is False:

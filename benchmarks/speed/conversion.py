@@ -31,7 +31,7 @@ from snn_ext import convert
 from snn_ext.conversion import ConvertedNet, optimize_precharge
 from snn_ext.conversion.spike_norm import spike_norm
 from snn_ext.evaluation import Simulation
-from snn_ext.replacement import is_neuron
+from snn_ext.hosts import is_neuron
 
 from .cases import Settings
 from .measuring import measure, ratio

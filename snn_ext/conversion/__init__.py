@@ -1,7 +1,6 @@
 """Conversion of trained ReLU nets to spiking ones; needs SpikingJelly."""
 
 from ..evaluation.delay import best_delay
-from ..neurons.precision import set_precision
 from .adsnn import AdSNNRecipe
 from .convert import convert
 from .diagnosis import LayerDiagnosis, diagnose
@@ -36,5 +35,4 @@ __all__ = [
     "fold_scales",
     "lower_thresholds",
     "optimize_precharge",
-    "set_precision",
 ]

@@ -43,7 +43,7 @@ class AdSNNRecipe(FXConversionRecipe):
         ``spike_height="fixed"``: it tells shapes, and whether spikes can carry the activations.
     m_f : float, optional
         Precision to deploy; that of the AANs by default, 0.1 for a ReLU net. See also
-        :func:`snn_ext.conversion.set_precision`.
+        :func:`snn_ext.set_precision`.
     spike_height : {"fixed", "adaptive"}
         "fixed" for a net that was trained with :class:`snn_ext.AAN`. "adaptive" for a ReLU net as it is: a spike then
         carries the threshold at its time, and the transfer function is linear.

@@ -17,7 +17,7 @@ from torch.nn.utils import parametrize
 from .._errors import bad_value
 from .._tracing import ThreadTracer
 from ..activation import AAN
-from ..replacement import is_neuron
+from ..hosts import is_neuron
 from ..simulation.graph import MAX_POOLS, WEIGHTED
 from .quantized import QuantizedReLU, quantized_relu
 from .weights import fold_batch_norm

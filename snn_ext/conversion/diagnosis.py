@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from .._errors import bad_type, bad_value, check_count
-from ..replacement import is_neuron
+from ..hosts import is_neuron
 from ..simulation.analog import AnalogTwin
 from ..simulation.engine import Simulation
 from .net import ConvertedNet

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, fx
 
-from ..replacement import is_neuron
+from ..hosts import is_neuron
 from ..simulation.engine import Simulation, spike_value
 from ..simulation.graph import module_of
 from ..simulation.spike_train import SpikeTrain

@@ -10,8 +10,8 @@ from spikingjelly.activation_based import base
 from torch import Tensor, fx, nn
 
 from .._errors import bad_value
+from ..hosts import is_neuron
 from ..ops import integrate_and_fire
-from ..replacement import is_neuron
 from ..spikingjelly import PCMPIFNode
 from .modules import PoissonEncoder
 from .net import ConvertedNet

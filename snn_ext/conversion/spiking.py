@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..replacement import is_neuron
+from ..hosts import is_neuron
 from ..simulation.graph import MAX_POOLS
 from ..spikingjelly import PCMPIFNode
 from .canonicalize import Activation, assign, spread_shapes

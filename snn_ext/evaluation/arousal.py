@@ -78,7 +78,7 @@ class ArousedSimulation:
     """Run a net of adaptive neurons under a constant input, uncertain samples with a higher precision from then on.
 
     Two copies of the net, one of each precision, take turns: samples are handed over with the states of all neurons.
-    A sample gets exactly what it gets alone, as sums of spikes are exact; see :func:`snn_ext.conversion.set_precision`.
+    A sample gets exactly what it gets alone, as sums of spikes are exact; see :func:`snn_ext.set_precision`.
 
     Parameters
     ----------

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from .._counting import aside, counted, counted_integrate_and_fire
 from .._errors import bad_value, check_bool, check_choice, check_count, check_real
-from ..functional import state_dtype, uniform_points
+from ..functional import best_points, best_threshold, state_dtype, uniform_points
 from ..functional.integrate_and_fire import Reset
 from ..functional.quantization import Recursion, thresholds_of_points
 from ..ops import integrate_and_fire
@@ -147,6 +147,31 @@ class IntegrateAndFireNeuron(ThresholdNeuron):
         self.scale_output, self.fire_at_threshold, self.grad_scale = scale_output, fire_at_threshold, grad_scale
         self._hold("v_init", v_init if isinstance(v_init, nn.Parameter) else start)
 
+    def fit(self, inputs: Tensor, time_steps: int) -> None:
+        """Set the threshold to the one that quantises recorded inputs with the best SQNR in ``time_steps`` steps.
+
+        Parameters
+        ----------
+        inputs : Tensor
+            Recorded inputs of the layer, any shape; at least one is positive.
+        time_steps : int
+            T.
+
+        Examples
+        --------
+        >>> from snn_ext.spikingjelly import ATIFuNode
+        >>> node = ATIFuNode()
+        >>> node.fit(torch.linspace(0, 1, 100), time_steps=4)
+        >>> round(node.v_threshold.item(), 1)
+        0.8
+        """
+        setattr(self, self.threshold_name, best_threshold(inputs, time_steps, v_init=self._one_v_init()))
+
+    def _one_v_init(self) -> float:
+        if self.v_init.numel() != 1:
+            bad_value("v_init", self.v_init, "one value: the best threshold is known for one initial potential a layer")
+        return float(self.v_init.detach())
+
     # -- from parameters to the operator ------------------------------------------------------------------------
 
     def quantizer(self, x_seq: Tensor) -> Quantizer:
@@ -258,6 +283,17 @@ class NonUniformIntegrateAndFireNeuron(IntegrateAndFireNeuron):
         twin._set_threshold(points.flip(0).to(self.p.dtype), trainable=True)
         twin.p.requires_grad_(self.p.requires_grad)
         return twin
+
+    def fit(self, inputs: Tensor, time_steps: int) -> None:
+        """Set the points to those that quantise recorded inputs best; uniform ones where ``v_init`` is not 0."""
+        if time_steps != self.T:
+            bad_value("time_steps", time_steps, f"{self.T}, the number of points")
+        v_init = self._one_v_init()
+        if v_init == 0:
+            points = best_points(inputs, self.T)
+        else:
+            points = uniform_points(best_threshold(inputs, self.T, v_init=v_init), self.T)
+        self.p.data.copy_(points)
 
     def quantizer(self, x_seq: Tensor) -> Quantizer:
         points = self._points(self._gradient_factor(x_seq))

@@ -18,8 +18,8 @@ from spikingjelly.activation_based import functional  # noqa: E402
 from spikingjelly.activation_based.ann2snn import Converter  # noqa: E402
 
 from recipes.models.adaptive import layout_net, preact_resnet18  # noqa: E402
-from snn_ext import AAN, BNAAN, convert  # noqa: E402
-from snn_ext.conversion import AdSNNRecipe, QuantizedReLU, set_precision  # noqa: E402
+from snn_ext import AAN, BNAAN, convert, set_precision  # noqa: E402
+from snn_ext.conversion import AdSNNRecipe, QuantizedReLU  # noqa: E402
 from snn_ext.evaluation import Simulation, evaluate  # noqa: E402
 from snn_ext.functional import asn_spike_height  # noqa: E402
 from snn_ext.neurons.precision import fold_height  # noqa: E402

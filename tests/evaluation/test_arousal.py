@@ -14,8 +14,8 @@ from torch import Tensor, nn
 pytest.importorskip("spikingjelly")
 
 from recipes.models.adaptive import layout_net  # noqa: E402
-from snn_ext import BNAAN, convert, evaluate  # noqa: E402
-from snn_ext.conversion import ConvertedNet, set_precision  # noqa: E402
+from snn_ext import BNAAN, convert, evaluate, set_precision  # noqa: E402
+from snn_ext.conversion import ConvertedNet  # noqa: E402
 from snn_ext.evaluation import (  # noqa: E402
     Arousal,
     ArousedSimulation,

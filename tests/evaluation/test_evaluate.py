@@ -34,7 +34,7 @@ from snn_ext.evaluation import (  # noqa: E402
 )
 from snn_ext.evaluation.fingerprint import fingerprint  # noqa: E402
 from snn_ext.evaluation.metrics import LayerSums, ReadoutSums, rank_of_label  # noqa: E402
-from snn_ext.replacement import LeafTracer  # noqa: E402
+from snn_ext.hosts import LeafTracer  # noqa: E402
 from snn_ext.spikingjelly import ATIFnuNode, ATIFuNode, PCMPIFNode  # noqa: E402
 
 T = 12

@@ -1,4 +1,4 @@
-"""Recording what arrives at the neurons of a net: the data from which thresholds are calibrated."""
+"""Thresholds from data: the inputs of a net's neurons are recorded, and thresholds fitted to them."""
 
 from __future__ import annotations
 
@@ -9,9 +9,79 @@ import torch
 from torch import Tensor, nn
 
 from ._errors import bad_type, bad_value, check_count
-from .replacement import is_neuron, reset_neurons
+from .hosts import is_neuron, reset_neurons
+from .neurons.integrate_and_fire import IntegrateAndFireNeuron
+from .replacement import Factory, check_factory, replace_neurons
 
-__all__ = ["record_inputs"]
+__all__ = ["calibrate", "record_inputs"]
+
+
+def calibrate(
+    net: nn.Module, batches: Iterable[Any], factory: Factory, time_steps: int, *, limit: int = 20_000
+) -> list[nn.Module]:
+    """Replace every ``nn.ReLU`` of a trained net, in place, by a spiking neuron whose threshold fits its inputs.
+
+    The inputs of each ReLU are recorded; the threshold of its neuron, or the points of ATIF-nu, are those that quantise
+    them with the best SQNR in ``time_steps`` steps at the neuron's initial potential
+    (:func:`snn_ext.functional.best_threshold`, :func:`~snn_ext.functional.best_points`). A layer that no positive input
+    reaches keeps the threshold that the factory has given its neuron. So do neurons that are not ATIF-u, ATIF-nu or
+    PCMP IF. Step mode and number of steps of the net are left to the caller.
+
+    Parameters
+    ----------
+    net : nn.Module
+        Holds ``nn.ReLU`` modules, at any depth.
+    batches : iterable
+        Inputs, or tuples that begin with the input, such as a ``DataLoader`` yields.
+    factory : callable
+        ``factory(relu) -> neuron``, as for :func:`snn_ext.replace_neurons`.
+    time_steps : int
+        T of the spiking net.
+    limit : int
+        Number of inputs recorded for a layer and batch.
+
+    Returns
+    -------
+    list of nn.Module
+        The new neurons, in the order of ``net.modules()``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As :func:`snn_ext.record_inputs` and :func:`snn_ext.replace_neurons` do; the net is unchanged then.
+
+    Notes
+    -----
+    Source: Castagnetti et al. 2023, on the optimal quantiser; the uniform one is found by a search over a grid.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from torch import nn
+    >>> from snn_ext.spikingjelly import ATIFuNode
+    >>> net = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
+    >>> batches = [torch.rand(16, 8) for _ in range(4)]
+    >>> (neuron,) = calibrate(net, batches, lambda relu: ATIFuNode(step_mode="m", scale_output=True), time_steps=4)
+    >>> net(torch.rand(4, 16, 8)).mean(0).shape        # T = 4 steps, mean over time
+    torch.Size([16, 2])
+    """
+    check_factory(factory)
+    check_count("time_steps", time_steps)
+    inputs = record_inputs(net, batches, modules=lambda module: isinstance(module, nn.ReLU), limit=limit)
+    new: dict[nn.Module, nn.Module] = {}
+
+    def fitted(old: nn.Module) -> nn.Module:
+        if old not in inputs:
+            return old
+        neuron = factory(old)
+        if isinstance(neuron, IntegrateAndFireNeuron) and bool((inputs[old] > 0).any()):
+            neuron.fit(inputs[old], time_steps)
+        if neuron is not old:
+            new[old] = neuron
+        return neuron
+
+    replace_neurons(net, fitted)
+    return [new[old] for old in inputs if old in new]
 
 
 def record_inputs(
@@ -24,9 +94,8 @@ def record_inputs(
     """Run a net over some batches and keep a sample of the inputs of each of its neurons.
 
     The net runs in eval mode and without gradient, reset before every batch and at the end; the training flag of every
-    module is restored. Use it before :func:`snn_ext.replace_neurons`, with
-    :func:`snn_ext.functional.best_threshold`. The keys are modules: to copy a net with its records, copy both at once,
-    ``copy.deepcopy((net, records))``.
+    module is restored. :func:`snn_ext.calibrate` chooses thresholds from these records. The keys are modules: to copy a
+    net with its records, copy both at once, ``copy.deepcopy((net, records))``.
 
     Parameters
     ----------
