@@ -171,7 +171,7 @@ def runs() -> dict[str, Run]:
     cells = ["--rows", "ReLU", "ATIF-u", "--models", "vgg16", *_NET, "--epochs", "1", "--time-steps", "2"]
     return {
         "train_images": _command("train_images", *_SPIKING, "--model", "resnet18", "--out", "run", resume=True),
-        "train_images_snntorch": _command("train_images_snntorch", *_SPIKING, "--out", "run", resume=True),
+        "train_images_snntorch": _command("train_images", *_SPIKING, "--host", "snntorch", "--out", "run", resume=True),
         "train_analog": _command("train_analog", "--model", "net2", *_ANALOG, "--out", "run", resume=True),
         "convert_images": _command("convert_images", "--model", "vgg16", *_ANALOG, *_SHORT, "--out", "run"),
         "precharge": _command("precharge", *_PRECHARGE, "--out", "run"),

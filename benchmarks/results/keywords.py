@@ -21,13 +21,14 @@ from typing import Any
 from recipes.data.features import features
 from recipes.data.keyword_batches import FeatureBatches
 from recipes.data.speech_commands import Clips, load, real_digits
+from recipes.lib.cli import parse
 from recipes.lib.command import command, run_main
 from recipes.lib.evaluations import Evaluations, digest
 from recipes.lib.files import feature_cache, fingerprint, read_json, replacing, save_figure
 from recipes.lib.options import SEED, Different, integer, new_file, new_folder, number, old_file
 from recipes.lib.run_folder import own_folder, read_log
 from recipes.lib.spotter import MODELS, RECURRENT, digit_accuracy, load_spotter
-from recipes.spot_keywords import parse_arguments as parse_run
+from recipes.spot_keywords import Options as RunOptions
 from snn_ext import convert
 
 from .images import ROWS, Cell, run_cells
@@ -61,7 +62,10 @@ def cells(args: argparse.Namespace, options: Sequence[str]) -> list[Cell]:
         shorter = ("--epochs", str(args.larger_epochs)) if model in args.larger and args.larger_epochs else ()
         tuned: tuple[str, ...] = shorter
         if args.fine_tune_epochs and model == RECURRENT:  # as many in all
-            tuned = ("--epochs", str(parse_run([*options, "--out", str(args.out)]).epochs + args.fine_tune_epochs))
+            tuned = (
+                "--epochs",
+                str(parse(RunOptions, [*options, "--out", str(args.out)]).epochs + args.fine_tune_epochs),
+            )
         elif args.fine_tune_epochs:
             start = add(model, START, seed, *ROWS["ReLU"], *shorter) / "last.pt"
             tuned = ("--from", str(start), "--epochs", str(args.fine_tune_epochs))
@@ -186,7 +190,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> tuple[argparse.Namespa
     parser.add_argument("--markdown", type=new_file, help="file for the page; its figures go beside it")
     args, options = parser.parse_known_args(argv)
     place = [] if args.data_dir is None else ["--data-dir", str(args.data_dir)]
-    parse_run([*options, "--data", args.data, *place, "--out", str(args.out)])  # a wrong option is named now
+    parse(RunOptions, [*options, "--data", args.data, *place, "--out", str(args.out)])  # a wrong option is named now
     if args.real_digits is not None and not args.real_digits.exists():
         parser.error(f"argument --real-digits: got {args.real_digits}, want an archive or a folder that exists")
     return args, options

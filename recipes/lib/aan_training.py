@@ -23,7 +23,7 @@ from .cli import PRESET, Positive, fill
 from .files import intact, load_tensors
 from .options import DataOptions, ImageOptions, RunOptions, TrainingOptions
 from .ranges import integer, number
-from .training import load_weights
+from .checkpoints import load_weights
 
 __all__ = ["DATA_SETS", "TABLES", "AANOptions", "build_net", "load_data", "trained"]
 

@@ -22,7 +22,7 @@ from .files import fingerprint, has_hash_in_name, intact, load_tensors
 from .options import DataOptions, ImageOptions, RunOptions, TrainingOptions
 from .ranges import number
 from .trainer import Trainer
-from .training import load_weights
+from .checkpoints import load_weights
 
 __all__ = [
     "HWANG_RESNET20", "MODELS", "PAPER", "RESNETS", "SMALL", "Analog", "AnalogOptions", "AnalogTrainer",

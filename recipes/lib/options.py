@@ -81,11 +81,15 @@ class RunOptions(Options):
     seed: Seed = 0
     device: Annotated[str, device] = field(default_factory=lambda: "cuda" if torch.cuda.is_available() else "cpu")
     amp: Annotated[bool | None, "mixed precision: float16 (default on a GPU), on a CPU bfloat16"] = None
-    log_every: Annotated[Whole, Argument(metavar="STEPS"), "log the loss of a step; 0 for never"] = 50
+    log_every: Annotated[
+        Whole | None, Argument(metavar="STEPS"), "log the loss of a step (default: 50); 0 for never"
+    ] = None  # fmt: skip
 
     def __post_init__(self) -> None:
         if self.amp is None:
             self.amp = torch.device(self.device).type == "cuda"
+        if self.log_every is None:
+            self.log_every = 50
         super().__post_init__()
 
 

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from snn_ext.functional import sqnr
 
 __all__ = [
-    "LayerMeasurement", "Measurement", "load_weights", "measure", "parameter_groups", "right",
+    "LayerMeasurement", "Measurement", "measure", "parameter_groups", "right",
     "seed_everything", "train",
 ]  # fmt: skip
 
@@ -53,16 +53,6 @@ def parameter_groups(
     if thresholds:
         groups.append({"params": thresholds, "lr": threshold_lr, "weight_decay": 0.0})
     return groups
-
-
-def load_weights(net: nn.Module, weights: dict[str, Tensor]) -> None:
-    """Load all the weights of a net; ``ValueError`` if they are another net's, or one is not finite."""
-    try:
-        net.load_state_dict(weights)
-    except (RuntimeError, TypeError, AttributeError) as error:
-        raise ValueError(f"model: {str(error).splitlines()[0]}") from error
-    if broken := [name for name, value in weights.items() if not value.isfinite().all()]:
-        raise ValueError(f"model: got {broken[0]} that is not finite, want finite weights")
 
 
 def train(

@@ -22,10 +22,11 @@ from benchmarks.results.keywords import Line  # noqa: E402
 from recipes.data.features import to_float  # noqa: E402
 from recipes.data.speech_commands import OFFICIAL, SYNTHETIC, load  # noqa: E402
 from recipes.lib import run_folder
+from recipes.lib.cli import parse
 from recipes.lib.files import write_json  # noqa: E402
 from recipes.lib.spotter import Spotter, digit_accuracy, load_spotter, save_spotter  # noqa: E402
 from recipes.models.keyword_nets import RecurrentLIF  # noqa: E402
-from recipes.spot_keywords import main, parse_arguments  # noqa: E402
+from recipes.spot_keywords import Options, main  # noqa: E402
 from tests.recipes.keyword_corpus import write_corpus  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -102,14 +103,14 @@ def test_interrupted_run_ends_in_the_same_bits(corpus: Path, tmp_path: Path, mon
 )
 def test_wrong_argument_is_named(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        parse_arguments(["--out", "x", *arguments])
+        parse(Options, ["--out", "x", *arguments])
     assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("data", ["sample", "my/words"])
 def test_folder_that_would_not_be_read_is_refused(data: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        parse_arguments(["--out", "x", "--data", data, "--data-dir", "elsewhere"])
+        parse(Options, ["--out", "x", "--data", data, "--data-dir", "elsewhere"])
     assert f"argument --data-dir: got elsewhere with --data {data}" in capsys.readouterr().err
 
 
@@ -139,7 +140,7 @@ def test_page_says_what_its_figures_are_for(data: str, said: str, not_said: str)
 
 
 def test_paper_preset_is_the_paper() -> None:
-    args = parse_arguments(["--out", "x", "--preset", "paper"])
+    args = parse(Options, ["--out", "x", "--preset", "paper"])
     assert (args.opt, args.lr, args.lr_scheduler, args.lr_step_size, args.lr_gamma) == ("sgd", 1e-3, "step", 20, 0.1)
     assert (args.epochs, args.mixup_alpha, args.time_steps, args.model, args.frames) == (80, 1.0, 4, "resnet18", 48)
 

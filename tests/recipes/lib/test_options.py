@@ -18,6 +18,7 @@ for needed in ("spikingjelly", "snntorch", "torchvision", "soundfile", "sklearn"
     pytest.importorskip(needed, exc_type=ImportError)
 
 from recipes.lib import options  # noqa: E402
+from recipes.lib.cli import defaults  # noqa: E402
 from recipes.lib.files import data_folder  # noqa: E402
 from recipes.lib.options import Different, Increasing, Number, device, integer, new_file, new_folder, number  # noqa: E402
 
@@ -182,9 +183,9 @@ def test_folder_without_permission_is_refused(tmp_path: Path, monkeypatch: pytes
 
 def test_trained_net_is_loaded_where_nothing_can_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "access", lambda path, mode: False)
-    from recipes.train_images import argument_parser
+    from recipes.train_images import Options
 
-    assert options.defaults(argument_parser())["width"] == 1.0
+    assert defaults(Options)["width"] == 1.0
 
 
 def test_missing_home_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
