@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 
 from torch import Tensor, nn
 
-from benchmarks.results.keyword_costs import clip_cost, confusion
+from .lib.clip_cost import clip_cost, confusion
 
 from .data.augment import Augment
 from .data.features import features, to_float

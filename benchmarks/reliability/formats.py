@@ -102,7 +102,7 @@ def _make_autoencoder() -> None:
 
 
 def _copy_listener() -> None:
-    from recipes.listen import CHECKPOINT
+    from recipes.lib.spotter import CHECKPOINT
 
     shutil.copy(CHECKPOINT, "keywords.pt")
 
@@ -149,7 +149,7 @@ def _interrupted_evaluation() -> None:
 
 
 def _kept() -> Any:
-    from recipes.lib.conversions import Evaluations
+    from recipes.lib.evaluations import Evaluations
 
     net, loader = _net()
     evaluation, notes = Evaluations(Path("kept")).get("a net", {"seed": 0}, lambda: net, loader, 8, progress=False)
@@ -157,7 +157,7 @@ def _kept() -> Any:
 
 
 def _note() -> Any:
-    from recipes.lib.conversions import Evaluations
+    from recipes.lib.evaluations import Evaluations
 
     return Evaluations(Path("kept")).note("a note", {"seed": 0}, lambda: {"threshold": 0.625, "shares": [1, 2, 3]})
 

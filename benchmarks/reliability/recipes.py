@@ -92,7 +92,7 @@ def _evaluate() -> str:
 
 def _kept_evaluations() -> list[str]:
     """Evaluate converted nets whose evaluations are kept, as the recipes do it."""
-    from recipes.lib.conversions import OURS, Evaluations
+    from recipes.lib.evaluations import OURS, Evaluations
 
     torch.manual_seed(0)
     ann = nn.Sequential(nn.Linear(20, 60), nn.ReLU(), nn.Linear(60, 60), nn.ReLU(), nn.Linear(60, 5)).eval()

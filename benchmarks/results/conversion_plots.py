@@ -1,4 +1,4 @@
-"""Figures of the conversion recipes."""
+"""Figures of the conversion pages."""
 
 from __future__ import annotations
 
@@ -11,50 +11,9 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from snn_ext.evaluation import Evaluation
-from snn_ext.evaluation.plots import draw_accuracy, draw_rates, draw_spikes_by_depth
+from snn_ext.evaluation.plots import COLOURS, draw_accuracy, draw_rates, draw_spikes_by_depth
 
-__all__ = [
-    "accuracy_latency_synops", "accuracy_over_time", "by_depth", "bars", "curves", "images", "latencies", "rates",
-]  # fmt: skip
-
-# Okabe and Ito's colours, which colour-blind readers can tell apart; line styles repeat them.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-STYLES = ("-", "--", ":")
-
-
-def accuracy_latency_synops(evaluations: Mapping[str, Evaluation], title: str, level: float = 99.0) -> Figure:
-    """Draw every method on one analog net: accuracy over time steps, and over its operations; a dot where it arrives.
-
-    Operations are synaptic operations, and multiply-accumulates behind an analog input, over the multiply-accumulates
-    of the analog net.
-    """
-    figure = Figure(figsize=(12, 5), layout="constrained")
-    time, operations = figure.subplots(1, 2, sharey=True)
-    lowest = 1.0
-    for i, (name, evaluation) in enumerate(evaluations.items()):
-        colour, style = COLOURS[i % len(COLOURS)], STYLES[i // len(COLOURS) % len(STYLES)]
-        accuracy = 100 * evaluation.accuracy
-        spent = (evaluation.synops + evaluation.input_macs) / evaluation.macs
-        steps = torch.arange(1, evaluation.time_steps + 1)
-        time.plot(steps, accuracy, style, color=colour, lw=1.3, label=name)
-        operations.plot(spent, accuracy, style, color=colour, lw=1.3)
-        arrived = evaluation.latency_at(levels=(level,))[level]
-        if arrived is not None:
-            time.plot(arrived, accuracy[arrived - 1], "o", color=colour, ms=6)
-            operations.plot(spent[arrived - 1], accuracy[arrived - 1], "o", color=colour, ms=6)
-            lowest = min(lowest, float(accuracy[arrived - 1]) / 100)
-    analog = 100 * next(iter(evaluations.values())).analog_accuracy
-    for axes in (time, operations):
-        axes.axhline(analog, color="black", ls="--", lw=1)
-        axes.set(xscale="log", ylim=(max(0.0, 0.6 * analog), analog + 0.03 * analog))
-        axes.grid(alpha=0.3)
-    time.set(xlabel="time step", ylabel=f"accuracy (%); dashed: analog; dot: {level:g} % of it")
-    operations.set(xlabel="operations so far / multiply-accumulates of the analog net")
-    operations.set_xlim(left=0.1)
-    operations.axvline(1.0, color="black", ls=":", lw=1)
-    figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8)
-    figure.suptitle(title)
-    return figure
+__all__ = ["accuracy_over_time", "bars", "by_depth", "curves", "images", "latencies", "rates"]
 
 
 def accuracy_over_time(evaluations: Mapping[str, Evaluation], title: str) -> Figure:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -24,8 +23,8 @@ from recipes.data.keyword_batches import FeatureBatches
 from recipes.data.speech_commands import Clips, load, real_digits
 from recipes.lib.cli import parse
 from recipes.lib.command import command, run_main
-from recipes.lib.conversions import Evaluations, digest
-from recipes.lib.files import feature_cache, fingerprint, read_json, replacing
+from recipes.lib.evaluations import Evaluations, digest
+from recipes.lib.files import feature_cache, fingerprint, read_json, replacing, save_figure
 from recipes.lib.options import SEED, Different, integer, new_file, new_folder, number, old_file
 from recipes.lib.run_folder import own_folder, read_log
 from recipes.lib.spotter import MODELS, RECURRENT, digit_accuracy, load_spotter
@@ -33,31 +32,16 @@ from recipes.spot_keywords import Options as RunOptions
 from snn_ext import convert
 
 from .images import ROWS, Cell, run_cells
-from .keyword_costs import evaluation_cost
+from recipes.lib.clip_cost import evaluation_cost
 from .keyword_page import page
-from .keyword_plots import confusion_figure, pareto_figure
-from .plots import save
+from .keyword_plots import Line, confusion_figure, pareto_figure
 
-__all__ = ["Line", "cells", "lines", "main"]
+__all__ = ["cells", "lines", "main"]
 
 START = "ReLU, to start from"
 LIF = "LIF, one recurrent layer"
 CONVERTED = "ReLU, converted"
 CONVERTED_STEPS = 32
-
-
-@dataclass
-class Line:
-    """One line of the table: a net with a neuron, and the results of its seeds."""
-
-    model: str
-    row: str
-    wanted: int
-    results: list[dict[str, Any]]
-
-    def values(self, name: str) -> list[float]:
-        """Return one figure of every seed that has it."""
-        return [result[name] for result in self.results if result.get(name) is not None]
 
 
 def cells(args: argparse.Namespace, options: Sequence[str]) -> list[Cell]:
@@ -234,8 +218,8 @@ def _write(args: argparse.Namespace, options: Sequence[str], found: Sequence[Lin
     listener = None if args.listener is None else read_json(args.listener, *kind)
     given = [] if args.markdown is None else [(args.markdown, "keyword-spotting-")]
     for path, prefix in [(args.out / "table.md", ""), *given]:
-        save(pareto_figure(found), path.parent / f"{prefix}pareto.png")
-        save(confusion_figure(found), path.parent / f"{prefix}confusion.png")
+        save_figure(pareto_figure(found), path.parent / f"{prefix}pareto.png")
+        save_figure(confusion_figure(found), path.parent / f"{prefix}confusion.png")
         with replacing(path) as temporary:
             temporary.write_text(page(found, _command(args, options), args.seeds, listener, prefix), encoding="utf-8")
     print((args.out / "table.md").read_text(encoding="utf-8"))

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import platform
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from statistics import fmean
 from typing import Any
 
-import torch
 from tabulate import tabulate
 from torch import nn
 
 from recipes.lib.training import Measurement
 from snn_ext.evaluation import Evaluation
+
+from .pages import environment
 
 __all__ = [
     "CONVERSION_NOTES", "NOTES", "Row", "Thresholds", "as_json", "conversion_table", "environment", "markdown", "table",
@@ -164,23 +162,6 @@ def as_json(row: Row) -> dict[str, Any]:
         "after": _measurement_as_json(row.after),
         "thresholds": row.thresholds,
         "threshold_history": row.history,
-    }
-
-
-def environment() -> dict[str, Any]:
-    """Return the kind of machine and the versions of the libraries, which results depend on."""
-    return {
-        "machine": {
-            "architecture": platform.machine(),
-            "system": platform.system(),
-            "cpus": os.cpu_count(),
-            "threads": torch.get_num_threads(),
-        },
-        "versions": {
-            "python": platform.python_version(),
-            "torch": str(torch.__version__),  # with the kind of build
-            **{name: version(name) for name in ("spikingjelly", "numpy", "matplotlib")},
-        },
     }
 
 

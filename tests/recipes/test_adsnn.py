@@ -42,7 +42,7 @@ def test_digits_are_trained_converted_and_aroused_and_a_second_call_computes_not
         assert part in report
     names = {"accuracy_over_time", "accuracy_against_rate", "accuracy_against_precision", "rate_against_matching_time"}
     assert names <= {path.stem for path in tmp_path.glob("*.png")}
-    monkeypatch.setattr("recipes.lib.conversions.evaluate", lambda *_, **__: pytest.fail("evaluated again"))
+    monkeypatch.setattr("recipes.lib.evaluations.evaluate", lambda *_, **__: pytest.fail("evaluated again"))
     monkeypatch.setattr("recipes.adsnn.observe_margins", lambda *_, **__: pytest.fail("estimated again"))
     assert adsnn.main(command) == report
 

@@ -16,7 +16,7 @@ from benchmarks.results import conversion as conversion_results  # noqa: E402
 from benchmarks.results.pages import latency, mean_and_deviation, reduction, table  # noqa: E402
 from recipes import autoencoder, convert_images, precharge, train_analog  # noqa: E402
 from recipes.data.images import load_images  # noqa: E402
-from recipes.lib.conversions import Evaluations, set_poisson_seed  # noqa: E402
+from recipes.lib.evaluations import Evaluations, set_poisson_seed  # noqa: E402
 from snn_ext import evaluate  # noqa: E402
 from snn_ext.spikingjelly import PCMPIFNode  # noqa: E402
 
@@ -51,7 +51,7 @@ def test_vgg_is_trained_converted_and_reported_and_a_second_call_computes_nothin
         "recipe.json",
     } == {path.name for path in tmp_path.iterdir()}
     assert not list((tmp_path / "evaluations").glob("*.pt"))
-    monkeypatch.setattr("recipes.lib.conversions.evaluate", lambda *_, **__: pytest.fail("evaluated again"))
+    monkeypatch.setattr("recipes.lib.evaluations.evaluate", lambda *_, **__: pytest.fail("evaluated again"))
     assert convert_images.main(command) == report
 
 

@@ -21,9 +21,9 @@ from recipes import listen  # noqa: E402
 from recipes.data.background import LISTENED, TRAINED, background  # noqa: E402
 from recipes.data.features import to_float  # noqa: E402
 from recipes.data.speech_commands import Clips, load  # noqa: E402
+from recipes.lib.listener import THRESHOLD, Detection, Listener, WordDecision  # noqa: E402
 from recipes.lib.neurons import make_spiking  # noqa: E402
-from recipes.lib.spotter import Spotter, load_spotter  # noqa: E402
-from recipes.listen import Detection, Listener, WordDecision, raw_samples  # noqa: E402
+from recipes.lib.spotter import CHECKPOINT, Spotter, load_spotter  # noqa: E402
 from recipes.models.keyword_nets import separable  # noqa: E402
 from recipes.spot_keywords import parse_arguments  # noqa: E402
 
@@ -181,7 +181,7 @@ def test_raw_samples_survive_pieces_of_odd_bytes() -> None:
             return super().read(7)
 
     samples = sound(0.01)
-    assert torch.equal(torch.cat([*raw_samples(Pipe(samples.numpy().tobytes() + b"x"))]), samples)
+    assert torch.equal(torch.cat([*listen.raw_samples(Pipe(samples.numpy().tobytes() + b"x"))]), samples)
 
 
 @pytest.fixture
@@ -285,12 +285,12 @@ def test_measurement_decides_as_the_listener_does(spotter: Spotter, monkeypatch:
     assert measured["words_said"] == 3 and measured["at"]["0.5"]["false_alarms"].keys() == {"silence", "white"}
 
 
-@pytest.mark.skipif(not listen.CHECKPOINT.is_file(), reason="no trained net in this checkout")
+@pytest.mark.skipif(not CHECKPOINT.is_file(), reason="no trained net in this checkout")
 def test_the_net_that_comes_along_knows_words_and_keeps_quiet_in_noise() -> None:
-    assert listen.CHECKPOINT.stat().st_size < 500_000
-    shipped = load_spotter(listen.CHECKPOINT)
+    assert CHECKPOINT.stat().st_size < 500_000
+    shipped = load_spotter(CHECKPOINT)
     test = load("sample").test
     spoken = shipped(to_float(test.waveforms[::2])).argmax(1)
     assert (spoken == test.labels[::2]).double().mean() > 0.3  # chance is 1 in 35
     noise = background(40, 16_000, torch.Generator().manual_seed(5), TRAINED)
-    assert shipped(noise).softmax(1).max() < listen.THRESHOLD
+    assert shipped(noise).softmax(1).max() < THRESHOLD

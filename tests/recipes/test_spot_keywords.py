@@ -15,7 +15,7 @@ pytest.importorskip("soundfile")
 
 from benchmarks.results import keywords as table_keywords
 from benchmarks.results.images import Cell  # noqa: E402
-from benchmarks.results.keyword_costs import clip_cost, confusion  # noqa: E402
+from recipes.lib.clip_cost import clip_cost, confusion  # noqa: E402
 from benchmarks.results.keyword_page import page  # noqa: E402
 from benchmarks.results.keyword_plots import not_beaten  # noqa: E402
 from benchmarks.results.keywords import Line  # noqa: E402

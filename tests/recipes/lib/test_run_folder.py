@@ -21,11 +21,11 @@ from benchmarks.results import images as table_images
 from benchmarks.results import keywords as table_keywords
 from benchmarks.results import listener as measure_listener
 from recipes import adsnn, autoencoder, convert_images, fit_quantizer, precharge, quickstart
-from recipes.lib.conversions import OURS, Evaluations, digest  # noqa: E402
+from recipes.lib.evaluations import OURS, Evaluations, digest  # noqa: E402
 from recipes.lib.files import DamagedFileError, fingerprint, read_json  # noqa: E402
 from recipes.lib.run_folder import RunFolder, own_folder, read_log  # noqa: E402
 from recipes.lib.spotter import load_spotter  # noqa: E402
-from recipes.listen import CHECKPOINT  # noqa: E402
+from recipes.lib.spotter import CHECKPOINT  # noqa: E402
 from recipes.train_images import load_net  # noqa: E402
 from snn_ext import AAN, convert  # noqa: E402
 from snn_ext.evaluation import Arousal  # noqa: E402
@@ -184,7 +184,7 @@ def test_damaged_evaluation_is_put_aside_and_made_again(tmp_path: Path) -> None:
 def test_what_is_kept_is_known_by_all_that_it_depends_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kept = Evaluations(tmp_path)
     assert [kept.note("n", {"a": a}, lambda a=a: a) for a in (1, 2, 2, 1.5)] == [1, 2, 2, 1.5]
-    monkeypatch.setattr("recipes.lib.conversions.environment", lambda: {"versions": {"torch": "another"}})
+    monkeypatch.setattr("recipes.lib.evaluations.environment", lambda: {"versions": {"torch": "another"}})
     assert kept.note("n", {"a": 1.5}, lambda: "made with another torch") == "made with another torch"
     nets = [nn.Sequential(nn.Linear(2, 2), AAN(tau_eta=t)) for t in (50.0, 60.0)]
     nets[1].load_state_dict(nets[0].state_dict())

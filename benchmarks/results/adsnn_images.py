@@ -1,21 +1,34 @@
-"""The tables of the AdSNN recipe, with the paper's figures beside ours where the data are the same."""
+"""AdSNN on images as Zambrano et al. 2017 show it: all tables and figures of one data set, over several seeds.
+
+``python -m benchmarks.results.adsnn_images --data digits --seeds 0 1 2 --out runs/digits`` measures what ``recipes.adsnn``
+does, converts a plain ReLU net beside it, and deploys the net with other time constants.
+"""
 
 from __future__ import annotations
 
-import argparse
+import copy
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from statistics import fmean
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from torch import nn
 
-from recipes.adsnn_training import TrainedNet
+from recipes import adsnn
+from recipes.adsnn import Experiment
+from recipes.lib.cli import Argument, Positive, Seed
+from recipes.lib.command import command, run_main
+from recipes.lib.files import save_figure
+from recipes.lib.ranges import Different
+from recipes.lib.run_folder import own_folder
+from snn_ext import AAN
 from snn_ext.evaluation import Evaluation
 
-from .pages import mean_and_deviation, reduction, table
+from . import adsnn_figures
+from .pages import mean_and_deviation, reduction, table, write_report
 
-__all__ = ["PAPER", "section"]
-
+TAUS = (10.0, 20.0, 35.0, 50.0, 75.0, 100.0)
 # Accuracy in %, firing rate in Hz, matching time in ms, as later sources give them for the paper's tables 1 and 2; the
 # ANNs' accuracies, IRIS, SONAR and the figures of table 3 are not known.
 PAPER = {
@@ -27,30 +40,92 @@ PAPER = {
 SAME_DATA = {"cifar10-jpeg": "cifar10"}
 
 
-def section(results: Sequence[Mapping[str, Any]], args: argparse.Namespace, analog: TrainedNet) -> str:
+@dataclass(kw_only=True)
+class Options(adsnn.Options):
+    """Tables and figures."""
+
+    seeds: Annotated[list[Seed] | None, Different, "default: --seed"] = None
+    relu_m_f: Annotated[list[Positive], Different, "precisions of the ReLU net"] = field(
+        default_factory=lambda: [0.05, 0.1, 0.2, 0.4]
+    )
+    relu_seeds: Annotated[list[Seed] | None, Argument(nargs="*"), Different, "default: all seeds"] = None
+    taus: Annotated[list[Positive], Argument(nargs="*"), Different, "tau_beta = tau_eta in ms, table SI1"] = field(
+        default_factory=lambda: list(TAUS)
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.seeds = self.seeds or [self.seed]
+        self.relu_seeds = self.seeds if self.relu_seeds is None else self.relu_seeds
+
+
+@command
+def main(options: Options) -> str:
+    """Run everything for one data set, write the figures and the report, and return the report."""
+    with own_folder(options.out, "adsnn"):
+        results = [measure(replace(options, seed=seed)) for seed in options.seeds]
+        name = results[0]["data"]
+        for stem, figure in adsnn_figures.of_data_set(results, f"{options.layout}, {name}"):
+            save_figure(figure, options.out / f"{stem}.png")
+        return write_report(options.out, section(results, options))
+
+
+def measure(options: Options) -> dict[str, Any]:
+    """Return the evaluations of one seed by what is varied: sweep, relu, arousal, windows, taus."""
+    experiment = Experiment(options)
+    sweep = experiment.sweep()
+    high, low = experiment.precisions(sweep)
+    result: dict[str, Any] = {"data": experiment.analog.data.name, "sweep": sweep, "high": high, "low": low}
+    if options.seed in options.relu_seeds:
+        result["relu"] = Experiment(replace(options, activation="relu", m_f=options.relu_m_f)).sweep()
+    if low is not None:
+        result |= {"arousal": experiment.arousal(low, high), "windows": by_window(experiment, low)}
+    if options.seed == options.seeds[0] and options.taus:
+        result["taus"] = {tau: with_tau(experiment, high, tau) for tau in options.taus}
+    return result
+
+
+def by_window(experiment: Experiment, low: float) -> dict[float, tuple[float, float]]:
+    """Return threshold and share of switched training images for several windows of arousal."""
+    options = {"windows": list(range(10, 160, 10)), "errors": 95.0}
+    found = experiment.estimate(low, "windows", lambda m, **o: list(m.by_window(**o).items()), **options)
+    return {window: (threshold, share) for window, (threshold, share) in found}
+
+
+def with_tau(experiment: Experiment, m_f: float, tau: float) -> Evaluation:
+    """Deploy the net without retraining with other time constants tau_beta = tau_eta; f(1) stays 1."""
+    net: nn.Module = copy.deepcopy(experiment.analog.net)
+    for parent in list(net.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, AAN):
+                setattr(parent, name, AAN(m_f=child.m_f, tau_gamma=child.tau_gamma, tau_eta=tau, tau_beta=tau))
+    return experiment.evaluate(f"tau {tau:g}", m_f, analog=replace(experiment.analog, net=net))
+
+
+def section(results: Sequence[Mapping[str, Any]], options: Options) -> str:
     """Return the section of one data set; every figure is the mean over the seeds with its standard deviation."""
-    paper = PAPER.get(SAME_DATA.get(args.data, args.data), {})
+    paper = PAPER.get(SAME_DATA.get(options.data, options.data), {})
     evaluation = next(iter(results[0]["sweep"].values()))
     neurons = sum(layer.neurons for layer in evaluation.layers)
     head = (
-        f"### {analog.data.name}\n\nNet {args.layout}, {neurons:,} neurons, trained {args.epochs} epochs at m_f = 0.1; "
-        f"seeds {', '.join(map(str, args.seeds))}; {evaluation.samples:,} test images, {args.time_steps} ms each. "
+        f"### {results[0]['data']}\n\nNet {options.layout}, {neurons:,} neurons, trained {options.epochs} epochs at m_f = 0.1; "
+        f"seeds {', '.join(map(str, options.seeds))}; {evaluation.samples:,} test images, {options.time_steps} ms each. "
         f"Precision is chosen on the test images, as the paper does; every precision stands in the last table.\n"
     )
-    if args.data == "cifar10-jpeg":
+    if options.data == "cifar10-jpeg":
         head += "The paper's figures are of CIFAR-10 itself, not of its JPEG copy.\n"
-    parts = [head, _first_tables(results, args, paper), _arousal(results), _heights(results), _sweep(results)]
+    parts = [head, _first_tables(results, options, paper), _arousal(results), _heights(results), _sweep(results)]
     return "\n".join(part for part in [*parts, _taus(results[0])] if part)
 
 
-def _first_tables(results: Sequence[Mapping[str, Any]], args: argparse.Namespace, paper: Mapping[str, str]) -> str:
+def _first_tables(results: Sequence[Mapping[str, Any]], options: Options, paper: Mapping[str, str]) -> str:
     header = [
         "", "m_f", "ANN (%)", "AdSNN (%)", "difference, points", "rate (Hz)", "matching time (ms)", "stability, points",
         *["paper: % / Hz / ms"] * bool(paper),
     ]  # fmt: skip
     chosen = {
         "trained precision, 0.1": [0.1 for _ in results],
-        f"table 1: lowest rate within {args.within:g} points": [r["high"] for r in results],
+        f"table 1: lowest rate within {options.within:g} points": [r["high"] for r in results],
         "table 2: low rate, within 2 points": [_low_rate(r["sweep"]) for r in results],
     }
     rows = []
@@ -142,3 +217,7 @@ def _taus(result: Mapping[str, Any]) -> str:
         f"Other time constants, deployed without retraining at m_f = {result['high']:g}, first seed:\n\n"
         f"{table(rows, header)}\n"
     )
+
+
+if __name__ == "__main__":
+    run_main(main, "the same command continues")
