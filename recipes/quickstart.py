@@ -22,7 +22,6 @@ from torch import nn
 from torch.utils.data import DataLoader, Subset
 
 import snn_ext
-from snn_ext import ConstantInputNet
 from snn_ext.evaluation import Evaluation
 from snn_ext.evaluation.plots import accuracy_latency_synops
 from snn_ext.spikingjelly import ATIFnuNode, ATIFuNode
@@ -32,7 +31,7 @@ from .lib import fine_tuning
 from .lib.cli import Count, NewFolder, Seed
 from .lib.command import command, run_main
 from .lib.files import save_figure, write_json
-from .lib.fine_tuning import Row, table, thresholds
+from .lib.fine_tuning import Row, thresholds
 from .lib.run_folder import own_folder
 from .lib.training import measure, seed_everything, train
 from .models import plain, small_cnn
@@ -79,7 +78,8 @@ def quickstart(train_set: LabelledImages, test_set: LabelledImages, options: Opt
     for name, factory in {"ReLU": None, **spiking_neurons(options.time_steps)}.items():
         net, layers = copy.deepcopy(relu_net), []
         if factory is not None:
-            layers = snn_ext.calibrate(net, first(train_set, options.calibration_images), factory, options.time_steps)
+            images = first(train_set, options.calibration_images)
+            layers = snn_ext.calibrate(net, images, factory, options.time_steps, limit=100_000)
             functional.set_step_mode(net, "m")
             net.time_steps = options.time_steps
         before, history = measure(net, test, layers), [thresholds(layers)]
@@ -103,20 +103,37 @@ def convert(ann: nn.Module, calibration: Any) -> dict[str, nn.Module]:
     rate_coding = RateCodingRecipe(calibration, mode="99.9%", channel_wise=True, half_threshold=True)
     return {
         "SpikingJelly, RateCoding 99.9 %": Converter(rate_coding).convert(copy.deepcopy(ann)),
-        "data-norm 99.9 %, pre-charge 0.5": snn_ext.convert(ann, calibration, percentile=99.9, precharge=0.5),
+        "data-norm 99.9 %, pre-charge 0.5": snn_ext.convert(
+            ann, calibration, method="data-norm", percentile=99.9, precharge=0.5
+        ),
     }
 
 
-def evaluate(nets: dict[str, tuple[nn.Module, int]], ann: nn.Module, images: Any) -> dict[str, Evaluation]:
-    """Evaluate each net at every one of its steps: accuracy, spikes, operations."""
-    found = {}
-    for name, (net, time_steps) in nets.items():
-        if isinstance(net, ConstantInputNet):
-            net = copy.deepcopy(net)
-            net.time_steps = None  # one step a call
-            functional.set_step_mode(net, "s")
-        found[name] = snn_ext.evaluate(net, images, time_steps, ann=ann)
+def evaluate(
+    rows: list[Row], converted: dict[str, nn.Module], ann: nn.Module, test_set: LabelledImages, options: Options
+) -> dict[str, Evaluation]:
+    """Evaluate the fine-tuned nets and the converted ones at every step: accuracy, spikes, operations."""
+    images, found = first(test_set, options.conversion_images, 50), {}
+    for row in rows[1:]:
+        net = copy.deepcopy(row.net)
+        net.time_steps = None  # one step a call
+        functional.set_step_mode(net, "s")
+        found[f"{row.name}, fine-tuned"] = snn_ext.evaluate(net, images, options.time_steps, ann=ann)
+    for name, snn in converted.items():
+        found[name] = snn_ext.evaluate(snn, images, options.conversion_steps, ann=ann)
     return found
+
+
+def draw(rows: list[Row], found: dict[str, Evaluation], images: int, options: Options) -> None:
+    """Draw the fine-tuned nets, and all nets at every step."""
+    title = f"{FASHION_MNIST_SUBSET}, T = {options.time_steps}"
+    for name, figure in {
+        "accuracy_against_spikes": fine_tuning.accuracy_against_spikes([rows], images, title),
+        "staircases": fine_tuning.staircases(rows, options.time_steps, title),
+        "threshold_history": fine_tuning.threshold_history(rows, title),
+        "accuracy_latency_synops": accuracy_latency_synops(found, f"one ReLU net, {FASHION_MNIST_SUBSET}"),
+    }.items():
+        save_figure(figure, options.out / f"{name}.png")
 
 
 @command
@@ -125,30 +142,18 @@ def main(options: Options) -> None:
     with own_folder(options.out, "quickstart"):
         train_set, test_set = fashion_mnist_subset()
         train_set, test_set = train_set.first(options.train_images), test_set.first(options.test_images)
-        title = f"{FASHION_MNIST_SUBSET}, T = {options.time_steps}"
         relu_net, rows = quickstart(train_set, test_set, options)
-        print(f"\n{title}, seed {options.seed}\n{table(rows)}\n{fine_tuning.NOTES}\n")
+        print(f"\n{FASHION_MNIST_SUBSET}, T = {options.time_steps}\n{fine_tuning.table(rows)}\n{fine_tuning.NOTES}\n")
         ann, calibration = plain(relu_net), list(first(train_set, options.calibration_images))
-        nets = {f"{row.name}, fine-tuned": (row.net, options.time_steps) for row in rows[1:]}
-        nets |= {name: (snn, options.conversion_steps) for name, snn in convert(ann, calibration).items()}
-        found = evaluate(nets, ann, first(test_set, options.conversion_images, 50))
+        found = evaluate(rows, convert(ann, calibration), ann, test_set, options)
         for name, e in found.items():
-            print(
-                f"{name:<36}{float(e.accuracy[-1]):.2%} after {e.time_steps} steps; 99 % of the ReLU net's accuracy, "
-                f"{e.analog_accuracy:.2%}, at step {e.latency[99.0]}"
-            )
-        for name, figure in {
-            "accuracy_against_spikes": fine_tuning.accuracy_against_spikes([rows], len(test_set), title),
-            "staircases": fine_tuning.staircases(rows, options.time_steps, title),
-            "threshold_history": fine_tuning.threshold_history(rows, title),
-            "accuracy_latency_synops": accuracy_latency_synops(found, f"one ReLU net, {FASHION_MNIST_SUBSET}"),
-        }.items():
-            save_figure(figure, options.out / f"{name}.png")
-        write_json(options.out / "results.json", {
-            "setting": {**vars(options), "out": None, "data": FASHION_MNIST_SUBSET},
-            "rows": [row.as_json() for row in rows],
-            "conversions": {name: json.loads(e.to_json()) for name, e in found.items()},
-        })  # fmt: skip
+            reached = f"{float(e.accuracy[-1]):.2%} after {e.time_steps} steps"
+            print(f"{name:<36}{reached}; 99 % of the ReLU net's {e.analog_accuracy:.2%} at step {e.latency[99.0]}")
+        draw(rows, found, len(test_set), options)
+        evaluations = {name: json.loads(e.to_json()) for name, e in found.items()}
+        setting = {**vars(options), "out": None, "data": FASHION_MNIST_SUBSET}
+        content = {"setting": setting, "rows": [row.as_json() for row in rows], "conversions": evaluations}
+        write_json(options.out / "results.json", content)
     print(f"written to {options.out}")
 
 

@@ -22,6 +22,7 @@ from recipes.data.features import features
 from recipes.data.keyword_batches import FeatureBatches
 from recipes.data.speech_commands import Clips, load, real_digits
 from recipes.lib.cli import parse
+from recipes.lib.clip_cost import evaluation_cost
 from recipes.lib.command import command, run_main
 from recipes.lib.evaluations import Evaluations, digest
 from recipes.lib.files import feature_cache, fingerprint, read_json, replacing, save_figure
@@ -32,7 +33,6 @@ from recipes.spot_keywords import Options as RunOptions
 from snn_ext import convert
 
 from .images import ROWS, Cell, run_cells
-from recipes.lib.clip_cost import evaluation_cost
 from .keyword_page import page
 from .keyword_plots import Line, confusion_figure, pareto_figure
 

@@ -123,7 +123,7 @@ def accuracy_against_spikes(runs: Sequence[Sequence[Row]], test_images: int, tit
 def staircases(rows: Sequence[Row], time_steps: int, title: str) -> Figure:
     """Plot what each fine-tuned layer decodes from a constant input, over the density of its inputs in the net."""
     rows = [row for row in rows if row.layers]
-    layers = len(rows[0].neurons)
+    layers = len(rows[0].layers)
     limits = [max(float(row.after.layers[i].inputs.quantile(0.999)) for row in rows) for i in range(layers)]
     figure = Figure(figsize=(3.4 * layers, 2.3 * len(rows)), layout="constrained")
     grid = figure.subplots(len(rows), layers, sharex="col", sharey="col", squeeze=False)
