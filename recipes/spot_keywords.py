@@ -17,14 +17,13 @@ from typing import Annotated, Any, Literal
 
 from torch import Tensor, nn
 
-from .lib.clip_cost import clip_cost, confusion
-
 from .data.augment import Augment
 from .data.features import features, to_float
 from .data.keyword_batches import FeatureBatches, KeywordBatches
 from .data.mfcc import MFCC
 from .data.speech_commands import Corpus, load
 from .lib.cli import PRESET, Argument, Count, Fraction, Positive, fill
+from .lib.clip_cost import clip_cost, confusion
 from .lib.command import command, run_main
 from .lib.files import feature_cache
 from .lib.neurons import NEURONS

@@ -19,11 +19,11 @@ from ..data.images import ImageData, data_folder, load_images
 from ..data.tables import digits
 from ..models.adaptive import check_layout, layout_net, preact_resnet18
 from .analog import Analog, AnalogTrainer, Images
+from .checkpoints import load_weights
 from .cli import PRESET, Positive, fill
 from .files import intact, load_tensors
 from .options import DataOptions, ImageOptions, RunOptions, TrainingOptions
 from .ranges import integer, number
-from .checkpoints import load_weights
 
 __all__ = ["DATA_SETS", "TABLES", "AANOptions", "build_net", "load_data", "trained"]
 

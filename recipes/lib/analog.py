@@ -16,13 +16,13 @@ from snn_ext.evaluation import Evaluation
 from ..data.image_folder import ImageFolders
 from ..data.images import Batches, ImageData, load_images
 from ..models import cifar, convertible
+from .checkpoints import load_weights
 from .cli import PRESET, OldFile, Positive, fill
 from .evaluations import Evaluations
 from .files import fingerprint, has_hash_in_name, intact, load_tensors
 from .options import DataOptions, ImageOptions, RunOptions, TrainingOptions
 from .ranges import number
 from .trainer import Trainer
-from .checkpoints import load_weights
 
 __all__ = [
     "HWANG_RESNET20", "MODELS", "PAPER", "RESNETS", "SMALL", "Analog", "AnalogOptions", "AnalogTrainer",

@@ -10,10 +10,11 @@ import torch
 from spikingjelly.activation_based import functional
 from torch import Tensor, nn
 
-from ..models.keyword_nets import RecurrentLIF
 from snn_ext import evaluate
 from snn_ext.conversion import fold_scales
 from snn_ext.evaluation import ENERGY_45NM, Evaluation
+
+from ..models.keyword_nets import RecurrentLIF
 
 __all__ = ["clip_cost", "confusion", "evaluation_cost", "stepwise"]
 
