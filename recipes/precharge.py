@@ -5,8 +5,8 @@
 to an early answer: one pre-charge for all neurons, one for each layer (Algorithm 1), a delay of the read-out; beside
 them the baseline, a lowered threshold.
 
-``--preset small`` (the default) is a narrow net that takes minutes on a CPU; ``--preset paper`` is the paper's. Finished
-trainings and evaluations are kept: started again, the command goes on.
+``--preset small`` (the default) is a narrow net that takes minutes on a CPU; ``--preset paper`` is the paper's.
+Finished trainings and evaluations are kept: started again, the command goes on.
 """
 
 from __future__ import annotations
@@ -117,8 +117,8 @@ def main(options: Options) -> dict[str, Evaluation]:
     for name, evaluation in found.items():
         step, delay = min((evaluation.latency_at(d)[99.0] or inf, d) for d in evaluation.delays)
         print(
-            f"{name:<16} {float(evaluation.accuracy[-1]):.2%} of {evaluation.analog_accuracy:.2%}; 99 % of that at step "
-            f"{evaluation.latency[99.0]}, with a delay of {delay} at {step}"
+            f"{name:<16} {float(evaluation.accuracy[-1]):.2%} of {evaluation.analog_accuracy:.2%}; 99 % of that at "
+            f"step {evaluation.latency[99.0]}, with a delay of {delay} at {step}"
         )
     print("pre-charge by layer:", ", ".join(f"{layer['precharge']:.2f}" for layer in layers))
     return found

@@ -11,8 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from snn_ext.evaluation import Evaluation
-from snn_ext.evaluation.plots import COLOURS
 from snn_ext.functional import adaptive_spiking, asn_spike_height, asn_transfer, postsynaptic_potential
+
+from .conversion_plots import COLOURS
 
 __all__ = ["neuron_figures", "of_data_set"]
 

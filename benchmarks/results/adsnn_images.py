@@ -1,7 +1,7 @@
 """AdSNN on images as Zambrano et al. 2017 show it: all tables and figures of one data set, over several seeds.
 
-``python -m benchmarks.results.adsnn_images --data digits --seeds 0 1 2 --out runs/digits`` measures what ``recipes.adsnn``
-does, converts a plain ReLU net beside it, and deploys the net with other time constants.
+``python -m benchmarks.results.adsnn_images --data digits --seeds 0 1 2 --out runs/digits`` measures what
+``recipes.adsnn`` does, converts a plain ReLU net beside it, and deploys the net with other time constants.
 """
 
 from __future__ import annotations
@@ -108,9 +108,10 @@ def section(results: Sequence[Mapping[str, Any]], options: Options) -> str:
     evaluation = next(iter(results[0]["sweep"].values()))
     neurons = sum(layer.neurons for layer in evaluation.layers)
     head = (
-        f"### {results[0]['data']}\n\nNet {options.layout}, {neurons:,} neurons, trained {options.epochs} epochs at m_f = 0.1; "
-        f"seeds {', '.join(map(str, options.seeds))}; {evaluation.samples:,} test images, {options.time_steps} ms each. "
-        f"Precision is chosen on the test images, as the paper does; every precision stands in the last table.\n"
+        f"### {results[0]['data']}\n\nNet {options.layout}, {neurons:,} neurons, trained {options.epochs} epochs at "
+        f"m_f = 0.1; seeds {', '.join(map(str, options.seeds))}; {evaluation.samples:,} test images, "
+        f"{options.time_steps} ms each. Precision is chosen on the test images, as the paper does; every precision "
+        f"stands in the last table.\n"
     )
     if options.data == "cifar10-jpeg":
         head += "The paper's figures are of CIFAR-10 itself, not of its JPEG copy.\n"

@@ -1,7 +1,7 @@
 """The rebuilt picture of the autoencoder over time, with and without pre-charge and with a delay, and its errors.
 
-``python -m benchmarks.results.autoencoder --out runs/autoencoder`` measures what ``recipes.autoencoder`` does, and draws
-the picture after 50, 100, ... 255 steps.
+``python -m benchmarks.results.autoencoder --out runs/autoencoder`` measures what ``recipes.autoencoder`` does, and
+draws the picture after 50, 100, ... 255 steps.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""All small conversion runs, and their page of results: ``python -m benchmarks.results.conversion --out runs/conversion``.
+"""All small conversion runs, and their page of results.
 
-Finished runs are kept, so the command can be interrupted and started again.
+``python -m benchmarks.results.conversion --out runs/conversion`` keeps finished runs, so it can be interrupted and
+started again.
 """
 
 from __future__ import annotations

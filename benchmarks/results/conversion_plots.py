@@ -11,9 +11,12 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from snn_ext.evaluation import Evaluation
-from snn_ext.evaluation.plots import COLOURS, draw_accuracy, draw_rates, draw_spikes_by_depth
+from snn_ext.evaluation.plots import draw_accuracy, draw_rates, draw_spikes_by_depth
 
-__all__ = ["accuracy_over_time", "bars", "by_depth", "curves", "images", "latencies", "rates"]
+__all__ = ["COLOURS", "accuracy_over_time", "bars", "by_depth", "curves", "images", "latencies", "rates"]
+
+# Okabe and Ito's colours, which colour-blind readers can tell apart.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
 
 def accuracy_over_time(evaluations: Mapping[str, Evaluation], title: str) -> Figure:

@@ -123,10 +123,10 @@ def _section(options: Options, data: Table, found: list[list[dict[str, Any]]]) -
         ])  # fmt: skip
     header = ["m_f", "AdSNN (%)", "rate (Hz)", "matching time (ms)", "only ANN right / only AdSNN right", "p (exact)"]
     return (
-        f"### {data.name}: {options.folds}-fold cross-validation\n\n{len(data.features)} samples, net {options.layout}, "
-        f"{_plural(len(options.seeds), 'seed')}. ANN: {mean_and_deviation(analog)} %. Decisions that differ are counted "
-        f"over all folds and seeds; p is McNemar's exact test (seeds share samples, so it is a guide).\n\n"
-        f"{table(rows, header)}\n"
+        f"### {data.name}: {options.folds}-fold cross-validation\n\n{len(data.features)} samples, net "
+        f"{options.layout}, {_plural(len(options.seeds), 'seed')}. ANN: {mean_and_deviation(analog)} %. Decisions that "
+        f"differ are counted over all folds and seeds; p is McNemar's exact test (seeds share samples, so it is a "
+        f"guide).\n\n{table(rows, header)}\n"
     )
 
 

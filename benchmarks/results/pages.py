@@ -20,8 +20,8 @@ from recipes.lib.files import replacing
 from snn_ext.evaluation import Evaluation, best_delay
 
 __all__ = [
-    "command_line", "environment", "fastest_delay", "latency", "mean_and_deviation", "provenance", "reduction", "spread",
-    "table", "write_report",
+    "command_line", "environment", "fastest_delay", "latency", "mean_and_deviation", "provenance", "reduction",
+    "spread", "table", "write_report",
 ]  # fmt: skip
 
 

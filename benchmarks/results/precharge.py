@@ -1,7 +1,7 @@
 """Pre-charge and delayed evaluation as Hwang et al. 2021 show them: all tables and figures.
 
-``python -m benchmarks.results.precharge --model net2 --out runs/net2`` measures what ``recipes.precharge`` does, with the
-correlations of rates and activations, and what pre-charge does to one neuron.
+``python -m benchmarks.results.precharge --model net2 --out runs/net2`` measures what ``recipes.precharge`` does, with
+the correlations of rates and activations, and what pre-charge does to one neuron.
 """
 
 from __future__ import annotations
