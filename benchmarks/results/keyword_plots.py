@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-from .plots import COLOURS
+from recipes.lib.fine_tuning import COLOURS
 
 __all__ = ["Line", "best_line", "confusion_figure", "not_beaten", "pareto_figure"]
 

@@ -27,6 +27,10 @@ class LabelledImages(TensorDataset):
         super().__init__(images, labels)
         self.classes = classes
 
+    def first(self, count: int | None) -> LabelledImages:
+        """Return the first images, or all of them."""
+        return LabelledImages(*(tensor[:count] for tensor in self.tensors), self.classes)
+
 
 def fashion_mnist_subset(path: Path = PATH) -> tuple[LabelledImages, LabelledImages]:
     """Load the embedded subset of Fashion-MNIST, 1000 training and 200 test images of each of the ten classes.

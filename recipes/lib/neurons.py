@@ -1,16 +1,15 @@
-"""The neurons that recipes train, by name: from options, and from recorded inputs where there are some."""
+"""The neurons that recipes train, by name."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from spikingjelly.activation_based import functional, neuron, surrogate
-from torch import Tensor, nn
+from torch import nn
 
-from snn_ext import record_inputs, replace_neurons
-from snn_ext.functional import best_points, best_threshold
+from snn_ext import calibrate, replace_neurons
 from snn_ext.spikingjelly import ATIFnuNode, ATIFuNode, PCMPIFNode
 
 from .cli import Argument, Count, Positive, Rate
@@ -18,8 +17,7 @@ from .options import Options
 from .ranges import number
 
 __all__ = [
-    "NEURONS", "NeuronOptions", "calibrated_threshold", "initial_potential", "make_spiking", "replace_activations",
-    "spikingjelly_neuron",
+    "NEURONS", "NeuronOptions", "initial_potential", "make_spiking", "replace_activations", "spikingjelly_neuron",
 ]  # fmt: skip
 
 NEURONS = ("relu", "if", "atif-u", "atif-nu", "pcmp")
@@ -61,75 +59,48 @@ class NeuronOptions(Options):
         super().__post_init__()
 
 
-def spikingjelly_neuron(args: NeuronOptions, inputs: Tensor | None = None) -> nn.Module:
-    """Make one spiking neuron for SpikingJelly, calibrated on the inputs of its layer if they are given."""
-    threshold, v_init = calibrated_threshold(args, inputs), initial_potential(args)
+def spikingjelly_neuron(options: NeuronOptions) -> nn.Module:
+    """Make one neuron for SpikingJelly."""
     common: dict[str, Any] = {
-        "surrogate_function": surrogate.Sigmoid(alpha=args.alpha), "detach_reset": args.detach_reset, "step_mode": "m",
+        "surrogate_function": surrogate.Sigmoid(alpha=options.alpha), "detach_reset": options.detach_reset,
+        "step_mode": "m",
     }  # fmt: skip
-    if args.neuron == "if":
-        return neuron.IFNode(threshold, v_reset=None, **common)
-    common["scale_output"] = args.output == "scaled"
-    if args.neuron == "pcmp":
-        return PCMPIFNode(threshold, precharge=v_init, **common)
-    common["grad_scale"] = None if args.grad_scale == "none" else args.grad_scale
-    if args.neuron == "atif-u":
-        return ATIFuNode(threshold, v_init=v_init, **common)
-    return ATIFnuNode(threshold, T=args.time_steps, recursion=args.recursion, v_init=v_init, **common)
+    if options.neuron == "if":
+        return neuron.IFNode(options.v_threshold, v_reset=None, **common)
+    common["scale_output"] = options.output == "scaled"
+    if options.neuron == "pcmp":
+        return PCMPIFNode(options.v_threshold, precharge=initial_potential(options), **common)
+    common |= {"v_init": initial_potential(options), "grad_scale": {"none": None, "lsq": "lsq"}[options.grad_scale]}
+    if options.neuron == "atif-u":
+        return ATIFuNode(options.v_threshold, **common)
+    return ATIFnuNode(options.v_threshold, T=options.time_steps, recursion=options.recursion, **common)
+
+
+def initial_potential(options: NeuronOptions) -> float:
+    """Return V(0) in thresholds."""
+    if options.v_init is not None:
+        return float(options.v_init)
+    return 0.5 if options.neuron == "pcmp" else 0.0
 
 
 def replace_activations(
-    net: nn.Module, factory: Callable[[Tensor | None], nn.Module], calibration: Any = None
+    net: nn.Module, make: Callable[[Any], nn.Module], options: NeuronOptions, calibration: Iterable[Any] | None = None
 ) -> list[nn.Module]:
-    """Replace the activations of an analog net in place.
+    """Replace the activations of an analog net by ``make(options)``, in place, and return the neurons in order.
 
-    Parameters
-    ----------
-    net : nn.Module
-        With ``nn.ReLU`` modules.
-    factory : callable
-        ``factory(inputs)`` makes one neuron; inputs are those of the activation, or ``None`` without calibration.
-    calibration : iterable, optional
-        Batches for the trained net.
-
-    Returns
-    -------
-    list of nn.Module
-        The new neurons, in the order of the net.
+    With calibration batches their thresholds fit the inputs of the activations; but the fixed threshold of the baseline
+    is part of what it is.
     """
-    inputs: Mapping[nn.Module, Tensor] = {} if calibration is None else record_inputs(net, calibration, limit=20_000)
+    if calibration is not None and options.neuron != "if":
+        return calibrate(net, calibration, lambda relu: make(options), options.time_steps)
     neurons: list[nn.Module] = []
-
-    def make(relu: nn.Module) -> nn.Module:
-        neurons.append(factory(inputs.get(relu)))
-        return neurons[-1]
-
-    replace_neurons(net, make)
+    replace_neurons(net, lambda relu: neurons.append(make(options)) or neurons[-1])
     return neurons
 
 
-def make_spiking(net: nn.Module, args: NeuronOptions, calibration: Any = None) -> list[nn.Module]:
+def make_spiking(net: nn.Module, options: NeuronOptions, calibration: Iterable[Any] | None = None) -> list[nn.Module]:
     """Turn an analog net into a multi-step net of SpikingJelly, in place, and return its neurons in order."""
-    neurons = replace_activations(net, lambda inputs: spikingjelly_neuron(args, inputs), calibration)
+    neurons = replace_activations(net, spikingjelly_neuron, options, calibration)
     functional.set_step_mode(net, "m")
-    net.time_steps = args.time_steps
+    net.time_steps = options.time_steps
     return neurons
-
-
-def calibrated_threshold(args: NeuronOptions, inputs: Tensor | None) -> Any:
-    """Return the threshold, or the points of ATIF-nu, that fit recorded inputs best; without any ``v_threshold``."""
-    v_init = initial_potential(args)
-    if inputs is None or args.neuron == "if":  # the fixed threshold of the baseline is part of what it is
-        return args.v_threshold
-    if not (inputs > 0).any():  # a silent layer: nothing fits better than anything else
-        return args.v_threshold
-    if args.neuron == "atif-nu" and v_init == 0:
-        return best_points(inputs, args.time_steps)
-    return best_threshold(inputs, args.time_steps, v_init=v_init)
-
-
-def initial_potential(args: NeuronOptions) -> float:
-    """Return V(0) in thresholds."""
-    if args.v_init is not None:
-        return float(args.v_init)
-    return 0.5 if args.neuron == "pcmp" else 0.0

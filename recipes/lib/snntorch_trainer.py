@@ -25,7 +25,7 @@ from snn_ext.functional import Sigmoid
 from snn_ext.snntorch import PCMPIF, ATIFnu, ATIFu, bptt, reset
 
 from ..models.classifier import Classifier
-from .neurons import NeuronOptions, calibrated_threshold, initial_potential, make_spiking, replace_activations
+from .neurons import NeuronOptions, initial_potential, make_spiking, replace_activations
 from .spiking_trainer import SpikingTrainer
 
 __all__ = ["TRAINERS", "SnnTorchNet", "SnnTorchTrainer", "assert_same_spikes", "snntorch_neuron"]
@@ -33,18 +33,18 @@ __all__ = ["TRAINERS", "SnnTorchNet", "SnnTorchTrainer", "assert_same_spikes", "
 TRAINERS = {"snn_ext": bptt, "host": backprop.BPTT}
 
 
-def snntorch_neuron(args: NeuronOptions, inputs: Tensor | None = None) -> nn.Module:
-    """Make one neuron for snnTorch with SpikingJelly's tie rule, calibrated if its layer's inputs are given."""
-    threshold, v_init = calibrated_threshold(args, inputs), initial_potential(args)
+def snntorch_neuron(options: NeuronOptions) -> nn.Module:
+    """Make one neuron for snnTorch with SpikingJelly's tie rule."""
     common: dict[str, Any] = {
-        "spike_grad": Sigmoid(args.alpha), "init_hidden": True, "fire_at_threshold": True,
-        "scale_output": args.output == "scaled" and args.neuron != "if",
+        "spike_grad": Sigmoid(options.alpha), "init_hidden": True, "fire_at_threshold": True,
+        "scale_output": options.output == "scaled" and options.neuron != "if",
     }  # fmt: skip
-    if args.neuron in ("if", "pcmp"):
+    threshold, v_init = options.v_threshold, initial_potential(options)
+    if options.neuron in ("if", "pcmp"):
         return PCMPIF(threshold, precharge=v_init, **common)
-    if args.neuron == "atif-u":
+    if options.neuron == "atif-u":
         return ATIFu(threshold, v_init=v_init, **common)
-    return ATIFnu(threshold, T=args.time_steps, recursion=args.recursion, v_init=v_init, **common)
+    return ATIFnu(threshold, T=options.time_steps, recursion=options.recursion, v_init=v_init, **common)
 
 
 class SnnTorchNet(nn.Module):
@@ -92,7 +92,7 @@ class SnnTorchTrainer(SpikingTrainer):
         if self.processes > 1:
             raise ValueError(f"torchrun: got {self.processes} processes, want one: snnTorch's trainer knows no others")
         net, calibration = self.analog_net(args, num_classes)
-        self.neurons = replace_activations(net, lambda inputs: snntorch_neuron(args, inputs), calibration)
+        self.neurons = replace_activations(net, snntorch_neuron, args, calibration)
         self.twin = self.analog_net(args, num_classes)[0]
         self.twin_neurons = make_spiking(self.twin, args)
         self.to_twin(net)

@@ -34,7 +34,7 @@ def test_spikes_of_both_hosts_are_equal(options: list[str]) -> None:
     net = vgg16(10, 1, width=0.0625)
     net.load_state_dict(twin.state_dict())
     make_spiking(twin, args)
-    replace_activations(net, lambda inputs: snntorch_neuron(args, inputs))
+    replace_activations(net, snntorch_neuron, args)
     assert assert_same_spikes(net, twin, torch.randn(4, 1, 28, 28), 3) > 1000
 
 
@@ -42,7 +42,7 @@ def test_a_different_spike_is_found() -> None:
     args = parse(Options, ["--out", "x", *TINY])
     net, twin = vgg16(10, 1, width=0.0625), vgg16(10, 1, width=0.0625)
     make_spiking(twin, args)
-    replace_activations(net, lambda inputs: snntorch_neuron(args, inputs))
+    replace_activations(net, snntorch_neuron, args)
     with pytest.raises(AssertionError, match=r"body\.0: snnTorch and SpikingJelly differ in \d+ spikes"):
         assert_same_spikes(net, twin, torch.randn(4, 1, 28, 28), 3)
 
@@ -66,7 +66,7 @@ def test_spikes_are_compared_also_without_assert_statements(monkeypatch: pytest.
     args = parse(Options, ["--out", "x", *TINY])
     net, twin = vgg16(10, 1, width=0.0625), vgg16(10, 1, width=0.0625)
     make_spiking(twin, args)
-    replace_activations(net, lambda inputs: snntorch_neuron(args, inputs))
+    replace_activations(net, snntorch_neuron, args)
     with pytest.raises(AssertionError, match="differ in"):
         optimised["assert_same_spikes"](net, twin, torch.randn(4, 1, 28, 28), 3)
 
