@@ -18,12 +18,13 @@ from ..data.image_folder import FolderImages, check_classes, folder_name, image_
 from ..data.images import ImageData, data_folder, load_images
 from ..data.tables import digits
 from ..models.adaptive import check_layout, layout_net, preact_resnet18
-from .analog import Analog, AnalogTrainer, Images
+from .analog import Analog, Images
 from .checkpoints import load_weights
 from .cli import PRESET, Positive, fill
 from .files import intact, load_tensors
 from .options import DataOptions, ImageOptions, RunOptions, TrainingOptions
 from .ranges import integer, number
+from .trainer import Trainer
 
 __all__ = ["DATA_SETS", "TABLES", "AANOptions", "build_net", "load_data", "trained"]
 
@@ -97,7 +98,6 @@ class AANOptions(RunOptions, DataOptions, TrainingOptions, ImageOptions):
     image_size: Annotated[int, integer(8), "of an image folder (imagenet)"] = 224
     dropout: Annotated[float, number(0.0, below=1.0), "rate in the first epochs"] = PRESET
     last_dropout: Annotated[float, number(0.0, below=1.0), "rate in the last epochs"] = PRESET
-    threshold_lr = None
 
     def __post_init__(self) -> None:
         fill(self, DATA_SETS[self.data][self.preset])
@@ -144,7 +144,7 @@ def build_net(options: AANOptions, inputs: tuple[int, ...], classes: int) -> nn.
     return layout_net(options.layout, inputs, classes, dropout=options.dropout, activation=activation)
 
 
-class AANTrainer(AnalogTrainer):
+class AANTrainer(Trainer):
     """Builds the net; pixels are in [0, 1], the BN-AAN layer does the rest."""
 
     def load_data(self, args: AANOptions) -> ImageData:

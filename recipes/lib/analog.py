@@ -96,7 +96,6 @@ class AnalogOptions(RunOptions, DataOptions, TrainingOptions, ImageOptions):
     """Net."""
 
     presets: ClassVar[Mapping[str, Mapping[str, Mapping[str, Any]]]] = PRESETS
-    threshold_lr: ClassVar[None] = None
 
     preset: Annotated[str, PRESETS, "defaults of the options of net and training"] = "small"
     model: Annotated[str, MODELS] = "vgg16"
@@ -125,16 +124,6 @@ class AnalogTrainer(Trainer):
 
     def load_model(self, args: AnalogOptions, num_classes: int) -> nn.Module:
         return build_net(args, self.data)
-
-    def set_optimizer(self, args: AnalogOptions, parameters: Any) -> torch.optim.Optimizer:
-        if args.opt == "adam":  # which the host does not offer; the decay is part of the gradient, as in the paper
-            return torch.optim.Adam(self.model.parameters(), args.lr, weight_decay=args.weight_decay)
-        return super().set_optimizer(args, parameters)
-
-    def set_lr_scheduler(self, args: AnalogOptions, optimizer: torch.optim.Optimizer) -> Any:
-        if args.lr_milestones:
-            return torch.optim.lr_scheduler.MultiStepLR(optimizer, args.lr_milestones, args.lr_gamma)
-        return super().set_lr_scheduler(args, optimizer)
 
 
 class Images:
