@@ -9,17 +9,17 @@ import math
 import pytest
 import torch
 from spikingjelly.activation_based import functional
-from torch import nn
 from torch.utils.data import DataLoader
 
 from recipes import quickstart as script
 from recipes.data import LabelledImages, fashion_mnist_subset
 from recipes.lib.files import replacing
 from recipes.lib.run_folder import own_folder
-from recipes.lib.training import measure, train
+from recipes.lib.training import train
 from recipes.models import plain, small_cnn
 from recipes.quickstart import Options
 from snn_ext import ConstantInputNet, replace_neurons
+from snn_ext.evaluation import measure_activity
 from snn_ext.spikingjelly import ATIFnuNode, ATIFuNode, PCMPIFNode
 
 FILES = {
@@ -109,7 +109,7 @@ def test_an_interrupted_run_leaves_the_old_results_and_no_fragments(tmp_path, mo
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(script, "measure", interrupt)
+    monkeypatch.setattr(script, "measure_activity", interrupt)
     with pytest.raises(KeyboardInterrupt):
         script.main([*TINY, "--out", str(tmp_path)])
     assert {path.name for path in tmp_path.iterdir()} == {"results.json", "lock", "recipe.json"}
@@ -189,23 +189,6 @@ def test_plain_copy_is_the_same_net_of_torch_layers_alone():
 # -- training and measuring -----------------------------------------------------------------------------------------
 
 
-def test_spikes_are_counted_per_neuron_and_sample_and_sqnr_leaves_negative_inputs_out():
-    # Four steps of constant currents 0.5, 2 and -1 at threshold 1: 2, 4 and 0 spikes, decoded 0.5, 1 and 0.
-    net = nn.Sequential(ATIFuNode(1.0, step_mode="m", scale_output=True))
-    currents = torch.tensor([[0.5, 2.0, -1.0]]).expand(6, 3)
-
-    class Constant(nn.Module):
-        def forward(self, x):
-            return net(x.expand(4, *x.shape)).mean(0)
-
-    loader = DataLoader(LabelledImages(currents, torch.ones(6, dtype=torch.int64), ()), 4)
-    result = measure(Constant(), loader, [net[0]])
-    assert result.accuracy == 1.0
-    assert result.spikes_per_neuron == pytest.approx(2.0) and result.layers[0].neurons == 3
-    assert result.layers[0].sqnr_db == pytest.approx(10 * math.log10((0.25 + 4.0) / 1.0), abs=1e-4)
-    assert not net[0]._forward_hooks
-
-
 def test_no_state_leaks_from_batch_to_batch(few_images):
     torch.manual_seed(0)
     net = small_cnn()
@@ -213,7 +196,7 @@ def test_no_state_leaks_from_batch_to_batch(few_images):
     functional.set_step_mode(net, "m")
     net.time_steps = 2
     train(net, DataLoader(few_images[0], 32), torch.optim.SGD(net.parameters(), 1e-3), 1, name="leak")
-    first, second = (measure(net, DataLoader(few_images[1], batch)).accuracy for batch in (50, 10))
+    first, second = (measure_activity(net, DataLoader(few_images[1], batch)).accuracy for batch in (50, 10))
     assert first == second
     for module in net.modules():
         if isinstance(module, ATIFnuNode):
