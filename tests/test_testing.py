@@ -12,6 +12,7 @@ from spikingjelly.activation_based import neuron, surrogate
 from torch import Tensor
 
 from snn_ext import testing
+from snn_ext.neurons import Thresholds
 from snn_ext.snntorch import ASN, PCMPIF, ATIFnu, ATIFu
 from snn_ext.spikingjelly import ASNNode, ATIFnuNode, ATIFuNode, PCMPIFNode
 from snn_ext.testing import check_neuron
@@ -160,8 +161,8 @@ class StrictTie(ATIFuNode):
 class Deaf(ATIFuNode):
     """Its threshold gets no gradient."""
 
-    def quantizer(self, x_seq: Tensor) -> Any:
-        return type(super().quantizer(x_seq))(*(part.detach() for part in super().quantizer(x_seq)))
+    def thresholds(self, x_seq: Tensor | None = None) -> Thresholds:
+        return Thresholds(*(part.detach() for part in super().thresholds(x_seq)))
 
 
 class Silent(PCMPIFNode):

@@ -219,4 +219,4 @@ def _scale(neuron: nn.Module, x_seq: Tensor) -> Tensor | float:
     """Return the factor from a neuron's mean output to its decoded value."""
     if getattr(neuron, "scale_output", False):
         return 1.0
-    return neuron.quantizer(x_seq).clip_level if hasattr(neuron, "quantizer") else neuron.v_threshold
+    return neuron.thresholds(x_seq).clip_level if hasattr(neuron, "thresholds") else neuron.v_threshold

@@ -11,9 +11,9 @@ from spikingjelly.activation_based.ann2snn import FXConversionRecipe
 from torch import Tensor, fx, nn
 
 from .._errors import bad_value, check_bool, check_choice, check_count, check_real
-from ..activation import AAN
 from ..functional import asn_ceiling
 from ..functional.asn import check_constant
+from ..neurons.aan import AAN
 from ..simulation.analog import AnalogTwin
 from ..simulation.engine import Simulation
 from .asn_net import adaptive_net

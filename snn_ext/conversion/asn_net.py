@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..activation import AAN
-from ..neurons.asn import AdaptiveNeuron
+from ..neurons import AdaptiveSpikingNeuron
+from ..neurons.aan import AAN
 from ..neurons.precision import fold_height
 from ..simulation.graph import WEIGHTED
 from ..spikingjelly import ASNNode
@@ -94,7 +94,7 @@ def _behind_poolings(net: ConvertedNet, node: fx.Node) -> tuple[fx.Node, fx.Node
     first = None
     while _is_pooled_for_neurons(net, source):
         first, source = source, source.args[0]
-    if source.op == "call_module" and isinstance(net.get_submodule(str(source.target)), AdaptiveNeuron):
+    if source.op == "call_module" and isinstance(net.get_submodule(str(source.target)), AdaptiveSpikingNeuron):
         source = source.args[0]  # the filter of another activation behind the same pooling is there already
     return source, first
 
@@ -104,7 +104,7 @@ def _is_pooled_for_neurons(net: ConvertedNet, node: fx.Node) -> bool:
         return net.get_submodule(str(node.target)) if node.op == "call_module" else None
 
     return isinstance(module_of(node), POOLS) and all(
-        isinstance(module_of(user), AdaptiveNeuron | nn.ReLU | AAN) or _is_pooled_for_neurons(net, user)
+        isinstance(module_of(user), AdaptiveSpikingNeuron | nn.ReLU | AAN) or _is_pooled_for_neurons(net, user)
         for user in node.users
     )
 
@@ -195,7 +195,7 @@ class _Heights:
         module: Any = self.net.get_submodule(str(node.target)) if node.op == "call_module" else None
         inputs = node.all_input_nodes
         self.source[node], self.bits[node] = None, None
-        if isinstance(module, AdaptiveNeuron) or node.op == "output":
+        if isinstance(module, AdaptiveSpikingNeuron) or node.op == "output":
             self._settle(node)
             if module is not None and module.emits_spikes:
                 self.source[node], self.bits[node] = str(node.target), 0

@@ -16,8 +16,8 @@ from torch.nn.utils import parametrize
 
 from .._errors import bad_value
 from .._tracing import ThreadTracer
-from ..activation import AAN
 from ..hosts import is_neuron
+from ..neurons.aan import AAN
 from ..simulation.graph import MAX_POOLS, WEIGHTED
 from .quantized import QuantizedReLU, quantized_relu
 from .weights import fold_batch_norm

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from .._errors import bad_value
-from ..neurons.integrate_and_fire import IntegrateAndFireNeuron
+from ..neurons import IntegrateAndFireNeuron
 from ..simulation.graph import MAX_POOLS, WEIGHTED, as_graph, emits_spikes
 from .canonicalize import DROPOUTS, LINEAR, free_name, own_modules
 from .modules import Scale
@@ -135,7 +135,7 @@ class _Fold:
                 multiply(module, module.threshold_name, 1.0 / unit)
             self.units[node] = one
             if module.scale_output:
-                level = module.quantizer(torch.zeros(1)).clip_level.detach().double().cpu()
+                level = module.thresholds().clip_level.detach().double().cpu()
                 module.scale_output = False
                 self.units[node] = level * (unit if len(unit) == 1 else one)
         elif isinstance(module, Scale):

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from ..neurons.asn import AdaptiveNeuron
+from ..neurons import AdaptiveSpikingNeuron
 from .graph import MAX_POOLS, as_graph, is_delay, is_filter, is_max_pool, is_spiking
 
 __all__ = ["AnalogTwin"]
@@ -71,14 +71,15 @@ class AnalogTwin(fx.Interpreter):
 
     def _transfer(self, name: str, neuron: Any, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the activation of a layer in units of its threshold, and what it passes on."""
-        if isinstance(neuron, AdaptiveNeuron):
+        if isinstance(neuron, AdaptiveSpikingNeuron):
             return neuron.analog(x)
-        if not hasattr(neuron, "quantizer") and not hasattr(neuron, "v_threshold"):  # an encoder: events have a sign
+        if not hasattr(neuron, "thresholds") and not hasattr(neuron, "v_threshold"):  # an encoder: events have a sign
             events = x.clamp(-1.0, 1.0)
             return events.abs(), events
-        value = neuron.quantizer(x.unsqueeze(0)).clip_level if hasattr(neuron, "quantizer") else neuron.v_threshold
+        thresholds = neuron.thresholds() if hasattr(neuron, "thresholds") else None
+        value = neuron.v_threshold if thresholds is None else thresholds.clip_level
         if self.time_steps is not None:
-            level = (x * self.time_steps + neuron.initial_potential(x.unsqueeze(0))) / value
+            level = (x * self.time_steps + neuron.initial_potential(x.unsqueeze(0), thresholds)) / value
             count = level.floor() if neuron.fire_at_threshold else level.ceil() - 1.0
             rate = count.clamp(0.0, self.time_steps) / self.time_steps
         else:

@@ -234,5 +234,5 @@ def spike_value(module: Any) -> float | Tensor:
     """Return what a neuron emits when it fires: 1, or its threshold (``p_1``) with a scaled output."""
     if not getattr(module, "scale_output", False):
         return 1.0
-    level: Tensor = module.quantizer(torch.zeros(1, device="cpu")).clip_level.detach()
+    level: Tensor = module.thresholds().clip_level.detach()
     return level

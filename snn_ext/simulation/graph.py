@@ -8,7 +8,7 @@ from torch import Tensor, fx, nn
 
 from .._errors import bad_type, bad_value
 from ..hosts import LeafTracer, is_neuron, reset_neurons
-from ..neurons.asn import AdaptiveNeuron
+from ..neurons import AdaptiveSpikingNeuron
 
 __all__ = [
     "CONVOLUTIONS", "MAX_POOLS", "TRANSPOSED_CONVOLUTIONS", "WEIGHTED", "Recorder", "as_graph", "emits_spikes",
@@ -131,7 +131,7 @@ def smoothed_readout(graph: fx.GraphModule) -> bool:
 
 def step_length(graph: fx.GraphModule) -> float | None:
     """Return the length of a step in ms; None for a net without adaptive neurons, whose steps have no length."""
-    lengths = {m.dt for m in graph.modules() if isinstance(m, AdaptiveNeuron)}
+    lengths = {m.dt for m in graph.modules() if isinstance(m, AdaptiveSpikingNeuron)}
     if len(lengths) > 1:
         bad_value("snn", f"neurons with steps of {sorted(lengths)} ms", "one dt for the whole net")
     return lengths.pop() if lengths else None
@@ -149,7 +149,7 @@ def is_delay(module: nn.Module | None) -> bool:
 
 def is_filter(module: nn.Module | None) -> bool:
     """Whether a module is a membrane without spikes: the read-out of adaptive neurons, or what is before a pooling."""
-    return isinstance(module, AdaptiveNeuron) and not emits_spikes(module)
+    return isinstance(module, AdaptiveSpikingNeuron) and not emits_spikes(module)
 
 
 def is_max_pool(module: nn.Module | None) -> bool:

@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from ..neurons.asn import AdaptiveNeuron
-from ..neurons.integrate_and_fire import IntegrateAndFireNeuron
+from ..neurons import AdaptiveSpikingNeuron, IntegrateAndFireNeuron
 from ..ops.layout import dense
 from .graph import WEIGHTED, emits_spikes, event_sources, is_max_pool, is_stateful, layer_names
 
@@ -211,5 +210,5 @@ def _shape_of(value: Tensor, steps: int) -> Tensor:
 def _binary(module: nn.Module, spikes: Tensor) -> Tensor:
     """Return 0/1 spikes: those with a value without it, signed events without their sign."""
     valued = getattr(module, "scale_output", False) or getattr(module, "spike_height", "fixed") == "adaptive"
-    binary = isinstance(module, IntegrateAndFireNeuron | AdaptiveNeuron) and not valued
+    binary = isinstance(module, IntegrateAndFireNeuron | AdaptiveSpikingNeuron) and not valued
     return spikes if binary else (spikes != 0).to(spikes.dtype)
