@@ -200,7 +200,7 @@ class HostNeuron(ThresholdNeuron, snn.Leaky):
 
     @staticmethod
     def _version_of(mem: Tensor) -> int:
-        """Return how often a tensor was modified in place; 0 where nobody counts: compiled, or in inference mode."""
+        """Return how often a tensor was modified in place; always 0 under the compiler and for inference tensors."""
         return 0 if torch.compiler.is_compiling() or mem.is_inference() else mem._version
 
     def _forget(self) -> None:
