@@ -13,16 +13,7 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_map
 
 from .._errors import bad_value
-from ..simulation.graph import (
-    Recorder,
-    event_sources,
-    is_delay,
-    is_filter,
-    is_max_pool,
-    is_spiking,
-    layer_names,
-    origins,
-)
+from ..simulation.graph import Events, Recorder, events_of, is_delay, is_filter, is_max_pool, is_spiking
 from ..simulation.layers import UNKNOWN, Rule, module_of, rule_of, rule_of_node
 from .connections import Connections, connections, is_linear
 
@@ -58,7 +49,7 @@ class Synapses:
 
 
 @torch.no_grad()
-def count_synapses(graph: fx.GraphModule, x: Tensor) -> Synapses:
+def count_synapses(graph: fx.GraphModule, x: Tensor, events: Events | None = None) -> Synapses:
     """Count the synapses of a spiking net.
 
     Parameters
@@ -67,6 +58,8 @@ def count_synapses(graph: fx.GraphModule, x: Tensor) -> Synapses:
         A net in step mode "s"; its neurons are reset before and after.
     x : Tensor
         Input of one step, ``[N, ...]``.
+    events : Events, optional
+        The layers that emit spikes, if they are known already, as in :class:`Simulation`.
 
     Returns
     -------
@@ -85,16 +78,20 @@ def count_synapses(graph: fx.GraphModule, x: Tensor) -> Synapses:
     reaches it in several ways.
     """
     with torch.inference_mode(False), torch.autocast(x.device.type, enabled=False):
-        return _Count(graph, x[:1].clone()).synapses()
+        return _Count(graph, x[:1].clone(), events_of(graph) if events is None else events).synapses()
 
 
 class _Count:
     """Goes through a graph from its end to its beginning, with what each event leads to."""
 
-    def __init__(self, graph: fx.GraphModule, x: Tensor) -> None:
+    def __init__(self, graph: fx.GraphModule, x: Tensor, events: Events) -> None:
         self.graph, self.values = graph, Recorder(graph).record(x)
-        self.arriving, self.names, self.kinds = origins(graph), layer_names(graph), event_sources(graph)
-        self.sources = {node: name for node, name in self.names.items() if name in self.kinds}
+        self.arriving, self.names, self.kinds, self.sources = (
+            events.arriving,
+            events.names,
+            events.kinds,
+            events.sources,
+        )
         self.moving: set[fx.Node] = set()  # what depends on spikes, through weights or not
         for node in graph.graph.nodes:
             if node in self.sources or any(n in self.moving for n in node.all_input_nodes):

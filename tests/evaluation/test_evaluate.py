@@ -275,7 +275,7 @@ def test_evaluation_that_was_interrupted_after_its_last_batch_is_complete(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("snn_ext.evaluation.evaluate._State.remove", interrupt)
+        patch.setattr("snn_ext.evaluation.resume.ResumeFile.remove", interrupt)
         with pytest.raises(KeyboardInterrupt):
             evaluate(small_net(), data, T, correlation_steps=(4,), resume=file, progress=False)
     found = evaluate(small_net(), data, T, correlation_steps=(4,), resume=file, progress=False)
