@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, fx
 
 from ..neurons import AdaptiveSpikingNeuron
-from .graph import MAX_POOLS, as_graph, is_delay, is_filter, is_max_pool, is_spiking
+from .graph import as_graph, is_delay, is_filter, is_max_pool, is_spiking, unit_of
+from .layers import known_type
 
 __all__ = ["AnalogTwin"]
 
@@ -56,7 +57,7 @@ class AnalogTwin(fx.Interpreter):
     def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         module: Any = self.fetch_attr(target)
         if is_max_pool(module):  # of spikes or of values, the rule for values is the same
-            return next(kind for kind in MAX_POOLS if isinstance(module, kind)).forward(module, args[0])
+            return known_type(module).forward(module, args[0])
         if is_delay(module):  # or a gate, of the phased schedule
             return args[0]
         if is_filter(module):
@@ -76,10 +77,9 @@ class AnalogTwin(fx.Interpreter):
         if not hasattr(neuron, "thresholds") and not hasattr(neuron, "v_threshold"):  # an encoder: events have a sign
             events = x.clamp(-1.0, 1.0)
             return events.abs(), events
-        thresholds = neuron.thresholds() if hasattr(neuron, "thresholds") else None
-        value = neuron.v_threshold if thresholds is None else thresholds.clip_level
+        value = unit_of(neuron)
         if self.time_steps is not None:
-            level = (x * self.time_steps + neuron.initial_potential(x.unsqueeze(0), thresholds)) / value
+            level = (x * self.time_steps + neuron.initial_potential(x.unsqueeze(0), neuron.thresholds())) / value
             count = level.floor() if neuron.fire_at_threshold else level.ceil() - 1.0
             rate = count.clamp(0.0, self.time_steps) / self.time_steps
         else:

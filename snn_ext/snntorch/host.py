@@ -185,7 +185,7 @@ class HostNeuron(ThresholdNeuron, snn.Leaky):
             )
 
     def _is_last(self, mem: Tensor | None) -> bool:
-        """Return True if ``mem`` is what the last call returned: the tensor, its last step, or either of them detached."""
+        """Return True if ``mem`` is the tensor that the last call returned, its last step, or one of them detached."""
         if mem is None or mem is self.mem:
             return True
         returned = self.mem if self.step_mode == "s" else self._mem_seq

@@ -1,7 +1,7 @@
 """The conformance suite for spiking neurons: :func:`check_neuron`, for ours, the hosts' and anybody's.
 
-The checks are in ``both.py``, ``spikingjelly.py`` and ``snntorch.py``; ``check`` of ``suite.py``, a decorator, registers
-one.
+The checks are in ``both.py``, ``spikingjelly.py`` and ``snntorch.py``; a new one is registered by the decorator ``check``
+of ``suite.py``.
 """
 
 from __future__ import annotations
