@@ -1,7 +1,7 @@
 """The conformance suite for spiking neurons: :func:`check_neuron`, for ours, the hosts' and anybody's.
 
-The checks are in ``both.py``, ``spikingjelly.py`` and ``snntorch.py``; a new one is registered by the decorator ``check``
-of ``suite.py``.
+The checks are in ``both.py``, ``spikingjelly.py`` and ``snntorch.py``; the decorator ``check`` of ``suite.py`` registers
+a new one.
 """
 
 from __future__ import annotations
