@@ -1,4 +1,4 @@
-"""The part of a net that some values depend on, run for a chunk of time steps at once."""
+"""The order in which the nodes of a net are computed, for a chunk of time steps at once."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ __all__ = ["Call", "Observer", "Plan", "ancestors"]
 Observer = Callable[[str, nn.Module, Tensor], None]
 """``observe(name, module, spikes)``: the 0/1 spikes ``[T', N, ...]`` of one layer in the next T' steps."""
 Call = Callable[[fx.Node, nn.Module, Tensor], Tensor]
-"""From a node, its neurons and their input ``[T', N, ...]`` to their output."""
+"""``call(node, module, x_seq)`` returns the output of a layer of neurons for its input ``[T', N, ...]``."""
 
 
 @dataclass
 class Plan:
-    """The part of a graph that some values depend on, in the order of computation; what is constant in time apart.
+    """The part of a graph that some values depend on, in order, with everything that is constant in time set apart.
 
     Parameters
     ----------
