@@ -135,19 +135,20 @@ def events_of(graph: fx.GraphModule) -> Events:
     raw: dict[fx.Node, bool] = {}  # the image, unweighted
     for node in graph.graph.nodes:
         module, before = module_of(graph, node), node.all_input_nodes
+        rule = rule_of(module)
         if module is not None:
             target = str(node.target)
             calls[target] = calls.get(target, 0) + 1
             found.names[node] = target if calls[target] == 1 else f"{target} ({calls[target]})"
         arriving = frozenset[str]().union(*(found.arriving[n] for n in before))
         is_raw = node.op == "placeholder" or any(raw[n] for n in before)
-        raw[node] = is_raw and not rule_of(module).weighted
-        pools = is_max_pool(module) and bool(arriving)  # which emits spikes anew
+        raw[node] = is_raw and not rule.weighted
+        pools = rule.pooling == "max" and bool(arriving)  # emits a new train
         if pools or is_spiking(module):
             name, raw[node] = found.names[node], False
             found.kinds[name] = "pool" if pools else "input" if is_raw else "neuron"
             arriving = frozenset((name,))
-        found.arriving[node] = frozenset() if rule_of(module).weighted or is_filter(module) else arriving
+        found.arriving[node] = frozenset() if rule.weighted or is_filter(module) else arriving
     return found
 
 

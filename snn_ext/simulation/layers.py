@@ -97,14 +97,16 @@ def rule_of(layer: Any) -> Rule:
     >>> rule_of(nn.Linear(2, 3)).weighted, rule_of(torch.relu) is UNKNOWN
     (True, True)
     """
-    if isinstance(layer, nn.Module):
-        return RULES.get(known_type(layer), UNKNOWN)
-    return RULES.get(layer, UNKNOWN)
+    key = known_type(layer) if isinstance(layer, nn.Module) else layer
+    return RULES.get(key, UNKNOWN)
 
 
 def known_type(module: nn.Module) -> Any:
     """Return the first class of a module, in the order of inheritance, that is in :data:`RULES`, or ``None``."""
-    return next((kind for kind in type(module).__mro__ if kind in RULES), None)
+    for kind in type(module).__mro__:
+        if kind in RULES:
+            return kind
+    return None
 
 
 def rule_of_node(graph: fx.GraphModule, node: fx.Node) -> Rule:
