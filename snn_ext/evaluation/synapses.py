@@ -10,13 +10,10 @@ from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn import functional as F
 from torch.utils._pytree import tree_map
 
 from .._errors import bad_value
 from ..simulation.graph import (
-    TRANSPOSED_CONVOLUTIONS,
-    WEIGHTED,
     Recorder,
     event_sources,
     is_delay,
@@ -24,16 +21,13 @@ from ..simulation.graph import (
     is_max_pool,
     is_spiking,
     layer_names,
-    module_of,
     origins,
 )
+from ..simulation.layers import UNKNOWN, Rule, module_of, rule_of, rule_of_node
 from .connections import Connections, connections, is_linear
 
 __all__ = ["Synapses", "count_synapses"]
 
-_POOLS = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d)
-_SEPARABLE = (*_POOLS, nn.Upsample)
-_SEPARABLE_FUNCTIONS = ("avg_pool", "adaptive_avg_pool", "interpolate", "upsample")
 # Neurons of a layer up to which each is followed by itself.
 _ONE_BY_ONE = 4096
 
@@ -113,17 +107,17 @@ class _Count:
     def synapses(self) -> Synapses:
         found = Synapses()
         for node in reversed(self.graph.graph.nodes):
-            module = module_of(self.graph, node)
-            if isinstance(module, WEIGHTED):
-                self._count_macs(found, node, module)
+            module: Any = module_of(self.graph, node)
+            rule = rule_of(module)
+            if rule.weighted:
+                self._count_macs(found, node, module, rule)
             if node in self.sources:
                 found.fan_out[self.sources[node]] = self._triggered(node)[0]
             if not any(self.arriving[n] for n in node.all_input_nodes) or node.op == "output" or is_max_pool(module):
                 continue  # the spikes that a max pooling lets pass are counted behind it
             source = node.all_input_nodes[0]
-            if isinstance(module, WEIGHTED):
-                ones = _ones_like_layer(module)
-                self._meet(source, _transpose(ones, self.values[source], torch.ones_like(self.values[node])))
+            if rule.weighted:
+                self._meet(source, _transpose(_ones(rule, module), self.values[source], self.values[node]))
             elif is_spiking(module) or is_filter(module):
                 self._meet(source, torch.ones_like(self.values[source], dtype=torch.float64))
             elif node in self.triggered and bool((self.triggered[node] != 0).any()):
@@ -135,9 +129,9 @@ class _Count:
                 found.fan_out[name] = self._one_by_one(node, name)[0]
         return found
 
-    def _count_macs(self, found: Synapses, node: fx.Node, module: nn.Module) -> None:
+    def _count_macs(self, found: Synapses, node: fx.Node, layer: nn.Module, rule: Rule) -> None:
         before = node.all_input_nodes[0]
-        macs = _macs(module, self.values[before], self.values[node])
+        macs = rule.macs(layer, self.values[before], self.values[node])
         found.macs += macs
         if node in self.moving and not self.arriving[before]:
             bad_value("snn", f"{node.target} behind another layer with weights", "neurons between layers with weights")
@@ -164,7 +158,12 @@ class _Count:
         if is_delay(module_of(self.graph, node)):
             x = torch.ones_like(self.values[node], dtype=torch.float64)
             return {node.args[0]: Connections(lambda g: g, x, x)}  # type: ignore[dict-item]
+        module = module_of(self.graph, node)
+        if rule_of_node(self.graph, node) is UNKNOWN and _has_weights(module):
+            got, want = f"{node.target} with weights", "its type to have an entry in snn_ext.simulation.RULES"
+            bad_value("snn", f"{got}, a {type(module).__name__}", want)
         inputs = list(dict.fromkeys(self._inputs(node)))
+        separable = len(inputs) == 1 and rule_of_node(self.graph, node).separable
         silent = {n: torch.zeros_like(self.values[n], dtype=torch.float64) for n in inputs}
         generator = torch.Generator().manual_seed(0)
         signed = any(self.kinds[name] == "input" for name in self.arriving[node])  # events of an encoder have a sign
@@ -191,7 +190,7 @@ class _Count:
             for source in (n for n in inputs if self.arriving[n]):
                 call = alone(source)
                 linear = additive and is_linear(call, partial(draw, source))
-                edge = connections(call, draw(source).abs() + 0.125, self._separable(node)) if linear else None
+                edge = connections(call, draw(source).abs() + 0.125, separable) if linear else None
                 if edge is None:
                     self._refuse(node)
                 found[source] = edge
@@ -205,12 +204,6 @@ class _Count:
             "pooling, interpolation, adding, concatenating, reshaping, scaling or a layer with weights, whose synapses "
             "can be counted",
         )  # fmt: skip
-
-    def _separable(self, node: fx.Node) -> bool:
-        module = module_of(self.graph, node)
-        name = getattr(node.target, "__name__", str(node.target))
-        is_function = node.op != "call_module" and name.startswith(_SEPARABLE_FUNCTIONS)
-        return len(list(self._inputs(node))) == 1 and (isinstance(module, _SEPARABLE) or is_function)
 
     def _inputs(self, node: fx.Node) -> Iterator[fx.Node]:
         """Yield the tensors that change with spikes and enter an operation, also those of an operation with several
@@ -295,6 +288,11 @@ class _Count:
         return fan_out
 
 
+def _has_weights(module: nn.Module | None) -> bool:
+    """Return True for a layer that mixes values by parameters; a factor per channel mixes none."""
+    return module is not None and any(p.ndim > 1 for p in module.parameters())
+
+
 def _holds_tensors(value: Any) -> bool:
     return isinstance(value, Tensor) or (isinstance(value, tuple | list) and any(map(_holds_tensors, value)))
 
@@ -310,36 +308,16 @@ def _any_number(value: Any) -> Any:
     return torch.rand(value.shape, generator=generator, dtype=torch.float64, device="cpu").to(value.device) + 1.0
 
 
-def _transpose(function: Callable[[Tensor], Tensor], x: Tensor, gradient: Tensor) -> Tensor:
-    """Apply the transpose of a linear function, taken at the shape of ``x``."""
+def _ones(rule: Rule, layer: Any) -> Callable[[Tensor], Tensor]:
+    """Return a weighted layer with every weight 1 and no bias."""
+    assert rule.apply is not None
+    apply, weight = rule.apply, torch.ones_like(layer.weight, dtype=torch.float64)
+    return lambda x: apply(layer, x, weight)
+
+
+def _transpose(function: Callable[[Tensor], Tensor], x: Tensor, y: Tensor) -> Tensor:
+    """Apply the transpose of a linear function to ones of the shape of ``y``, taken at the shape of ``x``."""
     with torch.enable_grad():
         x = torch.zeros_like(x, dtype=torch.float64).requires_grad_()
-        result: Tensor = torch.autograd.grad(function(x), x, gradient.double())[0]
+        result: Tensor = torch.autograd.grad(function(x), x, torch.ones_like(y, dtype=torch.float64))[0]
     return result
-
-
-def _ones_like_layer(layer: nn.Module) -> Callable[[Tensor], Tensor]:
-    """Return a weighted layer with every weight 1 and no bias."""
-    weight = torch.ones_like(layer.weight, dtype=torch.float64)  # type: ignore[arg-type]
-    if isinstance(layer, nn.Linear):
-        return lambda x: F.linear(x, weight)
-    dims = weight.ndim - 2
-    common: dict[str, Any] = {
-        "stride": layer.stride, "padding": layer.padding, "dilation": layer.dilation, "groups": layer.groups,
-    }  # fmt: skip
-    if isinstance(layer, TRANSPOSED_CONVOLUTIONS):
-        transposed: Any = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[dims - 1]
-        return lambda x: transposed(x, weight, output_padding=layer.output_padding, **common)
-    convolve: Any = (F.conv1d, F.conv2d, F.conv3d)[dims - 1]
-    if layer.padding_mode == "zeros":
-        return lambda x: convolve(x, weight, **common)
-    around, mode = layer._reversed_padding_repeated_twice, str(layer.padding_mode)
-    return lambda x: convolve(F.pad(x, around, mode), weight, **(common | {"padding": 0}))  # type: ignore[arg-type]
-
-
-def _macs(layer: nn.Module, x: Tensor, y: Tensor) -> int:
-    """Return the multiply-accumulates of a layer for one sample, padding counted as it is multiplied."""
-    weight: Tensor = layer.weight  # type: ignore[assignment]
-    if isinstance(layer, TRANSPOSED_CONVOLUTIONS):
-        return x[0].numel() * weight[0].numel()
-    return y[0].numel() * weight[0].numel()

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, fx
 
 from ..neurons.asn import AdaptiveNeuron
-from .graph import MAX_POOLS, as_graph, is_delay, is_filter, is_max_pool, is_spiking
+from .graph import as_graph, is_delay, is_filter, is_max_pool, is_spiking
+from .layers import known_type
 
 __all__ = ["AnalogTwin"]
 
@@ -56,7 +57,7 @@ class AnalogTwin(fx.Interpreter):
     def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         module: Any = self.fetch_attr(target)
         if is_max_pool(module):  # of spikes or of values, the rule for values is the same
-            return next(kind for kind in MAX_POOLS if isinstance(module, kind)).forward(module, args[0])
+            return known_type(module).forward(module, args[0])
         if is_delay(module):  # or a gate, of the phased schedule
             return args[0]
         if is_filter(module):

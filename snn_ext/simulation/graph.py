@@ -9,6 +9,7 @@ from torch import Tensor, fx, nn
 from .._errors import bad_type, bad_value
 from ..hosts import LeafTracer, is_neuron, reset_neurons
 from ..neurons.asn import AdaptiveNeuron
+from .layers import RULES, known_type, module_of, rule_of
 
 __all__ = [
     "CONVOLUTIONS", "MAX_POOLS", "TRANSPOSED_CONVOLUTIONS", "WEIGHTED", "Recorder", "as_graph", "emits_spikes",
@@ -18,8 +19,8 @@ __all__ = [
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED_CONVOLUTIONS = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-WEIGHTED = (*CONVOLUTIONS, *TRANSPOSED_CONVOLUTIONS, nn.Linear)
-MAX_POOLS = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)
+WEIGHTED = tuple(kind for kind, rule in RULES.items() if rule.weighted)
+MAX_POOLS = tuple(kind for kind, rule in RULES.items() if rule.pooling == "max")
 
 
 def as_graph(net: nn.Module, name: str = "net") -> fx.GraphModule:
@@ -50,9 +51,16 @@ def as_graph(net: nn.Module, name: str = "net") -> fx.GraphModule:
     return graph
 
 
+class _Tracer(LeafTracer):
+    """Keeps layers whole that the table knows, whatever they consist of."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return known_type(m) is not None or super().is_leaf_module(m, module_qualified_name)
+
+
 def _traced(net: nn.Module, name: str) -> fx.GraphModule:
     try:
-        return fx.GraphModule(net, LeafTracer().trace(net))
+        return fx.GraphModule(net, _Tracer().trace(net))
     except Exception as error:
         raise ValueError(
             f"{name}: got {type(net).__name__}, which can not be traced ({error}), "
@@ -93,7 +101,7 @@ def event_sources(graph: fx.GraphModule) -> dict[str, str]:
             sources[names[node]] = "input" if any(raw[n] for n in before) else "neuron"
         elif is_max_pool(module) and any(arriving[n] for n in before):
             sources[names[node]] = "pool"
-        elif not isinstance(module, WEIGHTED):
+        elif not rule_of(module).weighted:
             raw[node] |= any(raw[n] for n in before)
     return sources
 
@@ -107,7 +115,7 @@ def origins(graph: fx.GraphModule) -> dict[fx.Node, frozenset[str]]:
         arriving = frozenset[str]().union(*(found[n] for n in node.all_input_nodes))
         if is_spiking(module) or (is_max_pool(module) and arriving):  # a pooling of spikes emits them anew
             arriving = frozenset((names[node],))
-        found[node] = frozenset() if isinstance(module, WEIGHTED) or is_filter(module) else arriving
+        found[node] = frozenset() if rule_of(module).weighted or is_filter(module) else arriving
     return found
 
 
@@ -137,11 +145,6 @@ def step_length(graph: fx.GraphModule) -> float | None:
     return lengths.pop() if lengths else None
 
 
-def module_of(graph: fx.GraphModule, node: fx.Node) -> nn.Module | None:
-    """Return the module that a node calls."""
-    return graph.get_submodule(str(node.target)) if node.op == "call_module" else None
-
-
 def is_delay(module: nn.Module | None) -> bool:
     """Whether a module has a state and emits no spikes of its own: it passes on what it got, perhaps later."""
     return is_stateful(module) and not emits_spikes(module) and not is_filter(module)
@@ -154,7 +157,7 @@ def is_filter(module: nn.Module | None) -> bool:
 
 def is_max_pool(module: nn.Module | None) -> bool:
     """Whether a module pools by the maximum."""
-    return isinstance(module, MAX_POOLS)
+    return rule_of(module).pooling == "max"
 
 
 class Recorder(fx.Interpreter):

@@ -12,7 +12,8 @@ from torch import Tensor, fx, nn
 from ..neurons.asn import AdaptiveNeuron
 from ..neurons.integrate_and_fire import IntegrateAndFireNeuron
 from ..ops.layout import dense
-from .graph import WEIGHTED, emits_spikes, event_sources, is_max_pool, is_stateful, layer_names
+from .graph import emits_spikes, event_sources, is_max_pool, is_stateful, layer_names
+from .layers import rule_of
 
 __all__ = ["Call", "Observer", "Program", "ancestors"]
 
@@ -66,7 +67,7 @@ class Program:
             self._pools = {n for n in self.order if sources.get(self._names.get(n, "")) == "pool"}
         self._layers: dict[fx.Node, Callable[[Tensor], Tensor]] = {}
         if self.prepare is not None:
-            weighted = [node for node in self.order if isinstance(self._module(node), WEIGHTED)]
+            weighted = [node for node in self.order if rule_of(self._module(node)).weighted]
             behind = [node for node in weighted if self._carries_spikes(node.all_input_nodes[0])]
             self._layers = {node: self.prepare(self.modules[str(node.target)]) for node in behind}
         wanted = set(self.targets)
@@ -82,7 +83,7 @@ class Program:
         module = self._module(node)
         if node in self.known or emits_spikes(module):
             return True
-        return not isinstance(module, WEIGHTED) and any(map(self._carries_spikes, node.all_input_nodes))
+        return not rule_of(module).weighted and any(map(self._carries_spikes, node.all_input_nodes))
 
     def constants(self, x: Tensor) -> dict[fx.Node, Any]:
         """Compute what does not depend on time: everything before the first neuron."""
