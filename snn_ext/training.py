@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import Any
 
 import torch
@@ -70,6 +71,7 @@ class ConstantInputNet(nn.Module):
     net. The stem, usually the first convolution, does not see time: it runs once, and its result is the current into
     the body at every step. A body in step mode "m" gets the whole sequence ``[T, N, ...]`` at once, any other one is
     called T times. The neurons are not reset: do it before each call, as for any other net of the host.
+    :func:`snn_ext.evaluate` takes the trained net as it is.
 
     Parameters
     ----------
@@ -114,6 +116,10 @@ class ConstantInputNet(nn.Module):
         if any(getattr(module, "step_mode", "s") == "m" for module in self.body.modules()):
             return self.body(current.expand(self.time_steps, *current.shape)).mean(0)
         return torch.stack([self.body(current) for _ in range(self.time_steps)]).mean(0)
+
+    def one_step(self) -> nn.Module:
+        """Return the net of a single step, of the same layers: the form in which a simulation runs it."""
+        return nn.Sequential(OrderedDict(stem=self.stem, body=self.body))
 
     def extra_repr(self) -> str:
         return f"time_steps={self.time_steps}"

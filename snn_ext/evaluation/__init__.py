@@ -1,6 +1,7 @@
 """Evaluation of spiking nets: simulation; accuracy and latency at every step, rates, synaptic operations, energy."""
 
-from ..simulation.engine import Simulation
+from ..simulation import Simulation
+from .activity import LayerActivity, NetActivity, measure_activity
 from .arousal import Arousal, ArousedSimulation, Margins, estimate_arousal, observe_margins
 from .delay import Regime, best_delay, delay_regimes
 from .energy import ENERGY_45NM, EnergyModel
@@ -15,8 +16,10 @@ __all__ = [
     "ArousedSimulation",
     "EnergyModel",
     "Evaluation",
+    "LayerActivity",
     "LayerEvaluation",
     "Margins",
+    "NetActivity",
     "Regime",
     "Simulation",
     "Synapses",
@@ -28,6 +31,7 @@ __all__ = [
     "first_crossing",
     "last_crossing",
     "lowest_rate",
+    "measure_activity",
     "observe_margins",
     "sweep_precision",
 ]

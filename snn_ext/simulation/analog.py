@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, fx
 
 from ..neurons.asn import AdaptiveNeuron
-from .graph import as_graph, is_delay, is_filter, is_max_pool, is_spiking
+from .graph import as_graph, is_delay, is_filter, is_max_pool, is_spiking, unit_of
 from .layers import known_type
 
 __all__ = ["AnalogTwin"]
@@ -77,7 +77,7 @@ class AnalogTwin(fx.Interpreter):
         if not hasattr(neuron, "quantizer") and not hasattr(neuron, "v_threshold"):  # an encoder: events have a sign
             events = x.clamp(-1.0, 1.0)
             return events.abs(), events
-        value = neuron.quantizer(x.unsqueeze(0)).clip_level if hasattr(neuron, "quantizer") else neuron.v_threshold
+        value = unit_of(neuron, x.unsqueeze(0))
         if self.time_steps is not None:
             level = (x * self.time_steps + neuron.initial_potential(x.unsqueeze(0))) / value
             count = level.floor() if neuron.fire_at_threshold else level.ceil() - 1.0

@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 
 from .._errors import bad_value, check_count
 from ..ops.selection import select
-from .graph import as_graph, is_stateful, module_of
+from .graph import as_graph, is_stateful, module_of, unit_of
 from .plan import Call, Observer, Program, ancestors
 from .spike_train import SpikeTrain
 
@@ -231,8 +231,8 @@ def _as_it_is_simulated(modules: list[nn.Module], stepped: list[nn.Module]) -> I
 
 
 def spike_value(module: Any) -> float | Tensor:
-    """Return what a neuron emits when it fires: 1, or its threshold (``p_1``) with a scaled output."""
+    """Return the value of an emitted spike: 1, or the threshold (``p_1``) of a neuron that scales its output."""
     if not getattr(module, "scale_output", False):
         return 1.0
-    level: Tensor = module.quantizer(torch.zeros(1, device="cpu")).clip_level.detach()
+    level: Tensor = unit_of(module, torch.zeros(1, device="cpu")).detach()
     return level

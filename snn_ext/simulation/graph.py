@@ -14,7 +14,7 @@ from .layers import RULES, known_type, module_of, rule_of
 __all__ = [
     "CONVOLUTIONS", "MAX_POOLS", "TRANSPOSED_CONVOLUTIONS", "WEIGHTED", "Recorder", "as_graph", "emits_spikes",
     "event_sources", "is_delay", "is_filter", "is_max_pool", "is_spiking", "is_stateful", "layer_names", "module_of",
-    "origins", "smoothed_readout", "step_length",
+    "origins", "smoothed_readout", "step_length", "unit_of",
 ]  # fmt: skip
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -24,7 +24,7 @@ MAX_POOLS = tuple(kind for kind, rule in RULES.items() if rule.pooling == "max")
 
 
 def as_graph(net: nn.Module, name: str = "net") -> fx.GraphModule:
-    """Return a net as a graph whose leaves are layers; a converted net is one already.
+    """Return a net as a graph of one step whose leaves are layers; a converted net is one already.
 
     Raises
     ------
@@ -36,7 +36,7 @@ def as_graph(net: nn.Module, name: str = "net") -> fx.GraphModule:
     """
     if not isinstance(net, nn.Module):
         bad_type(name, net, "an nn.Module")
-    if hasattr(net, "one_step"):  # a converted net, whose graph may be that of a sequence
+    if hasattr(net, "one_step"):  # a converted net or a ConstantInputNet, whose forward pass may be that of T steps
         net = net.one_step()  # type: ignore[operator]
     graph = net if isinstance(net, fx.GraphModule) else _traced(net, name)
     called: set[nn.Module] = set()
@@ -158,6 +158,11 @@ def is_filter(module: nn.Module | None) -> bool:
 def is_max_pool(module: nn.Module | None) -> bool:
     """Whether a module pools by the maximum."""
     return rule_of(module).pooling == "max"
+
+
+def unit_of(neuron: Any, x_seq: Tensor) -> Any:
+    """Return the input that one spike stands for: the threshold, ``p_1`` of ATIF-nu; ``x_seq`` is ``[T, N, ...]``."""
+    return neuron.quantizer(x_seq).clip_level if hasattr(neuron, "quantizer") else neuron.v_threshold
 
 
 class Recorder(fx.Interpreter):
