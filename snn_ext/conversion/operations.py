@@ -75,12 +75,12 @@ def _by_rule(operation: Operation) -> None:
         operation.become(_plain(module))
 
 
-def _plain(module: Any) -> nn.Module:
+def _plain(module: Any) -> Any:
     """Return a layer of a host, or of another subclass, as the layer of the table that it is."""
     if type(module) not in RULES:
         module.__class__ = known_type(module)
         module.__dict__.pop("_step_mode", None)
-    return module  # type: ignore[no-any-return]
+    return module
 
 
 def _refuse_unknown(operation: Operation) -> None:

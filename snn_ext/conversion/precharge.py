@@ -226,8 +226,9 @@ def _activations_of(ann: nn.Module, snn: ConvertedNet, batches: list[Tensor]) ->
         values = record | {INPUT: x.clamp(0.0, 1.0), OUTPUT: output.relu()}
         missing = next((layer.name for layer in snn.report if layer.name not in values), None)
         if missing is not None:
-            bad_value(
-                "ann", f"{type(ann).__name__} without the activation {missing}", "the net that snn was converted from"
+            raise ValueError(
+                f"ann: got {type(ann).__name__} without the activation {missing}, want the net that snn was "
+                "converted from"
             )
         scales = {layer.name: torch.tensor(layer.scale).to(x) for layer in snn.report}
         found.append({n: values[n] / over_channels(scale, values[n].ndim) for n, scale in scales.items()})

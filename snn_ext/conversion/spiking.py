@@ -151,9 +151,9 @@ class ThresholdSetter:
             rule = f"{rule}, clip" if given is None and bool((value == clip).all()) else rule
         self.values[name], self.rules[name] = value, rule
         modules: dict[str, Any] = dict(self.net.named_modules())
-        neuron, before, after = (modules.get(n) for n in (name, f"{name}_before", f"{name}_after"))
-        device = neuron.v_threshold.device
-        if before is None:
+        before, after = (modules.get(f"{name}_{place}") for place in ("before", "after"))
+        neuron, device = modules[name], modules[name].v_threshold.device
+        if before is None or after is None:
             neuron.v_threshold = value.to(device, copy=True)
         else:
             dtype = before.weight.dtype

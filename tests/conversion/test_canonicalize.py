@@ -16,7 +16,7 @@ from spikingjelly.activation_based import layer, neuron  # noqa: E402
 
 from snn_ext import convert  # noqa: E402
 from snn_ext.conversion import QuantizedReLU  # noqa: E402
-from snn_ext.conversion.canonicalize import prepare  # noqa: E402
+from snn_ext.conversion.canonicalize import canonicalize  # noqa: E402
 from tests.conversion.nets import Block, images, trained, vgg  # noqa: E402
 
 
@@ -49,9 +49,9 @@ ACTIVATIONS: dict[str, tuple[Callable[[Tensor], Tensor], float | None]] = {
 def test_every_spelling_of_an_activation_is_found(name: str) -> None:
     function, clip = ACTIVATIONS[name]
     ann, x = Around(function), images()
-    graph, found = prepare(ann, x)
-    assert [activation.clip for activation in found.values()] == [clip]
-    assert torch.equal(graph(x), ann(x))
+    analog = canonicalize(ann, x)
+    assert [activation.clip for activation in analog.activations.values()] == [clip]
+    assert torch.equal(analog.graph(x), ann(x)) and torch.equal(analog.output, ann(x))
 
 
 ROUTES: dict[str, Any] = {
@@ -98,7 +98,7 @@ def test_batch_norm_folds_into_every_layer(dims: int, transposed: bool) -> None:
     )
     x = torch.rand(4, 4, *[5] * dims)
     ann(x)
-    graph, _ = prepare(ann, x)
+    graph = canonicalize(ann, x).graph
     assert not any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in graph.modules())
     torch.testing.assert_close(graph(x), ann(x))
 
@@ -159,35 +159,35 @@ REFUSED: dict[str, Any] = {
     "mean over the batch or the channels": Around(lambda x: x.relu().mean(1), size=64),
     "a constant belongs into a bias": Around(lambda x: x.relu() + 1.0),
     "an index into the batch": Around(lambda x: x.relu()[0], size=64),
-    "can not be traced": Around(lambda x: x.relu() if x.sum() > 0 else x),
+    "cannot be traced": Around(lambda x: x.relu() if x.sum() > 0 else x),
 }
 
 
 @pytest.mark.parametrize("message", REFUSED)
 def test_what_can_not_be_converted_is_refused_by_name(message: str) -> None:
     with pytest.raises(ValueError, match=f"ann: got .*{message}"):
-        prepare(REFUSED[message].eval(), images())
+        canonicalize(REFUSED[message].eval(), images())
 
 
 def test_weights_that_are_computed_become_parameters_or_are_refused() -> None:
     x = images()
     ann = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Conv2d(2, 3, 3)), nn.ReLU(), nn.Conv2d(3, 2, 3))
     nn.utils.parametrizations.spectral_norm(ann[2])
-    graph, _ = prepare(ann.eval(), x)
+    graph = canonicalize(ann.eval(), x).graph
     torch.testing.assert_close(graph(x), ann(x))
     assert isinstance(graph.get_submodule("2").weight, nn.Parameter)
     assert torch.nn.utils.parametrize.is_parametrized(ann[0], "weight") and ann[0].weight.requires_grad
     with pytest.warns(FutureWarning):
         old = nn.Sequential(nn.utils.weight_norm(nn.Conv2d(2, 3, 3)), nn.ReLU())
     with pytest.raises(ValueError, match="Conv2d 0 with a weight that is computed"):
-        prepare(old, x)
+        canonicalize(old, x)
 
 
 def test_a_subclass_that_keeps_the_forward_of_its_layer_is_that_layer() -> None:
     class Named(nn.Conv2d):
         pass
 
-    graph, _ = prepare(nn.Sequential(Named(2, 3, 3), nn.ReLU()), images())
+    graph = canonicalize(nn.Sequential(Named(2, 3, 3), nn.ReLU()), images()).graph
     assert type(graph.get_submodule("0")) is nn.Conv2d
 
 
@@ -220,7 +220,7 @@ def test_several_inputs_outputs_and_loose_parameters_are_refused() -> None:
 
     for net, message in ((Two(), "calibration: got inputs"), (Pair(), "one tensor"), (Loose(), "parameter offset")):
         with pytest.raises(ValueError, match=message):
-            prepare(net, images())
+            canonicalize(net, images())
 
 
 def test_a_layer_that_is_not_what_its_base_class_is_is_noticed() -> None:
@@ -247,8 +247,8 @@ def test_what_the_output_does_not_depend_on_is_not_asked_for() -> None:
             self.spare(x)
             return x.relu()
 
-    graph, found = prepare(Spare(), images())
-    assert list(found) == ["relu"] and not any(isinstance(m, nn.GELU) for m in graph.modules())
+    analog = canonicalize(Spare(), images())
+    assert list(analog.activations) == ["relu"] and not any(isinstance(m, nn.GELU) for m in analog.graph.modules())
 
 
 def test_inputs_of_another_shape_are_named() -> None:

@@ -172,7 +172,7 @@ def _at_precision(analog: AnalogNet, constants: dict[str, dict[str, Any]]) -> Te
             aan._watched = False  # the ceiling is warned of with the name of the layer
             changed |= (aan.m_f, aan.theta_0) != (activation.adaptive.m_f, activation.adaptive.theta_0)
             assign(analog.graph, name, aan)
-    return analog.graph(analog.x) if changed else analog.output  # type: ignore[no-any-return]
+    return analog.graph(analog.x) if changed else analog.output
 
 
 def _layer_report(net: ConvertedNet, name: str, rule: str) -> LayerReport:
