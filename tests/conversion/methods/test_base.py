@@ -41,11 +41,12 @@ def options_of(method: str) -> dict[str, Any]:
 @pytest.mark.parametrize("method", METHODS)
 def test_every_option_is_documented_with_its_default_where_a_user_looks(method: str) -> None:
     page = (DOCS / PAGES[method]).read_text(encoding="utf-8")
-    rows = {line.split("|")[1].strip(" `"): line.split("|")[2].strip(" `") for line in page.splitlines() if "|" in line}
+    cells = [[cell.strip(" `") for cell in line.split("|")] for line in page.splitlines() if line.startswith("| `")]
+    rows = {row[1]: row[2] for row in cells}
     recipes = "\n".join(kind.__doc__ or "" for kind in METHODS[method].__mro__)
     for name, default in options_of(method).items():
         assert f"``{name}``" in str(convert.__doc__) and f"{name} :" in recipes.replace(", ", " :\n")
-        assert rows[name] == (repr(default).replace("'", '"') if name != "memory" else "2**30")
+        assert rows[name] == repr(default).replace("'", '"')
     documented = {name for name in str(convert.__doc__).split("``")[1::2] if name.isidentifier()}
     assert documented - {"time_steps"} <= {name for other in METHODS for name in options_of(other)}
 
