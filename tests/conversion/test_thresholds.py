@@ -11,8 +11,9 @@ from torch import nn
 pytest.importorskip("spikingjelly")
 
 from snn_ext import convert  # noqa: E402
+from snn_ext.conversion import QuantizedReLU  # noqa: E402
 from snn_ext.conversion.thresholds import LargestActivations, _rank, order_statistic  # noqa: E402
-from tests.conversion.nets import ResNet, images, trained, vgg  # noqa: E402
+from tests.conversion.nets import Block, ResNet, images, trained, vgg  # noqa: E402
 
 
 def test_maximum_is_the_true_one_over_batches() -> None:
@@ -88,6 +89,15 @@ def test_unit_threshold_gives_all_neurons_inside_residual_units_that_of_what_ent
     assert [layer.rule for layer in snn.report] == ["maximum"] + ["unit threshold"] * 6
     assert len({layer.threshold for layer in snn.report}) == 1
     assert {layer.relative_threshold for layer in snn.report[1:]} == {1.0}
+
+
+@pytest.mark.parametrize("method", ["data-norm", "spike-norm"])
+def test_the_threshold_of_a_unit_is_that_of_the_neurons_that_feed_it_though_it_is_quantised(method: str) -> None:
+    """Its largest activation is another number: at most 9 / 10 of the threshold here."""
+    block = Block(2, 2, 1, nn.ReLU)
+    ann = trained(nn.Sequential(QuantizedReLU(10, 1.25), block, nn.Flatten(), nn.Linear(128, 2)))
+    snn = convert(ann, images() * 0.9, method=method, time_steps=8, residual="unit-threshold")
+    assert [layer.threshold for layer in snn.report] == [1.25] * 3
 
 
 def test_plain_nets_have_no_residual_units() -> None:
