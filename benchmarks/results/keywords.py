@@ -72,7 +72,7 @@ class Options:
     real_digits: Annotated[Path | None, "archive or folder of the Free Spoken Digit Dataset"] = None
     listener: Annotated[OldFile | None, "listener.json of benchmarks.results.listener, for the page"] = None
     jobs: Annotated[Count, "runs at a time, which share the processor"] = 1
-    report_only: Annotated[bool, "write the table of what is finished"] = False
+    report_only: Annotated[bool, "write the table of the finished runs"] = False
     markdown: Annotated[NewFile | None, "file for the page; its figures go beside it"] = None
 
     def __post_init__(self) -> None:
@@ -219,7 +219,7 @@ def _write(options: Options, passed: Sequence[str], found: Sequence[Line]) -> No
 
 
 def _command(options: Options, passed: Sequence[str]) -> str:
-    """Return the command that makes the table, with file names in the place of paths."""
+    """Return the command that makes the table, with file names instead of paths."""
     parts = [f"--data {options.data}", f"--seeds {' '.join(map(str, options.seeds))}"]
     parts += [f"--larger {' '.join(options.larger)}"] * bool(options.larger)
     for name in ("larger_epochs", "fine_tune_epochs", "fine_tune_lr"):

@@ -210,7 +210,7 @@ class Analog:
 
 
 def trained(options: ConversionOptions, folder: Path) -> Analog:
-    """Train the net in a folder, continue there, or load what is finished; with ``--checkpoint`` load that."""
+    """Train the net in a folder, continue there, or load the finished net; with ``--checkpoint`` load that."""
     if options.checkpoint is None:
         training = {field.name: getattr(options, field.name) for field in fields(AnalogOptions)}
         AnalogTrainer().main(AnalogOptions(**training | {"out": folder, "resume": True}))
