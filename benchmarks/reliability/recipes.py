@@ -36,6 +36,10 @@ _PICTURES = [
     "--train-images", "32", "--test-images", "64", "--batch-size", "16", "--width", "0.0625", "--epochs", "2",
     "--search-images", "4", "--search-steps", "8", "--eval-tiles", "2", "--time-steps", "101", "--device", "cpu",
 ]  # fmt: skip
+_QUICK = [
+    "--train-images", "64", "--test-images", "16", "--epochs", "1", "--fine-tune-epochs", "1", "--time-steps", "2",
+    "--conversion-images", "16", "--conversion-steps", "16",
+]  # fmt: skip
 _WORDS = ["--width", "0.0625", "--time-steps", "2", "--batch-size", "8", "--epochs", "2", "--device", "cpu"]
 
 
@@ -122,25 +126,6 @@ def _unpack() -> None:
         unpack(SHARED / "words.tar.gz", Path("words"))
 
 
-def _quickstart() -> None:
-    """Run the quickstart on few images: it has no options for that."""
-    import recipes.data
-
-    whole = recipes.data.fashion_mnist_subset
-
-    def few(part: Any, count: int) -> Any:
-        images, labels = part.tensors
-        return recipes.data.LabelledImages(images[:count].clone(), labels[:count].clone(), part.classes)
-
-    def subset() -> tuple[Any, Any]:  # read within the command, which answers Ctrl-C
-        train, test = whole()
-        return few(train, 64), few(test, 16)
-
-    recipes.data.fashion_mnist_subset = subset
-    arguments = ["--epochs", "1", "--fine-tune-epochs", "1", "--time-steps", "2", "--out", "run"]
-    module("recipes.quickstart", arguments)()
-
-
 SHARED = Path("/nowhere")  # where the inputs are that all tries read; set by `inputs`
 
 
@@ -180,8 +165,8 @@ def runs() -> dict[str, Run]:
         "adsnn": _command("benchmarks.results.adsnn_images", *_ADSNN, "--out", "run"),
         "autoencoder": _command("autoencoder", *_PICTURES, "--out", "run"),
         "spot_keywords": _command("spot_keywords", *_WORDS, *words, "--neuron", "atif-u", "--out", "run", resume=True),
-        "fit_quantizer": _command("fit_quantizer", "--iterations", "4", "--no-recorded", "--out", "run"),
-        "quickstart": Run(_quickstart, _quickstart),
+        "fit_quantizer": _command("fit_quantizer", "--iterations", "4", "--out", "run"),
+        "quickstart": _command("quickstart", *_QUICK, "--out", "run"),
         "table_images": _command("benchmarks.results.images", *cells, "--out", "run"),
         "table_keywords": _command(
             "benchmarks.results.keywords", *_WORDS, *words, "--rows", "ReLU", "ATIF-u", "--recurrent", "0", "--out",

@@ -111,7 +111,8 @@ def page(
             "<br>".join(" ".join(f"{fmean(v):.2f}" for v in zip(*layer, strict=True)) for layer in thresholds) or None,
             "<br>".join(spread([measured.sqnr_db for measured in layer], 1) for layer in layers) or None,
         ])  # fmt: skip
-    seeds = " ".join(map(str, options.seeds))
+    seeds, shown = " ".join(map(str, options.seeds)), copy.copy(options)
+    shown.markdown = None
     machine, versions = setting["machine"], setting["versions"]
     numbers = f"Mean over the seeds {seeds}, with (smallest..largest)." if len(runs) > 1 else f"Seed {seeds}."
     any_one = next(iter(found.values()))
@@ -136,7 +137,7 @@ Seed {options.seeds[0]}:
 Made in {setting["seconds"]:.0f} s on {machine["cpus"]} CPU cores ({machine["architecture"]}), with
 torch {versions["torch"]} and spikingjelly {versions["spikingjelly"]}, by
 
-    {command_line(options)}
+    {command_line(shown)}
 """
 
 
