@@ -224,7 +224,7 @@ def test_missing_corpora_say_how_to_get_them(tmp_path: Path, monkeypatch: pytest
     ):
         load("gsc")
     monkeypatch.setenv("SNN_EXT_DATA", str(tmp_path))
-    with pytest.raises(FileNotFoundError, match=r"make_synthetic_speech --out .*synthetic-speech' makes it"):
+    with pytest.raises(FileNotFoundError, match=r"synthetic_speech --out .*synthetic-speech' makes it"):
         load("synthetic")
 
     def no_network(*arguments: object, **options: object) -> None:
