@@ -16,8 +16,7 @@ from tqdm import tqdm
 from snn_ext.functional import sqnr
 
 __all__ = [
-    "LayerMeasurement", "Measurement", "load_weights", "measure", "parameter_groups", "right",
-    "seed_everything", "train",
+    "LayerMeasurement", "Measurement", "measure", "right", "seed_everything", "train",
 ]  # fmt: skip
 
 BatchLoader = DataLoader[Any]
@@ -28,41 +27,6 @@ def seed_everything(seed: int) -> torch.Generator:
     torch.manual_seed(seed)
     torch.use_deterministic_algorithms(True)
     return torch.Generator().manual_seed(seed)
-
-
-def parameter_groups(
-    net: nn.Module, neurons: Iterable[nn.Module], *, lr: float, threshold_lr: float, weight_decay: float
-) -> list[dict[str, Any]]:
-    """Return optimizer groups: the neurons' own parameters get their own learning rate and no weight decay.
-
-    Parameters
-    ----------
-    net : nn.Module
-        The whole net.
-    neurons : iterable of nn.Module
-        The modules in it whose parameters are thresholds.
-    lr, threshold_lr : float
-        Learning rates of the weights and of the thresholds.
-    weight_decay : float
-        Of the weights alone.
-    """
-    thresholds = [p for neuron in neurons for p in neuron.parameters()]
-    own = {id(p) for p in thresholds}
-    weights = [p for p in net.parameters() if id(p) not in own]
-    groups: list[dict[str, Any]] = [{"params": weights, "lr": lr, "weight_decay": weight_decay}]
-    if thresholds:
-        groups.append({"params": thresholds, "lr": threshold_lr, "weight_decay": 0.0})
-    return groups
-
-
-def load_weights(net: nn.Module, weights: dict[str, Tensor]) -> None:
-    """Load all the weights of a net; ``ValueError`` if they are another net's, or one is not finite."""
-    try:
-        net.load_state_dict(weights)
-    except (RuntimeError, TypeError, AttributeError) as error:
-        raise ValueError(f"model: {str(error).splitlines()[0]}") from error
-    if broken := [name for name, value in weights.items() if not value.isfinite().all()]:
-        raise ValueError(f"model: got {broken[0]} that is not finite, want finite weights")
 
 
 def train(
@@ -150,6 +114,11 @@ class Measurement:
         """Mean over all spiking neurons of the net, ``None`` for an analog net."""
         neurons = sum(layer.neurons for layer in self.layers)
         return sum(layer.spikes_per_neuron * layer.neurons for layer in self.layers) / neurons if neurons else None
+
+    def as_json(self) -> dict[str, Any]:
+        names = ("neurons", "spikes_per_neuron", "sqnr_db")
+        layers = [{name: getattr(layer, name) for name in names} for layer in self.layers]
+        return {"accuracy": self.accuracy, "spikes_per_neuron": self.spikes_per_neuron, "layers": layers}
 
 
 @torch.no_grad()

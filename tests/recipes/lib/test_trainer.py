@@ -39,7 +39,7 @@ import io, os, signal, sys
 from pathlib import Path
 import torch
 torch.set_num_threads(int(sys.argv[2]))
-from recipes import run_folder, trainer
+from recipes.lib import run_folder, trainer
 from recipes.train_images import main
 
 moment, calls = sys.argv[1], 0
@@ -79,13 +79,14 @@ import sys
 import torch
 torch.set_default_dtype(torch.float64)
 torch.set_num_threads(1)
-from recipes.train_images import ImageTrainer, parse_arguments
+from recipes.lib.cli import parse
+from recipes.train_images import ImageTrainer, Options
 
 class DoubleTrainer(ImageTrainer):
     def load_model(self, args, num_classes):
         return super().load_model(args, num_classes).double()
 
-DoubleTrainer().main(parse_arguments(sys.argv[1:]))
+DoubleTrainer().main(parse(Options, sys.argv[1:]))
 """
 
 
