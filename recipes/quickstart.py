@@ -22,7 +22,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Subset
 
 import snn_ext
-from snn_ext.evaluation import Evaluation
+from snn_ext.evaluation import Evaluation, measure_activity
 from snn_ext.evaluation.plots import accuracy_latency_synops
 from snn_ext.spikingjelly import ATIFnuNode, ATIFuNode
 
@@ -33,7 +33,7 @@ from .lib.command import command, run_main
 from .lib.files import save_figure, write_json
 from .lib.fine_tuning import Row, thresholds
 from .lib.run_folder import own_folder
-from .lib.training import measure, seed_everything, train
+from .lib.training import seed_everything, train
 from .models import plain, small_cnn
 
 
@@ -82,14 +82,14 @@ def quickstart(train_set: LabelledImages, test_set: LabelledImages, options: Opt
             layers = snn_ext.calibrate(net, images, factory, options.time_steps, limit=100_000)
             functional.set_step_mode(net, "m")
             net.time_steps = options.time_steps
-        before, history = measure(net, test, layers), [thresholds(layers)]
+        before, history = measure_activity(net, test), [thresholds(layers)]
         groups = snn_ext.parameter_groups(net, lr=1e-3, threshold_lr=3e-3, weight_decay=1e-2)
         generator.manual_seed(options.seed)  # every net sees the same batches
         train(
             net, batches, torch.optim.AdamW(groups), options.fine_tune_epochs, name=f"{name}, fine-tuning",
             on_step=lambda layers=layers, history=history: history.append(thresholds(layers)),
         )  # fmt: skip
-        rows.append(Row(name, net, layers, before, measure(net, test, layers), history))
+        rows.append(Row(name, net, layers, before, measure_activity(net, test), history))
     return relu_net, rows
 
 
@@ -115,10 +115,7 @@ def evaluate(
     """Evaluate the fine-tuned nets and the converted ones at every step: accuracy, spikes, operations."""
     images, found = first(test_set, options.conversion_images, 50), {}
     for row in rows[1:]:
-        net = copy.deepcopy(row.net)
-        net.time_steps = None  # one step a call
-        functional.set_step_mode(net, "s")
-        found[f"{row.name}, fine-tuned"] = snn_ext.evaluate(net, images, options.time_steps, ann=ann)
+        found[f"{row.name}, fine-tuned"] = snn_ext.evaluate(row.net, images, options.time_steps, ann=ann)
     for name, snn in converted.items():
         found[name] = snn_ext.evaluate(snn, images, options.conversion_steps, ann=ann)
     return found

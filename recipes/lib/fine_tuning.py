@@ -16,9 +16,8 @@ from spikingjelly.activation_based import functional
 from tabulate import tabulate
 from torch import Tensor, nn
 
+from snn_ext.evaluation import NetActivity
 from snn_ext.spikingjelly import ATIFnuNode
-
-from .training import Measurement
 
 __all__ = ["NOTES", "Row", "accuracy_against_spikes", "staircases", "table", "threshold_history", "thresholds"]
 
@@ -52,8 +51,8 @@ class Row:
     name: str
     net: nn.Module
     layers: list[nn.Module]
-    before: Measurement
-    after: Measurement
+    before: NetActivity
+    after: NetActivity
     history: list[list[list[float]]]
 
     @property
@@ -61,8 +60,13 @@ class Row:
         return self.history[-1]
 
     def as_json(self) -> dict[str, Any]:
-        return {"name": self.name, "before": self.before.as_json(), "after": self.after.as_json(),
-                "thresholds": self.thresholds, "threshold_history": self.history}  # fmt: skip
+        """Return everything that JSON can hold."""
+        found: dict[str, Any] = {"name": self.name, "thresholds": self.thresholds, "threshold_history": self.history}
+        for when, activity in (("before", self.before), ("after", self.after)):
+            layers = [{k: v for k, v in vars(layer).items() if k != "inputs"} for layer in activity.layers]
+            found[when] = {"accuracy": activity.accuracy, "spikes_per_neuron": activity.spikes_per_neuron}
+            found[when]["layers"] = layers
+        return found
 
 
 def thresholds(layers: list[nn.Module]) -> list[list[float]]:

@@ -10,13 +10,15 @@ from typing import Annotated, Any, Literal
 
 from torch import Tensor, nn
 
+from snn_ext.evaluation import measure_activity
+
 from ..models.classifier import Classifier
 from .checkpoints import A_CHECKPOINT, REMEDY, load_checkpoint, load_weights
 from .cli import Argument, Count
 from .files import intact
 from .neurons import NeuronOptions, make_spiking
 from .trainer import Trainer
-from .training import measure
+from .training import accuracy
 
 __all__ = ["SpikingOptions", "SpikingTrainer", "run"]
 
@@ -105,19 +107,20 @@ class SpikingTrainer(Trainer):
         then the mean over the layers; ``spikes_per_neuron`` is pooled over all neurons of the net. The SQNR is ``None``
         of a layer without any error (a neuron at an identity shortcut may repeat its spikes) or without any signal.
         """
-        measured = measure(self.model, self.measured_loader(), self.neurons, limit=2_000)
-        result: dict[str, Any] = {"accuracy": measured.accuracy, "time_steps": args.time_steps}
-        if self.neurons:
-            activity = [layer.spikes_per_neuron / args.time_steps for layer in measured.layers]
-            result |= {
-                "theta": sum(activity) / len(activity),
-                "spikes_per_neuron": measured.spikes_per_neuron,
-                "layers": [
-                    {"neurons": m.neurons, "theta": theta, "sqnr_db": m.sqnr_db if isfinite(m.sqnr_db) else None}
-                    for m, theta in zip(measured.layers, activity, strict=True)
-                ],
-            }
-        return result
+        if not self.neurons:
+            return {"accuracy": accuracy(self.model, self.measured_loader()), "time_steps": args.time_steps}
+        measured = measure_activity(self.model, self.measured_loader(), limit=2_000)
+        activity = [layer.spikes_per_neuron / args.time_steps for layer in measured.layers]
+        return {
+            "accuracy": measured.accuracy,
+            "time_steps": args.time_steps,
+            "theta": sum(activity) / len(activity),
+            "spikes_per_neuron": measured.spikes_per_neuron,
+            "layers": [
+                {"neurons": m.neurons, "theta": theta, "sqnr_db": m.sqnr_db if isfinite(m.sqnr_db) else None}
+                for m, theta in zip(measured.layers, activity, strict=True)
+            ],
+        }
 
 
 def run(trainer: SpikingTrainer, options: Any) -> dict[str, Any]:
