@@ -69,7 +69,7 @@ class Options(RunOptions, DataOptions):
 
 
 def train_autoencoder(images: Tensor, options: Options, path: Path) -> nn.Module:
-    """Train with the squared error, or load what is finished; an interrupted training goes on after its last epoch.
+    """Train with the squared error, or load the finished net; an interrupted training goes on after its last epoch.
 
     Seed and epoch alone decide what an epoch draws, so a continued training ends in the same net.
     """

@@ -49,7 +49,7 @@ SHORT: dict[str, Any] = {
 }  # fmt: skip
 PRESETS = {"short": SHORT, "paper": PAPER}
 LIF = {"neuron": "lif", "time_steps": 200}
-"""What the recurrent layer has in place of the neurons of the other nets."""
+"""Neuron and steps of the recurrent layer, which has none of the neurons of the other nets."""
 
 
 @dataclass(kw_only=True)
@@ -83,33 +83,18 @@ class Options(SpikingOptions, RunOptions, TrainingOptions):
             raise ValueError(f"--from: got {self.start} with --model {RECURRENT}, which has no ReLU twin")
 
 
-@dataclass(frozen=True)
-class KeywordData:
-    """A corpus with the name that results have, and its words."""
-
-    corpus: Corpus
-
-    @property
-    def name(self) -> str:
-        return self.corpus.name
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        return self.corpus.train.words
-
-
 class KeywordTrainer(SpikingTrainer):
     """Trains on clips of words; the best epoch is the best on the validation set, the result is of the test set."""
 
     watched = "validation"
     same_net = ("data", "model", "width", "frames")
 
-    def read_data(self, args: Options) -> KeywordData:
-        return KeywordData(load(args.data, args.data_dir))
+    def read_data(self, args: Options) -> Corpus:
+        return load(args.data, args.data_dir)
 
     def set_loaders(self, args: Options) -> None:
         self.front_end = MFCC(args.frames).to(self.device)
-        corpus: Corpus = self.data.corpus
+        corpus: Corpus = self.data
         parts = {"train": corpus.train, "validation": corpus.validation, "test": corpus.test}
         found = {part: features(clips, self.front_end, feature_cache()) for part, clips in parts.items()}
         mean, std = found["train"].mean((0, 1, 2)), found["train"].std((0, 1, 2))

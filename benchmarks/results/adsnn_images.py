@@ -188,22 +188,20 @@ def _arousal(results: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _heights(results: Sequence[Mapping[str, Any]]) -> str:
-    header = ["m_f", "ReLU net (%)", "AdSNN (%)", "difference, points", "rate (Hz)", "matching time (ms)", "stability"]
     found = [result["relu"] for result in results if "relu" in result]
-    if not found:
-        return ""
-    rows = [[f"{m:g}", *_cells([relu[m] for relu in found])] for m in found[0]]
     nets = f"{len(found)} of the seeds" if len(found) < len(results) else "all seeds"
-    return (
-        f"Plain ReLU net ({nets}), converted without retraining, with adaptive spike heights:\n\n"
-        f"{table(rows, header)}\n"
-    )
+    about = f"Plain ReLU net ({nets}), converted without retraining, with adaptive spike heights"
+    return _precisions(about, "ReLU net", found) if found else ""
 
 
 def _sweep(results: Sequence[Mapping[str, Any]]) -> str:
-    header = ["m_f", "ANN (%)", "AdSNN (%)", "difference, points", "rate (Hz)", "matching time (ms)", "stability"]
-    rows = [[f"{m:g}", *_cells([r["sweep"][m] for r in results])] for m in results[0]["sweep"]]
-    return f"Every precision, fixed spike heights:\n\n{table(rows, header)}\n"
+    return _precisions("Every precision, fixed spike heights", "ANN", [result["sweep"] for result in results])
+
+
+def _precisions(about: str, analog: str, sweeps: Sequence[Mapping[float, Evaluation]]) -> str:
+    header = ["m_f", f"{analog} (%)", "AdSNN (%)", "difference, points", "rate (Hz)", "matching time (ms)", "stability"]
+    rows = [[f"{m:g}", *_cells([sweep[m] for sweep in sweeps])] for m in sweeps[0]]
+    return f"{about}:\n\n{table(rows, header)}\n"
 
 
 def _taus(result: Mapping[str, Any]) -> str:

@@ -13,7 +13,7 @@ from torch import Tensor
 from snn_ext.evaluation import Evaluation
 from snn_ext.evaluation.plots import draw_accuracy, draw_rates, draw_spikes_by_depth
 
-__all__ = ["COLOURS", "accuracy_over_time", "bars", "by_depth", "curves", "images", "latencies", "rates"]
+__all__ = ["COLOURS", "accuracy_over_time", "bars", "by_depth", "curves", "images", "rates"]
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -54,24 +54,15 @@ def by_depth(evaluations: Mapping[str, Evaluation], thresholds: Mapping[str, Seq
     return figure
 
 
-def latencies(values: Mapping[float, Sequence[float | None]], x: Sequence[float], xlabel: str, title: str) -> Figure:
-    """Draw latencies over a parameter, one line a level; what is not reached has no point."""
-    figure, axes = _axes(title)
-    for level, steps in values.items():
-        axes.plot(x, [torch.nan if t is None else t for t in steps], "o-", ms=4, label=f"{level} %")
-    axes.set(xlabel=xlabel, ylabel="latency (steps)")
-    axes.legend(frameon=False)
-    return figure
-
-
 def curves(
     values: Mapping[str, tuple[Sequence[float] | Tensor, Sequence[float] | Tensor]], xlabel: str, ylabel: str,
-    title: str, *, log: bool = False, dashed: Sequence[str] = (),
+    title: str, *, log: bool = False, dashed: Sequence[str] = (), marker: str = "",
 ) -> Figure:  # fmt: skip
     """Draw some curves with a legend."""
     figure, axes = _axes(title)
     for i, (name, (x, y)) in enumerate(values.items()):
-        axes.plot(x, y, "--" if name in dashed else "-", color=COLOURS[i % len(COLOURS)], label=name, lw=1.3)
+        style = marker + ("--" if name in dashed else "-")
+        axes.plot(x, y, style, color=COLOURS[i % len(COLOURS)], label=name, lw=1.3, ms=4)
     axes.set(xlabel=xlabel, ylabel=ylabel, yscale="log" if log else "linear")
     axes.legend(frameon=False, fontsize=8)
     return figure

@@ -117,21 +117,19 @@ def _section(options: Options, data: Table, found: list[list[dict[str, Any]]]) -
         rates = [sum(f["rate"] for f in run) / len(run) for run in runs]
         times = [_matching_time(run, [f["samples"] for f in folds_]) for run, folds_ in zip(runs, found, strict=True)]
         pairs = [sum(fold["pairs"][k] for run in runs for fold in run) for k in range(4)]
+        p = paired_p(pairs[1], pairs[2])
         rows.append([
             f"{m_f:g}", mean_and_deviation(right), mean_and_deviation(rates, 1), mean_and_deviation(times, 0),
-            f"{pairs[1]} / {pairs[2]}", _p(paired_p(pairs[1], pairs[2])),
+            f"{pairs[1]} / {pairs[2]}", f"{p:.2f}" if p >= 0.01 else "< 0.01",
         ])  # fmt: skip
+    seeds = f"{len(options.seeds)} seed" + "s" * (len(options.seeds) > 1)
     header = ["m_f", "AdSNN (%)", "rate (Hz)", "matching time (ms)", "only ANN right / only AdSNN right", "p (exact)"]
     return (
         f"### {data.name}: {options.folds}-fold cross-validation\n\n{len(data.features)} samples, net "
-        f"{options.layout}, {_plural(len(options.seeds), 'seed')}. ANN: {mean_and_deviation(analog)} %. Decisions that "
+        f"{options.layout}, {seeds}. ANN: {mean_and_deviation(analog)} %. Decisions that "
         f"differ are counted over all folds and seeds; p is McNemar's exact test (seeds share samples, so it is a "
         f"guide).\n\n{table(rows, header)}\n"
     )
-
-
-def _p(p: float) -> str:
-    return f"{p:.2f}" if p >= 0.01 else "< 0.01"
 
 
 def _matching_time(run: list[dict[str, Any]], samples: list[int]) -> float:
@@ -141,10 +139,6 @@ def _matching_time(run: list[dict[str, Any]], samples: list[int]) -> float:
     if not bool(accuracy.any()):
         warnings.warn("no decision was right at any time", stacklevel=2)
     return float((accuracy >= 0.99 * accuracy.max() - 1e-9).nonzero()[0]) + 1
-
-
-def _plural(count: int, noun: str) -> str:
-    return f"{count} {noun}" + "s" * (count > 1)
 
 
 if __name__ == "__main__":

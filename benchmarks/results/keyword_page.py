@@ -136,7 +136,7 @@ there, or the word again. Between: a word in a pause. In percent of the words sa
 {measured["threshold"]:g}, for a mean over {measured["smoothing"]} windows, of which there are ten in a second."""
     speed = (
         f"The listener hears {measured['times_real_time']:.0f} seconds of sound in a second of processor time "
-        f"({measured['threads']} thread, {measured['machine']['architecture']}, median): so many times faster than "
-        "real time it is on a core of its own."
+        f"({measured['threads']} thread, {measured['machine']['architecture']}, median), so it is "
+        "so many times faster than real time on a free core."
     )
     return "\n\n".join([text, table(rows, [*header, "between (%)"]), speed])

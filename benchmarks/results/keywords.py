@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Annotated, Any
@@ -35,8 +35,7 @@ from snn_ext import convert
 from .images import ROWS, Cell, run_cells
 from .keyword_page import page
 from .keyword_plots import Line, confusion_figure, pareto_figure
-
-__all__ = ["cells", "lines", "main"]
+from .pages import command_line
 
 START = "ReLU, to start from"
 LIF = "LIF, one recurrent layer"
@@ -72,7 +71,7 @@ class Options:
     real_digits: Annotated[Path | None, "archive or folder of the Free Spoken Digit Dataset"] = None
     listener: Annotated[OldFile | None, "listener.json of benchmarks.results.listener, for the page"] = None
     jobs: Annotated[Count, "runs at a time, which share the processor"] = 1
-    report_only: Annotated[bool, "write the table of what is finished"] = False
+    report_only: Annotated[bool, "write the table of the finished runs"] = False
     markdown: Annotated[NewFile | None, "file for the page; its figures go beside it"] = None
 
     def __post_init__(self) -> None:
@@ -207,28 +206,15 @@ def _real_digits(cell: Cell, clips: Clips) -> float:
 def _write(options: Options, passed: Sequence[str], found: Sequence[Line]) -> None:
     kind = "what benchmarks.results.listener wrote", "measure again"
     listener = None if options.listener is None else read_json(options.listener, *kind)
+    told = replace(options, markdown=None, jobs=1, report_only=False)
+    command = " ".join([command_line(told), *passed, "--out runs/keywords"])
     given = [] if options.markdown is None else [(options.markdown, "keyword-spotting-")]
     for path, prefix in [(options.out / "table.md", ""), *given]:
         save_figure(pareto_figure(found), path.parent / f"{prefix}pareto.png")
         save_figure(confusion_figure(found), path.parent / f"{prefix}confusion.png")
         with replacing(path) as temporary:
-            temporary.write_text(
-                page(found, _command(options, passed), options.seeds, listener, prefix), encoding="utf-8"
-            )
+            temporary.write_text(page(found, command, options.seeds, listener, prefix), encoding="utf-8")
     print((options.out / "table.md").read_text(encoding="utf-8"))
-
-
-def _command(options: Options, passed: Sequence[str]) -> str:
-    """Return the command that makes the table, with file names in the place of paths."""
-    parts = [f"--data {options.data}", f"--seeds {' '.join(map(str, options.seeds))}"]
-    parts += [f"--larger {' '.join(options.larger)}"] * bool(options.larger)
-    for name in ("larger_epochs", "fine_tune_epochs", "fine_tune_lr"):
-        value = getattr(options, name)
-        parts += [] if value is None else [f"--{name.replace('_', '-')} {value:g}"]
-    parts += [f"--recurrent {options.recurrent}"]
-    for option, path in (("--real-digits", options.real_digits), ("--listener", options.listener)):
-        parts += [] if path is None else [f"{option} {path.name}"]
-    return " ".join(["python -m benchmarks.results.keywords", *parts, *passed, "--out runs/keywords"])
 
 
 if __name__ == "__main__":

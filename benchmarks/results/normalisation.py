@@ -33,20 +33,19 @@ HORIZONS: dict[str, dict[str, Any]] = {
     "small": {"poisson_steps": 1000, "norm_steps": 250, "poisson_images": 50, "resets": ["zero"]},
     "paper": {"poisson_steps": 2500, "norm_steps": 2500, "poisson_images": None, "resets": ["zero", "subtract"]},
 }
-# Errors in percent on CIFAR-10 as Sengupta et al. 2019 give them: analog, spiking.
-PAPER_CIFAR10 = {
-    ("vgg16", "data-norm"): (8.3, 8.54),
-    ("vgg16", "Spike-Norm"): (8.3, 8.45),
-    ("resnet20", "Spike-Norm"): (10.9, 12.54),
-    ("resnet20", "data-norm"): (10.9, 12.87),
-}
-# On ImageNet: top-1 and top-5 errors of the spiking net.
-PAPER_IMAGENET = {
-    ("vgg16", "data-norm"): ("30.61", None),
-    ("vgg16", "Spike-Norm"): ("30.04", "10.99"),
-    ("resnet34", "Spike-Norm"): ("34.53", "13.67"),
-}
-CIFAR10 = ("cifar10", "cifar10-jpeg")
+# Errors in percent as Sengupta et al. 2019 give them.
+_CIFAR10 = ["paper: analog", "paper: spiking"], {
+    ("vgg16", "data-norm"): ["8.3", "8.54"], ("vgg16", "Spike-Norm"): ["8.3", "8.45"],
+    ("resnet20", "Spike-Norm"): ["10.9", "12.54"], ("resnet20", "data-norm"): ["10.9", "12.87"],
+}  # fmt: skip
+_IMAGENET = ["paper: spiking top-1", "paper: spiking top-5"], {
+    ("vgg16", "data-norm"): ["30.61", None], ("vgg16", "Spike-Norm"): ["30.04", "10.99"],
+    ("resnet34", "Spike-Norm"): ["34.53", "13.67"],
+}  # fmt: skip
+PAPER: dict[str, tuple[list[str], dict[tuple[str, str], list[str | None]]]] = {
+    "cifar10": _CIFAR10, "cifar10-jpeg": _CIFAR10, "imagenet": _IMAGENET,
+}  # fmt: skip
+"""Header and cells of the paper's figures, by data."""
 
 
 @dataclass(kw_only=True)
@@ -116,7 +115,7 @@ def normalisation(options: Options) -> str:
     title = f"{analog.title}, {analog.data.name}"
     save_figure(accuracy_over_time(kept, title), options.out / "normalisation.png")
     save_figure(by_depth(kept, thresholds, title), options.out / "depth.png")
-    header = ["thresholds", "reset", *_error_header(options), "AC/MAC", *_paper_header(options)]
+    header = ["thresholds", "reset", *_error_header(options), "AC/MAC", *PAPER.get(options.data, ([], {}))[0]]
     verdict = "\n".join(lost)
     return (
         f"### Normalisation: {title}\n\nPoisson input, counted output spikes, T = {options.poisson_steps}, "
@@ -203,18 +202,8 @@ def _accuracy(runs: Sequence[Evaluation]) -> float:
 
 
 def _paper(options: Options, kind: str) -> list[str | None]:
-    if options.data == "imagenet":
-        return [*PAPER_IMAGENET.get((options.model, kind), (None, None))]
-    if options.data in CIFAR10:
-        figures = PAPER_CIFAR10.get((options.model, kind))
-        return [None, None] if figures is None else [f"{figures[0]}", f"{figures[1]}"]
-    return []
-
-
-def _paper_header(options: Options) -> list[str]:
-    if options.data == "imagenet":
-        return ["paper: spiking top-1", "paper: spiking top-5"]
-    return ["paper: analog", "paper: spiking"] if options.data in CIFAR10 else []
+    header, figures = PAPER.get(options.data, ([], {}))
+    return figures.get((options.model, kind), [None] * len(header))
 
 
 if __name__ == "__main__":

@@ -66,7 +66,7 @@ def reduction(value: float | None, reference: float | None) -> str:
 
 
 def command_line(options: Any) -> str:
-    """Return the command that has these options, without the folder of its results.
+    """Return the command that has these options, without its folder, and with file names instead of paths.
 
     Examples
     --------
@@ -87,7 +87,7 @@ def command_line(options: Any) -> str:
         names = [name for name in action.option_strings if name.startswith("--no-") == (value is False)]
         switch = action.nargs == 0 or isinstance(action, argparse.BooleanOptionalAction)
         values = [] if switch else value if isinstance(value, list) else [value]
-        words += [*sorted(names, key=len)[-1:], *map(str, values)]
+        words += [*sorted(names, key=len)[-1:], *(v.name if isinstance(v, Path) else str(v) for v in values)]
     return shlex.join([*parser.prog.split(), *words])
 
 

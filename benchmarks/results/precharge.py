@@ -147,9 +147,12 @@ def _figures(
         figure = figures[f"correlation_{name.replace(' ', '_')}"] = evaluation_plots.correlations(charges[name])
         figure.suptitle(f"{name}: {title}")
     figures["accuracy"] = plots.accuracy_over_time(charges, title)
-    steps = {level: [e.latency_at(0, (level,))[level] for e in charges.values()] for level in LEVELS}
     x = [float(name.split()[-1]) for name in charges]
-    figures["latency"] = plots.latencies(steps, x, "pre-charge of all layers, in thresholds", title)
+    steps = {
+        f"{level} %": (x, [e.latency_at(0, (level,))[level] or torch.nan for e in charges.values()]) for level in LEVELS
+    }
+    xlabel = "pre-charge of all layers, in thresholds"
+    figures["latency"] = plots.curves(steps, xlabel, "latency (steps)", title, marker="o")
     lowered = {name: e for name, e in found.items() if name.startswith("threshold")}
     against = {"none": none, "pre-charge 0.5": half, **lowered}
     figures["lowered_threshold"] = plots.accuracy_over_time(against, title)

@@ -29,7 +29,7 @@ from recipes.lib.files import replacing
 from recipes.models.adaptive import layout_net
 from snn_ext import convert
 from snn_ext.conversion import ConvertedNet, optimize_precharge
-from snn_ext.conversion.spike_norm import spike_norm
+from snn_ext.conversion.methods.spike_norm import spike_norm
 from snn_ext.evaluation import Simulation
 from snn_ext.hosts import is_neuron
 
@@ -42,9 +42,9 @@ ROOT = Path(__file__).resolve().parents[2]
 TESTS = (
     "tests/ops/test_spike_convolution.py",
     "tests/simulation/test_engine.py",
-    "tests/conversion/test_spike_norm.py",
+    "tests/conversion/methods/test_spike_norm.py",
     "tests/conversion/test_precharge.py",
-    "tests/conversion/test_adsnn.py",
+    "tests/conversion/methods/test_adsnn.py",
 )
 LAYOUT: tuple[int | str, ...] = (64, 64, "A", 128, 128, "A", 256, 256, 256, "A", 512, 512, 512, "A", 512, 512, 512, "A")
 STEPS, MILLISECONDS = 32, 500

@@ -165,7 +165,7 @@ class AANTrainer(Trainer):
 
 
 def trained(options: AANOptions, folder: Path) -> Analog:
-    """Train the net in a folder, continue there, or load what is finished."""
+    """Train the net in a folder, continue there, or load the finished net."""
     own = {field.name: getattr(options, field.name) for field in fields(AANOptions)}
     AANTrainer().main(AANOptions(**own | {"out": folder, "resume": True}))
     data = load_data(options)

@@ -181,28 +181,9 @@ class Analog:
     ) -> tuple[Evaluation, list[dict[str, Any]]]:  # fmt: skip
         """Evaluate a conversion of the net on test images, or read the evaluation that is kept.
 
-        Parameters
-        ----------
-        kept : Evaluations
-            Where it is kept.
-        name : str
-            Names it there, with the title of the net.
-        make : callable
-            Returns the spiking net.
-        time_steps : int
-            T.
-        images : int, optional
-            Size of the sample of the test images; all of them by default.
-        settings : mapping, optional
-            JSON values that the spiking net depends on.
-        **options
-            For :func:`snn_ext.evaluate`; ``ann`` is the net by default.
-
-        Returns
-        -------
-        evaluation : Evaluation
-        layers : list of dict
-            The report of the conversion.
+        ``name`` names it among those that are ``kept``, ``make`` returns the spiking net, which depends on the JSON
+        values ``settings``, and ``images`` is the size of a sample. ``options`` are those of :func:`snn_ext.evaluate`;
+        its ``ann`` is the net by default. The layers of the conversion's report come along.
         """
         about = {"data": self.data.name, "contents": self.data.fingerprint(), "images": images, **(settings or {})}
         loader = self.loader("test", images)
@@ -210,7 +191,7 @@ class Analog:
 
 
 def trained(options: ConversionOptions, folder: Path) -> Analog:
-    """Train the net in a folder, continue there, or load what is finished; with ``--checkpoint`` load that."""
+    """Train the net in a folder, continue there, or load the finished net; with ``--checkpoint`` load that."""
     if options.checkpoint is None:
         training = {field.name: getattr(options, field.name) for field in fields(AnalogOptions)}
         AnalogTrainer().main(AnalogOptions(**training | {"out": folder, "resume": True}))

@@ -82,8 +82,8 @@ class WordDecision:
 class Listener:
     """Slides a window of a second over a stream and decides which words are said.
 
-    Every window is a batch of its own, on a grid that begins half a second before the stream: what is found does not
-    depend on how the stream is cut into pieces, to the last bit.
+    Every window is a batch by itself, on a grid that begins half a second before the stream. So the words do not depend
+    on how the stream is cut into pieces, to the last bit.
 
     Parameters
     ----------

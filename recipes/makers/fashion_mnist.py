@@ -82,7 +82,7 @@ def _read_idx(path: Path) -> np.ndarray:
     try:
         data = gzip.decompress(path.read_bytes())
     except (EOFError, OSError, zlib.error) as error:
-        raise ValueError(f"source: {path} can not be unpacked ({error}), want the original file") from error
+        raise ValueError(f"source: {path} cannot be unpacked ({error}), want the original file") from error
     digest = hashlib.sha256(data).hexdigest()
     if digest != SOURCES[path.name]:
         raise ValueError(f"source: {path} holds sha256 {digest}, want {SOURCES[path.name]}, that of the original data")

@@ -11,8 +11,10 @@ from torch import Tensor, fx, nn
 
 from .._errors import bad_value
 from ..hosts import is_neuron
+from ..neurons import IFState, Thresholds
 from ..ops import integrate_and_fire
 from ..spikingjelly import PCMPIFNode
+from .graph_tools import assign
 from .modules import PoissonEncoder
 from .net import ConvertedNet
 
@@ -73,7 +75,7 @@ class _Rebuilder:
         name, depth = str(node.target).replace(".", "_"), self.depths[node]
         if module is not None and is_neuron(module) and phase == depth:
             source = self._at(node.args[0], depth - 1)
-            _replace(self.net, str(node.target), PhasedIFNode.like(module, self.time_steps, depth))
+            assign(self.net, str(node.target), PhasedIFNode.like(module, self.time_steps, depth))
             made = self.graph.call_module(str(node.target), (source,))
         elif module is not None and is_neuron(module):
             delay = PhasedDelay(self.time_steps, depth, phase)
@@ -90,11 +92,6 @@ class _Rebuilder:
     def _add(self, name: str, module: nn.Module, source: fx.Node) -> fx.Node:
         self.net.add_submodule(name, module)
         return self.graph.call_module(name, (source,))
-
-
-def _replace(net: nn.Module, name: str, module: nn.Module) -> None:
-    parent, _, leaf = name.rpartition(".")
-    setattr(net.get_submodule(parent), leaf, module)
 
 
 class PhasedIFNode(PCMPIFNode):
@@ -143,23 +140,23 @@ class PhasedIFNode(PCMPIFNode):
         self, inputs: tuple[Tensor, ...], states: States, **kwargs: object
     ) -> tuple[tuple[Tensor, ...], States]:
         """Advance a sequence: ``((x_seq,), (v, t)) -> ((spike_seq,), (v, t))``."""
-        x_seq, (v, t) = inputs[0], states
+        x_seq, thresholds = inputs[0], self.thresholds()
+        v, t = self._state(x_seq, states, thresholds)
         start, fire, stop = (_clip((self.phase + k) * self.time_steps - t, len(x_seq)) for k in (-1, 0, 1))
         spike_seq, v = torch.zeros_like(x_seq), v.expand(x_seq.shape[1:])
         if start < fire:
             for x in x_seq[start:fire]:
                 v = v + x
         if fire < stop:
-            theta, value = self.quantizer(x_seq)
             silence = torch.zeros_like(x_seq[fire:stop])
-            scale = value if self.scale_output else None
+            scale = thresholds.clip_level if self.scale_output else None
             spike_seq[fire:stop], v = integrate_and_fire(
-                silence, v, theta, fire_at_threshold=self.fire_at_threshold, scale=scale
+                silence, v, thresholds.of_steps, fire_at_threshold=self.fire_at_threshold, scale=scale
             )
         return (spike_seq,), (v, t + len(x_seq))
 
-    def _first_step(self) -> int:
-        return 0
+    def start(self, x_seq: Tensor, thresholds: Thresholds) -> IFState:
+        return super().start(x_seq, thresholds)._replace(t=0)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, time_steps={self.time_steps}, phase={self.phase}"
