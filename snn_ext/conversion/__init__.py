@@ -1,10 +1,8 @@
 """Conversion of trained ReLU nets to spiking ones; needs SpikingJelly."""
 
-from ..evaluation.delay import best_delay
-from .adsnn import AdSNNRecipe
 from .convert import convert
 from .diagnosis import LayerDiagnosis, diagnose
-from .methods import ConversionRecipe, DataNormRecipe, SpikeNormRecipe
+from .methods import AdSNNRecipe, ConversionRecipe, DataNormRecipe, RateRecipe, SpikeNormRecipe
 from .modules import PoissonEncoder, Scale, SpikeMaxPool1d, SpikeMaxPool2d, SpikeMaxPool3d
 from .net import ConvertedNet
 from .phased import PhasedIFNode
@@ -23,13 +21,13 @@ __all__ = [
     "PhasedIFNode",
     "PoissonEncoder",
     "QuantizedReLU",
+    "RateRecipe",
     "Report",
     "Scale",
     "SpikeMaxPool1d",
     "SpikeMaxPool2d",
     "SpikeMaxPool3d",
     "SpikeNormRecipe",
-    "best_delay",
     "convert",
     "diagnose",
     "fold_scales",

@@ -10,7 +10,7 @@ import torch
 from spikingjelly.activation_based import base
 from torch import Tensor, nn
 
-__all__ = ["PoissonEncoder", "Scale", "SpikeMaxPool1d", "SpikeMaxPool2d", "SpikeMaxPool3d", "per_channel"]
+__all__ = ["PoissonEncoder", "Scale", "SpikeMaxPool1d", "SpikeMaxPool2d", "SpikeMaxPool3d", "over_channels"]
 
 States = tuple[Any, ...]
 
@@ -37,15 +37,15 @@ class Scale(nn.Module):
         self.register_buffer("bias", None if bias is None else bias.detach().clone().reshape(-1))
 
     def forward(self, x: Tensor) -> Tensor:
-        y = x * per_channel(self.weight, x.ndim)
-        return y if self.bias is None else y + per_channel(self.bias, x.ndim)
+        y = x * over_channels(self.weight, x.ndim)
+        return y if self.bias is None else y + over_channels(self.bias, x.ndim)
 
     def extra_repr(self) -> str:
         weight = self.weight.tolist()
         return f"{weight[0]:.4g}" if len(weight) == 1 else f"{len(weight)} channels"
 
 
-def per_channel(value: Tensor, ndim: int) -> Tensor:
+def over_channels(value: Tensor, ndim: int) -> Tensor:
     """Return one number, or one per channel, in a shape that broadcasts to ``[N, C, ...]`` of ``ndim`` dimensions."""
     return value.reshape(()) if value.numel() == 1 else value.reshape(-1, *[1] * (ndim - 2))
 

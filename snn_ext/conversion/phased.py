@@ -14,6 +14,7 @@ from ..hosts import is_neuron
 from ..neurons import IFState, Thresholds
 from ..ops import integrate_and_fire
 from ..spikingjelly import PCMPIFNode
+from .graph_tools import assign
 from .modules import PoissonEncoder
 from .net import ConvertedNet
 
@@ -74,7 +75,7 @@ class _Rebuilder:
         name, depth = str(node.target).replace(".", "_"), self.depths[node]
         if module is not None and is_neuron(module) and phase == depth:
             source = self._at(node.args[0], depth - 1)
-            _replace(self.net, str(node.target), PhasedIFNode.like(module, self.time_steps, depth))
+            assign(self.net, str(node.target), PhasedIFNode.like(module, self.time_steps, depth))
             made = self.graph.call_module(str(node.target), (source,))
         elif module is not None and is_neuron(module):
             delay = PhasedDelay(self.time_steps, depth, phase)
@@ -91,11 +92,6 @@ class _Rebuilder:
     def _add(self, name: str, module: nn.Module, source: fx.Node) -> fx.Node:
         self.net.add_submodule(name, module)
         return self.graph.call_module(name, (source,))
-
-
-def _replace(net: nn.Module, name: str, module: nn.Module) -> None:
-    parent, _, leaf = name.rpartition(".")
-    setattr(net.get_submodule(parent), leaf, module)
 
 
 class PhasedIFNode(PCMPIFNode):

@@ -14,9 +14,9 @@ from .._together import all_or_nothing
 from ..neurons import IntegrateAndFireNeuron
 from ..simulation.analog import AnalogTwin
 from .batches import Batches
-from .canonicalize import prepare
+from .canonicalize import canonicalize
 from .layerwise import Layerwise
-from .modules import per_channel
+from .modules import over_channels
 from .net import ConvertedNet
 from .report import LayerReport
 from .spiking import INPUT, OUTPUT, neurons
@@ -90,7 +90,7 @@ def optimize_precharge(
     batches = list(Batches(loader, _device(snn)))
     values = torch.linspace(0.0, 0.5, candidates, dtype=torch.float32)
     analog = AnalogTwin(snn)
-    targets = [analog.rates(x) if ann is None else _activations_of(ann, snn, x) for x in batches]
+    targets = [analog.rates(x) for x in batches] if ann is None else _activations_of(ann, snn, batches)
     shared = (t for t in (*snn.parameters(), *base.memories(snn)) if isinstance(t, Tensor))
     trial = copy.deepcopy(snn, {id(t): t for t in shared})  # what is interrupted is the search on a copy
     layers = Layerwise(trial, batches, time_steps, memory)
@@ -210,26 +210,28 @@ def _reported_neurons(snn: ConvertedNet) -> list[tuple[LayerReport, Any]]:
     return [(layer, found[layer.name]) for layer in snn.report]
 
 
-def _activations_of(ann: nn.Module, snn: ConvertedNet, x: Tensor) -> dict[str, Tensor]:
+def _activations_of(ann: nn.Module, snn: ConvertedNet, batches: list[Tensor]) -> list[dict[str, Tensor]]:
     """Return the activations of the net that a spiking one was converted from, in units of its thresholds."""
-    graph, activations = prepare(ann, x)
+    analog = canonicalize(ann, batches[0])
     record: dict[str, Tensor] = {}
 
     def keep(name: str) -> Any:
-        return lambda module, inputs, output: record.update({name: output.detach()})
+        return lambda module, inputs, output: record.update({name: output})
 
-    for name in activations:
-        graph.get_submodule(name).register_forward_hook(keep(name))
-    output = graph(x)
-    found: dict[str, Tensor] = {}
-    for layer in snn.report:
-        source = {INPUT: x.clamp(0.0, 1.0), OUTPUT: output.relu()}.get(layer.name, record.get(layer.name))
-        if source is None:
+    for name in analog.activations:
+        analog.graph.get_submodule(name).register_forward_hook(keep(name))
+    found: list[dict[str, Tensor]] = []
+    for x in batches:
+        output = analog.graph(x)
+        values = record | {INPUT: x.clamp(0.0, 1.0), OUTPUT: output.relu()}
+        missing = next((layer.name for layer in snn.report if layer.name not in values), None)
+        if missing is not None:
             raise ValueError(
-                f"ann: got {type(ann).__name__} without the activation {layer.name}, want the net that snn was "
+                f"ann: got {type(ann).__name__} without the activation {missing}, want the net that snn was "
                 "converted from"
             )
-        found[layer.name] = source / per_channel(torch.tensor(layer.scale).to(x), source.ndim)
+        scales = {layer.name: torch.tensor(layer.scale).to(x) for layer in snn.report}
+        found.append({n: values[n] / over_channels(scale, values[n].ndim) for n, scale in scales.items()})
     return found
 
 

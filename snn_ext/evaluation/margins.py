@@ -40,10 +40,9 @@ def estimate_arousal(
 ) -> Arousal:
     """Estimate waiting time, window and threshold of :class:`Arousal` on training data.
 
-    The net is simulated at low precision. The waiting time is its matching time: when its accuracy reaches 99 % of its
-    maximum. For each window the threshold is the largest difference of outputs of the given share of the samples that
-    it decides wrongly at the end, so that as many are switched. Of several windows the one is taken with which the
-    switched samples spend the least time at high precision.
+    The net is simulated at low precision. The waiting time is its matching time, at which its accuracy reaches 99 % of
+    its maximum. For each window, the threshold is such that the given share of the samples that are decided wrongly at
+    the end is switched. The window is that with which the switched samples spend the least time at high precision.
 
     Parameters
     ----------
@@ -52,13 +51,13 @@ def estimate_arousal(
     loader : iterable
         Batches ``(inputs, labels)``.
     time_steps : int
-        Of the stimulus.
+        Steps of the stimulus.
     m_f_low, m_f_high : float
         The two precisions.
     wait, window : float, optional
-        In ms, where they are not to be estimated.
+        In ms; estimated by default.
     errors : float
-        Percentage of the errors at low precision that is to be switched.
+        Percentage of the errors at low precision that must be switched.
     chunk, memory
         As in :class:`snn_ext.evaluation.Simulation`.
 

@@ -17,8 +17,8 @@ from .spike_train import SpikeTrain
 
 __all__ = ["Simulation", "spike_value"]
 
-# Samples times steps in one chunk: enough for the convolutions, few enough to stay in the caches, so more of them in a
-# small net; more than MAX_STEPS gain nothing then. Of a very small net, whose time is that of calls, far more do.
+# Samples times steps in one chunk: enough to keep the convolutions busy, few enough to stay in the caches. A small net
+# takes more of them, up to _MAX_STEPS; a very small one, which spends its time in calls, far more.
 _SAMPLES_A_CHUNK, _CACHE, _MIN_STEPS, _MAX_STEPS = 32, 8 << 20, 4, 32
 _VERY_SMALL, _MAX_STEPS_OF_VERY_SMALL = 5 << 20, 512
 # A layer's input and output are alive at once, and a convolution may reorder both.
@@ -39,7 +39,7 @@ class Simulation:
     net : nn.Module
         A converted net, a :class:`snn_ext.ConstantInputNet`, or any net that can be traced, of step mode "s" or "m".
     chunk : int, optional
-        Time steps at a time; by default what is fastest and fits into ``memory``.
+        Time steps at a time; by default the fastest number that fits into ``memory``.
     memory : int
         Bytes that the activations of a chunk may take, beside the net itself and the states.
 
@@ -170,8 +170,8 @@ class Simulation:
 class _Prepared:
     """Function that computes a layer for spikes, with a copy of the weights that were packed for it.
 
-    Neither the address nor the version of a tensor tells whether its content has changed: ``weight.data`` is written
-    without a new version, and a new tensor may get the address of the old one. So the content is compared.
+    The content is compared, because neither address nor version of a tensor shows every change: a write to
+    ``weight.data`` leaves the version, and a new tensor may get the address of the old one.
     """
 
     def __init__(self, layer: nn.Module) -> None:

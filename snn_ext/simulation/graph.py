@@ -34,8 +34,7 @@ def as_graph(net: nn.Module, name: str = "net") -> fx.GraphModule:
     TypeError
         If it is no module.
     ValueError
-        If it can not be traced, with the reason, or calls a neuron twice; ``name`` is what the caller calls the
-        argument.
+        If it cannot be traced, with the reason, or calls a neuron twice; ``name`` is the caller's argument.
     """
     if not isinstance(net, nn.Module):
         bad_type(name, net, "an nn.Module")
@@ -47,15 +46,13 @@ def as_graph(net: nn.Module, name: str = "net") -> fx.GraphModule:
         module = module_of(graph, node)
         if module is not None and is_stateful(module):
             if module in called:
-                bad_value(
-                    name, f"{node.target}, one neuron for two calls of a step", "a neuron of its own for each call"
-                )
+                bad_value(name, f"{node.target}, one neuron for two calls of a step", "one neuron for each call")
             called.add(module)
     return graph
 
 
 class _Tracer(LeafTracer):
-    """Keeps layers whole that the table knows, whatever they consist of."""
+    """Tracer that keeps whole any layer in the table of layer types, whatever it consists of."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return known_type(m) is not None or super().is_leaf_module(m, module_qualified_name)
@@ -66,7 +63,7 @@ def _traced(net: nn.Module, name: str) -> fx.GraphModule:
         return fx.GraphModule(net, _Tracer().trace(net))
     except Exception as error:
         raise ValueError(
-            f"{name}: got {type(net).__name__}, which can not be traced ({error}), "
+            f"{name}: got {type(net).__name__}, which cannot be traced ({error}), "
             "want a net whose forward pass does not depend on values"
         ) from error
 
@@ -138,19 +135,20 @@ def events_of(graph: fx.GraphModule) -> Events:
     raw: dict[fx.Node, bool] = {}  # the image, unweighted
     for node in graph.graph.nodes:
         module, before = module_of(graph, node), node.all_input_nodes
+        rule = rule_of(module)
         if module is not None:
             target = str(node.target)
             calls[target] = calls.get(target, 0) + 1
             found.names[node] = target if calls[target] == 1 else f"{target} ({calls[target]})"
         arriving = frozenset[str]().union(*(found.arriving[n] for n in before))
         is_raw = node.op == "placeholder" or any(raw[n] for n in before)
-        raw[node] = is_raw and not rule_of(module).weighted
-        pools = is_max_pool(module) and bool(arriving)  # which emits spikes anew
+        raw[node] = is_raw and not rule.weighted
+        pools = rule.pooling == "max" and bool(arriving)  # emits a new train
         if pools or is_spiking(module):
             name, raw[node] = found.names[node], False
             found.kinds[name] = "pool" if pools else "input" if is_raw else "neuron"
             arriving = frozenset((name,))
-        found.arriving[node] = frozenset() if rule_of(module).weighted or is_filter(module) else arriving
+        found.arriving[node] = frozenset() if rule.weighted or is_filter(module) else arriving
     return found
 
 

@@ -1,4 +1,4 @@
-"""The part of a net that some values depend on, run for a chunk of time steps at once."""
+"""The order in which the nodes of a net are computed, for a chunk of time steps at once."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 
 from ..neurons import AdaptiveSpikingNeuron, IntegrateAndFireNeuron
 from ..ops.layout import dense
-from .graph import Events, emits_spikes, is_stateful
+from .graph import Events, is_stateful
 from .layers import rule_of
 
 __all__ = ["Call", "Observer", "Plan", "ancestors"]
@@ -19,12 +19,12 @@ __all__ = ["Call", "Observer", "Plan", "ancestors"]
 Observer = Callable[[str, nn.Module, Tensor], None]
 """``observe(name, module, spikes)``: the 0/1 spikes ``[T', N, ...]`` of one layer in the next T' steps."""
 Call = Callable[[fx.Node, nn.Module, Tensor], Tensor]
-"""From a node, its neurons and their input ``[T', N, ...]`` to their output."""
+"""``call(node, module, x_seq)`` returns the output of a layer of neurons for its input ``[T', N, ...]``."""
 
 
 @dataclass
 class Plan:
-    """The part of a graph that some values depend on, in the order of computation; what is constant in time apart.
+    """The part of a graph that some values depend on, in order, with everything that is constant in time set apart.
 
     Parameters
     ----------
@@ -66,9 +66,10 @@ class Plan:
         self._sources = self.events.sources
         self._layers: dict[fx.Node, Callable[[Tensor], Tensor]] = {}
         if self.prepare is not None:
-            weighted = [node for node in self.order if rule_of(self._module(node)).weighted]
-            behind = [node for node in weighted if self._carries_spikes(node.all_input_nodes[0])]
-            self._layers = {node: self.prepare(self.modules[str(node.target)]) for node in behind}
+            for node in self.order:
+                module = self._module(node)
+                if module is not None and rule_of(module).weighted and self.events.arriving[node.all_input_nodes[0]]:
+                    self._layers[node] = self.prepare(module)
         wanted = set(self.targets)
         self._last_use: dict[fx.Node, list[fx.Node]] = {}
         seen: set[fx.Node] = set()
@@ -76,13 +77,6 @@ class Plan:
             done = [n for n in node.all_input_nodes if n in varying and n not in seen and n not in wanted]
             self._last_use[node] = done
             seen.update(done)
-
-    def _carries_spikes(self, node: fx.Node) -> bool:
-        """Return True if spikes reach a node unweighted."""
-        module = self._module(node)
-        if node in self.known or emits_spikes(module):
-            return True
-        return not rule_of(module).weighted and any(map(self._carries_spikes, node.all_input_nodes))
 
     def constants(self, x: Tensor) -> dict[fx.Node, Any]:
         """Compute all that does not depend on time: everything before the first neuron."""

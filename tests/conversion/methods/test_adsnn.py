@@ -278,7 +278,7 @@ def test_to_snntorch() -> None:
 def test_what_one_spike_a_step_can_not_carry_is_warned_of_by_name() -> None:
     ann = trained(of_aans())
     ann[1].bias.data[0] = 20.0
-    message = "calibration: 3 has an activation of .* m_f = 0.03 can not carry more than 1.94"
+    message = "calibration: 3 has an activation of .* m_f = 0.03 cannot carry more than 1.94"
     with pytest.warns(UserWarning, match=message):
         convert(ann, images(3), method="adsnn", m_f=0.03)
     with warnings.catch_warnings():
@@ -319,7 +319,7 @@ def test_what_can_not_be_converted_is_refused_by_name(message: str) -> None:
 
 
 BAD: dict[str, dict[str, Any]] = {
-    "time_steps: got 4, want None with method='adsnn', which does not use it": {"time_steps": 4},
+    "time_steps: got 4, want an option of AdSNNRecipe: memory, m_f, spike_height": {"time_steps": 4},
     "precharge: got 0.5": {"precharge": 0.5},
     "encoder: got 'if'": {"encoder": "if"},
     "readout: got 'spikes'": {"readout": "spikes"},
@@ -331,7 +331,7 @@ BAD: dict[str, dict[str, Any]] = {
     "dt: got 2.0, want that of the AANs": {"dt": 2.0},
     "spike_height: got 'x'": {"spike_height": "x"},
     "fold_scales: got False": {"spike_height": "adaptive", "fold_scales": False},
-    "m_f: got 0.2, want None with method='data-norm'": {"method": "data-norm", "m_f": 0.2},
+    "m_f: got 0.2, want an option of DataNormRecipe: memory, time_steps": {"method": "data-norm", "m_f": 0.2},
     "ann: got AAN 0.1, .* want method='adsnn'": {"method": "data-norm"},
 }
 
