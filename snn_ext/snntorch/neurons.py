@@ -221,7 +221,7 @@ class PCMPIF(_IntegrateAndFireLeaky):
     ) -> None:
         value = as_threshold("threshold", threshold)
         as_v_init("precharge", precharge, 0.0, 1.0)
-        self._init_leaky(locals() | {"grad_scale": None}, precharge)
+        self._init_leaky(locals(), precharge)
         self._set_threshold(value, learn_threshold)
 
     @property
