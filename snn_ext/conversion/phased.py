@@ -1,4 +1,4 @@
-"""The phased schedule: each layer first integrates all T inputs in silence, then fires its at most T spikes."""
+"""The phased schedule: each layer first integrates all T inputs in silence, then fires at most T spikes."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ States = tuple[Any, ...]
 def phased(net: ConvertedNet, time_steps: int) -> ConvertedNet:
     """Turn a streaming net into a phased one.
 
-    A neuron of depth d (it is fed through d - 1 layers of neurons) integrates in phase d - 1 and fires in phase d, each
-    of ``time_steps`` steps; the output belongs to the last phase. A shortcut that skips layers waits for them. Each
-    neuron then has the count of :func:`snn_ext.functional.staircase`: the net is the quantised analog net, at any
-    depth, for a latency of (depth + 1) T steps.
+    A neuron of depth d (with d - 1 layers of neurons before it) integrates in phase d - 1 and fires in phase d, each of
+    ``time_steps`` steps; the output belongs to the last phase. A shortcut that skips layers waits for them. Each neuron
+    then has the count of :func:`snn_ext.functional.staircase`: the net is the quantised analog net, at any depth, for a
+    latency of (depth + 1) T steps.
     """
     graph = net.graph
-    depths: dict[fx.Node, int] = {}  # the phase in which a value is there; 0 for a current that always is
+    depths: dict[fx.Node, int] = {}  # the phase in which a value is available; 0 for a constant current
     for node in graph.nodes:
         module = net.get_submodule(str(node.target)) if node.op == "call_module" else None
         if isinstance(module, PoissonEncoder):
@@ -45,7 +45,7 @@ def phased(net: ConvertedNet, time_steps: int) -> ConvertedNet:
 
 
 class _Rebuilder:
-    """Copies the graph so that all inputs of an operation are there in the same phase."""
+    """Copies the graph so that all inputs of an operation are available in the same phase."""
 
     def __init__(self, net: ConvertedNet, depths: dict[fx.Node, int], time_steps: int, phases: int) -> None:
         self.net, self.depths, self.time_steps, self.phases = net, depths, time_steps, phases
@@ -66,8 +66,8 @@ class _Rebuilder:
         self.net.graph.lint()
 
     def _at(self, node: Any, phase: int) -> fx.Node:
-        """Return the value of a node of the old graph as it is to be used in a phase."""
-        phase = phase if self.depths[node] else 0  # a constant is there in every phase
+        """Return the node of the new graph for a value of the old graph in a phase."""
+        phase = phase if self.depths[node] else 0  # a constant is available in every phase
         if (node, phase) in self.made:
             return self.made[node, phase]
         module = self.net.get_submodule(str(node.target)) if node.op == "call_module" else None
@@ -103,7 +103,7 @@ class PhasedIFNode(PCMPIFNode):
     time_steps : int
         T, the length of a phase.
     phase : int
-        In which it fires; it integrates in the one before.
+        The phase in which it fires; it integrates in the phase before.
 
     Examples
     --------
@@ -162,14 +162,14 @@ class PhasedIFNode(PCMPIFNode):
 
 
 class PhasedDelay(base.MemoryModule):
-    """Lets as many spikes pass in a later phase as came in an earlier one.
+    """Repeats the number of spikes of an earlier phase in a later one.
 
     Parameters
     ----------
     time_steps : int
         T, the length of a phase.
     source, phase : int
-        The phase in which spikes come, and the one in which they leave.
+        The phase in which spikes arrive, and the phase in which they leave.
 
     Examples
     --------
@@ -179,7 +179,7 @@ class PhasedDelay(base.MemoryModule):
     [0.0, 0.0, 1.0, 0.0]
     """
 
-    emits_spikes = False  # a wire: the spikes were emitted and counted before
+    emits_spikes = False  # only a delay: the spikes were emitted and counted before
 
     def __init__(self, time_steps: int, source: int, phase: int) -> None:
         super().__init__()
@@ -212,7 +212,7 @@ class PhasedDelay(base.MemoryModule):
 
 
 class PhasedReadout(base.MemoryModule):
-    """Lets the output of the last phase pass, times the number of phases: its mean over all steps is the answer."""
+    """Passes the output of the last phase, times the number of phases: the mean over all steps is the answer."""
 
     def __init__(self, time_steps: int, phases: int) -> None:
         super().__init__()
