@@ -15,7 +15,7 @@ from ..neurons.precision import fold_height
 from ..simulation.layers import module_of, rule_of, rule_of_node
 from ..spikingjelly import ASNNode
 from .canonicalize import AnalogNet
-from .graph_tools import assign, free_name, insert_behind, refuse, shape_of
+from .graph_tools import assign, calls, free_name, insert_behind, refuse, shape_of
 from .modules import Scale
 from .net import ConvertedNet
 from .weights import affine_of
@@ -52,7 +52,7 @@ def adaptive_net(
     biases, analog = _Silent(net, constants).biases(x[:1]), _analog(net, constants)
     placed: dict[fx.Node, fx.Node] = {}  # filters by the node whose value they filter
     for node in list(net.graph.nodes):
-        if node.op == "call_module" and str(node.target) in constants:
+        if calls(node, constants):
             name, given = str(node.target), constants[str(node.target)]
             source, pool = _behind_poolings(net, node)
             options: dict[str, Any] = {"analog_input": analog[source], "bias": biases[source], "tau_phi": tau_phi}
@@ -118,7 +118,7 @@ def _analog(net: ConvertedNet, constants: dict[str, Any]) -> dict[fx.Node, bool]
                 f"{node.name}, where the input meets spikes",
                 "an activation on the input before: a snn_ext.BNAAN turns it into spikes",
             )
-        spikes = node.op == "call_module" and str(node.target) in constants
+        spikes = calls(node, constants)
         found[node] = node.op == "placeholder" or (not spikes and kinds == {True})
     return found
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, fx, nn
 
 from .._errors import bad_type, bad_value, check_count
-from ..hosts import is_neuron
 from ..simulation.analog import AnalogTwin
 from ..simulation.engine import Simulation
+from .graph_tools import calls_neuron
 from .net import ConvertedNet
 
 __all__ = ["LayerDiagnosis", "diagnose"]
@@ -95,7 +95,7 @@ def diagnose(snn: ConvertedNet, x: Tensor, time_steps: int, *, memory: int = 1 <
         bad_value("snn", f"the schedule {snn.schedule!r}", "'streaming': the phased one has no mismatches")
     check_count("time_steps", time_steps)
     net = snn.one_step()
-    layers = [n for n in net.graph.nodes if n.op == "call_module" and is_neuron(net.get_submodule(str(n.target)))]
+    layers = [n for n in net.graph.nodes if calls_neuron(net, n)]
     if any(snn.get_submodule(str(n.target)).v_reset is not None for n in layers):
         bad_value("snn", "neurons that reset to zero", "reset by subtraction")
     expected = AnalogTwin(snn, time_steps).rates(x)

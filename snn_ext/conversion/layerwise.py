@@ -8,10 +8,10 @@ from typing import Any
 
 from torch import Tensor, fx
 
-from ..hosts import is_neuron
 from ..simulation.engine import Simulation, spike_value
 from ..simulation.graph import module_of
 from ..simulation.spike_train import SpikeTrain
+from .graph_tools import calls_neuron
 from .modules import Scale
 
 __all__ = ["Layerwise"]
@@ -42,7 +42,7 @@ class Layerwise:
         self._trains: list[dict[fx.Node, SpikeTrain]] = [{} for _ in batches]
         self._current: dict[int, list[Tensor]] = {}
         self._node: fx.Node | None = None
-        self._order = [n for n in self.net.graph.nodes if n.op == "output" or self._is_layer(n)]
+        self._order = [n for n in self.net.graph.nodes if n.op == "output" or calls_neuron(self.net, n)]
         self._sources = {node: _sources(self.net, node) for node in self._order}
 
     def layers(self) -> list[fx.Node]:
@@ -114,9 +114,6 @@ class Layerwise:
             for node in [n for n in trains if n not in needed]:
                 del trains[node]
 
-    def _is_layer(self, node: fx.Node) -> bool:
-        return node.op == "call_module" and is_neuron(self.net.get_submodule(str(node.target)))
-
 
 def _nbytes(chunk: Tensor) -> int:
     return chunk.untyped_storage().nbytes()
@@ -127,7 +124,7 @@ def _sources(net: fx.GraphModule, node: fx.Node) -> set[fx.Node]:
     found, stack = set[fx.Node](), list(node.all_input_nodes)
     while stack:
         source = stack.pop()
-        if source.op == "call_module" and is_neuron(net.get_submodule(str(source.target))):
+        if calls_neuron(net, source):
             found.add(source)
         else:
             stack.extend(source.all_input_nodes)

@@ -10,10 +10,10 @@ from spikingjelly.activation_based import base
 from torch import Tensor, fx, nn
 
 from .._errors import bad_value
-from ..hosts import is_neuron
 from ..ops import integrate_and_fire
+from ..simulation.layers import module_of
 from ..spikingjelly import PCMPIFNode
-from .graph_tools import assign
+from .graph_tools import assign, calls_neuron
 from .modules import PoissonEncoder
 from .net import ConvertedNet
 
@@ -33,11 +33,9 @@ def phased(net: ConvertedNet, time_steps: int) -> ConvertedNet:
     graph = net.graph
     depths: dict[fx.Node, int] = {}  # the phase in which a value is available; 0 for a constant current
     for node in graph.nodes:
-        module = net.get_submodule(str(node.target)) if node.op == "call_module" else None
-        if isinstance(module, PoissonEncoder):
+        if isinstance(module_of(net, node), PoissonEncoder):
             bad_value("encoder", "poisson", "'direct' or 'if' with schedule='phased'")
-        fires = module is not None and is_neuron(module)
-        depths[node] = max((depths[n] for n in node.all_input_nodes), default=0) + fires
+        depths[node] = max((depths[n] for n in node.all_input_nodes), default=0) + calls_neuron(net, node)
     last = max(depths.values())
     _Rebuilder(net, depths, time_steps, last + 1).run()
     net.schedule, net.time_steps = "phased", time_steps
@@ -70,13 +68,13 @@ class _Rebuilder:
         phase = phase if self.depths[node] else 0  # a constant is available in every phase
         if (node, phase) in self.made:
             return self.made[node, phase]
-        module = self.net.get_submodule(str(node.target)) if node.op == "call_module" else None
+        module, fires = module_of(self.net, node), calls_neuron(self.net, node)
         name, depth = str(node.target).replace(".", "_"), self.depths[node]
-        if module is not None and is_neuron(module) and phase == depth:
+        if fires and phase == depth:
             source = self._at(node.args[0], depth - 1)
             assign(self.net, str(node.target), PhasedIFNode.like(module, self.time_steps, depth))
             made = self.graph.call_module(str(node.target), (source,))
-        elif module is not None and is_neuron(module):
+        elif fires:
             delay = PhasedDelay(self.time_steps, depth, phase)
             made = self._add(f"{name}_delay_{phase - depth}", delay, self._at(node, depth))
         elif isinstance(module, base.MemoryModule) and phase > depth:  # pools the delayed spikes once more
