@@ -7,8 +7,8 @@ Importing this package needs torch alone. Its parts are imported when they are f
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .activation import AAN, BNAAN
 from .calibration import calibrate, record_inputs
+from .neurons.aan import AAN, BNAAN
 from .neurons.precision import set_precision
 from .registration import register, unregister
 from .replacement import replace_neurons

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ._errors import bad_type, bad_value, check_count
 from .hosts import is_neuron, reset_neurons
-from .neurons.integrate_and_fire import IntegrateAndFireNeuron
+from .neurons import IntegrateAndFireNeuron
 from .replacement import Factory, check_factory, replace_neurons
 
 __all__ = ["calibrate", "record_inputs"]

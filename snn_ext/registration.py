@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
+from .hosts import Host
+from .neurons import NEURONS
+
 __all__ = ["register", "unregister"]
 
-_NODES = ("ATIFuNode", "ATIFnuNode", "PCMPIFNode", "ASNNode")
-_NEURONS = ("ATIFu", "ATIFnu", "PCMPIF", "ASN")
+_NAMESPACES: dict[Host, str] = {"spikingjelly": "spikingjelly.activation_based.neuron", "snntorch": "snntorch"}
 
 
 def register() -> dict[str, list[str]]:
@@ -73,13 +76,12 @@ def unregister() -> None:
             getattr(_registry(), "_NEURON_REGISTRY", {}).pop(f"{cls.__module__}.{cls.__qualname__}", None)
 
 
-def _entries() -> Any:
-    if find_spec("spikingjelly") is not None:
-        host, ours = import_module("spikingjelly.activation_based.neuron"), import_module("snn_ext.spikingjelly")
-        yield from (("spikingjelly", host, name, getattr(ours, name)) for name in _NODES)
-    if find_spec("snntorch") is not None:
-        host, ours = import_module("snntorch"), import_module("snn_ext.snntorch")
-        yield from (("snntorch", host, name, getattr(ours, name)) for name in _NEURONS)
+def _entries() -> Iterator[tuple[Host, Any, str, Any]]:
+    """Yield host, module of the host, name there and class of every neuron of the hosts that are installed."""
+    for host, namespace in _NAMESPACES.items():
+        if find_spec(host) is not None:
+            for neuron in NEURONS.values():
+                yield host, import_module(namespace), getattr(neuron, host), neuron.of(host)
 
 
 def _registry() -> Any:

@@ -14,8 +14,12 @@ from ._errors import bad_type, bad_value, describe
 from ._together import all_or_nothing
 from .functional import ATan, Sigmoid, as_surrogate, uniform_points
 from .hosts import LeafTracer, host_of, is_neuron
-from .neurons.asn import AdaptiveNeuron
-from .neurons.integrate_and_fire import IntegrateAndFireNeuron, NonUniformIntegrateAndFireNeuron, ThresholdNeuron
+from .neurons import (
+    AdaptiveSpikingNeuron,
+    IntegrateAndFireNeuron,
+    NonUniformIntegrateAndFireNeuron,
+    ThresholdNeuron,
+)
 
 __all__ = ["DROPPABLE", "Factory", "check_factory", "replace_neurons"]
 
@@ -166,9 +170,9 @@ def _losses(old: nn.Module, new: nn.Module) -> dict[str, str]:
     if isinstance(old, nn.ReLU):
         return {}
     lost: dict[str, str] = {}
-    if isinstance(old, AdaptiveNeuron) != isinstance(new, AdaptiveNeuron):
+    if isinstance(old, AdaptiveSpikingNeuron) != isinstance(new, AdaptiveSpikingNeuron):
         lost["dynamics"] = ""
-    elif isinstance(old, AdaptiveNeuron) and old.bias is not None and getattr(new, "bias", None) is None:
+    elif isinstance(old, AdaptiveSpikingNeuron) and old.bias is not None and getattr(new, "bias", None) is None:
         lost["dynamics"] = "its bias in the factory or "
     kinds = {base.__name__ for base in type(old).__mro__}
     if isinstance(old, NonUniformIntegrateAndFireNeuron):
@@ -177,7 +181,7 @@ def _losses(old: nn.Module, new: nn.Module) -> dict[str, str]:
             isinstance(new, NonUniformIntegrateAndFireNeuron) and _threshold(new) is None
         ):
             lost["dynamics"] = "its points in the factory (as of old.at(T)) or "
-    elif not isinstance(old, IntegrateAndFireNeuron | AdaptiveNeuron) and type(old) is not type(new):
+    elif not isinstance(old, IntegrateAndFireNeuron | AdaptiveSpikingNeuron) and type(old) is not type(new):
         if kinds & {"RLeaky", "RSynaptic", "SLSTM", "SConv2dLSTM"}:
             lost["recurrence"] = ""
         if kinds & {"Leaky", "RLeaky"}:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ._errors import bad_type, check_count, check_real
 from .hosts import host_of
-from .neurons.integrate_and_fire import ThresholdNeuron
+from .neurons import ThresholdNeuron
 
 __all__ = ["ConstantInputNet", "parameter_groups"]
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ..activation import AAN
+from ..neurons.aan import AAN
 from .graph_tools import Operation
 from .quantized import QuantizedReLU, quantized_relu
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..activation import AAN
-from ..neurons.asn import AdaptiveNeuron
+from ..neurons.aan import AAN
+from ..neurons.asn import AdaptiveSpikingNeuron
 from ..neurons.precision import fold_height
 from ..simulation.layers import module_of, rule_of, rule_of_node
 from ..spikingjelly import ASNNode
@@ -87,14 +87,14 @@ def _behind_poolings(net: ConvertedNet, node: fx.Node) -> tuple[fx.Node, fx.Node
     first = None
     while _is_pooled_for_neurons(net, source):
         first, source = source, source.args[0]
-    if isinstance(module_of(net, source), AdaptiveNeuron):
+    if isinstance(module_of(net, source), AdaptiveSpikingNeuron):
         source = source.args[0]  # the filter of another activation behind the same pooling is there already
     return source, first
 
 
 def _is_pooled_for_neurons(net: ConvertedNet, node: fx.Node) -> bool:
     return node.op == "call_module" and rule_of_node(net, node).pooling is not None and all(
-        isinstance(module_of(net, user), AdaptiveNeuron | nn.ReLU | AAN) or _is_pooled_for_neurons(net, user)
+        isinstance(module_of(net, user), AdaptiveSpikingNeuron | nn.ReLU | AAN) or _is_pooled_for_neurons(net, user)
         for user in node.users
     )  # fmt: skip
 
@@ -185,7 +185,7 @@ class _Heights:
         module: Any = module_of(self.net, node)
         inputs = node.all_input_nodes
         self.source[node], self.bits[node] = None, None
-        if isinstance(module, AdaptiveNeuron) or node.op == "output":
+        if isinstance(module, AdaptiveSpikingNeuron) or node.op == "output":
             self._settle(node)
             if module is not None and module.emits_spikes:
                 self.source[node], self.bits[node] = str(node.target), 0

@@ -16,8 +16,8 @@ from torch.nn.utils import parametrize
 
 from .._errors import bad_value
 from .._tracing import ThreadTracer
-from ..activation import AAN
 from ..hosts import is_neuron
+from ..neurons.aan import AAN
 from ..simulation.layers import RULES, module_of, rule_of
 from .activations import Activation
 from .graph_tools import bypass, free_name, kind_of, name_of, refuse, shape_of

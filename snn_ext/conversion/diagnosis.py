@@ -119,8 +119,9 @@ def _compare(
 ) -> LayerDiagnosis:
     module: Any = neuron
     step = expected.unsqueeze(0)
-    theta = module.quantizer(step).thresholds.double()
-    level = (charge + module.initial_potential(step).double()) / theta
+    thresholds = module.thresholds()
+    theta = thresholds.of_steps.double()
+    level = (charge + module.initial_potential(step, thresholds).double()) / theta
     wanted = level.floor() if module.fire_at_threshold else level.ceil() - 1.0
     wrong = count != wanted.clamp(0, time_steps)
     residual = residual.double()

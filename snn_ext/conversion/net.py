@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 
 from .._errors import bad_value
 from .._together import all_or_nothing
-from ..neurons.asn import AdaptiveNeuron
+from ..neurons import AdaptiveSpikingNeuron
 from ..replacement import replace_neurons
 from ..simulation.graph import is_stateful, module_of
 from .report import Numbers, Report
@@ -106,7 +106,7 @@ class ConvertedNet(fx.GraphModule, base.StepModule):
         twin.step_mode = "s"
 
         def factory(old: Any) -> nn.Module:
-            if isinstance(old, AdaptiveNeuron):
+            if isinstance(old, AdaptiveSpikingNeuron):
                 return ASN(
                     old._raw_threshold().detach(), m_f=old.m_f, theta_0=old.theta_0, bias=old.bias, **old.options()
                 )

@@ -10,6 +10,7 @@ from spikingjelly.activation_based import base
 from torch import Tensor, fx, nn
 
 from .._errors import bad_value
+from ..neurons import IFState, Thresholds
 from ..ops import integrate_and_fire
 from ..simulation.layers import module_of
 from ..spikingjelly import PCMPIFNode
@@ -137,23 +138,23 @@ class PhasedIFNode(PCMPIFNode):
         self, inputs: tuple[Tensor, ...], states: States, **kwargs: object
     ) -> tuple[tuple[Tensor, ...], States]:
         """Advance a sequence: ``((x_seq,), (v, t)) -> ((spike_seq,), (v, t))``."""
-        x_seq, (v, t) = inputs[0], states
+        x_seq, thresholds = inputs[0], self.thresholds()
+        v, t = self._state(x_seq, states, thresholds)
         start, fire, stop = (_clip((self.phase + k) * self.time_steps - t, len(x_seq)) for k in (-1, 0, 1))
         spike_seq, v = torch.zeros_like(x_seq), v.expand(x_seq.shape[1:])
         if start < fire:
             for x in x_seq[start:fire]:
                 v = v + x
         if fire < stop:
-            theta, value = self.quantizer(x_seq)
             silence = torch.zeros_like(x_seq[fire:stop])
-            scale = value if self.scale_output else None
+            scale = thresholds.clip_level if self.scale_output else None
             spike_seq[fire:stop], v = integrate_and_fire(
-                silence, v, theta, fire_at_threshold=self.fire_at_threshold, scale=scale
+                silence, v, thresholds.of_steps, fire_at_threshold=self.fire_at_threshold, scale=scale
             )
         return (spike_seq,), (v, t + len(x_seq))
 
-    def _first_step(self) -> int:
-        return 0
+    def start(self, x_seq: Tensor, thresholds: Thresholds) -> IFState:
+        return super().start(x_seq, thresholds)._replace(t=0)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, time_steps={self.time_steps}, phase={self.phase}"

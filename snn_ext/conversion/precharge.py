@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 
 from .._errors import bad_type, bad_value, check_count, check_real
 from .._together import all_or_nothing
-from ..neurons.integrate_and_fire import IntegrateAndFireNeuron
+from ..neurons import IntegrateAndFireNeuron
 from ..simulation.analog import AnalogTwin
 from .batches import Batches
 from .canonicalize import canonicalize
@@ -134,7 +134,7 @@ class _Candidates:
     """One layer at all pre-charges at once: the neuron's own arithmetic, with a row of states for each candidate."""
 
     def __init__(self, neuron: Any, current: Tensor, activation: Tensor, values: Tensor) -> None:
-        theta = neuron.quantizer(current).thresholds
+        theta = neuron.thresholds().of_steps
         if len(theta) > 1:
             bad_value("snn", "a neuron with a threshold for each step", "neurons with one threshold")
         self.theta, self.zero = theta.reshape(()), neuron._reset_kind() == "zero"

@@ -162,7 +162,7 @@ class _Fold:
             multiply(neuron, neuron.threshold_name, 1.0 / unit)
         if not neuron.scale_output:
             return _ONE
-        level: Tensor = neuron.quantizer(torch.zeros(1)).clip_level.detach().double().cpu()
+        level: Tensor = neuron.thresholds().clip_level.detach().double().cpu()
         neuron.scale_output = False
         return level * unit
 

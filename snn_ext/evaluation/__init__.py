@@ -2,10 +2,11 @@
 
 from ..simulation import Simulation
 from .activity import LayerActivity, NetActivity, measure_activity
-from .arousal import Arousal, ArousedSimulation, Margins, estimate_arousal, observe_margins
+from .arousal import Arousal, ArousedSimulation
 from .delay import Regime, best_delay, delay_regimes
 from .energy import ENERGY_45NM, EnergyModel
 from .evaluate import evaluate
+from .margins import Margins, estimate_arousal, observe_margins
 from .precision_sweep import lowest_rate, sweep_precision
 from .result import Evaluation, LayerEvaluation, first_crossing, last_crossing
 from .synapses import Synapses, count_synapses

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from .._errors import bad_type, bad_value, check_count
 from ..functional import sqnr
 from ..hosts import host_of, reset_neurons
-from ..neurons.asn import AdaptiveNeuron
+from ..neurons import AdaptiveSpikingNeuron
 from ..simulation.graph import unit_of
 from .batches import check_labels, numbered
 
@@ -147,10 +147,10 @@ class _Probe:
         stride = -(-spike_seq[0].numel() // self.limit)
         rate = spike_seq.flatten(1)[:, ::stride].mean(0)
         self.inputs.append(arguments[0].flatten(1)[:, ::stride].mean(0))
-        if isinstance(neuron, AdaptiveNeuron):
+        if isinstance(neuron, AdaptiveSpikingNeuron):
             rate = rate * math.nan
         elif not getattr(neuron, "scale_output", False):
-            rate = rate * unit_of(neuron, arguments[0])
+            rate = rate * unit_of(neuron)
         self.decoded.append(rate)
 
     def result(self, samples: int) -> LayerActivity:

@@ -12,7 +12,7 @@ from .._errors import bad_value
 try:
     from matplotlib.figure import Figure
 except ImportError as error:
-    raise ImportError("snn_ext: plots need matplotlib, want it installed: pip install 'snn_ext[recipes]'") from error
+    raise ImportError("snn_ext: plots need matplotlib, want it installed: pip install 'snn_ext[plots]'") from error
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

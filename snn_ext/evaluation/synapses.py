@@ -1,4 +1,4 @@
-"""Synapses of a spiking net: to how many each spike leads, and what one pass of the analog net costs."""
+"""Synapses of a spiking net: the number that each spike meets, and the multiply-accumulates of the analog net."""
 
 from __future__ import annotations
 
@@ -13,22 +13,13 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_map
 
 from .._errors import bad_value
-from ..simulation.graph import (
-    Recorder,
-    event_sources,
-    is_delay,
-    is_filter,
-    is_max_pool,
-    is_spiking,
-    layer_names,
-    origins,
-)
+from ..simulation.graph import Events, Recorder, events_of, is_delay, is_filter, is_max_pool, is_spiking
 from ..simulation.layers import UNKNOWN, Rule, module_of, rule_of, rule_of_node
 from .connections import Connections, connections, is_linear
 
 __all__ = ["Synapses", "count_synapses"]
 
-# Neurons of a layer up to which each is followed by itself.
+# Largest layer whose neurons are followed one by one.
 _ONE_BY_ONE = 4096
 
 
@@ -58,7 +49,7 @@ class Synapses:
 
 
 @torch.no_grad()
-def count_synapses(graph: fx.GraphModule, x: Tensor) -> Synapses:
+def count_synapses(graph: fx.GraphModule, x: Tensor, events: Events | None = None) -> Synapses:
     """Count the synapses of a spiking net.
 
     Parameters
@@ -67,6 +58,8 @@ def count_synapses(graph: fx.GraphModule, x: Tensor) -> Synapses:
         A net in step mode "s"; its neurons are reset before and after.
     x : Tensor
         Input of one step, ``[N, ...]``.
+    events : Events, optional
+        The layers that emit spikes, if they are known already, as in :class:`Simulation`.
 
     Returns
     -------
@@ -79,23 +72,26 @@ def count_synapses(graph: fx.GraphModule, x: Tensor) -> Synapses:
 
     Notes
     -----
-    Source of the definition: a synaptic operation is one addition of a weight to a membrane potential, caused by one
-    spike. What lies between a spike and the weights is merged into them, by its factors that are not 0: an
-    interpolated spike meets the weights of all pixels of which it is a part. A pixel is met once, also if a spike
-    reaches it in several ways.
+    A synaptic operation is one addition of a weight to a membrane potential, caused by one spike. Operations between a
+    spike and the weights are merged into the weights, by their factors that are not 0: an interpolated spike meets the
+    weights of all pixels of which it is a part. A pixel is met once, also if a spike reaches it in several ways.
     """
     with torch.inference_mode(False), torch.autocast(x.device.type, enabled=False):
-        return _Count(graph, x[:1].clone()).synapses()
+        return _Count(graph, x[:1].clone(), events_of(graph) if events is None else events).synapses()
 
 
 class _Count:
-    """Goes through a graph from its end to its beginning, with what each event leads to."""
+    """Backward pass through a graph that accumulates the synapses which an event at each node meets."""
 
-    def __init__(self, graph: fx.GraphModule, x: Tensor) -> None:
+    def __init__(self, graph: fx.GraphModule, x: Tensor, events: Events) -> None:
         self.graph, self.values = graph, Recorder(graph).record(x)
-        self.arriving, self.names, self.kinds = origins(graph), layer_names(graph), event_sources(graph)
-        self.sources = {node: name for node, name in self.names.items() if name in self.kinds}
-        self.moving: set[fx.Node] = set()  # what depends on spikes, through weights or not
+        self.arriving, self.names, self.kinds, self.sources = (
+            events.arriving,
+            events.names,
+            events.kinds,
+            events.sources,
+        )
+        self.moving: set[fx.Node] = set()  # depends on spikes, through weights or not
         for node in graph.graph.nodes:
             if node in self.sources or any(n in self.moving for n in node.all_input_nodes):
                 self.moving.add(node)
@@ -154,7 +150,7 @@ class _Count:
     # -- operations without weights ----------------------------------------------------------------------------------
 
     def _connections(self, node: fx.Node) -> dict[fx.Node, Connections]:
-        """Return the pattern of an operation for each of its inputs; one that is not linear in spikes is refused."""
+        """Return the connections of an operation for each of its inputs; refuse one that is not linear in spikes."""
         if is_delay(module_of(self.graph, node)):
             x = torch.ones_like(self.values[node], dtype=torch.float64)
             return {node.args[0]: Connections(lambda g: g, x, x)}  # type: ignore[dict-item]
@@ -206,8 +202,8 @@ class _Count:
         )  # fmt: skip
 
     def _inputs(self, node: fx.Node) -> Iterator[fx.Node]:
-        """Yield the tensors that change with spikes and enter an operation, also those of an operation with several
-        results of which this one takes a part."""
+        """Yield the tensors that change with spikes and enter an operation; for a part of a result of several tensors,
+        the inputs of that operation."""
         for source in node.all_input_nodes:
             value = self.values[source]
             if isinstance(value, Tensor):
@@ -217,9 +213,9 @@ class _Count:
                 yield from self._inputs(source)
 
     def _run(self, node: fx.Node, env: dict[fx.Node, Tensor]) -> Any:
-        """Run one operation, and those before it that are not given, in float64; other spikes are silent.
+        """Run one operation in float64, and those before it that are not in ``env``; other spikes are 0.
 
-        What does not depend on spikes is another number in each sample: any but 0 stands for it.
+        Values that do not depend on spikes differ from sample to sample: arbitrary numbers other than 0 replace them.
         """
 
         def value(source: fx.Node) -> Any:
@@ -253,7 +249,7 @@ class _Count:
     # -- a spike that reaches a weight in several ways ---------------------------------------------------------------
 
     def _is_reached_twice(self, name: str) -> bool:
-        """Whether a spike of a layer may reach a value in several ways: what spreads it is gathered again."""
+        """Return True if a spike of a layer may reach a value in several ways: spread first, gathered later."""
         spread = {node: False for node, other in self.sources.items() if other == name}
         for node in self.graph.graph.nodes:
             edges = {n: edge for n, edge in self.edges.get(node, {}).items() if n in spread}
@@ -266,7 +262,7 @@ class _Count:
         return False
 
     def _one_by_one(self, source: fx.Node, name: str) -> Tensor:
-        """Follow the spike of each neuron of a layer to all that it meets."""
+        """Follow the spike of each neuron of a layer, and add up the synapses that it meets."""
         silent = torch.zeros_like(self.values[source], dtype=torch.float64)
         if silent.numel() > _ONE_BY_ONE:
             want = f"one way to each weight, or at most {_ONE_BY_ONE} neurons"

@@ -17,12 +17,12 @@ from .._errors import bad_type, bad_value, check_bool, check_choice
 from ..functional import ASNState, asn_spike_height, asn_transfer, state_dtype
 from ..functional.asn import SpikeHeight, check_constant, check_constant_values
 from ..functional.integrate_and_fire import broadcasts
-from .integrate_and_fire import ThresholdNeuron, known, per_channel
+from .base import ThresholdNeuron, known, per_channel
 
-__all__ = ["AdaptiveNeuron"]
+__all__ = ["AdaptiveSpikingNeuron", "as_constant", "check_adaptive_options", "for_step"]
 
 
-class AdaptiveNeuron(ThresholdNeuron):
+class AdaptiveSpikingNeuron(ThresholdNeuron):
     """The constants of an adaptive spiking neuron, and its precision, which may be changed at any time."""
 
     resizable = ("m_f", "theta_0")
@@ -148,7 +148,8 @@ class AdaptiveNeuron(ThresholdNeuron):
             s_seq, filtered = operators.postsynaptic_potential(
                 x_seq, tuple(state[:2]), bias=bias, analog_input=self.analog_input, **times
             )
-            return s_seq, state._replace(psc=filtered[0], s=filtered[1])
+            others = (part.expand(x_seq.shape[1:]) for part in state[2:])  # unused, but of one shape with the rest
+            return s_seq, ASNState(*filtered, *others)
         dtype = state_dtype(x_seq.dtype)
         threshold = self._raw_threshold().to(dtype).reshape(())
         spike_seq, state = operators.adaptive_spiking(
@@ -167,7 +168,7 @@ class AdaptiveNeuron(ThresholdNeuron):
             spike_seq = (spike_seq * for_step("h", self.h, x_seq)).to(x_seq.dtype)
         return spike_seq, state
 
-    def at_rest(self, x_seq: Tensor) -> ASNState:
+    def start(self, x_seq: Tensor) -> ASNState:
         """Return the state of neurons at rest for an input ``[T, N, ...]``: one value for all of them."""
         zero = torch.zeros((), dtype=state_dtype(x_seq.dtype), device=x_seq.device)
         return ASNState(zero, zero, zero, zero)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from .._errors import bad_type, bad_value
 from .._together import all_or_nothing
 from ..functional import asn_spike_height
-from .asn import AdaptiveNeuron, as_constant
+from .asn import AdaptiveSpikingNeuron, as_constant
 
 __all__ = ["adaptive_neurons", "fold_height", "set_precision"]
 
@@ -80,7 +80,7 @@ def set_precision(net: nn.Module, m_f: float, theta_0: float | None = None) -> N
             layer.describe(neurons[layer.name])
 
 
-def adaptive_neurons(net: nn.Module) -> dict[str, AdaptiveNeuron]:
+def adaptive_neurons(net: nn.Module) -> dict[str, AdaptiveSpikingNeuron]:
     """Return the spiking adaptive neurons of a net by name; at least one.
 
     Examples
@@ -91,7 +91,7 @@ def adaptive_neurons(net: nn.Module) -> dict[str, AdaptiveNeuron]:
     """
     if not isinstance(net, nn.Module):
         bad_type("net", net, "an nn.Module")
-    found = {n: m for n, m in net.named_modules() if isinstance(m, AdaptiveNeuron) and m.emits_spikes}
+    found = {n: m for n, m in net.named_modules() if isinstance(m, AdaptiveSpikingNeuron) and m.emits_spikes}
     if not found:
         bad_value("net", type(net).__name__, "a net with at least one adaptive spiking neuron that is no read-out")
     return found

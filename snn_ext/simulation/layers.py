@@ -1,4 +1,4 @@
-"""The table of layer types: facts that conversion, counting and simulation need to know of each, in one place."""
+"""The table of layer types: the facts about each that conversion, counting and simulation need, in one place."""
 
 from __future__ import annotations
 
@@ -32,8 +32,7 @@ class Rule:
     feature_dim : int
         Dimension of the input that the weights mix: 1, or -1 for ``nn.Linear``.
     pooling : {"max", "mean"}, optional
-        The layer pools over windows in space. Maximum poolings commute with ReLU; of spikes they emit a train
-        of their own.
+        The layer pools over windows in space. Maximum poolings commute with ReLU, and emit a new spike train.
     window : callable, optional
         For a mean: ``window(layer, shape_before, shape_after)`` returns over how many values it is taken, ``None``
         if that is not one number.
@@ -98,14 +97,16 @@ def rule_of(layer: Any) -> Rule:
     >>> rule_of(nn.Linear(2, 3)).weighted, rule_of(torch.relu) is UNKNOWN
     (True, True)
     """
-    if isinstance(layer, nn.Module):
-        return RULES.get(known_type(layer), UNKNOWN)
-    return RULES.get(layer, UNKNOWN)
+    key = known_type(layer) if isinstance(layer, nn.Module) else layer
+    return RULES.get(key, UNKNOWN)
 
 
 def known_type(module: nn.Module) -> Any:
-    """Return the class in :data:`RULES` that a module is of, itself or by inheritance; ``None`` if there is none."""
-    return next((kind for kind in type(module).__mro__ if kind in RULES), None)
+    """Return the first class of a module, in the order of inheritance, that is in :data:`RULES`, or ``None``."""
+    for kind in type(module).__mro__:
+        if kind in RULES:
+            return kind
+    return None
 
 
 def rule_of_node(graph: fx.GraphModule, node: fx.Node) -> Rule:

@@ -12,7 +12,7 @@ from torch import Tensor
 from .._counting import aside, counted
 from .._errors import bad_type, bad_value, check_bool, check_choice
 from ..functional import as_surrogate
-from ..neurons.integrate_and_fire import Admits, ThresholdNeuron, admit_threshold
+from ..neurons.base import Admits, ThresholdNeuron, admit_threshold
 
 __all__ = ["HostNode", "States", "SurrogateFunction"]
 
@@ -36,6 +36,7 @@ class HostNode(ThresholdNeuron, neuron.BaseNode):
     _memories_rv: dict[str, Any]
     register_memory: Callable[..., None]
     reset: Callable[[], None]
+    _append_v_seq: Callable[[Tensor], None]
     multi_step_functional_forward: Callable[..., tuple[tuple[Tensor, ...], States]]  # of the dynamics
 
     def _init_node(
@@ -54,7 +55,10 @@ class HostNode(ThresholdNeuron, neuron.BaseNode):
     # -- what the dynamics is made of -------------------------------------------------------------------------------
 
     def _states(self, x_seq: Tensor, states: States) -> States:
-        """Return states for an input ``[T, N, ...]``, or those at the start; one value may stand for all neurons."""
+        """Return states for an input ``[T, N, ...]``: those given, or, where they do not fit it, those at the start.
+
+        At the start one value may stand for all neurons.
+        """
         raise NotImplementedError
 
     def _describe(self) -> str:
@@ -70,7 +74,10 @@ class HostNode(ThresholdNeuron, neuron.BaseNode):
     def single_step_functional_forward(
         self, inputs: tuple[Tensor, ...], states: States, **kwargs: object
     ) -> tuple[tuple[Tensor, ...], States]:
-        """Advance one step: ``((x,), states) -> ((spike,), states)``; nothing is modified in place."""
+        """Advance one step: ``((x,), states) -> ((spike,), states)``; nothing is modified in place.
+
+        Here and in ``multi_step_functional_forward`` states may also be memories as they are after a reset.
+        """
         (spike_seq,), states = self.multi_step_functional_forward((inputs[0].unsqueeze(0),), states)
         return (spike_seq[0],), states
 
@@ -80,18 +87,30 @@ class HostNode(ThresholdNeuron, neuron.BaseNode):
             self._remember(self.materialize_states(args, tuple(self._memories.values()), self.step_mode))
         return super().forward(*args, **kwargs)
 
+    def single_step_forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """Run the node on ``[N, ...]``; with ``store_v_seq``, ``v_seq`` grows by the first memory."""
+        _input(x, "s")
+        (spike,), states = self.single_step_functional_forward((x,), self._given((x, *args), "s"))
+        self._remember(states)
+        if self.store_v_seq:
+            self._append_v_seq(states[0])
+        return spike
+
     def multi_step_forward(self, x_seq: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Run the node on ``[T, N, ...]``; with ``store_v_seq``, ``v_seq`` holds the first memory after every step."""
-        memories = tuple(self._memories.values())
-        if type(self).materialize_states is HostNode.materialize_states:  # a start that is one value stays that
-            states = self._states(_input(x_seq, "m"), memories)
-        else:
-            states = self.materialize_states((x_seq, *args), memories, "m")
-        spike_seq, states, v_seq = self._run(x_seq, states)
+        _input(x_seq, "m")
+        spike_seq, states, v_seq = self._run(x_seq, self._given((x_seq, *args), "m"))
         self._remember(states)
         if self.store_v_seq:
             self.v_seq = v_seq
         return spike_seq
+
+    def _given(self, inputs: tuple[Tensor, ...], step_mode: str) -> States:
+        """Return the memories for a functional forward; a start stays one value, unless a subclass materialises it."""
+        memories = tuple(self._memories.values())
+        if type(self).materialize_states is HostNode.materialize_states:
+            return memories
+        return self.materialize_states(inputs, memories, step_mode)
 
     def _run(self, x_seq: Tensor, states: States) -> tuple[Tensor, States, Tensor | None]:
         """Return spikes, states and, with ``store_v_seq``, the first memory after every step."""

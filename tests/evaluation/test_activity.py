@@ -96,7 +96,9 @@ def test_what_cannot_be_measured_is_refused() -> None:
         "loader: got 'no batch'": lambda: measure_activity(net, []),
         "loader: got .*want batches": lambda: measure_activity(net, [x]),
         "loader: got a torch.float32 tensor": lambda: measure_activity(net, [(x, labels.float())]),
-        "net: got .body.0 in step mode .*want spiking layers in step mode 'm'": lambda: measure_activity(single, [(x, labels)]),
+        "net: got .body.0 in step mode .*want spiking layers in step mode 'm'": lambda: measure_activity(
+            single, [(x, labels)]
+        ),
         "net: got 'a forward pass that does not reach spare'": lambda: measure_activity(unused, [(x, labels)]),
     }.items():
         with pytest.raises((TypeError, ValueError), match=message):

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from ..._errors import bad_value, check_real
-from ...activation import AAN
 from ...functional import asn_ceiling
 from ...functional.asn import check_constant
+from ...neurons.aan import AAN
 from ..activations import Activation
 from ..asn_net import adaptive_net
 from ..batches import Batches

@@ -1,9 +1,10 @@
-"""The figures of the quickstart."""
+"""Nets before and after their fine-tuning: a table and figures."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,13 +13,21 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from spikingjelly.activation_based import functional
+from tabulate import tabulate
 from torch import Tensor, nn
 
-from recipes.lib.files import replacing
+from snn_ext.evaluation import NetActivity
+from snn_ext.spikingjelly import ATIFnuNode
 
-from .quickstart_report import Row
+__all__ = ["NOTES", "Row", "accuracy_against_spikes", "staircases", "table", "threshold_history", "thresholds"]
 
-__all__ = ["accuracy_against_spikes", "save", "staircases", "threshold_history"]
+NOTES = """\
+- swapped: accuracy right after the ReLUs are replaced by neurons with calibrated thresholds, without any training.
+- spikes per neuron: mean number of spikes of a neuron of the spiking layers in the T steps of one test image.
+- thresholds: in the units of the layer's input; of ATIF-nu its points p_1..p_T.
+- SQNR: of the layer's decoded value (rate x threshold, or rate x p_1) against its mean input over time, where that is
+  not negative; in the fine-tuned net, on the test images.
+- The standard error of an accuracy, from the number of test images alone, is 0.7 percentage points at 89 % of 2,000."""
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart.
 COLOURS = {
@@ -31,10 +40,57 @@ COLOURS = {
 MARKERS = {"IF, threshold 1": "s", "ATIF-u": "o", "ATIF-nu": "D", "ATIF-u, pre-charged": "^"}
 
 
-def save(figure: Figure, path: Path) -> None:
-    """Write a figure to a file, whole or not at all."""
-    with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=150)
+@dataclass
+class Row:
+    """A net before and after its fine-tuning.
+
+    ``thresholds`` has for each spiking layer its threshold, or the points p_1..p_T of ATIF-nu, ``history`` has them
+    before the first step of the fine-tuning and after every step.
+    """
+
+    name: str
+    net: nn.Module
+    layers: list[nn.Module]
+    before: NetActivity
+    after: NetActivity
+    history: list[list[list[float]]]
+
+    @property
+    def thresholds(self) -> list[list[float]]:
+        return self.history[-1]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return everything that JSON can hold."""
+        found: dict[str, Any] = {"name": self.name, "thresholds": self.thresholds, "threshold_history": self.history}
+        for when, activity in (("before", self.before), ("after", self.after)):
+            layers = [{k: v for k, v in vars(layer).items() if k != "inputs"} for layer in activity.layers]
+            found[when] = {"accuracy": activity.accuracy, "spikes_per_neuron": activity.spikes_per_neuron}
+            found[when]["layers"] = layers
+        return found
+
+
+def thresholds(layers: list[nn.Module]) -> list[list[float]]:
+    """Return the present thresholds of the layers, of ATIF-nu its points as they are used."""
+    values = [layer.quantization_points() if isinstance(layer, ATIFnuNode) else layer.v_threshold for layer in layers]
+    return [torch.as_tensor(value).flatten().tolist() for value in values]
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Return a line for each net, with one line in a cell for each spiking layer."""
+    lines = [
+        [
+            row.name,
+            f"{row.before.accuracy:.2%}",
+            f"{row.after.accuracy:.2%}",
+            f"{row.after.spikes_per_neuron:.3f}" if row.layers else "-",
+            "\n".join(" ".join(f"{value:.2f}" for value in layer) for layer in row.thresholds) or "-",
+            "\n".join(f"{layer.sqnr_db:.1f}" for layer in row.after.layers) or "-",
+        ]
+        for row in rows
+    ]
+    header = ["", "accuracy\nswapped", "accuracy\nfine-tuned", "spikes per\nneuron", "thresholds\nby layer",
+              "SQNR by\nlayer (dB)"]  # fmt: skip
+    return tabulate(lines, header, tablefmt="grid", disable_numparse=True)
 
 
 def accuracy_against_spikes(runs: Sequence[Sequence[Row]], test_images: int, title: str) -> Figure:
@@ -70,13 +126,13 @@ def accuracy_against_spikes(runs: Sequence[Sequence[Row]], test_images: int, tit
 @torch.no_grad()
 def staircases(rows: Sequence[Row], time_steps: int, title: str) -> Figure:
     """Plot what each fine-tuned layer decodes from a constant input, over the density of its inputs in the net."""
-    rows = [row for row in rows if row.neurons]
-    layers = len(rows[0].neurons)
+    rows = [row for row in rows if row.layers]
+    layers = len(rows[0].layers)
     limits = [max(float(row.after.layers[i].inputs.quantile(0.999)) for row in rows) for i in range(layers)]
     figure = Figure(figsize=(3.4 * layers, 2.3 * len(rows)), layout="constrained")
     grid = figure.subplots(len(rows), layers, sharex="col", sharey="col", squeeze=False)
     for axes_row, row in zip(grid, rows, strict=True):
-        for i, (axes, neuron, limit) in enumerate(zip(axes_row, row.neurons, limits, strict=True)):
+        for i, (axes, neuron, limit) in enumerate(zip(axes_row, row.layers, limits, strict=True)):
             x = torch.linspace(-0.25 * limit, limit, 4001)
             _density(axes, row.after.layers[i].inputs, x)
             axes.plot(x, x.clamp_min(0.0), color=COLOURS["ReLU"], ls="--", lw=1)

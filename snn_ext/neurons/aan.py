@@ -10,10 +10,10 @@ import torch
 import torch.fx
 from torch import Tensor, nn
 
-from ._errors import check_bool, check_choice, check_count
-from .functional import asn_ceiling, asn_spike_height
-from .functional.asn import check_constant
-from .ops import asn_transfer
+from .._errors import check_bool, check_choice, check_count
+from ..functional import asn_ceiling, asn_spike_height
+from ..functional.asn import check_constant
+from ..ops import asn_transfer
 
 __all__ = ["AAN", "BNAAN"]
 

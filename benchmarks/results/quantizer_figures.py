@@ -1,4 +1,4 @@
-"""The figures of ``recipes.fit_quantizer``."""
+"""The figures of ``benchmarks.results.quantizer``."""
 
 from __future__ import annotations
 
@@ -14,9 +14,8 @@ import torch  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 from torch import Tensor  # noqa: E402
 
+from recipes.lib.fine_tuning import COLOURS  # noqa: E402
 from snn_ext.functional import decode, sqnr, staircase  # noqa: E402
-
-from .plots import COLOURS  # noqa: E402
 
 __all__ = ["errors", "inputs", "nonuniform_training", "staircases", "steps", "uniform_training"]
 

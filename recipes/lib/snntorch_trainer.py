@@ -1,10 +1,9 @@
-"""The net and the job of ``recipes.train_images``, trained by snnTorch.
+"""Training of the same nets by snnTorch.
 
-``python -m recipes.train_images_snntorch --data cifar10 --model resnet18 --neuron atif-nu --out runs/snntorch``
-
-Data, schedule, checkpoints, log and ``--resume`` are the same; an epoch is one call of ``snn_ext.snntorch.bptt``, or,
-with ``--trainer host``, of ``snntorch.backprop.BPTT``, which calls the net T times for each batch. At the start the
-spikes of both hosts are compared: with the same weights and in eval mode they are equal to the last bit.
+Data, schedule, checkpoints, log and ``--resume`` are those of the other trainer; an epoch is one call of
+``snn_ext.snntorch.bptt``, or, with ``--trainer host``, of ``snntorch.backprop.BPTT``, which calls the net T times for
+each batch. At the start the spikes of both hosts are compared: with the same weights and in eval mode they are equal to
+the last bit.
 
 In training the two hosts differ in two ways: snnTorch lets no gradient through the spike in the reset (compare with
 ``--detach-reset`` there), and batch norm sees the stem T times, or with BPTT each step by itself.
@@ -12,8 +11,7 @@ In training the two hosts differ in two ways: snnTorch lets no gradient through 
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -26,31 +24,27 @@ from torch import Tensor, nn
 from snn_ext.functional import Sigmoid
 from snn_ext.snntorch import PCMPIF, ATIFnu, ATIFu, bptt, reset
 
-from .lib.command import command, run_main
-from .lib.neurons import calibrated_threshold, initial_potential, make_spiking, replace_activations
-from .models.classifier import Classifier
-from .train_images import ImageTrainer, argument_parser, parse_arguments, run
+from ..models.classifier import Classifier
+from .neurons import NeuronOptions, initial_potential, make_spiking, replace_activations
+from .spiking_trainer import SpikingTrainer
 
-__all__ = [
-    "NEUTRAL", "TRAINERS", "SnnTorchNet", "SnnTorchTrainer", "assert_same_spikes", "check_snntorch_arguments", "main",
-    "snntorch_neuron",
-]  # fmt: skip
+__all__ = ["TRAINERS", "SnnTorchNet", "SnnTorchTrainer", "assert_same_spikes", "snntorch_neuron"]
 
 TRAINERS = {"snn_ext": bptt, "host": backprop.BPTT}
 
 
-def snntorch_neuron(args: argparse.Namespace, inputs: Tensor | None = None) -> nn.Module:
-    """Make one neuron for snnTorch with SpikingJelly's tie rule, calibrated if its layer's inputs are given."""
-    threshold, v_init = calibrated_threshold(args, inputs), initial_potential(args)
+def snntorch_neuron(options: NeuronOptions) -> nn.Module:
+    """Make one neuron for snnTorch with SpikingJelly's tie rule."""
     common: dict[str, Any] = {
-        "spike_grad": Sigmoid(args.alpha), "init_hidden": True, "fire_at_threshold": True,
-        "scale_output": args.output == "scaled" and args.neuron != "if",
+        "spike_grad": Sigmoid(options.alpha), "init_hidden": True, "fire_at_threshold": True,
+        "scale_output": options.output == "scaled" and options.neuron != "if",
     }  # fmt: skip
-    if args.neuron in ("if", "pcmp"):
+    threshold, v_init = options.v_threshold, initial_potential(options)
+    if options.neuron in ("if", "pcmp"):
         return PCMPIF(threshold, precharge=v_init, **common)
-    if args.neuron == "atif-u":
+    if options.neuron == "atif-u":
         return ATIFu(threshold, v_init=v_init, **common)
-    return ATIFnu(threshold, T=args.time_steps, recursion=args.recursion, v_init=v_init, **common)
+    return ATIFnu(threshold, T=options.time_steps, recursion=options.recursion, v_init=v_init, **common)
 
 
 class SnnTorchNet(nn.Module):
@@ -91,17 +85,14 @@ class MeanLogitCrossEntropy(SF.ce_max_membrane_loss):
         return nn.functional.cross_entropy(mem[-1] / len(mem), targets)
 
 
-class SnnTorchTrainer(ImageTrainer):
-    """The trainer of ``recipes.train_images`` with snnTorch's neurons and training loop."""
+class SnnTorchTrainer(SpikingTrainer):
+    """A mix-in: another trainer, with snnTorch's neurons and training loop."""
 
-    def defaults(self, args: argparse.Namespace) -> dict[str, Any]:
-        return vars(_parse(["--out", str(args.out), "--preset", args.preset]))
-
-    def load_model(self, args: argparse.Namespace, num_classes: int) -> nn.Module:
+    def load_model(self, args: Any, num_classes: int) -> nn.Module:
         if self.processes > 1:
             raise ValueError(f"torchrun: got {self.processes} processes, want one: snnTorch's trainer knows no others")
         net, calibration = self.analog_net(args, num_classes)
-        self.neurons = replace_activations(net, lambda inputs: snntorch_neuron(args, inputs), calibration)
+        self.neurons = replace_activations(net, snntorch_neuron, args, calibration)
         self.twin = self.analog_net(args, num_classes)[0]
         self.twin_neurons = make_spiking(self.twin, args)
         self.to_twin(net)
@@ -127,7 +118,7 @@ class SnnTorchTrainer(ImageTrainer):
     def reset(self, model: nn.Module) -> None:
         reset(model)
 
-    def measure(self, args: argparse.Namespace) -> dict[str, Any]:
+    def measure(self, args: Any) -> dict[str, Any]:
         """Measure the twin in SpikingJelly, which has the same weights and so the same spikes."""
         self.to_twin(self.model.classifier)
         self.model, self.neurons = self.twin, self.twin_neurons
@@ -217,40 +208,3 @@ def _set_steps(net: Classifier, time_steps: int | None) -> None:
     for module in net.modules():
         if hasattr(module, "step_mode"):
             module.step_mode = "s" if time_steps is None else "m"
-
-
-NEUTRAL = {
-    "amp": False, "benchmark_step": False, "clip_grad_norm": None, "detach_reset": False, "grad_scale": "none",
-    "label_smoothing": 0.0, "log_every": 0,
-}  # fmt: skip
-"""Options of ``recipes.train_images`` that snnTorch's trainers do not have, and their value here."""
-
-
-def _parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argument_parser()
-    parser.prog, parser.description = "python -m recipes.train_images_snntorch", __doc__.split("\n\n")[0]
-    parser.add_argument("--trainer", choices=TRAINERS, default="snn_ext", help="which backpropagation through time")
-    parser.set_defaults(**NEUTRAL)
-    args = parse_arguments(argv, parser)
-    check_snntorch_arguments(parser, args)
-    return args
-
-
-def check_snntorch_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """Refuse what snnTorch's trainers do not have."""
-    for name, neutral in NEUTRAL.items():
-        if getattr(args, name, neutral) != neutral:
-            option, value = name.replace("_", "-"), getattr(args, name)
-            parser.error(f"argument --{option}: got {value}, want {neutral}: snnTorch's trainers do not have it")
-    if args.neuron == "relu":
-        parser.error("argument --neuron: got relu, want a spiking neuron")
-
-
-@command
-def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
-    """Parse the command line and run."""
-    return run(SnnTorchTrainer(), _parse(argv))
-
-
-if __name__ == "__main__":
-    run_main(main, "--resume continues")

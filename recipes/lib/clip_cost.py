@@ -1,8 +1,7 @@
-"""What a clip costs a net, and which words it mistakes for which."""
+"""Cost of a clip in operations and energy, and the confusion matrix of the words."""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable
 from typing import Any
 
@@ -10,12 +9,12 @@ import torch
 from spikingjelly.activation_based import functional
 from torch import Tensor, nn
 
-from recipes.models.keyword_nets import RecurrentLIF
-from snn_ext import evaluate
-from snn_ext.conversion import fold_scales
+from snn_ext import ConstantInputNet, evaluate
 from snn_ext.evaluation import ENERGY_45NM, Evaluation
 
-__all__ = ["clip_cost", "confusion", "evaluation_cost", "stepwise"]
+from ..models.keyword_nets import RecurrentLIF
+
+__all__ = ["clip_cost", "confusion", "evaluation_cost"]
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 
@@ -28,10 +27,10 @@ def clip_cost(net: nn.Module, loader: Batches, time_steps: int) -> dict[str, flo
     """
     if isinstance(net, RecurrentLIF):
         return _recurrent_cost(net, loader)
-    spiking = stepwise(net)
-    if spiking is None:
+    if net.time_steps is None:
         macs = _analog_macs(net, loader)
         return {"macs": macs, "energy_nj": ENERGY_45NM.analog(macs) / 1e3}
+    spiking = ConstantInputNet(net.body, time_steps, stem=net.stem)
     return evaluation_cost(evaluate(spiking, loader, time_steps, progress=False))
 
 
@@ -43,17 +42,6 @@ def evaluation_cost(evaluation: Evaluation) -> dict[str, float]:
         "spikes_per_neuron": float(evaluation.spikes[-1]) / neurons, "synops": float(evaluation.synops[-1]),
         "energy_nj": float(evaluation.energy()[-1]) / 1e3,
     }  # fmt: skip
-
-
-def stepwise(net: nn.Module) -> nn.Module | None:
-    """Return a copy of a spiking classifier that goes step by step and emits 0 and 1; ``None`` of an analog one."""
-    if net.time_steps is None:
-        return None
-    net = copy.deepcopy(net).eval()
-    functional.reset_net(net)
-    functional.set_step_mode(net, "s")
-    net.time_steps = None
-    return fold_scales(net) if any(getattr(m, "scale_output", False) for m in net.modules()) else net
 
 
 @torch.no_grad()
