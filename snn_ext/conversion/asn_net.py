@@ -1,4 +1,4 @@
-"""From the analog graph to a net of adaptive spiking neurons: where currents, filters, biases and heights go."""
+"""From the analog graph to a net of adaptive spiking neurons: places of filters, biases and heights."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..neurons.precision import fold_height
 from ..simulation.layers import module_of, rule_of, rule_of_node
 from ..spikingjelly import ASNNode
 from .canonicalize import AnalogNet
-from .graph_tools import assign, free_name, insert_behind, refuse, shape_of
+from .graph_tools import assign, calls, free_name, insert_behind, refuse, shape_of
 from .modules import Scale
 from .net import ConvertedNet
 from .weights import affine_of
@@ -52,7 +52,7 @@ def adaptive_net(
     biases, analog = _Silent(net, constants).biases(x[:1]), _analog(net, constants)
     placed: dict[fx.Node, fx.Node] = {}  # filters by the node whose value they filter
     for node in list(net.graph.nodes):
-        if node.op == "call_module" and str(node.target) in constants:
+        if calls(node, constants):
             name, given = str(node.target), constants[str(node.target)]
             source, pool = _behind_poolings(net, node)
             options: dict[str, Any] = {"analog_input": analog[source], "bias": biases[source], "tau_phi": tau_phi}
@@ -82,7 +82,7 @@ def adaptive_net(
 
 
 def _behind_poolings(net: ConvertedNet, node: fx.Node) -> tuple[fx.Node, fx.Node | None]:
-    """Return the value of which an activation is made, behind the poolings right before it, and the first of these."""
+    """Return the value before the poolings that lead to an activation, and the first of these poolings."""
     source: Any = node.args[0]
     first = None
     while _is_pooled_for_neurons(net, source):
@@ -118,7 +118,7 @@ def _analog(net: ConvertedNet, constants: dict[str, Any]) -> dict[fx.Node, bool]
                 f"{node.name}, where the input meets spikes",
                 "an activation on the input before: a snn_ext.BNAAN turns it into spikes",
             )
-        spikes = node.op == "call_module" and str(node.target) in constants
+        spikes = calls(node, constants)
         found[node] = node.op == "placeholder" or (not spikes and kinds == {True})
     return found
 
@@ -127,7 +127,7 @@ def _analog(net: ConvertedNet, constants: dict[str, Any]) -> dict[fx.Node, bool]
 
 
 class _Silent(fx.Interpreter):
-    """Runs the analog net with no input and no activation: what is left are the biases."""
+    """Runs the analog net with input and activations zero, which leaves the biases."""
 
     def __init__(self, net: fx.GraphModule, activations: dict[str, Any]) -> None:
         super().__init__(net, garbage_collect_values=False)
@@ -211,7 +211,7 @@ class _Heights:
         if name is None:
             return
         layer.register_buffer("analog_weight", layer.weight.detach().clone())
-        layer.weight = copy.deepcopy(layer.weight)  # its own: a tied one would get the heights of several neurons
+        layer.weight = copy.deepcopy(layer.weight)  # a copy: a tied weight would get the heights of several neurons
         layer.spike_source, layer.spike_bits = name, self.bits[node]
         neuron: Any = self.net.get_submodule(name)
         fold_height(layer, neuron.h)

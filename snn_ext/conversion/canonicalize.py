@@ -135,7 +135,7 @@ def _run(ann: Callable[[Tensor], Any], x: Tensor) -> Any:
 
 
 class _Tracer(ThreadTracer):
-    """Keeps layers whole, a host's layers and neurons too; looks into everything else."""
+    """Keeps layers and neurons whole, a host's too; traces through everything else."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         if type(m) in RULES or isinstance(m, QuantizedReLU | AAN | _BatchNorm) or is_neuron(m):
@@ -181,7 +181,7 @@ def _checked_output(graph: fx.GraphModule, x: Tensor, wanted: Tensor) -> Tensor:
 
 
 def own_modules(graph: fx.GraphModule) -> None:
-    """Give each call a module of its own: neurons have a state, and scales are folded into weights."""
+    """Give each call a separate module: neurons have a state, and scales are folded into weights."""
     calls: Counter[str] = Counter()
     for node in graph.graph.nodes:
         if node.op == "call_module":
@@ -223,7 +223,7 @@ def _size(node: fx.Node) -> int | None:
 
 
 def _check_inputs(graph: fx.GraphModule) -> None:
-    """Refuse what is left over: several inputs, parameters and sizes that enter a computation."""
+    """Refuse several inputs, and parameters and sizes that enter a computation."""
     inputs = [n for n in graph.graph.nodes if n.op == "placeholder"]
     used = [n for n in inputs if n.users]
     if len(used) != 1:
@@ -239,7 +239,7 @@ def _check_inputs(graph: fx.GraphModule) -> None:
 
 
 def _fold_batch_norms(graph: fx.GraphModule) -> None:
-    """Fold batch norm into the layer before it; one that has none stays, and is a layer of its own."""
+    """Fold batch norm into the layer before it; without such a layer it stays, as a layer."""
     for node in list(graph.graph.nodes):
         norm, before = module_of(graph, node), node.args[0] if node.args else None
         if not isinstance(norm, _BatchNorm) or not isinstance(before, fx.Node) or len(before.users) > 1:

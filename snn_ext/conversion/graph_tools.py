@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import torch
 from torch import fx, nn
 
+from ..hosts import is_neuron
 from ..simulation.layers import module_of
 
-__all__ = ["Operation", "assign", "bypass", "free_name", "insert_behind", "kind_of", "name_of", "refuse", "shape_of"]
+__all__ = [
+    "Operation", "assign", "bypass", "calls", "calls_neuron", "free_name", "insert_behind", "kind_of", "name_of",
+    "refuse", "shape_of",
+]  # fmt: skip
 
 
 def refuse(got: str, want: str, node: fx.Node | None = None) -> NoReturn:
@@ -60,6 +65,17 @@ class Operation:
     def refuse(self, got: str, want: str) -> NoReturn:
         """Raise the error that names this operation and its place; ``got`` follows the name."""
         refuse(f"{self.name}{got}", want, self.node)
+
+
+def calls(node: Any, names: Container[str]) -> bool:
+    """Return True for the call of one of some modules, given by name."""
+    return isinstance(node, fx.Node) and node.op == "call_module" and str(node.target) in names
+
+
+def calls_neuron(graph: fx.GraphModule, node: fx.Node) -> bool:
+    """Return True for the call of a layer of neurons, or of a ReLU."""
+    module = module_of(graph, node)
+    return module is not None and is_neuron(module)
 
 
 def shape_of(node: Any) -> torch.Size:

@@ -7,7 +7,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..simulation.layers import module_of, rule_of_node
 from .activations import Activation
-from .graph_tools import free_name, kind_of, refuse
+from .graph_tools import calls, free_name, kind_of, refuse
 
 __all__ = ["pool_before_activations", "pool_behind_activations"]
 
@@ -26,7 +26,7 @@ def pool_behind_activations(graph: fx.GraphModule, activations: Activations) -> 
     while moved:
         moved = False
         for node in list(graph.graph.nodes):
-            pool = node.args[0] if _is_activation(node, activations) else None
+            pool = node.args[0] if calls(node, activations) else None
             if isinstance(pool, fx.Node) and len(pool.users) == 1 and _is_max_pool(graph, pool):
                 source = pool.args[0]
                 node.replace_all_uses_with(pool)
@@ -40,7 +40,7 @@ def pool_behind_activations(graph: fx.GraphModule, activations: Activations) -> 
             refuse(f"{kind} {node.target} of values that may be negative", "it behind an activation", node)
         inputs = [rectified[n] for n in node.all_input_nodes]
         weighted = rule_of_node(graph, node).weighted or isinstance(module_of(graph, node), _BatchNorm)
-        rectified[node] = _is_activation(node, activations) or (bool(inputs) and all(inputs) and not weighted)
+        rectified[node] = calls(node, activations) or (bool(inputs) and all(inputs) and not weighted)
 
 
 def pool_before_activations(graph: fx.GraphModule, activations: Activations) -> None:
@@ -57,7 +57,7 @@ def pool_before_activations(graph: fx.GraphModule, activations: Activations) -> 
     while moved:
         moved = False
         for pool in list(graph.graph.nodes):
-            if not _is_max_pool(graph, pool) or not _is_activation(pool.args[0], activations):
+            if not _is_max_pool(graph, pool) or not calls(pool.args[0], activations):
                 continue
             before = pool.args[0]
             name, alone = str(before.target), len(before.users) == 1
@@ -81,14 +81,10 @@ def pool_before_activations(graph: fx.GraphModule, activations: Activations) -> 
 
 def _is_activated(graph: fx.GraphModule, node: fx.Node, activations: Activations) -> bool:
     """Return True for an activation, and for a pooling that feeds nothing but activations."""
-    if _is_activation(node, activations):
+    if calls(node, activations):
         return True
     pools = node.op == "call_module" and rule_of_node(graph, node).pooling is not None
     return pools and all(_is_activated(graph, user, activations) for user in node.users)
-
-
-def _is_activation(node: fx.Node, activations: Activations) -> bool:
-    return node.op == "call_module" and str(node.target) in activations
 
 
 def _is_max_pool(graph: fx.GraphModule, node: fx.Node) -> bool:

@@ -1,4 +1,4 @@
-"""Pre-charged membrane potentials: the search for them, layer by layer, and the baselines beside it."""
+"""Pre-charged membrane potentials: the search, layer by layer, and the baseline of lowered thresholds."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ def optimize_precharge(
     .. math:: J_l(v) = \sum_{t=1}^{T} \left\langle [r^l(t; v) - a^l]^2 \right\rangle
 
     is taken, with :math:`r` the rates up to step t, :math:`a` the normalised activations of the analog net, and the
-    layers before l at the pre-charges already found. All candidates run in one pass over the current into the layer.
+    layers before l at the pre-charges already found. One pass over the current into the layer runs all candidates.
 
     Parameters
     ----------
     snn : ConvertedNet
-        Of the streaming schedule; its pre-charges are replaced, those of quantised activations too.
+        A net of the streaming schedule; its pre-charges are replaced, those of quantised activations too.
     ann : nn.Module or None
-        The net it was converted from; ``None`` takes the spiking net's own graph with rectifiers for neurons.
+        The net that it was converted from; with ``None`` the spiking net's graph with rectifiers for neurons.
     loader : Tensor, iterable or callable
         Inputs, as for :func:`snn_ext.convert`.
     time_steps : int
@@ -92,7 +92,7 @@ def optimize_precharge(
     analog = AnalogTwin(snn)
     targets = [analog.rates(x) for x in batches] if ann is None else _activations_of(ann, snn, batches)
     shared = (t for t in (*snn.parameters(), *base.memories(snn)) if isinstance(t, Tensor))
-    trial = copy.deepcopy(snn, {id(t): t for t in shared})  # what is interrupted is the search on a copy
+    trial = copy.deepcopy(snn, {id(t): t for t in shared})  # an interruption leaves the net itself unchanged
     layers = Layerwise(trial, batches, time_steps, memory)
     found: list[float] = []
     for node in layers.layers():
@@ -170,7 +170,7 @@ class _Candidates:
 def lower_thresholds(snn: ConvertedNet, factor: float) -> None:
     """Multiply all thresholds in place, without a change of the weights: the baseline beside pre-charge.
 
-    Neurons then fire earlier, but their rates stay wrong for ever: too high by ``1 / factor``.
+    Neurons then fire earlier, but their rates stay wrong: too high by ``1 / factor``.
 
     Parameters
     ----------
@@ -181,7 +181,7 @@ def lower_thresholds(snn: ConvertedNet, factor: float) -> None:
 
     Notes
     -----
-    Source: Hwang et al. 2021, who set it against the pre-charged membrane potential.
+    Source: Hwang et al. 2021, who compare it with the pre-charged membrane potential.
     """
     reported = _reported_neurons(snn)
     if check_real("factor", factor, "a number in (0, 1]", 0.0, 1.0) <= 0:

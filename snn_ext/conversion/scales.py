@@ -1,4 +1,4 @@
-"""Moving the value of a spike into the weights that follow, so that only 0/1 spikes travel."""
+"""Moving the value of a spike into the weights that follow, so that spikes are 0 and 1."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ __all__ = ["arriving_spikes", "fold", "fold_scales"]
 def fold_scales(net: nn.Module) -> ConvertedNet:
     """Return a net whose neurons emit 0 and 1, with the value of their spikes moved into the weights that follow.
 
-    A net that was trained with ``scale_output=True`` computes the same; the first rounding of its products is another,
-    so isolated spikes may differ. Where spikes reach a neuron, an addition or the output without weights, as by an
-    identity shortcut, a :class:`Scale` keeps their value as a synapse with a name.
+    A net that was trained with ``scale_output=True`` computes the same; its products are rounded elsewhere, so isolated
+    spikes may differ. Where spikes reach a neuron, an addition or the output without weights, as by an identity
+    shortcut, a :class:`Scale` with a name keeps their value.
 
     Parameters
     ----------
@@ -38,7 +38,7 @@ def fold_scales(net: nn.Module) -> ConvertedNet:
     Raises
     ------
     ValueError
-        If the net can not be traced, or no neuron of it scales its output.
+        If the net cannot be traced, or no neuron of it scales its output.
 
     Examples
     --------

@@ -10,13 +10,12 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..hosts import is_neuron
 from ..simulation.layers import known_type, module_of
 from ..simulation.plan import ancestors
 from ..spikingjelly import PCMPIFNode
 from .activations import Activation
 from .canonicalize import AnalogNet
-from .graph_tools import assign, bypass, insert_behind, shape_of
+from .graph_tools import assign, bypass, calls, calls_neuron, insert_behind, shape_of
 from .modules import PoissonEncoder, Scale, SpikeMaxPool1d, SpikeMaxPool2d, SpikeMaxPool3d
 from .net import ConvertedNet
 from .quantized import START
@@ -85,8 +84,7 @@ def _put_between_scales(net: ConvertedNet, node: fx.Node, dtype: torch.dtype) ->
 
 def neurons(net: fx.GraphModule) -> list[str]:
     """Return the names of the layers of neurons in the order of the forward pass."""
-    called = [str(node.target) for node in net.graph.nodes if node.op == "call_module"]
-    return [name for name in called if is_neuron(net.get_submodule(name))]
+    return [str(node.target) for node in net.graph.nodes if calls_neuron(net, node)]
 
 
 def emit_ones(net: ConvertedNet, name: str) -> None:
@@ -169,7 +167,7 @@ def residual_units(analog: AnalogNet) -> dict[str, str | None]:
     place = {node: k for k, node in enumerate(nodes)}
 
     def is_activation(node: fx.Node) -> bool:
-        return node.op == "call_module" and str(node.target) in analog.activations
+        return calls(node, analog.activations)
 
     entry: dict[str, str | None] = {}
     for junction in nodes:

@@ -14,7 +14,7 @@ from ...simulation.layers import rule_of_node
 from ..activations import Activation
 from ..batches import Batches
 from ..canonicalize import AnalogNet
-from ..graph_tools import assign, insert_behind, refuse
+from ..graph_tools import assign, calls, insert_behind, refuse
 from ..modules import over_channels
 from ..net import ConvertedNet
 from ..phased import phased
@@ -213,7 +213,7 @@ def _append_readout(analog: AnalogNet) -> None:
 
 def _consists_of_spikes(analog: AnalogNet, node: fx.Node) -> bool:
     """Return True for a value that is reached from activations without weights."""
-    if node.op == "call_module" and str(node.target) in analog.activations:
+    if calls(node, analog.activations):
         return True
     inputs = [] if rule_of_node(analog.graph, node).weighted else node.all_input_nodes
     return bool(inputs) and all(_consists_of_spikes(analog, source) for source in inputs)
