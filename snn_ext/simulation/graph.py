@@ -15,8 +15,8 @@ from ..neurons import AdaptiveSpikingNeuron
 from .layers import known_type, module_of, rule_of
 
 __all__ = [
-    "Events", "Recorder", "as_graph", "emits_spikes", "evaluating", "events_of", "is_delay", "is_filter", "is_max_pool", "is_spiking", "is_stateful",
-    "module_of", "smoothed_readout", "step_length", "unit_of",
+    "Events", "Recorder", "as_graph", "emits_spikes", "evaluating", "events_of", "is_delay", "is_filter",
+    "is_max_pool", "is_spiking", "is_stateful", "module_of", "smoothed_readout", "step_length", "unit_of",
 ]  # fmt: skip
 
 
