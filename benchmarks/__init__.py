@@ -1,4 +1,4 @@
-"""Benchmarks of the operators against what the hosts offer: ``python -m benchmarks --help``."""
+"""Studies of speed, results and robustness: ``python -m benchmarks`` lists them."""
 
 from recipes.lib.command import quiet_while_importing
 

@@ -1,67 +1,61 @@
-"""Check that the operators are right, then measure how fast they are.
+"""Studies: how fast the package is, what came out of the recipes, and what the tests and files stand.
 
-The tests of the operators run first; when one of them fails nothing is measured, for the time of a wrong result says
-nothing. All contenders of a case run in one process, in turns.
+``python -m benchmarks`` lists them, ``python -m benchmarks NAME ...`` runs one, ``NAME --help`` shows its options.
 """
 
 from __future__ import annotations
 
 import argparse
-import subprocess
-import sys
+import ast
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 
-from recipes.lib.command import command, run_main
-from recipes.lib.options import SEED, integer, new_folder
+from recipes.lib.command import run_main
 
-ROOT = Path(__file__).resolve().parents[1]
-
-
-@command
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run from the command line; returns the exit status."""
-    parser = argparse.ArgumentParser("python -m benchmarks", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a few cases, few rounds: two minutes")
-    parser.add_argument("--cases", nargs="+", default=[], metavar="TEXT", help="only cases whose name contains a TEXT")
-    parser.add_argument("--list", action="store_true", help="name the cases and stop")
-    parser.add_argument("--rounds", type=integer(), default=None, help="rounds a case (15; 5 with --quick)")
-    parser.add_argument("--seed", type=SEED, default=0)
-    parser.add_argument("--out", type=new_folder, default=ROOT / "runs" / "benchmarks", help="folder for the results")
-    options = parser.parse_args(arguments)
-
-    from .speed import cases, report
-
-    names = [name for name in cases.CASES if _wanted(name, options)]
-    if options.list or not names:
-        print("\n".join(cases.CASES))
-        return 0 if options.list else 2
-    settings = cases.Settings(options.rounds or (5 if options.quick else 15), options.seed)
-    about = report.environment(settings)  # before the tests, which are a load themselves
-    if not correct():
-        print("The operators fail their tests: nothing is measured.", file=sys.stderr)
-        return 1
-    rows: list[cases.Row] = []
-    for name in names:
-        print(f"{name} ...", file=sys.stderr, flush=True)
-        rows += cases.CASES[name](settings)
-        paths = report.write(rows, about, options.out)
-    print(report.to_markdown(rows, about))
-    print("Written: " + ", ".join(map(str, paths)), file=sys.stderr)
-    return 0
+STUDIES = {
+    "operators": "speed.operators",
+    "conversion-speed": "speed.conversion",
+    "front-end": "speed.front_end",
+    "gpu": "speed.gpu",
+    "step": "speed.step",
+    "quickstart": "results.quickstart",
+    "quantizer": "results.quantizer",
+    "images": "results.images",
+    "conversion": "results.conversion",
+    "normalisation": "results.normalisation",
+    "methods": "results.methods",
+    "precharge": "results.precharge",
+    "autoencoder": "results.autoencoder",
+    "adsnn": "results.adsnn",
+    "adsnn-images": "results.adsnn_images",
+    "cross-validation": "results.cross_validation",
+    "keywords": "results.keywords",
+    "listener": "results.listener",
+    "reliability": "reliability.__main__",
+    "mutation": "mutation",
+    "host-suites": "host_suites",
+}
+"""Modules of this package, each of which also runs by ``python -m benchmarks.MODULE``."""
 
 
-def correct() -> bool:
-    """Run the tests that hold every implementation to the definition."""
-    names = ("integrate_and_fire/test_operator.py", "asn/test_operator.py", "test_layout.py")
-    tests = [str(ROOT / "tests" / "ops" / name) for name in names]
-    return subprocess.run([sys.executable, "-m", "pytest", "-q", "-x", *tests], cwd=ROOT, check=False).returncode == 0
+def main(arguments: Sequence[str] | None = None) -> int | None:
+    """Run a study, or list all of them."""
+    parser = argparse.ArgumentParser("python -m benchmarks", description=__doc__.split("\n\n")[0])
+    parser.add_argument("study", nargs="?", choices=STUDIES, metavar="NAME", help="of the list; none: show the list")
+    parser.add_argument("options", nargs=argparse.REMAINDER, help="of the study")
+    chosen = parser.parse_args(arguments)
+    if chosen.study is None:
+        print("\n".join(f"{name:<18}{about(module)}" for name, module in STUDIES.items()))
+        return 0
+    return import_module(f"benchmarks.{STUDIES[chosen.study]}").main(chosen.options)
 
 
-def _wanted(name: str, options: argparse.Namespace) -> bool:
-    from .speed.cases import QUICK
-
-    return any(text in name for text in options.cases) if options.cases else not options.quick or name in QUICK
+def about(module: str) -> str:
+    """Return the first sentence of a study's docstring, without importing it."""
+    path = Path(__file__).parent.joinpath(*module.split(".")).with_suffix(".py")
+    text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    return text.split("\n\n")[0].replace("\n", " ").split(": ``")[0].rstrip(".")
 
 
 if __name__ == "__main__":

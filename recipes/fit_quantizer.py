@@ -1,59 +1,38 @@
-"""Fit spiking neurons as quantisers to distributions of inputs: figures 1 to 5 of Castagnetti et al. 2023, one more.
+"""Fit spiking neurons as quantisers to distributions of inputs, after Castagnetti et al. 2023.
 
-``python -m recipes.fit_quantizer`` takes about two minutes on a CPU. It draws the staircases of a neuron and the two
-kinds of quantisation error; trains one threshold (ATIF-u), T points (ATIF-nu) and one threshold with pre-charge by the
-surrogate gradient; and compares what the training reaches with the optimum, which needs no gradient.
+``python -m recipes.fit_quantizer`` takes about two minutes on a CPU. It trains one threshold (ATIF-u), T points
+(ATIF-nu) and one threshold with pre-charge by the surrogate gradient, and compares what the training reaches with the
+optimum, which needs no gradient. ``python -m benchmarks quantizer`` draws figures 1 to 5 of the paper from it.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from matplotlib.figure import Figure
 from spikingjelly.activation_based import functional
 from tabulate import tabulate
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from benchmarks.results import fit_quantizer_plots as plots
-from benchmarks.results.plots import save
-from snn_ext import record_inputs
-from snn_ext.functional import (
-    Sigmoid,
-    best_points,
-    best_threshold,
-    decode,
-    nonuniform_staircase,
-    sqnr,
-    staircase,
-)
+from snn_ext.functional import Sigmoid, best_points, best_threshold, decode, nonuniform_staircase, sqnr, staircase
 from snn_ext.spikingjelly import ATIFnuNode, ATIFuNode
 
-from .data import FASHION_MNIST_SUBSET, fashion_mnist_subset
+from .lib.cli import Count, NewFolder, Seed
 from .lib.command import command, run_main
-from .lib.files import replacing
-from .lib.options import SEED, integer, new_folder
+from .lib.files import save_figure, write_json
 from .lib.run_folder import own_folder
-from .lib.training import seed_everything, train
-from .models import SmallCNN
-
-__all__ = ["Fit", "fit", "input_samples", "main", "optima"]
 
 TIME_STEPS = 4
 SIGMA = 0.1  # root mean square of every input
 ALPHA = 10.0  # slope of the surrogate; with SpikingJelly's 4, ATIF-u stops 1.3 dB short of its optimum
 LEARNING_RATE = 1e-3
 BATCH = 1024
-
-RECORDED = f"second spiking layer of a small ReLU net, {FASHION_MNIST_SUBSET}"
 
 NEURONS: dict[str, Callable[..., nn.Module]] = {
     "ATIF-u": ATIFuNode,
@@ -62,21 +41,21 @@ NEURONS: dict[str, Callable[..., nn.Module]] = {
 }
 
 
+@dataclass(kw_only=True)
+class Options:
+    """Options."""
+
+    iterations: Annotated[Count, "of each training"] = 2500
+    seed: Seed = 0
+    out: Annotated[NewFolder, "folder"] = Path("runs/fit_quantizer")
+
+
 @dataclass
 class Fit:
-    """One training: what it reached at each evaluation.
+    """One training: at each evaluation the SQNR on the whole sample, and the threshold, or the points p_1..p_T.
 
-    Attributes
-    ----------
-    iterations : list of int
-        When it was evaluated.
-    sqnr_db : list of float
-        On the whole sample.
-    thresholds : list of list of float
-        The threshold, or the points p_1..p_T.
-    edges : list of list of float
-        For n = 1..T the smallest input of the sample at which the neuron fires n times; NaN for none. For ATIF-nu they
-        are its points, in reverse order, only where the recursion is exact: training is free to leave that region.
+    ``edges`` has for n = 1..T the smallest input of the sample at which the neuron fires n times, NaN for none. For
+    ATIF-nu they are its points, in reverse order, only where the recursion is exact: training may leave that region.
     """
 
     iterations: list[int] = field(default_factory=list)
@@ -97,19 +76,6 @@ def input_samples(size: int = 20_001) -> dict[str, Tensor]:
         "uniform": share * math.sqrt(3),
     }
     return {name: (SIGMA * sample).float() for name, sample in samples.items()}
-
-
-def recorded_sample(size: int = 20_001) -> Tensor:
-    """Train a small ReLU net for two epochs and return the positive inputs of its second layer, scaled to one RMS."""
-    generator = seed_everything(0)
-    train_set, _ = fashion_mnist_subset()
-    net = SmallCNN()
-    optimizer = torch.optim.AdamW(net.parameters(), 4e-3)
-    train(net, DataLoader(train_set, 64, shuffle=True, generator=generator), optimizer, 2, name="ReLU net")
-    inputs = list(record_inputs(net, DataLoader(train_set, 100, sampler=range(1000))).values())[1]
-    inputs = inputs[inputs > 0].sort().values
-    inputs = inputs[torch.linspace(0, len(inputs) - 1, size).round().long()]
-    return inputs * (SIGMA / inputs.square().mean().sqrt())
 
 
 def quantised(x: Tensor, threshold: float, time_steps: int = TIME_STEPS, v_init: float = 0.0) -> Tensor:
@@ -135,27 +101,9 @@ def optima(x: Tensor) -> dict[str, tuple[float, list[float]]]:
 def fit(make: Callable[..., nn.Module], x: Tensor, iterations: int, *, seed: int = 0, every: int = 25) -> Fit:
     """Train one neuron to reproduce its constant input: RMS loss, Adam, threshold 1 at the start.
 
-    Parameters
-    ----------
-    make : callable
-        Makes the neuron from keywords that all kinds have.
-    x : Tensor
-        The sample that batches are drawn from, flat, in ascending order.
-    iterations : int
-        Steps of Adam.
-    seed : int
-        Of the draws.
-    every : int
-        Iterations between evaluations on the whole sample.
-
-    Returns
-    -------
-    Fit
-
-    Notes
-    -----
-    Source: Castagnetti et al. 2023, equation 13. The paper does not settle the slope of the surrogate; this is the
-    setting documented for this project: alpha = 10, gradient through the spike in the reset, recursion "min".
+    ``x`` is the sample that batches are drawn from, in ascending order; every ``every`` iterations all of it is
+    evaluated. Source: Castagnetti et al. 2023, equation 13. The paper does not settle the slope of the surrogate; this
+    is the setting documented for this project: alpha = 10, gradient through the spike in the reset, recursion "min".
     """
     node = make(
         v_threshold=1.0, surrogate_function=Sigmoid(ALPHA), detach_reset=False, step_mode="m", scale_output=True
@@ -200,61 +148,50 @@ def table(results: dict[str, dict[str, Any]]) -> str:
     return tabulate(lines, header, tablefmt="simple", disable_numparse=True)
 
 
-def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m recipes.fit_quantizer", description=__doc__.split("\n\n")[0])
-    parser.add_argument("--iterations", type=integer(), default=2500, help="of each training (default: 2500)")
-    parser.add_argument("--seed", type=SEED, default=0)
-    parser.add_argument("--no-recorded", action="store_true", help="leave out the net whose inputs are recorded")
-    parser.add_argument(
-        "--out", type=new_folder, default=Path("runs/fit_quantizer"), help="default: runs/fit_quantizer"
-    )
-    return parser.parse_args(argv)
+def fit_all(samples: Mapping[str, Tensor], options: Options) -> dict[str, dict[str, Any]]:
+    """Return ``{input: {"optima": ..., "fits": ...}}``."""
+    results: dict[str, dict[str, Any]] = {name: {"optima": optima(x), "fits": {}} for name, x in samples.items()}
+    jobs = [(name, kind) for name in samples for kind in NEURONS]
+    for name, kind in (bar := tqdm(jobs, unit="fit", dynamic_ncols=True)):
+        bar.set_description(f"{kind}, {name}")
+        results[name]["fits"][kind] = fit(NEURONS[kind], samples[name], options.iterations, seed=options.seed)
+    return results
+
+
+def as_json(results: Mapping[str, dict[str, Any]], options: Options) -> dict[str, Any]:
+    """Return results with what they depend on."""
+    setting = {
+        "time_steps": TIME_STEPS, "sigma": SIGMA, "alpha": ALPHA, "learning_rate": LEARNING_RATE, "batch": BATCH,
+        "iterations": options.iterations, "seed": options.seed,
+    }  # fmt: skip
+    inputs = {
+        name: {"optima": result["optima"], "fits": {kind: vars(found) for kind, found in result["fits"].items()}}
+        for name, result in results.items()
+    }
+    return {"setting": setting, "inputs": inputs}
+
+
+def training(result: Mapping[str, Any]) -> Figure:
+    """Draw the SQNR of each neuron while it is trained; dotted: its optimum."""
+    figure = Figure(layout="constrained")
+    axes = figure.subplots()
+    for i, (kind, found) in enumerate(result["fits"].items()):
+        axes.plot(found.iterations, found.sqnr_db, color=f"C{i}", label=f"{kind} ({found.sqnr_db[-1]:.1f} dB)")
+        axes.axhline(result["optima"][kind][0], color=f"C{i}", lw=1, ls=":")
+    axes.set(xlabel="iteration", ylabel="SQNR (dB)", title=f"T = {TIME_STEPS}, Gaussian input; dotted: the optimum")
+    axes.legend(frameon=False)
+    return figure
 
 
 @command
-def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
-    """Fit, draw, print and return ``{input: {"optima": ..., "fits": ...}}``."""
-    args = parse_arguments(argv)
-    with own_folder(args.out, "fit_quantizer"):
-        return _run(args)
-
-
-def _run(args: argparse.Namespace) -> dict[str, Any]:
-    started = time.perf_counter()
-    samples = input_samples()
-    if not args.no_recorded:
-        samples["recorded"] = recorded_sample()
-    jobs = [(name, neuron) for name in samples for neuron in NEURONS]
-    results: dict[str, dict[str, Any]] = {name: {"optima": optima(x), "fits": {}} for name, x in samples.items()}
-    for name, neuron in (bar := tqdm(jobs, unit="fit", dynamic_ncols=True)):
-        bar.set_description(f"{neuron}, {name}")
-        results[name]["fits"][neuron] = fit(NEURONS[neuron], samples[name], args.iterations, seed=args.seed)
-
-    gaussian, inputs = results["Gaussian"], samples["Gaussian"]
-    for name, figure in {
-        "figure_1_staircases": plots.staircases(),
-        "figure_2_errors": plots.errors(inputs, SIGMA, TIME_STEPS),
-        "figure_3_uniform_training": plots.uniform_training(gaussian, SIGMA, TIME_STEPS),
-        "figure_4_steps": plots.steps(gaussian, inputs, SIGMA, TIME_STEPS),
-        "figure_5_nonuniform_training": plots.nonuniform_training(gaussian, SIGMA, TIME_STEPS),
-        "figure_6_inputs": plots.inputs(results, samples, SIGMA, TIME_STEPS),
-    }.items():
-        save(figure, args.out / f"{name}.png")
-    setting = {
-        "time_steps": TIME_STEPS, "sigma": SIGMA, "alpha": ALPHA, "learning_rate": LEARNING_RATE, "batch": BATCH,
-        "iterations": args.iterations, "seed": args.seed, "recorded": RECORDED,
-        "seconds": time.perf_counter() - started,
-    }  # fmt: skip
-    as_json = {
-        name: {"optima": result["optima"], "fits": {neuron: vars(f) for neuron, f in result["fits"].items()}}
-        for name, result in results.items()
-    }
-    with replacing(args.out / "results.json") as temporary:
-        temporary.write_text(json.dumps({"setting": setting, "inputs": as_json}, indent=1) + "\n", encoding="utf-8")
+def main(options: Options) -> dict[str, dict[str, Any]]:
+    """Fit every neuron to every input, print the table, and return what was found."""
+    with own_folder(options.out, "fit_quantizer"):
+        results = fit_all(input_samples(), options)
+        save_figure(training(results["Gaussian"]), options.out / "training.png")
+        write_json(options.out / "results.json", as_json(results, options))
     print(f"SQNR in dB at T = {TIME_STEPS}, positive inputs of RMS {SIGMA}\n\n{table(results)}\n")
-    if not args.no_recorded:
-        print(f"recorded: {RECORDED}")
-    print(f"{setting['seconds']:.0f} s; written to {args.out}")
+    print(f"written to {options.out}")
     return results
 
 

@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
+from .hosts import Host
+from .neurons import NEURONS
+
 __all__ = ["register", "unregister"]
 
-_NODES = ("ATIFuNode", "ATIFnuNode", "PCMPIFNode", "ASNNode")
-_NEURONS = ("ATIFu", "ATIFnu", "PCMPIF", "ASN")
+_NAMESPACES: dict[Host, str] = {"spikingjelly": "spikingjelly.activation_based.neuron", "snntorch": "snntorch"}
 
 
 def register() -> dict[str, list[str]]:
-    """Put the neurons beside the hosts' own.
+    """Make the neurons attributes of the hosts, beside their own.
 
     Afterwards ``spikingjelly.activation_based.neuron.ATIFuNode`` and ``snntorch.ATIFu`` exist, and SpikingJelly's
     ``NeuronConfig("snn_ext.spikingjelly.neurons.ATIFuNode", kwargs=...)`` resolves. A host that is not installed is
-    passed over. The classes keep their own module path, so pickles load without this call. Calling it again does
+    skipped. The classes keep their own module path, so pickles load without this call. Calling it again does
     nothing; :func:`unregister` undoes it.
 
     Returns
     -------
     dict
-        Host name to the names that stand there now.
+        Names of the registered classes by host.
 
     Raises
     ------
@@ -58,7 +61,7 @@ def register() -> dict[str, list[str]]:
 
 
 def unregister() -> None:
-    """Take away what :func:`register` has put into the hosts.
+    """Remove the neurons that :func:`register` has put into the hosts.
 
     Examples
     --------
@@ -73,13 +76,12 @@ def unregister() -> None:
             getattr(_registry(), "_NEURON_REGISTRY", {}).pop(f"{cls.__module__}.{cls.__qualname__}", None)
 
 
-def _entries() -> Any:
-    if find_spec("spikingjelly") is not None:
-        host, ours = import_module("spikingjelly.activation_based.neuron"), import_module("snn_ext.spikingjelly")
-        yield from (("spikingjelly", host, name, getattr(ours, name)) for name in _NODES)
-    if find_spec("snntorch") is not None:
-        host, ours = import_module("snntorch"), import_module("snn_ext.snntorch")
-        yield from (("snntorch", host, name, getattr(ours, name)) for name in _NEURONS)
+def _entries() -> Iterator[tuple[Host, Any, str, Any]]:
+    """Yield host, module of the host, name there and class of every neuron of the hosts that are installed."""
+    for host, namespace in _NAMESPACES.items():
+        if find_spec(host) is not None:
+            for neuron in NEURONS.values():
+                yield host, import_module(namespace), getattr(neuron, host), neuron.of(host)
 
 
 def _registry() -> Any:

@@ -12,26 +12,32 @@ from torch import Tensor, nn
 
 from ._errors import bad_type, bad_value, describe
 from ._together import all_or_nothing
-from ._tracing import ThreadTracer
 from .functional import ATan, Sigmoid, as_surrogate, uniform_points
-from .neurons.asn import AdaptiveNeuron
-from .neurons.integrate_and_fire import IntegrateAndFireNeuron, NonUniformIntegrateAndFireNeuron, ThresholdNeuron
+from .hosts import LeafTracer, host_of, is_neuron
+from .neurons import (
+    AdaptiveSpikingNeuron,
+    IntegrateAndFireNeuron,
+    NonUniformIntegrateAndFireNeuron,
+    ThresholdNeuron,
+)
 
-__all__ = ["DROPPABLE", "replace_neurons"]
+__all__ = ["DROPPABLE", "Factory", "check_factory", "replace_neurons"]
+
+Factory = Callable[[nn.Module], nn.Module]
 
 DROPPABLE = ("leak", "recurrence", "hard reset", "initial potential", "dynamics")
-"""What a replacement may lose, each only when named in ``drop``."""
+"""Properties of the old neuron that a replacement may lose, each only if ``drop`` names it."""
 
 
-def replace_neurons(net: nn.Module, factory: Callable[[nn.Module], nn.Module], *, drop: tuple[str, ...] = ()) -> int:
+def replace_neurons(net: nn.Module, factory: Factory, *, drop: tuple[str, ...] = ()) -> int:
     """Replace every neuron of a net, spiking or ``nn.ReLU``, in place.
 
     Threshold, surrogate, ``detach_reset``, ``step_mode`` and ``store_v_seq`` (in snnTorch: threshold, ``spike_grad``,
     ``init_hidden``, ``output``), the tie rule, ``scale_output`` and ``grad_scale`` are copied from the old neuron
-    wherever the factory has left them at their defaults; a default that it gives explicitly can not be told apart.
+    wherever the factory has left them at their defaults; a default that it gives explicitly cannot be told apart.
     An instance that stands in several places is replaced by one instance. A ``nn.ReLU`` that one forward pass calls
     several times, as in torchvision's residual blocks, becomes one neuron whose calls share one state, which is hardly
-    ever meant: a warning names it, where the net can be traced.
+    ever intended: a warning names such a module, if the net can be traced.
 
     Parameters
     ----------
@@ -40,7 +46,7 @@ def replace_neurons(net: nn.Module, factory: Callable[[nn.Module], nn.Module], *
     factory : callable
         ``factory(old) -> new``; returning ``old`` leaves that neuron alone.
     drop : tuple of str
-        What may be lost on the way: "leak", "recurrence", "hard reset", "initial potential" (of the old neuron, where
+        Properties that may be lost: "leak", "recurrence", "hard reset", "initial potential" (of the old neuron, where
         the new one has none), "dynamics" (any other equation than integrate-and-fire). Nothing by default.
 
     Returns
@@ -66,17 +72,12 @@ def replace_neurons(net: nn.Module, factory: Callable[[nn.Module], nn.Module], *
     """
     if not isinstance(net, nn.Module):
         bad_type("net", net, "an nn.Module")
-    if not callable(factory) or isinstance(factory, nn.Module | type):
-        bad_type(
-            "factory",
-            getattr(factory, "__name__", type(factory).__name__),
-            "a callable: factory(old) -> new, such as lambda old: ATIFuNode()",
-        )
+    check_factory(factory)
     unknown = [name for name in drop if name not in DROPPABLE] if isinstance(drop, tuple | list) else [drop]
     if unknown:
         bad_value("drop", drop, f"a tuple of names out of {DROPPABLE}")
     if is_neuron(net):
-        bad_value("net", type(net).__name__, "a net that holds neurons; a single neuron can not be replaced in place")
+        bad_value("net", type(net).__name__, "a net that holds neurons; a single neuron cannot be replaced in place")
     places = list(_places(net))
     new = {old: factory(old) for _, _, old in places}  # factory once per instance; modules hash by identity
     names = {old: name for _, name, old in reversed(places)}
@@ -91,7 +92,7 @@ def replace_neurons(net: nn.Module, factory: Callable[[nn.Module], nn.Module], *
     if not swapped:
         raise ValueError(
             "net: got no neuron to replace, want nn.ReLU modules or neurons of SpikingJelly or snnTorch "
-            f"(functional calls such as torch.relu can not be found; modules here: {_kinds(net)})"
+            f"(functional calls such as torch.relu cannot be found; modules here: {_kinds(net)})"
         )
     _warn_of_reused_relus(net, set(swapped))
     settings = {old: _settings(old, neuron) for old, neuron in swapped.items()}
@@ -108,36 +109,18 @@ def replace_neurons(net: nn.Module, factory: Callable[[nn.Module], nn.Module], *
     return len(swapped)
 
 
+def check_factory(factory: Any) -> None:
+    """Raise if a factory is no callable of the old neuron: a module, or a class of them."""
+    if not callable(factory) or isinstance(factory, nn.Module | type):
+        bad_type(
+            "factory",
+            getattr(factory, "__name__", type(factory).__name__),
+            "a callable: factory(old) -> new, such as lambda old: ATIFuNode()",
+        )
+
+
 def _leaf(name: str) -> str:
     return name.rpartition(".")[2]
-
-
-def is_neuron(module: nn.Module) -> bool:
-    """Whether a module is an ``nn.ReLU`` or a spiking neuron of either host, ours included."""
-    return isinstance(module, nn.ReLU) or _host(module) is not None
-
-
-def reset_neurons(net: nn.Module) -> None:
-    """Reset every spiking neuron of a net, of either host."""
-    hosts = {_host(module) for module in net.modules()}
-    if "spikingjelly" in hosts:
-        from spikingjelly.activation_based import functional
-
-        functional.reset_net(net)
-    if "snntorch" in hosts:
-        from .snntorch import reset
-
-        reset(net)
-
-
-def _host(module: nn.Module) -> str | None:
-    """Name the host whose neuron a module is, without importing a host that is not there."""
-    for base in type(module).__mro__:
-        if base.__module__.startswith("spikingjelly.activation_based.neuron"):
-            return "spikingjelly"
-        if base.__module__.startswith("snntorch._neurons"):
-            return "snntorch"
-    return None
 
 
 def _places(
@@ -167,17 +150,10 @@ def _check(name: str, old: nn.Module, new: Any, drop: tuple[str, ...]) -> None:
         )
 
 
-class LeafTracer(ThreadTracer):
-    """Traces through containers only."""
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return is_neuron(m) or not m._modules
-
-
 def _warn_of_reused_relus(net: nn.Module, replaced: set[nn.Module]) -> None:
     try:
         graph = LeafTracer().trace(net)
-    except Exception:  # control flow on values: such a net can not be traced, and nothing can be said
+    except Exception:  # control flow on values: such a net cannot be traced, so the calls are unknown
         return
     calls = [net.get_submodule(str(node.target)) for node in graph.nodes if node.op == "call_module"]
     for name, module in net.named_modules():
@@ -190,13 +166,13 @@ def _warn_of_reused_relus(net: nn.Module, replaced: set[nn.Module]) -> None:
 
 
 def _losses(old: nn.Module, new: nn.Module) -> dict[str, str]:
-    """Return what the new neuron does not have of the old one, each with the start of a remedy."""
+    """Return the properties that the new neuron would lose, each with the first half of a remedy."""
     if isinstance(old, nn.ReLU):
         return {}
     lost: dict[str, str] = {}
-    if isinstance(old, AdaptiveNeuron) != isinstance(new, AdaptiveNeuron):
+    if isinstance(old, AdaptiveSpikingNeuron) != isinstance(new, AdaptiveSpikingNeuron):
         lost["dynamics"] = ""
-    elif isinstance(old, AdaptiveNeuron) and old.bias is not None and getattr(new, "bias", None) is None:
+    elif isinstance(old, AdaptiveSpikingNeuron) and old.bias is not None and getattr(new, "bias", None) is None:
         lost["dynamics"] = "its bias in the factory or "
     kinds = {base.__name__ for base in type(old).__mro__}
     if isinstance(old, NonUniformIntegrateAndFireNeuron):
@@ -205,7 +181,7 @@ def _losses(old: nn.Module, new: nn.Module) -> dict[str, str]:
             isinstance(new, NonUniformIntegrateAndFireNeuron) and _threshold(new) is None
         ):
             lost["dynamics"] = "its points in the factory (as of old.at(T)) or "
-    elif not isinstance(old, IntegrateAndFireNeuron | AdaptiveNeuron) and type(old) is not type(new):
+    elif not isinstance(old, IntegrateAndFireNeuron | AdaptiveSpikingNeuron) and type(old) is not type(new):
         if kinds & {"RLeaky", "RSynaptic", "SLSTM", "SConv2dLSTM"}:
             lost["recurrence"] = ""
         if kinds & {"Leaky", "RLeaky"}:
@@ -217,7 +193,7 @@ def _losses(old: nn.Module, new: nn.Module) -> dict[str, str]:
         elif not kinds & {"IFNode", "SimpleIFNode", "HalfThresholdIFNode", "ActivationAwareIFNode"}:
             lost["dynamics"] = ""
     if _reset(old) != _reset(new):
-        zero = "v_reset=0.0" if _host(old) == "spikingjelly" else "reset_mechanism='zero'"
+        zero = "v_reset=0.0" if host_of(old) == "spikingjelly" else "reset_mechanism='zero'"
         lost["hard reset"] = (
             f"{zero} in the factory or " if _reset(old) == "zero" else "the same reset in the factory or "
         )
@@ -227,7 +203,7 @@ def _losses(old: nn.Module, new: nn.Module) -> dict[str, str]:
 
 
 def _reset(module: nn.Module) -> str:
-    if _host(module) == "snntorch":
+    if host_of(module) == "snntorch":
         return str(getattr(module, "reset_mechanism", "subtract"))
     v_reset = getattr(module, "v_reset", None)
     return "subtract" if v_reset is None else "zero" if v_reset == 0 else f"to {v_reset}"
@@ -241,7 +217,7 @@ def _initial(module: nn.Module) -> bool:
 
 
 def _settings(old: nn.Module, new: nn.Module) -> dict[str, Any]:
-    """Collect what is to be copied: what the old neuron has and the new one has left at its default."""
+    """Collect the settings to be copied: those of the old neuron that the new one has at their defaults."""
     settings: dict[str, Any] = {}
     if _threshold(old) is not None and _threshold(new) == 1.0:
         settings["threshold"] = _threshold(old)
@@ -251,12 +227,12 @@ def _settings(old: nn.Module, new: nn.Module) -> dict[str, Any]:
         if hasattr(old, name) and hasattr(new, name) and getattr(new, name) == default:
             settings[name] = getattr(old, name)
     if isinstance(new, IntegrateAndFireNeuron) and not isinstance(old, nn.ReLU):
-        habit = _host(new) == "spikingjelly"  # its neurons fire at the threshold, snnTorch's above it
-        rule = getattr(old, "fire_at_threshold", _host(old) == "spikingjelly")
+        habit = host_of(new) == "spikingjelly"  # its neurons fire at the threshold, snnTorch's above it
+        rule = getattr(old, "fire_at_threshold", host_of(old) == "spikingjelly")
         if new.fire_at_threshold == habit != rule:
             settings["fire_at_threshold"] = rule
     if isinstance(old, nn.ReLU) and getattr(new, "init_hidden", True) is False:
-        settings["init_hidden"] = True  # what takes the place of a ReLU has to return one tensor
+        settings["init_hidden"] = True  # in place of a ReLU, which returns one tensor
     for name, surrogate in (("surrogate_function", Sigmoid(4.0)), ("spike_grad", ATan(2.0))):
         if hasattr(old, name) and hasattr(new, name) and as_surrogate(getattr(new, name)) == surrogate:
             settings[name] = getattr(old, name)

@@ -1,4 +1,4 @@
-"""All eight neurons, for the tests of what both hosts and PyTorch's own tools expect of them."""
+"""All neurons of the table, for the tests of what both hosts and PyTorch's own tools expect of them."""
 
 from __future__ import annotations
 
@@ -8,23 +8,48 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from snn_ext.snntorch import ASN, PCMPIF, ATIFnu, ATIFu
-from snn_ext.spikingjelly import ASNNode, ATIFnuNode, ATIFuNode, PCMPIFNode
+from snn_ext.hosts import Host
+from snn_ext.neurons import NEURONS as TABLE
+from snn_ext.neurons import IntegrateAndFireNeuron
 
 POINTS = [1.0, 0.6, 0.3, 0.1]
 
-NODES: dict[str, Callable[..., Any]] = {
-    "ATIFuNode": lambda **options: ATIFuNode(0.75, v_init=0.25, **options),
-    "ATIFnuNode": lambda **options: ATIFnuNode(torch.tensor(POINTS), T=4, v_init=0.25, **options),
-    "PCMPIFNode": lambda **options: PCMPIFNode(0.75, precharge=0.25, **options),
-    "ASNNode": lambda **options: ASNNode(m_f=0.2, **options),
+ARGUMENTS: dict[str, dict[str, Any]] = {  # of the neurons of the table, in both hosts; the first is positional
+    "atif-u": {"threshold": 0.75, "v_init": 0.25},
+    "atif-nu": {"threshold": torch.tensor(POINTS), "T": 4, "v_init": 0.25},
+    "pcmp": {"threshold": 0.75, "precharge": 0.25},
+    "asn": {"m_f": 0.2},
 }
-NEURONS: dict[str, Callable[..., Any]] = {
-    "ATIFu": lambda **options: ATIFu(0.75, init_hidden=True, v_init=0.25, **options),
-    "ATIFnu": lambda **options: ATIFnu(torch.tensor(POINTS), T=4, init_hidden=True, v_init=0.25, **options),
-    "PCMPIF": lambda **options: PCMPIF(0.75, init_hidden=True, precharge=0.25, learn_threshold=True, **options),
-    "ASN": lambda **options: ASN(m_f=0.2, **options),
+HABITS: dict[str, dict[str, Any]] = {  # what makes an nn.Module of one input and one output of it, all of it trained
+    "spikingjelly": {},
+    "snntorch": {"init_hidden": True},
 }
+
+
+def factories(host: Host) -> dict[str, Callable[..., Any]]:
+    """Return functions that make the neurons of a host, by the name of the class."""
+
+    def factory(name: str) -> Callable[..., Any]:
+        kind, arguments = TABLE[name].of(host), dict(ARGUMENTS[name])
+        positional = [arguments.pop("threshold")] if "threshold" in arguments else []
+        trained = {"learn_threshold": True} if (host, name) == ("snntorch", "pcmp") else {}
+        return lambda **options: kind(*positional, **HABITS[host] | arguments | trained | options)
+
+    return {getattr(neuron, host): factory(name) for name, neuron in TABLE.items()}
+
+
+NODES, NEURONS = factories("spikingjelly"), factories("snntorch")
+INTEGRATE_AND_FIRE = [
+    getattr(neuron, host)
+    for host in ("spikingjelly", "snntorch")
+    for neuron in TABLE.values()
+    if issubclass(neuron.of(host), IntegrateAndFireNeuron)  # type: ignore[arg-type]
+]
+
+
+def make(name: str, **options: Any) -> Any:
+    """Make a neuron by the name of its class."""
+    return (NODES | NEURONS)[name](**options)
 
 
 def grid(time_steps: int = 4, shape: tuple[int, ...] = (2, 3), seed: int = 0) -> Tensor:

@@ -91,7 +91,7 @@ def gradients(
     reset: str,
     tie: bool,
 ) -> Gradients:
-    """Backpropagate by hand in float64: the formulas of ``integrate_and_fire``'s documentation, for all three resets."""
+    """Backpropagate by hand in float64: the formulas in the documentation of ``integrate_and_fire``, for all resets."""
     x_seq, grad_spikes = (a.detach().double().numpy() for a in (x_seq, grad_spikes))
     thresholds = np.broadcast_to(np.asarray(thresholds, np.float64), (len(x_seq),))
     v = np.broadcast_to(np.asarray(v, np.float64), x_seq.shape[1:])

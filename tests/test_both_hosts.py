@@ -85,7 +85,7 @@ def spikingjelly(mode: str, run: Callable[[nn.Module, Tensor], Tensor], **settin
 def snntorch(mode: str, run: Callable[[nn.Module, Tensor], Tensor], **settings: Any) -> Run:
     def whole(case: Case, x_seq: Tensor, tie: bool) -> tuple[Tensor, Tensor]:
         neuron = case.neuron(step_mode=mode, fire_at_threshold=tie, init_hidden=True, **settings)
-        return run(neuron, x_seq), neuron._v  # type: ignore[return-value]
+        return run(neuron, x_seq), neuron._state.v  # type: ignore[return-value]
 
     return whole
 
@@ -101,7 +101,7 @@ def explicit_mem(case: Case, x_seq: Tensor, tie: bool) -> tuple[Tensor, Tensor]:
     for x in x_seq:
         spk, mem = neuron(x, mem)
         spikes.append(spk)
-    return torch.stack(spikes), neuron._v  # type: ignore[return-value]
+    return torch.stack(spikes), neuron._state.v  # type: ignore[return-value]
 
 
 RUNS = {

@@ -56,6 +56,25 @@ def test_examples_in_docstrings_run(name: str) -> None:
     assert doctest.testmod(module).failed == 0
 
 
+def test_parts_are_reachable_after_importing_the_package_alone() -> None:
+    parts = ("conversion", "evaluation", "functional", "neurons", "ops", "simulation", "testing")
+    run(
+        f"import snn_ext, sys\nparts = {parts}\n"
+        "assert {*parts, 'spikingjelly', 'snntorch'} <= {*dir(snn_ext)}\n"
+        "assert not any(m.startswith(('snn_ext.conversion', 'snn_ext.evaluation')) for m in sys.modules)\n"
+        "for part in parts:\n"
+        "    assert getattr(snn_ext, part) is sys.modules[f'snn_ext.{part}']\n"
+    )
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = snn_ext.nothing
+
+
+def test_set_precision_is_public_in_one_place() -> None:
+    import snn_ext.conversion
+
+    assert "set_precision" in snn_ext.__all__ and not hasattr(snn_ext.conversion, "set_precision")
+
+
 def test_public_names_are_there() -> None:
     from snn_ext import conversion, evaluation, functional, ops, snntorch, spikingjelly, testing
 

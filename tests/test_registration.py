@@ -47,7 +47,7 @@ def test_the_hosts_neuron_config_resolves() -> None:
 
 def test_the_neuron_config_makes_an_asn() -> None:
     snn_ext.register()
-    config_ = config.NeuronConfig("snn_ext.spikingjelly.neurons.ASNNode", kwargs={"m_f": 0.2, "tau_phi": 2.5})
+    config_ = config.NeuronConfig("snn_ext.spikingjelly.asn.ASNNode", kwargs={"m_f": 0.2, "tau_phi": 2.5})
     cls, kwargs = config._resolve_neuron_config(config_)
     node = cls(**kwargs)
     assert neuron.ASNNode is cls and node.m_f.item() == pytest.approx(0.2) and node.tau_phi == 2.5

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
+import pkgutil
 from typing import Any
 
 import pytest
@@ -12,9 +14,12 @@ from spikingjelly.activation_based import neuron, surrogate
 from torch import Tensor
 
 from snn_ext import testing
+from snn_ext.neurons import NEURONS as TABLE
+from snn_ext.neurons import Thresholds
 from snn_ext.snntorch import ASN, PCMPIF, ATIFnu, ATIFu
 from snn_ext.spikingjelly import ASNNode, ATIFnuNode, ATIFuNode, PCMPIFNode
 from snn_ext.testing import check_neuron
+from snn_ext.testing.suite import CHECKS
 
 POINTS = torch.tensor([1.0, 0.6, 0.3, 0.1])
 
@@ -61,30 +66,33 @@ NEURONS = {
 }
 
 
-def listed(host: str) -> list[str]:
-    return [name for name, (hosts, _) in testing._CHECKS.items() if host in hosts]
+def test_every_public_function_of_a_suite_is_a_check_of_the_hosts_that_its_module_is_for() -> None:
+    modules = [importlib.import_module(f"snn_ext.testing.{m.name}") for m in pkgutil.iter_modules(testing.__path__)]
+    for host, checks in CHECKS.items():
+        functions = {
+            name: function
+            for module in modules
+            if module.__name__.endswith((".both", f".{host}"))
+            for name, function in vars(module).items()
+            if inspect.isfunction(function) and not name.startswith("_")
+            if list(inspect.signature(function).parameters) == ["suite"]
+        }
+        assert functions and functions == checks
 
 
-def test_every_check_is_on_a_list_and_reached_by_both_hosts() -> None:
-    # A check is a private function of one argument, the suite; one that is called by others only is none.
-    helpers = {"explicit_mem_is_refused"}
-    functions = {
-        name.lstrip("_")
-        for name, function in vars(testing).items()
-        if inspect.isfunction(function) and list(inspect.signature(function).parameters) == ["suite"]
-    }
-    assert functions - helpers == set(testing._CHECKS)
-    assert {host for hosts, _ in testing._CHECKS.values() for host in hosts} == {"spikingjelly", "snntorch"}
+@pytest.mark.parametrize(("host", "neurons"), [("spikingjelly", NODES), ("snntorch", NEURONS)])
+def test_every_neuron_of_the_table_is_held_against_the_checks(host: Any, neurons: Any) -> None:
+    assert {type(make()) for make in neurons.values()} == {neuron.of(host) for neuron in TABLE.values()}
 
 
 @pytest.mark.parametrize("name", NODES | HOST_NODES)
 def test_spikingjelly_nodes_conform(name: str) -> None:
-    assert check_neuron((NODES | HOST_NODES)[name], "spikingjelly") == listed("spikingjelly")
+    assert check_neuron((NODES | HOST_NODES)[name], "spikingjelly") == list(CHECKS["spikingjelly"])
 
 
 @pytest.mark.parametrize("name", NEURONS)
 def test_snntorch_neurons_conform(name: str) -> None:
-    assert check_neuron(NEURONS[name], "snntorch") == listed("snntorch")
+    assert check_neuron(NEURONS[name], "snntorch") == list(CHECKS["snntorch"])
 
 
 def test_the_hosts_leaky_conforms_but_for_what_it_is_known_not_to_do() -> None:
@@ -160,8 +168,8 @@ class StrictTie(ATIFuNode):
 class Deaf(ATIFuNode):
     """Its threshold gets no gradient."""
 
-    def quantizer(self, x_seq: Tensor) -> Any:
-        return type(super().quantizer(x_seq))(*(part.detach() for part in super().quantizer(x_seq)))
+    def thresholds(self, x_seq: Tensor | None = None) -> Thresholds:
+        return Thresholds(*(part.detach() for part in super().thresholds(x_seq)))
 
 
 class Silent(PCMPIFNode):

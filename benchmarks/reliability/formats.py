@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import os
@@ -80,20 +79,22 @@ def _load_net() -> Any:
 
 
 def _analog() -> Any:
-    from recipes import precharge, train_analog
+    from recipes.lib.analog import trained
+    from recipes.lib.cli import parse
+    from recipes.precharge import Options
 
     options = ["--model", "net2", *_SPIKING[:10], "--epochs", "1", "--checkpoint", "run/last.pt", "--out", "other"]
-    args = precharge.parse_arguments(options)
-    return train_analog.trained(args, Path("other")).net.state_dict()
+    return trained(parse(Options, options), Path("other")).net.state_dict()
 
 
 def _autoencoder() -> Any:
     from recipes import autoencoder
     from recipes.data.images import load_images
+    from recipes.lib.cli import parse
 
-    args: argparse.Namespace = autoencoder.parse_arguments([*_PICTURES, "--out", "run"])
+    options = parse(autoencoder.Options, [*_PICTURES, "--out", "run"])
     images = autoencoder.padded(load_images("fashion-mnist-subset").first(32, 64), "train")
-    return autoencoder.train_autoencoder(images, args, Path("run/autoencoder.pt")).state_dict()
+    return autoencoder.train_autoencoder(images, options, Path("run/autoencoder.pt")).state_dict()
 
 
 def _make_autoencoder() -> None:
@@ -102,7 +103,7 @@ def _make_autoencoder() -> None:
 
 
 def _copy_listener() -> None:
-    from recipes.listen import CHECKPOINT
+    from recipes.lib.spotter import CHECKPOINT
 
     shutil.copy(CHECKPOINT, "keywords.pt")
 
@@ -149,7 +150,7 @@ def _interrupted_evaluation() -> None:
 
 
 def _kept() -> Any:
-    from recipes.lib.conversions import Evaluations
+    from recipes.lib.evaluations import Evaluations
 
     net, loader = _net()
     evaluation, notes = Evaluations(Path("kept")).get("a net", {"seed": 0}, lambda: net, loader, 8, progress=False)
@@ -157,7 +158,7 @@ def _kept() -> Any:
 
 
 def _note() -> Any:
-    from recipes.lib.conversions import Evaluations
+    from recipes.lib.evaluations import Evaluations
 
     return Evaluations(Path("kept")).note("a note", {"seed": 0}, lambda: {"threshold": 0.625, "shares": [1, 2, 3]})
 

@@ -20,10 +20,8 @@ __all__ = ["Run", "inputs", "preload", "runs"]
 _NET = ["--train-images", "32", "--test-images", "12", "--batch-size", "16", "--width", "0.0625", "--device", "cpu"]
 _ANALOG = [*_NET, "--epochs", "2"]
 _SPIKING = [*_NET, "--epochs", "2", "--time-steps", "2", "--neuron", "atif-u"]
-_SHORT = [
-    "--eval-images", "6", "--poisson-images", "6", "--poisson-steps", "6", "--norm-steps", "6", "--time-steps", "8",
-    "--poisson-seeds", "0", "--calibration-images", "8", "--methods", "data-norm 99.9 %, pre-charge 0.5",
-]  # fmt: skip
+_SHORT = ["--model", "vgg16", *_ANALOG, "--eval-images", "6", "--time-steps", "8", "--calibration-images", "8"]
+_POISSON = ["--poisson-images", "6", "--poisson-steps", "6", "--norm-steps", "6", "--poisson-seeds", "0"]
 _PRECHARGE = [
     "--model", "net2", *_ANALOG, "--eval-images", "6", "--time-steps", "101", "--max-delay", "20", "--delay-step",
     "10", "--search-images", "4", "--search-steps", "8", "--calibration-images", "16",
@@ -37,6 +35,10 @@ _ADSNN = [
 _PICTURES = [
     "--train-images", "32", "--test-images", "64", "--batch-size", "16", "--width", "0.0625", "--epochs", "2",
     "--search-images", "4", "--search-steps", "8", "--eval-tiles", "2", "--time-steps", "101", "--device", "cpu",
+]  # fmt: skip
+_QUICK = [
+    "--train-images", "64", "--test-images", "16", "--epochs", "1", "--fine-tune-epochs", "1", "--time-steps", "2",
+    "--conversion-images", "16", "--conversion-steps", "16",
 ]  # fmt: skip
 _WORDS = ["--width", "0.0625", "--time-steps", "2", "--batch-size", "8", "--epochs", "2", "--device", "cpu"]
 
@@ -71,8 +73,9 @@ class Run:
 
 
 def _command(name: str, *arguments: str, resume: bool = False, **options: Any) -> Run:
-    plain = module(f"recipes.{name}", arguments)
-    return Run(plain, module(f"recipes.{name}", [*arguments, "--resume"]) if resume else plain, **options)
+    name = name if "." in name else f"recipes.{name}"
+    plain = module(name, arguments)
+    return Run(plain, module(name, [*arguments, "--resume"]) if resume else plain, **options)
 
 
 def _call(work: Callable[[], Any]) -> Run:
@@ -92,15 +95,17 @@ def _evaluate() -> str:
 
 def _kept_evaluations() -> list[str]:
     """Evaluate converted nets whose evaluations are kept, as the recipes do it."""
-    from recipes.lib.conversions import OURS, Evaluations
+    from recipes.convert import METHODS
+    from recipes.lib.evaluations import Evaluations
+    from snn_ext import convert
 
     torch.manual_seed(0)
     ann = nn.Sequential(nn.Linear(20, 60), nn.ReLU(), nn.Linear(60, 60), nn.ReLU(), nn.Linear(60, 5)).eval()
     loader = [(torch.rand(16, 20), torch.randint(0, 5, (16,))) for _ in range(10)]
     kept = Evaluations(Path("evaluations"))
     return [
-        kept.get(name, {"seed": 0}, lambda make=make: make(ann, loader), loader, 40, progress=False)[0].to_json()
-        for name, make in list(OURS.items())[:3]
+        kept.get(name, method, lambda m=method: convert(ann, loader, **m), loader, 40, progress=False)[0].to_json()
+        for name, method in list(METHODS.items())[:3]
     ]
 
 
@@ -119,25 +124,6 @@ def _unpack() -> None:
 
     if not Path("words").is_dir():
         unpack(SHARED / "words.tar.gz", Path("words"))
-
-
-def _quickstart() -> None:
-    """Run the quickstart on few images: it has no options for that."""
-    import recipes.data
-
-    whole = recipes.data.fashion_mnist_subset
-
-    def few(part: Any, count: int) -> Any:
-        images, labels = part.tensors
-        return recipes.data.LabelledImages(images[:count].clone(), labels[:count].clone(), part.classes)
-
-    def subset() -> tuple[Any, Any]:  # read within the command, which answers Ctrl-C
-        train, test = whole()
-        return few(train, 64), few(test, 16)
-
-    recipes.data.fashion_mnist_subset = subset
-    arguments = ["--epochs", "1", "--fine-tune-epochs", "1", "--time-steps", "2", "--out", "run"]
-    module("recipes.quickstart", arguments)()
 
 
 SHARED = Path("/nowhere")  # where the inputs are that all tries read; set by `inputs`
@@ -171,35 +157,27 @@ def runs() -> dict[str, Run]:
     cells = ["--rows", "ReLU", "ATIF-u", "--models", "vgg16", *_NET, "--epochs", "1", "--time-steps", "2"]
     return {
         "train_images": _command("train_images", *_SPIKING, "--model", "resnet18", "--out", "run", resume=True),
-        "train_images_snntorch": _command("train_images_snntorch", *_SPIKING, "--out", "run", resume=True),
+        "train_images_snntorch": _command("train_images", *_SPIKING, "--host", "snntorch", "--out", "run", resume=True),
         "train_analog": _command("train_analog", "--model", "net2", *_ANALOG, "--out", "run", resume=True),
-        "convert_images": _command("convert_images", "--model", "vgg16", *_ANALOG, *_SHORT, "--out", "run"),
+        "convert": _command("convert", *_SHORT, "--methods", "data-norm 99.9 %, pre-charge 0.5", "--out", "run"),
+        "normalisation": _command("benchmarks.results.normalisation", *_SHORT, *_POISSON, "--out", "run"),
         "precharge": _command("precharge", *_PRECHARGE, "--out", "run"),
-        "adsnn": _command("adsnn", *_ADSNN, "--out", "run"),
+        "adsnn": _command("benchmarks.results.adsnn_images", *_ADSNN, "--out", "run"),
         "autoencoder": _command("autoencoder", *_PICTURES, "--out", "run"),
         "spot_keywords": _command("spot_keywords", *_WORDS, *words, "--neuron", "atif-u", "--out", "run", resume=True),
-        "fit_quantizer": _command("fit_quantizer", "--iterations", "4", "--no-recorded", "--out", "run"),
-        "quickstart": Run(_quickstart, _quickstart),
-        "table_images": _command("table_images", *cells, "--out", "run"),
+        "fit_quantizer": _command("fit_quantizer", "--iterations", "4", "--out", "run"),
+        "quickstart": _command("quickstart", *_QUICK, "--out", "run"),
+        "table_images": _command("benchmarks.results.images", *cells, "--out", "run"),
         "table_keywords": _command(
-            "table_keywords",
-            *_WORDS,
-            *words,
-            "--rows",
-            "ReLU",
-            "ATIF-u",
-            "--recurrent",
-            "0",
-            "--out",
-            "run",
-            passing=("run/table.md",),
+            "benchmarks.results.keywords", *_WORDS, *words, "--rows", "ReLU", "ATIF-u", "--recurrent", "0", "--out",
+            "run", passing=("run/table.md",),
         ),
         "listen": _command("listen", str(recording), str(recording), ends=True),
         "evaluate": _call(_evaluate),
         "kept evaluations": _call(_kept_evaluations),
         "compile": _call(_build),
         "unpack": _call(_unpack),
-    }
+    }  # fmt: skip
 
 
 def preload() -> None:

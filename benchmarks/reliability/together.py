@@ -113,7 +113,7 @@ def _write_one_file(index: int, rng: random.Random) -> Any:
 
 
 def _keep_one_value(index: int, rng: random.Random) -> Any:
-    from recipes.lib.conversions import Evaluations
+    from recipes.lib.evaluations import Evaluations
 
     return [Evaluations(Path("files")).note(f"note {i}", {"seed": 0}, lambda i=i: [i] * 1000) for i in range(10)]
 
@@ -128,8 +128,8 @@ def _cache(index: int, rng: random.Random) -> Any:
 
 
 def _listen(index: int, rng: random.Random) -> Any:
-    from recipes.lib.spotter import load_spotter
-    from recipes.listen import CHECKPOINT, Listener
+    from recipes.lib.listener import Listener
+    from recipes.lib.spotter import CHECKPOINT, load_spotter
 
     listener = Listener(load_spotter(CHECKPOINT))
     found = listener.push(torch.from_numpy(_noise(rng, 2))) + listener.finish()
@@ -173,8 +173,8 @@ def sound(tries: int, seed: int, jobs: int, only: list[str] | None = None) -> li
 
 def _in_pieces(minutes: float, rng: random.Random) -> tuple[int, int, bool]:
     from recipes.data.speech_commands import load
-    from recipes.lib.spotter import load_spotter
-    from recipes.listen import CHECKPOINT, Listener
+    from recipes.lib.listener import Listener
+    from recipes.lib.spotter import CHECKPOINT, load_spotter
 
     clips, spotter = load("sample").test.waveforms.numpy(), load_spotter(CHECKPOINT)
     samples = _noise(rng, round(60 * minutes))

@@ -1,28 +1,26 @@
 """All AdSNN runs that a CPU can do, and their page of results: ``python -m benchmarks.results.adsnn --out runs/adsnn``.
 
-Every run keeps what is finished, so the command can be interrupted and started again. SONAR is looked for in
-``--data-dir``; without it the page says that it is left out.
+Finished runs are kept, so the command can be interrupted and started again. SONAR is looked for in ``--data-dir``; the
+page says so if it is not there.
 """
 
 from __future__ import annotations
 
-import argparse
 import shutil
-from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
-from recipes import adsnn
 from recipes.data.images import data_folder
+from recipes.lib.aan_training import TABLES
+from recipes.lib.cli import NewFile, NewFolder
 from recipes.lib.command import command, run_main
-from recipes.lib.files import replacing
-from recipes.lib.options import new_file, new_folder
+from recipes.lib.files import replacing, save_figure
 from recipes.lib.run_folder import own_folder
 
+from . import adsnn_images, cross_validation
 from .adsnn_figures import neuron_figures
 from .pages import provenance
-from .plots import save
-
-__all__ = ["RUNS", "main"]
 
 RUNS = {
     "iris": "",
@@ -45,39 +43,48 @@ command makes this page, and the figures beside it:
 """
 
 
+@dataclass(kw_only=True)
+class Options:
+    """Options."""
+
+    out: Annotated[NewFolder, "folder of the runs"]
+    runs: Annotated[list[str], RUNS] = field(default_factory=lambda: list(RUNS))
+    data_dir: Annotated[Path | None, "where SONAR is (default: SNN_EXT_DATA, or the user's cache)"] = None
+    markdown: Annotated[NewFile | None, "file for the page"] = None
+
+
 @command
-def main(argv: Sequence[str] | None = None) -> None:
+def main(options: Options) -> None:
     """Run what is not finished, and write the page."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.results.adsnn", description=__doc__)
-    parser.add_argument("--out", type=new_folder, required=True, help="folder of the runs")
-    parser.add_argument("--runs", choices=RUNS, nargs="+", default=list(RUNS))
-    parser.add_argument("--data-dir", type=Path, help="where SONAR is (default: SNN_EXT_DATA, or the user's cache)")
-    parser.add_argument("--markdown", type=new_file, help="file for the page")
-    args = parser.parse_args(argv)
-    with own_folder(args.out, "adsnn_results"):
+    with own_folder(options.out, "adsnn_results"):
         for name, figure in neuron_figures():
-            save(figure, args.out / f"{name}.png")
-        _run(args)
+            save_figure(figure, options.out / f"{name}.png")
+        _run(options)
 
 
-def _run(args: argparse.Namespace) -> None:
+def _run(options: Options) -> None:
     sections = []
-    for name in args.runs:
-        folder = args.data_dir or data_folder()
+    for name in options.runs:
+        folder = options.data_dir or data_folder()
         if name == "sonar" and not any((folder / file).is_file() for file in ("sonar.all-data", "Sonar.rda")):
             sections.append("### SONAR\n\nLeft out: its file is not in the data folder.\n")
             continue
-        where = ["--data-dir", str(args.data_dir)] if name == "sonar" and args.data_dir else []
-        sections.append(adsnn.main(["--data", name, *RUNS[name].split(), *where, "--out", str(args.out / name)]))
-        if args.markdown is not None:
-            sections[-1] += "\n" + _figures(args.out / name, args.markdown, f"{name}-")
-    if args.markdown is not None:
-        options = "" if args.runs == list(RUNS) else f"--runs {' '.join(args.runs)} "
-        options += "--data-dir FOLDER " if args.data_dir else ""
-        page = [INTRODUCTION.format(options=options), _figures(args.out, args.markdown, "")]
+        where = ["--data-dir", str(options.data_dir)] if name == "sonar" and options.data_dir else []
+        run = cross_validation.main if name in TABLES else adsnn_images.main
+        sections.append(run(["--data", name, *RUNS[name].split(), *where, "--out", str(options.out / name)]))
+        if options.markdown is not None:
+            sections[-1] += "\n" + _figures(options.out / name, options.markdown, f"{name}-")
+    if options.markdown is not None:
+        given = "" if options.runs == list(RUNS) else f"--runs {' '.join(options.runs)} "
+        given += "--data-dir FOLDER " if options.data_dir else ""
+        page = [INTRODUCTION.format(options=given), _figures(options.out, options.markdown, "")]
         page += [section.replace("### ", "## ", 1) for section in sections]
-        page.append(provenance("python -m recipes.adsnn --data NAME --out FOLDER", "0, 1, 2 (0 of the tables)"))
-        with replacing(args.markdown) as temporary:
+        page.append(
+            provenance(
+                "python -m benchmarks.results.adsnn_images --data NAME --out FOLDER", "0, 1, 2 (0 of the tables)"
+            )
+        )
+        with replacing(options.markdown) as temporary:
             temporary.write_text("\n".join(page), encoding="utf-8")
 
 

@@ -1,4 +1,4 @@
-"""The figures of the AdSNN recipe."""
+"""Figures of the AdSNN page."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from snn_ext.evaluation import Evaluation
 from snn_ext.functional import adaptive_spiking, asn_spike_height, asn_transfer, postsynaptic_potential
 
+from .conversion_plots import COLOURS
+
 __all__ = ["neuron_figures", "of_data_set"]
 
-# Okabe and Ito's colours, which colour-blind readers can tell apart.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 PRECISIONS = (0.05, 0.1, 0.3, 1.0)
 
 
@@ -80,28 +80,18 @@ def of_data_set(results: Sequence[Mapping[str, Any]], title: str) -> Iterator[tu
     _finish(axes)
     yield "accuracy_over_time", figure
 
-    figure, axes = _one(title)
-    for colour, key, name in zip(
-        COLOURS, ("sweep", "relu"), ("net of AANs", "ReLU net, adaptive height"), strict=False
-    ):
-        for i, result in enumerate(r for r in results if key in r):
-            label = name if i == 0 else None
-            _points(axes, [e.firing_rate for e in result[key].values()], result[key].values(), colour, label)
-            axes.axhline(100 * _analog(result[key]), color=colour, ls="--", lw=0.8)
-    axes.set(xlabel="firing rate (Hz)", ylabel="accuracy (%); dashed: ANN", xscale="log")
-    _finish(axes)
-    yield "accuracy_against_rate", figure
-
-    figure, axes = _one(title)
-    for colour, key, name in zip(
-        COLOURS, ("sweep", "relu"), ("net of AANs", "ReLU net, adaptive height"), strict=False
-    ):
-        for i, result in enumerate(r for r in results if key in r):
-            _points(axes, list(result[key]), result[key].values(), colour, name if i == 0 else None)
-            axes.axhline(100 * _analog(result[key]), color=colour, ls="--", lw=0.8)
-    axes.set(xlabel="m_f", ylabel="accuracy (%); dashed: ANN", xscale="log")
-    _finish(axes)
-    yield "accuracy_against_precision", figure
+    for stem, xlabel in (("accuracy_against_rate", "firing rate (Hz)"), ("accuracy_against_precision", "m_f")):
+        figure, axes = _one(title)
+        for colour, key, name in zip(
+            COLOURS, ("sweep", "relu"), ("net of AANs", "ReLU net, adaptive height"), strict=False
+        ):
+            for i, sweep in enumerate(result[key] for result in results if key in result):
+                x = list(sweep) if xlabel == "m_f" else [e.firing_rate for e in sweep.values()]
+                _points(axes, x, sweep.values(), colour, name if i == 0 else None)
+                axes.axhline(100 * _analog(sweep), color=colour, ls="--", lw=0.8)
+        axes.set(xlabel=xlabel, ylabel="accuracy (%); dashed: ANN", xscale="log")
+        _finish(axes)
+        yield stem, figure
 
     if "taus" in first:
         figure, axes = _one(title)

@@ -1,45 +1,43 @@
-"""All small conversion runs, and their page of results: ``python -m benchmarks.results.conversion --out runs/conversion``.
+"""All small conversion runs, and their page of results.
 
-Every run keeps what is finished, so the command can be interrupted and started again.
+``python -m benchmarks.results.conversion --out runs/conversion`` keeps finished runs, so it can be interrupted and
+started again.
 """
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated
 
-from recipes import autoencoder, convert_images, precharge
+from recipes.convert import METHODS
+from recipes.lib.cli import NewFile, NewFolder, Seed
 from recipes.lib.command import command, run_main
-from recipes.lib.conversions import OURS, RIVALS
 from recipes.lib.files import replacing
-from recipes.lib.options import SEED, new_file, new_folder
 
-__all__ = ["RUNS", "main"]
+from . import autoencoder, methods, normalisation, precharge
+from .rivals import RIVALS
 
 Run = tuple[Callable[[Sequence[str]], str], str, list[str]]
-VGG16, RESNET20 = (["--model", model, "--experiments"] for model in ("vgg16", "resnet20"))
-QUICK = [name for name in OURS if "pre-charge 0.5" in name and "%" in name]
-SEEDS = ["--poisson-seeds", "0"]
+VGG16, RESNET20 = (["--model", model] for model in ("vgg16", "resnet20"))
+QUICK = [name for name in METHODS if "pre-charge 0.5" in name and "%" in name]
+POISSON = ["--poisson-seeds", "0"]
+SHORT = [*RESNET20, "--poisson-steps", "500", *POISSON]
 RUNS: dict[str, Run] = {
-    "methods-vgg16": (convert_images.main, "vgg16", [*VGG16, "methods"]),
+    "methods-vgg16": (methods.main, "vgg16", VGG16),
     "methods-resnet20": (
-        convert_images.main,
-        "resnet20",
-        [*RESNET20, "methods", "--eval-images", "200", "--time-steps", "100", "--methods", *RIVALS, *QUICK],
+        methods.main, "resnet20",
+        [*RESNET20, "--eval-images", "200", "--time-steps", "100", "--methods", *RIVALS, *QUICK],
     ),
-    "normalisation-vgg16": (convert_images.main, "vgg16", [*VGG16, "normalisation", *SEEDS]),
-    "normalisation-resnet20": (
-        convert_images.main, "resnet20", [*RESNET20, "normalisation", "--poisson-steps", "500", *SEEDS],
-    ),
-    "constraints": (
-        convert_images.main, "resnet20", [*RESNET20, "constraints", "--poisson-steps", "500", *SEEDS],
-    ),
+    "normalisation-vgg16": (normalisation.main, "vgg16", [*VGG16, *POISSON]),
+    "normalisation-resnet20": (normalisation.main, "resnet20", SHORT),
+    "constraints": (normalisation.main, "resnet20", [*SHORT, "--experiment", "constraints"]),
     "precharge-net1": (precharge.main, "precharge-net1", ["--model", "net1"]),
     "precharge-net2": (precharge.main, "precharge-net2", ["--model", "net2"]),
     "precharge-resnet20": (precharge.main, "precharge-resnet20", ["--model", "resnet20", "--eval-images", "100"]),
     "autoencoder": (autoencoder.main, "autoencoder", []),
 }  # fmt: skip
-"""What each run calls, its folder (two may share a trained net), and its options."""
+"""The command of each run, its folder (two may share a trained net), and its options."""
 INTRODUCTION = """\
 # Conversion: results
 
@@ -50,23 +48,27 @@ papers stand beside ours where the data are theirs; here they are only named in 
 """
 
 
+@dataclass(kw_only=True)
+class Options:
+    """Options."""
+
+    out: Annotated[NewFolder, "folder of the runs"]
+    runs: Annotated[list[str], RUNS] = field(default_factory=lambda: list(RUNS))
+    seed: Seed = 0
+    markdown: Annotated[NewFile | None, "file for the page"] = None
+
+
 @command
-def main(argv: Sequence[str] | None = None) -> None:
+def main(options: Options) -> None:
     """Run what is not finished, and write the page."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.results.conversion", description=__doc__)
-    parser.add_argument("--out", type=new_folder, required=True, help="folder of the runs")
-    parser.add_argument("--runs", choices=RUNS, nargs="+", default=list(RUNS))
-    parser.add_argument("--seed", type=SEED, default=0)
-    parser.add_argument("--markdown", type=new_file, help="file for the page")
-    args = parser.parse_args(argv)
     sections = []
-    for name in args.runs:
-        run, folder, options = RUNS[name]
-        sections.append(run([*options, "--seed", str(args.seed), "--out", str(args.out / folder)]))
-    if args.markdown is not None:
-        only = "" if args.runs == list(RUNS) else f"--runs {' '.join(args.runs)} "
+    for name in options.runs:
+        run, folder, own = RUNS[name]
+        sections.append(run([*own, "--seed", str(options.seed), "--out", str(options.out / folder)]))
+    if options.markdown is not None:
+        only = "" if options.runs == list(RUNS) else f"--runs {' '.join(options.runs)} "
         page = [INTRODUCTION.format(only=only), *(section.replace("### ", "## ", 3) for section in sections)]
-        with replacing(args.markdown) as temporary:
+        with replacing(options.markdown) as temporary:
             temporary.write_text("\n".join(page), encoding="utf-8")
 
 

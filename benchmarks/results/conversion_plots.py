@@ -1,4 +1,4 @@
-"""Figures of the conversion recipes."""
+"""Figures of the conversion pages."""
 
 from __future__ import annotations
 
@@ -13,48 +13,10 @@ from torch import Tensor
 from snn_ext.evaluation import Evaluation
 from snn_ext.evaluation.plots import draw_accuracy, draw_rates, draw_spikes_by_depth
 
-__all__ = [
-    "accuracy_latency_synops", "accuracy_over_time", "by_depth", "bars", "curves", "images", "latencies", "rates",
-]  # fmt: skip
+__all__ = ["COLOURS", "accuracy_over_time", "bars", "by_depth", "curves", "images", "rates"]
 
-# Okabe and Ito's colours, which colour-blind readers can tell apart; line styles repeat them.
+# Okabe and Ito's colours, which colour-blind readers can tell apart.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-STYLES = ("-", "--", ":")
-
-
-def accuracy_latency_synops(evaluations: Mapping[str, Evaluation], title: str, level: float = 99.0) -> Figure:
-    """Draw every method on one analog net: accuracy over time steps, and over its operations; a dot where it arrives.
-
-    Operations are synaptic operations, and multiply-accumulates behind an analog input, over the multiply-accumulates
-    of the analog net.
-    """
-    figure = Figure(figsize=(12, 5), layout="constrained")
-    time, operations = figure.subplots(1, 2, sharey=True)
-    lowest = 1.0
-    for i, (name, evaluation) in enumerate(evaluations.items()):
-        colour, style = COLOURS[i % len(COLOURS)], STYLES[i // len(COLOURS) % len(STYLES)]
-        accuracy = 100 * evaluation.accuracy
-        spent = (evaluation.synops + evaluation.input_macs) / evaluation.macs
-        steps = torch.arange(1, evaluation.time_steps + 1)
-        time.plot(steps, accuracy, style, color=colour, lw=1.3, label=name)
-        operations.plot(spent, accuracy, style, color=colour, lw=1.3)
-        arrived = evaluation.latency_at(levels=(level,))[level]
-        if arrived is not None:
-            time.plot(arrived, accuracy[arrived - 1], "o", color=colour, ms=6)
-            operations.plot(spent[arrived - 1], accuracy[arrived - 1], "o", color=colour, ms=6)
-            lowest = min(lowest, float(accuracy[arrived - 1]) / 100)
-    analog = 100 * next(iter(evaluations.values())).analog_accuracy
-    for axes in (time, operations):
-        axes.axhline(analog, color="black", ls="--", lw=1)
-        axes.set(xscale="log", ylim=(max(0.0, 0.6 * analog), analog + 0.03 * analog))
-        axes.grid(alpha=0.3)
-    time.set(xlabel="time step", ylabel=f"accuracy (%); dashed: analog; dot: {level:g} % of it")
-    operations.set(xlabel="operations so far / multiply-accumulates of the analog net")
-    operations.set_xlim(left=0.1)
-    operations.axvline(1.0, color="black", ls=":", lw=1)
-    figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8)
-    figure.suptitle(title)
-    return figure
 
 
 def accuracy_over_time(evaluations: Mapping[str, Evaluation], title: str) -> Figure:
@@ -92,24 +54,15 @@ def by_depth(evaluations: Mapping[str, Evaluation], thresholds: Mapping[str, Seq
     return figure
 
 
-def latencies(values: Mapping[float, Sequence[float | None]], x: Sequence[float], xlabel: str, title: str) -> Figure:
-    """Draw latencies over a parameter, one line a level; what is not reached has no point."""
-    figure, axes = _axes(title)
-    for level, steps in values.items():
-        axes.plot(x, [torch.nan if t is None else t for t in steps], "o-", ms=4, label=f"{level} %")
-    axes.set(xlabel=xlabel, ylabel="latency (steps)")
-    axes.legend(frameon=False)
-    return figure
-
-
 def curves(
     values: Mapping[str, tuple[Sequence[float] | Tensor, Sequence[float] | Tensor]], xlabel: str, ylabel: str,
-    title: str, *, log: bool = False, dashed: Sequence[str] = (),
+    title: str, *, log: bool = False, dashed: Sequence[str] = (), marker: str = "",
 ) -> Figure:  # fmt: skip
     """Draw some curves with a legend."""
     figure, axes = _axes(title)
     for i, (name, (x, y)) in enumerate(values.items()):
-        axes.plot(x, y, "--" if name in dashed else "-", color=COLOURS[i % len(COLOURS)], label=name, lw=1.3)
+        style = marker + ("--" if name in dashed else "-")
+        axes.plot(x, y, style, color=COLOURS[i % len(COLOURS)], label=name, lw=1.3, ms=4)
     axes.set(xlabel=xlabel, ylabel=ylabel, yscale="log" if log else "linear")
     axes.legend(frameon=False, fontsize=8)
     return figure

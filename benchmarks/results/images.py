@@ -9,27 +9,27 @@ are passed on to it. Started again, the table keeps the cells that are finished 
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import statistics
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from tabulate import tabulate
 from tqdm import tqdm
 
 from recipes.data.images import DATA_SETS
+from recipes.lib.cli import Count, NewFolder, Seed, parse, parse_known
 from recipes.lib.command import Children, command, run_main
 from recipes.lib.files import DamagedFileError, fingerprint, read_json, replacing, write_json
-from recipes.lib.options import SEED, Different, integer, new_folder
+from recipes.lib.ranges import Different
 from recipes.lib.run_folder import own_folder
 from recipes.train_images import MODELS
-from recipes.train_images import parse_arguments as parse_run
+from recipes.train_images import Options as RunOptions
 
 __all__ = ["ROWS", "Cell", "cells", "main", "markdown", "run_cells", "spread"]
 
@@ -55,6 +55,28 @@ PAPER_ACCURACY = {
 }  # fmt: skip
 PAPER_THETA = {("vgg16", "ATIF-u"): "0.111"}
 PAPER_DATA = ("cifar10", "cifar10-jpeg")
+
+
+@dataclass(kw_only=True)
+class Options:
+    """The table; further options are those of ``recipes.train_images``."""
+
+    out: Annotated[NewFolder, "folder of the table and its cells"]
+    data: Annotated[list[str], DATA_SETS, Different] = field(default_factory=lambda: ["fashion-mnist-subset"])
+    models: Annotated[list[str], MODELS, Different] = field(default_factory=lambda: list(MODELS))
+    seeds: Annotated[list[Seed], Different] = field(default_factory=lambda: [0])
+    ablation: Annotated[bool, "scaled or binary output, with or without batch norm"] = False
+    rows: Annotated[list[str] | None, "some of the rows, by name"] = None
+    fine_tune_epochs: Annotated[Count | None, "start from the ReLU net and train as many epochs"] = None
+    jobs: Annotated[Count, "cells at a time, which share the processor"] = 1
+    report_only: Annotated[bool, "write the table of what is finished"] = False
+
+    def __post_init__(self) -> None:
+        rows = ABLATION if self.ablation else ROWS
+        if unknown := [row for row in self.rows or () if row not in rows]:
+            raise ValueError(f"--rows: got {unknown}, want some of {list(rows)}")
+        if self.fine_tune_epochs and (self.ablation or (self.rows is not None and "ReLU" not in self.rows)):
+            raise ValueError("--fine-tune-epochs: got no row ReLU to start from, want it among --rows, no --ablation")
 
 
 @dataclass(frozen=True)
@@ -101,7 +123,7 @@ class Cell:
         return success
 
 
-def cells(args: argparse.Namespace, options: Sequence[str]) -> list[Cell]:
+def cells(args: Options, options: Sequence[str]) -> list[Cell]:
     """Return the cells of the table, ReLU first, as the others may start from it."""
     rows = ABLATION if args.ablation else ROWS
     wanted = [name for name in rows if args.rows is None or name in args.rows]
@@ -174,39 +196,16 @@ def spread(values: Sequence[float], digits: int) -> str:
     return mean if len(values) == 1 else f"{mean} ({low}..{high})"
 
 
-def parse_arguments(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, list[str]]:
-    """Return the options of the table, and those that are passed on to each run."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.results.images", description=__doc__.split("\n\n")[0], allow_abbrev=False
-    )
-    parser.add_argument("--out", type=new_folder, required=True, help="folder of the table and its cells")
-    parser.add_argument("--data", choices=DATA_SETS, nargs="+", action=Different, default=["fashion-mnist-subset"])
-    parser.add_argument("--models", choices=MODELS, nargs="+", action=Different, default=list(MODELS))
-    parser.add_argument("--seeds", type=SEED, nargs="+", action=Different, default=[0])
-    parser.add_argument("--ablation", action="store_true", help="scaled or binary output, with or without batch norm")
-    parser.add_argument("--rows", nargs="+", help="some of the rows, by name")
-    parser.add_argument("--fine-tune-epochs", type=integer(), help="start from the ReLU net and train as many epochs")
-    parser.add_argument("--jobs", type=integer(), default=1, help="cells at a time, which share the processor")
-    parser.add_argument("--report-only", action="store_true", help="write the table of what is finished")
-    args, options = parser.parse_known_args(argv)
-    rows = ABLATION if args.ablation else ROWS
-    if unknown := [row for row in args.rows or () if row not in rows]:
-        parser.error(f"argument --rows: got {unknown}, want some of {list(rows)}")
-    if args.fine_tune_epochs and (args.ablation or (args.rows is not None and "ReLU" not in args.rows)):
-        parser.error("argument --fine-tune-epochs: got no row ReLU to start from, want it among --rows, no --ablation")
-    for model in args.models:
-        parse_run([*options, "--out", str(args.out), "--model", model])  # a wrong option is named now
-    return args, options
-
-
 @command
 def main(argv: Sequence[str] | None = None) -> list[Cell]:
     """Run what is not finished, and write ``table.md`` and ``table.json``."""
-    args, options = parse_arguments(argv)
-    table = cells(args, options)
-    with own_folder(args.out, "table_images"):
-        failed = [] if args.report_only else run_cells(table, args.jobs, lambda: _write(args.out, table))
-        _write(args.out, table)
+    options, others = parse_known(Options, argv)
+    for model in options.models:
+        parse(RunOptions, [*others, "--out", str(options.out), "--model", model])  # a wrong option is named now
+    table = cells(options, others)
+    with own_folder(options.out, "table_images"):
+        failed = [] if options.report_only else run_cells(table, options.jobs, lambda: _write(options.out, table))
+        _write(options.out, table)
         print(markdown(table))
     if failed:
         raise SystemExit("failed: " + ", ".join(str(cell.folder / "output.txt") for cell in failed))

@@ -10,9 +10,8 @@ import numpy as np
 
 from recipes.data.speech_commands import OFFICIAL, SYNTHETIC
 
-from .images import spread
-from .keyword_plots import KeywordLine, best_line, not_beaten
-from .pages import provenance, table
+from .keyword_plots import Line, best_line, not_beaten
+from .pages import provenance, spread, table
 
 __all__ = ["page"]
 
@@ -32,7 +31,7 @@ paid once, and the front end is not in it. Data share: part of the training time
 
 
 def page(
-    found: Sequence[KeywordLine], command: str, seeds: Sequence[int], listener: dict[str, Any] | None = None,
+    found: Sequence[Line], command: str, seeds: Sequence[int], listener: dict[str, Any] | None = None,
     prefix: str = "",
 ) -> str:  # fmt: skip
     """Return the page: table, unbeaten nets, confusions, the listener, and how all of it was made."""
@@ -73,13 +72,13 @@ def _about(data: str) -> str:
     )
 
 
-def _results(found: Sequence[KeywordLine]) -> str:
+def _results(found: Sequence[Line]) -> str:
     header = [
         "net", "neuron", "parameters", "seeds", "epochs", "T", "accuracy (%)", "spikes per neuron", "10^3 SynOps",
         "energy (nJ)", "digits of real speakers (%)", "data share (%)",
     ]  # fmt: skip
 
-    def cell(line: KeywordLine, name: str, digits: int, factor: float = 1.0) -> str | None:
+    def cell(line: Line, name: str, digits: int, factor: float = 1.0) -> str | None:
         values = [factor * value for value in line.values(name)]
         return spread(values, digits) if values else None
 
@@ -99,7 +98,7 @@ def _results(found: Sequence[KeywordLine]) -> str:
     return table(rows, header)
 
 
-def _front(found: Sequence[KeywordLine]) -> str:
+def _front(found: Sequence[Line]) -> str:
     rows = [
         [line.model, line.row, f"{fmean(line.values('energy_nj')):.0f}", f"{100 * fmean(line.values('accuracy')):.2f}"]
         for line in not_beaten(found)
@@ -108,7 +107,7 @@ def _front(found: Sequence[KeywordLine]) -> str:
     return f"{text}\n\n{table(rows, ['net', 'neuron', 'energy (nJ)', 'accuracy (%)'])}"
 
 
-def _mistakes(found: Sequence[KeywordLine], most: int = 8) -> str:
+def _mistakes(found: Sequence[Line], most: int = 8) -> str:
     line = best_line(found)
     counts = np.sum([result["confusion"] for result in line.results], axis=0)
     words, said = line.results[0]["words"], counts.sum(1)
@@ -137,7 +136,7 @@ there, or the word again. Between: a word in a pause. In percent of the words sa
 {measured["threshold"]:g}, for a mean over {measured["smoothing"]} windows, of which there are ten in a second."""
     speed = (
         f"The listener hears {measured['times_real_time']:.0f} seconds of sound in a second of processor time "
-        f"({measured['threads']} thread, {measured['machine']['architecture']}, median): so many times faster than "
-        "real time it is on a core of its own."
+        f"({measured['threads']} thread, {measured['machine']['architecture']}, median), so it is "
+        "so many times faster than real time on a free core."
     )
     return "\n\n".join([text, table(rows, [*header, "between (%)"]), speed])

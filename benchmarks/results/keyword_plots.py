@@ -3,38 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from statistics import fmean
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-from .plots import COLOURS
+from recipes.lib.fine_tuning import COLOURS
 
-__all__ = ["KeywordLine", "best_line", "confusion_figure", "not_beaten", "pareto_figure"]
+__all__ = ["Line", "best_line", "confusion_figure", "not_beaten", "pareto_figure"]
 
 MARKERS = {"separable": "o", "resnet8": "s", "resnet18": "D", "recurrent-lif": "^"}
 OTHER_COLOURS = {"ReLU, converted": "#CC79A7", "LIF, one recurrent layer": "#E69F00"}
 
 
-class KeywordLine(Protocol):
-    """A line of the table: a net with a neuron, and the results of its seeds."""
+@dataclass
+class Line:
+    """One line of the table: a net with a neuron, and the results of its seeds."""
 
     model: str
     row: str
     wanted: int
     results: list[dict[str, Any]]
 
-    def values(self, name: str) -> list[float]: ...
+    def values(self, name: str) -> list[float]:
+        """Return one figure of every seed that has it."""
+        return [result[name] for result in self.results if result.get(name) is not None]
 
 
-def not_beaten(found: Sequence[KeywordLine]) -> list[KeywordLine]:
+def not_beaten(found: Sequence[Line]) -> list[Line]:
     """Return the lines that no other one beats in mean accuracy and in mean energy at once, by energy."""
     known = [line for line in found if line.results]
     points = {id(line): (fmean(line.values("energy_nj")), -fmean(line.values("accuracy"))) for line in known}
 
-    def beaten(line: KeywordLine) -> bool:
+    def beaten(line: Line) -> bool:
         mine = points[id(line)]
         others = (points[id(other)] for other in known if other is not line)
         return any(e <= mine[0] and a <= mine[1] and (e, a) != mine for e, a in others)
@@ -42,7 +46,7 @@ def not_beaten(found: Sequence[KeywordLine]) -> list[KeywordLine]:
     return sorted((line for line in known if not beaten(line)), key=lambda line: points[id(line)][0])
 
 
-def pareto_figure(found: Sequence[KeywordLine]) -> Figure:
+def pareto_figure(found: Sequence[Line]) -> Figure:
     """Plot accuracy over energy, one small marker a seed and a large one their mean; a line joins the unbeaten ones."""
     figure = Figure(figsize=(9, 5.5), layout="constrained")
     axes = figure.subplots()
@@ -68,14 +72,14 @@ def pareto_figure(found: Sequence[KeywordLine]) -> Figure:
     return figure
 
 
-def best_line(found: Sequence[KeywordLine]) -> KeywordLine:
+def best_line(found: Sequence[Line]) -> Line:
     """Return the spiking line with the best mean accuracy; if there is none, the best."""
     known = [line for line in found if line.results and "confusion" in line.results[0]]
     spiking = [line for line in known if line.row != "ReLU" and line.row != "ReLU, converted"]
     return max(spiking or known, key=lambda line: fmean(line.values("accuracy")))
 
 
-def confusion_figure(found: Sequence[KeywordLine]) -> Figure:
+def confusion_figure(found: Sequence[Line]) -> Figure:
     """Plot the confusion matrix of the best spiking net, over all its seeds, in percent of the clips of a word."""
     line = best_line(found)
     counts = np.sum([result["confusion"] for result in line.results], axis=0)

@@ -11,86 +11,124 @@ writes the page.
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Annotated, Any
 
 from recipes.data.features import features
 from recipes.data.keyword_batches import FeatureBatches
 from recipes.data.speech_commands import Clips, load, real_digits
+from recipes.lib.cli import Argument, Count, NewFile, NewFolder, OldFile, Positive, Seed, Whole, parse, parse_known
+from recipes.lib.clip_cost import evaluation_cost
 from recipes.lib.command import command, run_main
-from recipes.lib.conversions import Evaluations, digest
-from recipes.lib.files import feature_cache, fingerprint, read_json, replacing
-from recipes.lib.options import SEED, Different, integer, new_file, new_folder, number, old_file
+from recipes.lib.evaluations import Evaluations, digest
+from recipes.lib.files import feature_cache, fingerprint, read_json, replacing, save_figure
+from recipes.lib.ranges import Different
 from recipes.lib.run_folder import own_folder, read_log
 from recipes.lib.spotter import MODELS, RECURRENT, digit_accuracy, load_spotter
-from recipes.spot_keywords import parse_arguments as parse_run
+from recipes.spot_keywords import Options as RunOptions
 from snn_ext import convert
 
 from .images import ROWS, Cell, run_cells
-from .keyword_costs import evaluation_cost
 from .keyword_page import page
-from .keyword_plots import confusion_figure, pareto_figure
-from .plots import save
-
-__all__ = ["Line", "cells", "lines", "main"]
+from .keyword_plots import Line, confusion_figure, pareto_figure
+from .pages import command_line
 
 START = "ReLU, to start from"
 LIF = "LIF, one recurrent layer"
 CONVERTED = "ReLU, converted"
 CONVERTED_STEPS = 32
+SEVERAL = Argument(nargs="*")
 
 
-@dataclass
-class Line:
-    """One line of the table: a net with a neuron, and the results of its seeds."""
+@dataclass(kw_only=True)
+class Options:
+    """Options; others are passed on to recipes.spot_keywords."""
 
-    model: str
-    row: str
-    wanted: int
-    results: list[dict[str, Any]]
+    out: Annotated[NewFolder, "folder of the table and its cells"]
+    data: Annotated[str, "as of recipes.spot_keywords"] = "sample"
+    data_dir: Annotated[Path | None, "as of recipes.spot_keywords"] = None
+    seeds: Annotated[list[Seed], Different] = field(default_factory=lambda: [0])
+    models: Annotated[list[str], MODELS, SEVERAL, Different, "with all rows and seeds"] = field(
+        default_factory=lambda: ["separable"]
+    )
+    rows: Annotated[list[str], ROWS, Argument(metavar="NAME"), Different, str(list(ROWS))] = field(
+        default_factory=lambda: list(ROWS)
+    )
+    larger: Annotated[list[str], MODELS, SEVERAL, Different, "with some rows, first seed alone"] = field(
+        default_factory=list
+    )
+    larger_rows: Annotated[list[str], ROWS, Argument(metavar="NAME"), Different] = field(
+        default_factory=lambda: ["ReLU", [*ROWS][-1]]
+    )
+    larger_epochs: Count | None = None
+    fine_tune_epochs: Annotated[Count | None, "start all rows from a ReLU net and train as many epochs"] = None
+    fine_tune_lr: Annotated[Positive | None, "rate of that (default: as before)"] = None
+    recurrent: Annotated[Whole, Argument(metavar="SEEDS"), "seeds of the layer of LIF; 0 for none"] = 1
+    real_digits: Annotated[Path | None, "archive or folder of the Free Spoken Digit Dataset"] = None
+    listener: Annotated[OldFile | None, "listener.json of benchmarks.results.listener, for the page"] = None
+    jobs: Annotated[Count, "runs at a time, which share the processor"] = 1
+    report_only: Annotated[bool, "write the table of the finished runs"] = False
+    markdown: Annotated[NewFile | None, "file for the page; its figures go beside it"] = None
 
-    def values(self, name: str) -> list[float]:
-        """Return one figure of every seed that has it."""
-        return [result[name] for result in self.results if result.get(name) is not None]
+    def __post_init__(self) -> None:
+        if self.real_digits is not None and not self.real_digits.exists():
+            raise ValueError(f"--real-digits: got {self.real_digits}, want an archive or a folder that exists")
 
 
-def cells(args: argparse.Namespace, options: Sequence[str]) -> list[Cell]:
+@command
+def main(argv: Sequence[str] | None = None) -> list[Line]:
+    """Run what is not finished, and write ``table.json``, ``pareto.png``, ``confusion.png`` and the page."""
+    options, passed = parse_known(Options, argv)
+    table = cells(options, passed)
+    with own_folder(options.out, "table_keywords"):
+        failed = [] if options.report_only else run_cells(table, options.jobs, first=START)
+        found = lines(table, options)
+        with replacing(options.out / "table.json") as temporary:
+            temporary.write_text(json.dumps([vars(line) for line in found], indent=1) + "\n", encoding="utf-8")
+        if any(line.results for line in found):
+            _write(options, passed, found)
+    if failed:
+        raise SystemExit("failed: " + ", ".join(str(cell.folder / "output.txt") for cell in failed))
+    return found
+
+
+def cells(options: Options, passed: Sequence[str]) -> list[Cell]:
     """Return the runs of the table: all rows of the small net, some of the larger ones, and the recurrent layer."""
-    nets = [(model, args.rows, seed) for seed in args.seeds for model in args.models]
-    nets += [(model, args.larger_rows, seed) for seed in args.seeds[:1] for model in args.larger]
-    nets += [(RECURRENT, [LIF], seed) for seed in args.seeds[: args.recurrent]]
-    data = ["--data", args.data] + ["--data-dir", str(args.data_dir)] * (args.data_dir is not None)
+    data = ["--data", options.data] + ["--data-dir", str(options.data_dir)] * (options.data_dir is not None)
+    run = parse(RunOptions, [*passed, *data, "--out", str(options.out)])  # a wrong option is named now
+    nets = [(model, options.rows, seed) for seed in options.seeds for model in options.models]
+    nets += [(model, options.larger_rows, seed) for seed in options.seeds[:1] for model in options.larger]
+    nets += [(RECURRENT, [LIF], seed) for seed in options.seeds[: options.recurrent]]
     found = []
 
     def add(model: str, row: str, seed: int, *own: str) -> Path:
         name = "-".join((model, row.lower().replace(", ", "-").replace(" ", "-"), str(seed)))
-        every = (*options, *data, "--model", model, "--seed", str(seed), *own)
-        found.append(Cell(args.data, model, row, seed, args.out / "cells" / name, every, "recipes.spot_keywords"))
+        every = (*passed, *data, "--model", model, "--seed", str(seed), *own)
+        found.append(Cell(options.data, model, row, seed, options.out / "cells" / name, every, "recipes.spot_keywords"))
         return found[-1].folder
 
     for model, rows, seed in nets:
-        shorter = ("--epochs", str(args.larger_epochs)) if model in args.larger and args.larger_epochs else ()
+        shorter = ("--epochs", str(options.larger_epochs)) if model in options.larger and options.larger_epochs else ()
         tuned: tuple[str, ...] = shorter
-        if args.fine_tune_epochs and model == RECURRENT:  # as many in all
-            tuned = ("--epochs", str(parse_run([*options, "--out", str(args.out)]).epochs + args.fine_tune_epochs))
-        elif args.fine_tune_epochs:
+        if options.fine_tune_epochs and model == RECURRENT:  # as many in all
+            tuned = ("--epochs", str(run.epochs + options.fine_tune_epochs))
+        elif options.fine_tune_epochs:
             start = add(model, START, seed, *ROWS["ReLU"], *shorter) / "last.pt"
-            tuned = ("--from", str(start), "--epochs", str(args.fine_tune_epochs))
-            tuned += ("--lr", str(args.fine_tune_lr)) if args.fine_tune_lr else ()
+            tuned = ("--from", str(start), "--epochs", str(options.fine_tune_epochs))
+            tuned += ("--lr", str(options.fine_tune_lr)) if options.fine_tune_lr else ()
         for row in rows:
             add(model, row, seed, *ROWS.get(row, ()), *tuned)
     return found
 
 
-def lines(table: Sequence[Cell], args: argparse.Namespace) -> list[Line]:
+def lines(table: Sequence[Cell], options: Options) -> list[Line]:
     """Gather the results of the runs that are finished, of their conversions and of the real digits."""
-    digits = None if args.real_digits is None else real_digits(args.real_digits)
-    converted = _Converter(args)
+    digits = None if options.real_digits is None else real_digits(options.real_digits)
+    converted = _Converter(options)
     found: dict[tuple[str, str], Line] = {}
     before = {(cell.model, cell.seed): cell.result for cell in table if cell.row == START}
     for cell in sorted((cell for cell in table if cell.row != START), key=_order):
@@ -129,12 +167,12 @@ def _data_share(log: Path) -> float | None:
 class _Converter:
     """Converts the ReLU nets of finished runs, and measures them on the test set; what is measured is kept."""
 
-    def __init__(self, args: argparse.Namespace) -> None:
-        self.args, self.evaluations = args, Evaluations(args.out / "conversions")
+    def __init__(self, options: Options) -> None:
+        self.options, self.evaluations = options, Evaluations(options.out / "conversions")
 
     def __call__(self, cell: Cell) -> dict[str, Any]:
         spotter = load_spotter(cell.folder / "last.pt")
-        corpus = load(self.args.data, self.args.data_dir)
+        corpus = load(self.options.data, self.options.data_dir)
 
         def batches(clips: Clips) -> FeatureBatches:
             found = features(clips, spotter.front_end, feature_cache())
@@ -165,89 +203,18 @@ def _real_digits(cell: Cell, clips: Clips) -> float:
     )
 
 
-def parse_arguments(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, list[str]]:
-    """Return the options of the table, and those that are passed on to each run."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.results.keywords", description=__doc__.split("\n\n")[0], allow_abbrev=False,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )  # fmt: skip
-    parser.add_argument("--out", type=new_folder, required=True, help="folder of the table and its cells")
-    parser.add_argument("--data", default="sample", help="as of recipes.spot_keywords")
-    parser.add_argument("--data-dir", type=Path, help="as of recipes.spot_keywords")
-    parser.add_argument("--seeds", type=SEED, nargs="+", action=Different, default=[0])
-    parser.add_argument(
-        "--models", choices=MODELS, nargs="*", action=Different, default=["separable"], help="with all rows and seeds"
-    )
-    parser.add_argument(
-        "--rows", choices=ROWS, nargs="+", action=Different, default=list(ROWS), metavar="NAME", help=str(list(ROWS))
-    )
-    parser.add_argument(
-        "--larger", choices=MODELS, nargs="*", action=Different, default=[], help="with some rows, first seed alone"
-    )
-    parser.add_argument(
-        "--larger-rows", choices=ROWS, nargs="+", action=Different, default=["ReLU", [*ROWS][-1]], metavar="NAME"
-    )
-    parser.add_argument("--larger-epochs", type=integer())
-    parser.add_argument(
-        "--fine-tune-epochs", type=integer(), help="start all rows from a ReLU net and train as many epochs"
-    )
-    parser.add_argument("--fine-tune-lr", type=number(above=0.0), help="rate of that (default: as before)")
-    parser.add_argument(
-        "--recurrent", type=integer(0), default=1, metavar="SEEDS", help="seeds of the layer of LIF; 0 for none"
-    )
-    parser.add_argument("--real-digits", type=Path, help="archive or folder of the Free Spoken Digit Dataset")
-    parser.add_argument("--listener", type=old_file, help="listener.json of benchmarks.results.listener, for the page")
-    parser.add_argument("--jobs", type=integer(), default=1, help="runs at a time, which share the processor")
-    parser.add_argument("--report-only", action="store_true", help="write the table of what is finished")
-    parser.add_argument("--markdown", type=new_file, help="file for the page; its figures go beside it")
-    args, options = parser.parse_known_args(argv)
-    place = [] if args.data_dir is None else ["--data-dir", str(args.data_dir)]
-    parse_run([*options, "--data", args.data, *place, "--out", str(args.out)])  # a wrong option is named now
-    if args.real_digits is not None and not args.real_digits.exists():
-        parser.error(f"argument --real-digits: got {args.real_digits}, want an archive or a folder that exists")
-    return args, options
-
-
-@command
-def main(argv: Sequence[str] | None = None) -> list[Line]:
-    """Run what is not finished, and write ``table.json``, ``pareto.png``, ``confusion.png`` and the page."""
-    args, options = parse_arguments(argv)
-    table = cells(args, options)
-    with own_folder(args.out, "table_keywords"):
-        failed = [] if args.report_only else run_cells(table, args.jobs, first=START)
-        found = lines(table, args)
-        with replacing(args.out / "table.json") as temporary:
-            temporary.write_text(json.dumps([vars(line) for line in found], indent=1) + "\n", encoding="utf-8")
-        if any(line.results for line in found):
-            _write(args, options, found)
-    if failed:
-        raise SystemExit("failed: " + ", ".join(str(cell.folder / "output.txt") for cell in failed))
-    return found
-
-
-def _write(args: argparse.Namespace, options: Sequence[str], found: Sequence[Line]) -> None:
+def _write(options: Options, passed: Sequence[str], found: Sequence[Line]) -> None:
     kind = "what benchmarks.results.listener wrote", "measure again"
-    listener = None if args.listener is None else read_json(args.listener, *kind)
-    given = [] if args.markdown is None else [(args.markdown, "keyword-spotting-")]
-    for path, prefix in [(args.out / "table.md", ""), *given]:
-        save(pareto_figure(found), path.parent / f"{prefix}pareto.png")
-        save(confusion_figure(found), path.parent / f"{prefix}confusion.png")
+    listener = None if options.listener is None else read_json(options.listener, *kind)
+    told = replace(options, markdown=None, jobs=1, report_only=False)
+    command = " ".join([command_line(told), *passed, "--out runs/keywords"])
+    given = [] if options.markdown is None else [(options.markdown, "keyword-spotting-")]
+    for path, prefix in [(options.out / "table.md", ""), *given]:
+        save_figure(pareto_figure(found), path.parent / f"{prefix}pareto.png")
+        save_figure(confusion_figure(found), path.parent / f"{prefix}confusion.png")
         with replacing(path) as temporary:
-            temporary.write_text(page(found, _command(args, options), args.seeds, listener, prefix), encoding="utf-8")
-    print((args.out / "table.md").read_text(encoding="utf-8"))
-
-
-def _command(args: argparse.Namespace, options: Sequence[str]) -> str:
-    """Return the command that makes the table, with file names in the place of paths."""
-    parts = [f"--data {args.data}", f"--seeds {' '.join(map(str, args.seeds))}"]
-    parts += [f"--larger {' '.join(args.larger)}"] * bool(args.larger)
-    for name in ("larger_epochs", "fine_tune_epochs", "fine_tune_lr"):
-        value = getattr(args, name)
-        parts += [] if value is None else [f"--{name.replace('_', '-')} {value:g}"]
-    parts += [f"--recurrent {args.recurrent}"]
-    for option, path in (("--real-digits", args.real_digits), ("--listener", args.listener)):
-        parts += [] if path is None else [f"{option} {path.name}"]
-    return " ".join(["python -m benchmarks.results.keywords", *parts, *options, "--out runs/keywords"])
+            temporary.write_text(page(found, command, options.seeds, listener, prefix), encoding="utf-8")
+    print((options.out / "table.md").read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":

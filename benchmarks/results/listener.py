@@ -1,4 +1,4 @@
-"""What a listener finds where there is nothing, where there are words, and how fast it is.
+"""False alarms, hits and speed of a listener.
 
 ``python -m benchmarks.results.listener --checkpoint runs/words/best.pt --data synthetic --out runs/listener``
 
@@ -10,12 +10,12 @@ net in batches, which rounds otherwise than the listener's one at a time; its sp
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
@@ -25,14 +25,15 @@ from recipes.data.augment import pink_noise
 from recipes.data.background import LISTENED, background
 from recipes.data.features import to_float
 from recipes.data.speech_commands import SAMPLE_RATE, Clips, load
+from recipes.lib.cli import NewFolder, OldFile, Positive, Seed
 from recipes.lib.command import command, run_main
 from recipes.lib.files import write_json
-from recipes.lib.options import SEED, integer, new_folder, number, old_file
+from recipes.lib.listener import HOP, MARGIN, SMOOTHING, THRESHOLD, WINDOW, Detection, Listener, WordDecision
+from recipes.lib.ranges import integer
 from recipes.lib.run_folder import own_folder
-from recipes.lib.spotter import Spotter, load_spotter
-from recipes.listen import CHECKPOINT, HOP, MARGIN, SMOOTHING, THRESHOLD, WINDOW, Detection, Listener, WordDecision
+from recipes.lib.spotter import CHECKPOINT, Spotter, load_spotter
 
-from .quickstart_report import environment
+from .pages import environment
 
 __all__ = ["decide", "false_alarms", "hits", "main", "measure", "posteriors", "speech_stream"]
 
@@ -40,6 +41,19 @@ PIECE = 10  # seconds of a kind of noise
 THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 
 Posteriors = list[tuple[float, Tensor]]
+
+
+@dataclass(kw_only=True)
+class Options:
+    """Options."""
+
+    checkpoint: Annotated[OldFile, "of recipes.spot_keywords"] = CHECKPOINT
+    data: Annotated[str, "corpus whose test clips are the words"] = "sample"
+    data_dir: Path | None = None
+    hours: Annotated[Positive, "of noise"] = 1.0
+    seed: Seed = 0
+    threads: Annotated[int, integer(1, 1024), "cores that the listener may use"] = 1
+    out: Annotated[NewFolder, "folder for listener.json"]
 
 
 def measure(spotter: Spotter, clips: Clips, hours: float = 1.0, seed: int = 0) -> dict[str, Any]:
@@ -167,26 +181,17 @@ def _name(spotter: Spotter) -> str:
 
 
 @command
-def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
-    """Parse the command line, measure, and write ``listener.json``."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.results.listener", description=__doc__.split("\n\n")[0])
-    parser.add_argument("--checkpoint", type=old_file, default=CHECKPOINT, help="of recipes.spot_keywords")
-    parser.add_argument("--data", default="sample", help="corpus whose test clips are the words")
-    parser.add_argument("--data-dir", type=Path)
-    parser.add_argument("--hours", type=number(above=0.0), default=1.0, help="of noise")
-    parser.add_argument("--seed", type=SEED, default=0)
-    parser.add_argument("--threads", type=integer(1, 1024), default=1, help="cores that the listener may use")
-    parser.add_argument("--out", type=new_folder, required=True, help="folder for listener.json")
-    args = parser.parse_args(argv)
-    torch.set_num_threads(args.threads)
-    with own_folder(args.out, "measure_listener"):
-        spotter, corpus = load_spotter(args.checkpoint), load(args.data, args.data_dir)
-        measured = measure(spotter, corpus.test, args.hours, args.seed)
-        measured |= {"net": _name(spotter), "data": corpus.name, "threads": args.threads, **environment()}
-        write_json(args.out / "listener.json", measured)
+def main(options: Options) -> dict[str, Any]:
+    """Measure, print a summary, and write ``listener.json``."""
+    torch.set_num_threads(options.threads)
+    with own_folder(options.out, "measure_listener"):
+        spotter, corpus = load_spotter(options.checkpoint), load(options.data, options.data_dir)
+        measured = measure(spotter, corpus.test, options.hours, options.seed)
+        measured |= {"net": _name(spotter), "data": corpus.name, "threads": options.threads, **environment()}
+        write_json(options.out / "listener.json", measured)
     best = measured["at"][f"{THRESHOLD:g}"]
     print(
-        f"threshold {THRESHOLD:g}: {false_alarms(measured)} words in {args.hours:g} h of noise; of "
+        f"threshold {THRESHOLD:g}: {false_alarms(measured)} words in {options.hours:g} h of noise; of "
         f"{measured['words_said']} words {best['hits']} found, {best['wrong']} mistaken, {best['between']} between; "
         f"{measured['times_real_time']:.0f} seconds of sound in a second of processor time"
     )

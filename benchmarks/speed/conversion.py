@@ -7,15 +7,15 @@ measured.
 
 from __future__ import annotations
 
-import argparse
 import copy
 import json
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from spikingjelly.activation_based import functional
@@ -23,15 +23,15 @@ from spikingjelly.activation_based.ann2snn import Converter, RateCodingRecipe
 from tabulate import tabulate
 from torch import Tensor, fx, nn
 
+from recipes.lib.cli import Count, NewFile, Positive
 from recipes.lib.command import command, run_main
 from recipes.lib.files import replacing
-from recipes.lib.options import integer, new_file, number
 from recipes.models.adaptive import layout_net
 from snn_ext import convert
 from snn_ext.conversion import ConvertedNet, optimize_precharge
-from snn_ext.conversion.spike_norm import spike_norm
+from snn_ext.conversion.methods.spike_norm import spike_norm
 from snn_ext.evaluation import Simulation
-from snn_ext.replacement import is_neuron
+from snn_ext.hosts import is_neuron
 
 from .cases import Settings
 from .measuring import measure, ratio
@@ -42,31 +42,31 @@ ROOT = Path(__file__).resolve().parents[2]
 TESTS = (
     "tests/ops/spike_convolution/test_spike_convolution.py",
     "tests/simulation/test_engine.py",
-    "tests/conversion/test_spike_norm.py",
+    "tests/conversion/methods/test_spike_norm.py",
     "tests/conversion/test_precharge.py",
-    "tests/conversion/test_adsnn.py",
+    "tests/conversion/methods/test_adsnn.py",
 )
 LAYOUT: tuple[int | str, ...] = (64, 64, "A", 128, 128, "A", 256, 256, 256, "A", 512, 512, 512, "A", 512, 512, 512, "A")
 STEPS, MILLISECONDS = 32, 500
 
 
+@dataclass(kw_only=True)
+class Options:
+    """Options."""
+
+    rounds: Count = 9
+    width: Annotated[Positive, "factor on the channels of the simulated net"] = 0.5
+    cases: Annotated[list[str], CASES] = field(default_factory=lambda: list(CASES))
+    time_steps: Annotated[Count, "T of the case memory, which takes some minutes"] = 2500
+    cpu_time: Annotated[bool, "of adsnn: the processor's time, on a busy machine"] = False
+    out: NewFile = ROOT / "runs" / "benchmarks" / "conversion.json"
+    markdown: Annotated[NewFile | None, "file for the table"] = None
+    unchecked: Annotated[bool, "do not run the tests first"] = False
+
+
 @command
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run from the command line; returns the exit status."""
-    parser = argparse.ArgumentParser("python -m benchmarks.speed.conversion", description=__doc__)
-    parser.add_argument("--rounds", type=integer(), default=9)
-    parser.add_argument(
-        "--width", type=number(above=0.0), default=0.5, help="factor on the channels of the simulated net"
-    )
-    parser.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES))
-    parser.add_argument(
-        "--time-steps", type=integer(), default=2500, help="T of the case memory, which takes some minutes"
-    )
-    parser.add_argument("--cpu-time", action="store_true", help="of adsnn: the processor's time, on a busy machine")
-    parser.add_argument("--out", type=new_file, default=ROOT / "runs" / "benchmarks" / "conversion.json")
-    parser.add_argument("--markdown", type=new_file, help="file for the table")
-    parser.add_argument("--unchecked", action="store_true", help="do not run the tests first")
-    options = parser.parse_args(arguments)
+def main(options: Options) -> int:
+    """Return the exit status."""
     if not options.unchecked and not _correct():
         print("The tests fail: nothing is measured.", file=sys.stderr)
         return 1
@@ -82,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(page)
     if options.markdown is not None:
         with replacing(options.markdown) as file:
-            title = "# Converted nets: benchmark results\n\n    python -m benchmarks.speed.conversion\n\n"
+            title = "# Converted nets: benchmark results\n\n    python -m benchmarks conversion-speed\n\n"
             file.write_text(title + page, encoding="utf-8")
     return 0
 
@@ -90,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 # -- cases -----------------------------------------------------------------------------------------------------------
 
 
-def simulation(options: argparse.Namespace) -> list[dict[str, Any]]:
+def simulation(options: Options) -> list[dict[str, Any]]:
     """Measure 32 steps of a VGG-like net against ``for t in range(T): net(x)`` over the host's converted net."""
     torch.manual_seed(1)
     ann = vgg(LAYOUT[:12], options.width)
@@ -113,7 +113,7 @@ def simulation(options: argparse.Namespace) -> list[dict[str, Any]]:
     return rows
 
 
-def thresholds(options: argparse.Namespace) -> list[dict[str, Any]]:
+def thresholds(options: Options) -> list[dict[str, Any]]:
     """Measure Spike-Norm on a net of 16 layers against a simulation from the input for every layer."""
     x = torch.rand(4, 3, 32, 32)
     net = convert(vgg(LAYOUT, 0.25), x, method="data-norm", readout="spikes", fold_scales=False)
@@ -130,7 +130,7 @@ def thresholds(options: argparse.Namespace) -> list[dict[str, Any]]:
     return [_row(f"Spike-Norm, {len(_layers(net))} layers", contenders, max(3, options.rounds // 3), 5.0)]
 
 
-def precharges(options: argparse.Namespace) -> list[dict[str, Any]]:
+def precharges(options: Options) -> list[dict[str, Any]]:
     """Measure the search of pre-charges against layers 0..l for every candidate; that is done for 1 of 51 of them."""
     x = torch.rand(2, 3, 32, 32)
     net = convert(vgg(LAYOUT, 0.125), x, method="data-norm", readout="spikes")
@@ -143,7 +143,7 @@ def precharges(options: argparse.Namespace) -> list[dict[str, Any]]:
     return [_row(name, contenders, max(3, options.rounds // 3), 20.0, factor=candidates)]
 
 
-def adaptive(options: argparse.Namespace) -> list[dict[str, Any]]:
+def adaptive(options: Options) -> list[dict[str, Any]]:
     """Measure 500 ms of adaptive nets against a plain loop over the milliseconds, of the same net."""
     rows = []
     for layout, inputs, batches in (
@@ -194,7 +194,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
 
 
-def memory(options: argparse.Namespace) -> list[dict[str, Any]]:
+def memory(options: Options) -> list[dict[str, Any]]:
     """Evaluate VGG-16 in CIFAR shape, 16 images: the peak of a process of its own less what it held before (Linux)."""
     command = [sys.executable, "-c", LONG_RUN, str(options.time_steps)]
     done = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
@@ -202,7 +202,7 @@ def memory(options: argparse.Namespace) -> list[dict[str, Any]]:
     return [{"case": case, "more MiB": int(done.stdout) // 1024, "wanted": "<= 1024"}]
 
 
-CASES: dict[str, Callable[[argparse.Namespace], list[dict[str, Any]]]] = {
+CASES: dict[str, Callable[[Options], list[dict[str, Any]]]] = {
     "simulation": simulation,
     "spike-norm": thresholds,
     "pre-charge": precharges,

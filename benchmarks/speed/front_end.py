@@ -1,4 +1,4 @@
-"""MFCC of one-second clips, against librosa and torchaudio where they are there: ``python -m benchmarks.speed.front_end``.
+"""MFCC of one-second clips, against librosa and torchaudio where they are there.
 
 All contenders compute the same features (see tests/recipes/data/test_mfcc.py), in one process, in turns. librosa is not
 a requirement of anything here: ``pip install librosa``.
@@ -6,10 +6,11 @@ a requirement of anything here: ``pip install librosa``.
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import scipy.fft
@@ -17,9 +18,10 @@ import torch
 from tabulate import tabulate
 
 from recipes.data.mfcc import BANDS, COEFFICIENTS, FFT, HIGH, HOP, LOG_OFFSET, LOW, MFCC, PADDING, SAMPLE_RATE, WINDOW
+from recipes.lib.cli import Count, NewFile
 from recipes.lib.command import command, run_main
 from recipes.lib.files import replacing
-from recipes.lib.options import integer, new_file
+from recipes.lib.ranges import integer
 
 from .measuring import measure, ratio
 
@@ -27,15 +29,19 @@ OURS = "MFCC, in a batch"
 OWN_TOLERANCE = 1e-3
 
 
+@dataclass(kw_only=True)
+class Options:
+    """Options."""
+
+    clips: Count = 128
+    rounds: Count = 15
+    threads: Annotated[int, integer(1, 1024), "of torch; librosa uses one"] = 1
+    out: Annotated[NewFile | None, "write the times as JSON"] = None
+
+
 @command
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run from the command line."""
-    parser = argparse.ArgumentParser("python -m benchmarks.speed.front_end", description=__doc__)
-    parser.add_argument("--clips", type=integer(), default=128)
-    parser.add_argument("--rounds", type=integer(), default=15)
-    parser.add_argument("--threads", type=integer(1, 1024), default=1, help="of torch; librosa uses one")
-    parser.add_argument("--out", type=new_file, help="write the times as JSON")
-    options = parser.parse_args(arguments)
+def main(options: Options) -> None:
+    """Print the table."""
     torch.set_num_threads(options.threads)
 
     clips = 0.1 * torch.randn(options.clips, SAMPLE_RATE, generator=torch.Generator().manual_seed(0))

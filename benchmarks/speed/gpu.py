@@ -6,7 +6,6 @@ turns, beside a plain copy of the same number of bytes, which is the roof.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import platform
@@ -17,6 +16,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import Annotated
 
 import torch
 from tabulate import tabulate
@@ -27,9 +27,10 @@ if __name__ == "__main__":  # the rival is the host's Triton kernel; read when s
 
 from spikingjelly.activation_based import functional, neuron
 
+from recipes.lib.cli import Count, NewFolder
 from recipes.lib.command import command, run_main
 from recipes.lib.files import replacing
-from recipes.lib.options import integer, known_device, new_folder
+from recipes.lib.options import known_device
 from snn_ext import functional as definition
 from snn_ext.ops import adaptive_spiking, implementation, integrate_and_fire, use_implementation
 from snn_ext.spikingjelly import ATIFuNode
@@ -73,25 +74,27 @@ class Setting:
     images: int = 64
 
 
+@dataclass(kw_only=True)
+class Options:
+    """Options."""
+
+    device: Annotated[str, known_device, "cuda, cuda:1 ..."] = "cuda"
+    neurons: Annotated[Count, "neurons of a layer (16.8 million)"] = 1 << 24
+    rounds: Count = 15
+    images: Annotated[Count, "batch of the ResNet-18"] = 64
+    out: Annotated[NewFolder, "folder for the results"] = ROOT / "runs" / "benchmarks-gpu"
+
+
 @command
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run from the command line; returns 0, 1 if a check fails, 2 if there is no GPU to run on."""
-    parser = argparse.ArgumentParser("python -m benchmarks.speed.gpu", description=__doc__)
-    parser.add_argument("--device", type=known_device, default="cuda", help="cuda, cuda:1 ...")
-    parser.add_argument("--neurons", type=integer(), default=1 << 24, help="neurons of a layer (16.8 million)")
-    parser.add_argument("--rounds", type=integer(), default=15)
-    parser.add_argument("--images", type=integer(), default=64, help="batch of the ResNet-18")
-    parser.add_argument(
-        "--out", type=new_folder, default=ROOT / "runs" / "benchmarks-gpu", help="folder for the results"
-    )
-    chosen = parser.parse_args(arguments)
-    found = implementation("integrate_and_fire", chosen.device)
+def main(options: Options) -> int:
+    """Return the exit status: 1 if a check fails, 2 if there is no GPU to run on."""
+    found = implementation("integrate_and_fire", options.device)
     if not found.name.startswith("cuda-"):
-        print(f"No CUDA kernel runs on {chosen.device}, and nothing is measured:", file=sys.stderr)
+        print(f"No CUDA kernel runs on {options.device}, and nothing is measured:", file=sys.stderr)
         for name in ("cuda-cupy", "cuda-nvrtc"):
             print(f"  {name}: {found.unavailable[name]}", file=sys.stderr)
         return 2
-    setting = Setting(torch.device(chosen.device), chosen.neurons, chosen.rounds, chosen.images)
+    setting = Setting(torch.device(options.device), options.neurons, options.rounds, options.images)
     about = environment(setting)
     print("\n".join(f"{name}: {value}" for name, value in about.items()))
     try:
@@ -103,9 +106,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for case in CASES:
         print(f"{case.__name__} ...", file=sys.stderr, flush=True)
         rows += case(setting, gpu_clock)
-        write(rows, about, chosen.out)
+        write(rows, about, options.out)
     print(to_markdown(rows, about))
-    print(f"Written: {chosen.out / 'gpu.json'}, {chosen.out / 'gpu.md'}", file=sys.stderr)
+    print(f"Written: {options.out / 'gpu.json'}, {options.out / 'gpu.md'}", file=sys.stderr)
     return 0
 
 

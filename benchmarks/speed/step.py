@@ -1,21 +1,49 @@
-"""Time of a training step with a neuron against the same step with the host's IF neuron."""
+"""Time of a training step with a neuron against the same step with the host's IF neuron.
+
+``python -m benchmarks step --width 0.125 --model vgg16 --neuron atif-u --out runs/step``
+"""
 
 from __future__ import annotations
 
-import argparse
+import copy
 import os
 import platform
 import statistics
 import time
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from spikingjelly.activation_based import functional
 from torch import Tensor, nn
 
+from recipes import train_images
+from recipes.data.images import Batches, channel_statistics, load_images
+from recipes.lib.command import command, run_main
 from recipes.lib.files import read_json, write_json
+from recipes.lib.neurons import make_spiking
 
-__all__ = ["benchmark_step", "report"]
+
+@dataclass(kw_only=True)
+class Options(train_images.Options):
+    """Net, as of ``recipes.train_images``."""
+
+
+@command
+def main(options: Options) -> dict[str, Any]:
+    """Time a training step of the net with the host's IF neuron, then with the chosen one, on one batch."""
+    data = load_images(options.data, options.data_dir)
+    mean, std = channel_statistics(data.train[0])
+    images, labels = next(iter(Batches(data.train, options.batch_size, mean, std, device=options.device)))
+    nets = {}
+    for name in dict.fromkeys(("if", options.neuron)):
+        chosen = copy.copy(options)
+        chosen.neuron = name
+        nets[name] = train_images.build_net(options, len(data.classes), data.channels)
+        if name != "relu":
+            make_spiking(nets[name], chosen)
+        nets[name].to(options.device)
+    return report(benchmark_step(nets, images, labels), options)
 
 
 def benchmark_step(
@@ -61,7 +89,7 @@ def benchmark_step(
     }
 
 
-def report(result: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
+def report(result: dict[str, Any], args: Options) -> dict[str, Any]:
     """Print a benchmark and write it to ``step_time.json`` in ``args.out``."""
     for name, row in result.items():
         ms, ratio = {k: f"{1e3 * v:.1f}" for k, v in row["seconds"].items()}, row["ratio"]
@@ -88,3 +116,7 @@ def _spread(values: list[float]) -> dict[str, float]:
 def _wait(images: Tensor) -> None:
     if images.is_cuda:
         torch.cuda.synchronize()
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,4 +1,4 @@
-"""What the header of a sound file says of its size: libsndfile reads what is left of a truncated one in silence."""
+"""Size of a sound file by its header: libsndfile reads a truncated file without an error."""
 
 from __future__ import annotations
 

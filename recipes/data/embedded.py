@@ -14,7 +14,7 @@ from torch.utils.data import TensorDataset
 __all__ = ["FASHION_MNIST_SUBSET", "LabelledImages", "embedded_file", "fashion_mnist_subset"]
 
 FASHION_MNIST_SUBSET = "Fashion-MNIST subset (10,000 + 2,000 images)"
-"""What results obtained with it have to be called: they do not compare with those on the whole set."""
+"""Name of the data in results, which do not compare with those on the whole set."""
 
 PATH = Path(__file__).with_name("fashion_mnist_subset.npz")
 SHA256 = "78ba38656e467909b68ad76a9666a9f2ff965935d05bfb71c1385725814f9a70"
@@ -26,6 +26,10 @@ class LabelledImages(TensorDataset):
     def __init__(self, images: Tensor, labels: Tensor, classes: tuple[str, ...]) -> None:
         super().__init__(images, labels)
         self.classes = classes
+
+    def first(self, count: int | None) -> LabelledImages:
+        """Return the first images, or all of them."""
+        return LabelledImages(*(tensor[:count] for tensor in self.tensors), self.classes)
 
 
 def fashion_mnist_subset(path: Path = PATH) -> tuple[LabelledImages, LabelledImages]:

@@ -108,7 +108,7 @@ def load_images(name: str, folder: Path | None = None) -> ImageData:
     ValueError
         If there is no such name, or the data are damaged.
     FileNotFoundError
-        If the data are not there and can not be downloaded.
+        If the data are missing and cannot be downloaded.
     """
     if name not in DATA_SETS:
         raise ValueError(f"name: got {name!r}, want one of {', '.join(DATA_SETS)}")
@@ -154,7 +154,7 @@ def _read_or_download(name: str, kind: type, folder: Path, train: bool) -> Any:
 UNREADABLE = (
     AssertionError, EOFError, LookupError, OSError, RuntimeError, TypeError, ValueError, pickle.UnpicklingError,
 )  # fmt: skip
-"""What torchvision raises for files that are not there, cut off, or of something else."""
+"""Errors that torchvision raises for files that are missing, cut off, or of something else."""
 
 
 def _cifar10_jpeg(folder: Path) -> ImageData:

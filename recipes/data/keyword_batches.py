@@ -63,7 +63,7 @@ class KeywordBatches:
     Parameters
     ----------
     clips : Clips
-        What is trained on.
+        The training clips.
     batch_size : int
         Clips in a batch over all processes; an incomplete last batch is left out.
     front_end : MFCC

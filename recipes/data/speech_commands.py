@@ -75,7 +75,7 @@ class Corpus:
     Attributes
     ----------
     name : str
-        What results obtained with it are called.
+        Of the data in results.
     train, validation, test : Clips
         Its splits; a warning tells if a speaker is in two of them.
     noise : Tensor
@@ -88,11 +88,16 @@ class Corpus:
     test: Clips
     noise: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int16))
 
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The words, in the order of the labels."""
+        return self.train.words
+
 
 def load(corpus: str, folder: Path | None = None) -> Corpus:
     """Load a corpus into memory.
 
-    Every file is looked at before anything is returned. One that can not be read is an error that names it; what can be
+    Every file is looked at before anything is returned. One that cannot be read is an error that names it; what can be
     made one second of 16-bit mono at 16 kHz is, with a warning that counts the repairs (see `x`).
 
     Parameters
@@ -102,7 +107,7 @@ def load(corpus: str, folder: Path | None = None) -> Corpus:
         ``python -m recipes.makers.synthetic_speech`` makes it; "speech-commands", Speech Commands V2, downloaded
         (2.4 GB) if it is not there; or the path of a folder with their layout: ``WORD/SPEAKER_nohash_N.wav``.
     folder : Path, optional
-        Where the corpus is; by default a place of its own in the data folder, ``SNN_EXT_DATA`` or the user's cache.
+        Where the corpus is; by default its folder in the data folder, ``SNN_EXT_DATA`` or the user's cache.
 
     Returns
     -------
@@ -113,7 +118,7 @@ def load(corpus: str, folder: Path | None = None) -> Corpus:
     Raises
     ------
     FileNotFoundError
-        If the corpus is not there and can not be downloaded.
+        If the corpus is missing and cannot be downloaded.
     ValueError
         If there is no such corpus, or some of its files are damaged.
     """
@@ -288,7 +293,7 @@ def _read(files: Mapping[str, Callable[[], bytes]], digits: bool = False, whole:
     if problems:
         more = f"\n... and {len(problems) - 10} more" if len(problems) > 10 else ""
         raise ValueError(
-            f"{len(problems)} of {len(files)} sound files can not be used:\n" + "\n".join(problems[:10]) + more
+            f"{len(problems)} of {len(files)} sound files cannot be used:\n" + "\n".join(problems[:10]) + more
         )
     if repaired and not digits:
         told = ", ".join(f"{what} ({count} files)" for what, count in sorted(repaired.items()))

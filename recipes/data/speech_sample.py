@@ -18,7 +18,7 @@ from .speech_commands import SPLITS, WORDS, Clips, Corpus
 __all__ = ["SYNTHETIC_SAMPLE", "load_sample"]
 
 SYNTHETIC_SAMPLE = "synthetic speech (packed sample)"
-"""What results obtained with it have to be called: nobody has spoken these words."""
+"""Name of the data in results: nobody has spoken these words."""
 
 PATH = Path(__file__).with_name("synthetic_speech_sample.npz")
 SHA256 = "297eed19716ed0b777916cba88619ff23261081e19897fbed8ac29ae6f770850"

@@ -6,6 +6,7 @@ Nothing here is slow to import, so that :func:`quiet_while_importing` comes befo
 from __future__ import annotations
 
 import functools
+import inspect
 import os
 import signal
 import subprocess
@@ -13,7 +14,10 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NoReturn, ParamSpec, TypeVar
+from dataclasses import is_dataclass
+from typing import Any, NoReturn, TypeVar
+
+from .cli import parse
 
 __all__ = ["Children", "command", "quiet_while_importing", "run_main", "uninterrupted"]
 
@@ -23,16 +27,23 @@ INTERRUPTED, TERMINATED, PIPE_CLOSED = 128 + 2, 128 + 15, 128 + 13
 PATIENCE = 10.0
 """Seconds that a process has to end by itself."""
 
-P, T = ParamSpec("P"), TypeVar("T")
+T = TypeVar("T")
 
 
-def command(main: Callable[P, T]) -> Callable[P, T]:
-    """Let a ``main`` end by a sentence, ``SystemExit``, where the user can mend what is wrong."""
+def command(main: Callable[..., T]) -> Callable[..., T]:
+    """Make a ``main`` a command: it gets its options, and what the user can mend ends it by a sentence, ``SystemExit``.
+
+    If the parameter of ``main`` is a dataclass, :func:`recipes.lib.cli.parse` makes its argument, from ``sys.argv`` or
+    from the list of arguments that the command is called with. A call with the options themselves runs with them.
+    """
 
     @functools.wraps(main)
-    def told(*arguments: P.args, **options: P.kwargs) -> T:
+    def told(*arguments: Any) -> T:
+        for parameter in inspect.signature(main, eval_str=True).parameters.values():
+            if is_dataclass(parameter.annotation) and not isinstance((*arguments, None)[0], parameter.annotation):
+                arguments = (parse(parameter.annotation, *arguments),)
         try:
-            return main(*arguments, **options)
+            return main(*arguments)
         except BrokenPipeError:  # nobody reads what is printed: no error of the input
             raise
         except (ValueError, OSError, FloatingPointError) as error:

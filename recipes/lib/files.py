@@ -30,7 +30,8 @@ from snn_ext._files import (
 
 __all__ = [
     "DamagedFileError", "building", "data_folder", "feature_cache", "fingerprint", "has_hash_in_name", "intact",
-    "load_arrays", "load_tensors", "lock", "read_json", "replacing", "save_tensors", "write_arrays", "write_json",
+    "load_arrays", "load_tensors", "lock", "read_json", "replacing", "save_figure", "save_tensors", "write_arrays",
+    "write_json",
 ]  # fmt: skip
 
 
@@ -64,6 +65,12 @@ def fingerprint(*values: Any) -> str:
         else:
             digest.update(repr(value).encode())
     return digest.hexdigest()
+
+
+def save_figure(figure: Any, path: Path) -> None:
+    """Write a figure of matplotlib to a file, whole or not at all."""
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=150)
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:

@@ -1,136 +1,106 @@
-"""The neurons that recipes train, by name: from options, and from recorded inputs where there are some."""
+"""The neurons that recipes train, by name."""
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
 from spikingjelly.activation_based import functional, neuron, surrogate
-from torch import Tensor, nn
+from torch import nn
 
-from snn_ext import record_inputs, replace_neurons
-from snn_ext.functional import best_points, best_threshold
+from snn_ext import calibrate, replace_neurons
 from snn_ext.spikingjelly import ATIFnuNode, ATIFuNode, PCMPIFNode
 
-from .options import integer, number
+from .cli import Argument, Count, Positive, Rate
+from .options import Options
+from .ranges import number
 
 __all__ = [
-    "NEURONS", "add_neuron_arguments", "calibrated_threshold", "check_neuron_arguments", "initial_potential",
-    "make_spiking", "replace_activations", "spikingjelly_neuron",
+    "NEURONS", "NeuronOptions", "initial_potential", "make_spiking", "replace_activations", "spikingjelly_neuron",
 ]  # fmt: skip
 
 NEURONS = ("relu", "if", "atif-u", "atif-nu", "pcmp")
 
 
-def add_neuron_arguments(parser: argparse.ArgumentParser, more: tuple[str, ...] = ()) -> None:
-    """Add the options that :func:`spikingjelly_neuron` reads; ``more`` names neurons that a recipe makes itself."""
-    group = parser.add_argument_group("neuron")
-    names = (*NEURONS, *more)
-    group.add_argument("--neuron", choices=names, default="atif-u", help="if: the host's, of fixed threshold")
-    group.add_argument("--time-steps", type=integer(), default=4, metavar="T")
-    group.add_argument(
-        "--v-init", type=number(), help="V(0) in thresholds, for atif-u, atif-nu (default 0), pcmp (0.5)"
-    )
-    group.add_argument(
-        "--v-threshold", type=number(1e-6), default=1.0, help="at the start; for atif-nu the clip level p_1"
-    )
-    group.add_argument("--recursion", choices=("min", "paper", "cumulative"), default="min", help="of atif-nu")
-    group.add_argument("--output", choices=("scaled", "binary"), default="scaled", help="a spike is a threshold, or 1")
-    group.add_argument("--alpha", type=number(above=0.0), default=4.0, help="slope of the sigmoid surrogate")
-    group.add_argument("--detach-reset", action="store_true", help="no gradient through the spike in the reset")
-    group.add_argument("--grad-scale", choices=("none", "lsq"), default="none", help="of the thresholds' gradient")
+@dataclass(kw_only=True)
+class NeuronOptions(Options):
+    """Neuron."""
+
+    neuron: Annotated[str, NEURONS, "if: the host's, of fixed threshold"] = "atif-u"
+    time_steps: Annotated[Count, Argument(metavar="T")] = 4
+    v_init: Annotated[float | None, number(), "V(0) in thresholds, for atif-u, atif-nu (default: 0), pcmp (0.5)"] = None
+    v_threshold: Annotated[float, number(1e-6), "at the start; for atif-nu the clip level p_1"] = 1.0
+    recursion: Annotated[Literal["min", "paper", "cumulative"], "of atif-nu"] = "min"
+    output: Annotated[Literal["scaled", "binary"], "a spike is a threshold, or 1"] = "scaled"
+    alpha: Annotated[Positive, "slope of the sigmoid surrogate"] = 4.0
+    detach_reset: Annotated[bool, "no gradient through the spike in the reset"] = False
+    grad_scale: Annotated[Literal["none", "lsq"], "of the thresholds' gradient"] = "none"
+    threshold_lr: Annotated[Rate | None, "of the thresholds (default: --lr)"] = None
+
+    def __post_init__(self) -> None:
+        """Refuse options that the chosen neuron has no use for."""
+        if self.v_init is not None and self.neuron in ("relu", "if"):
+            raise ValueError(f"--v-init: got {self.v_init} with --neuron {self.neuron}, want atif-u, atif-nu or pcmp")
+        if self.grad_scale == "lsq" and not self.neuron.startswith("atif"):
+            raise ValueError(f"--grad-scale: got lsq with --neuron {self.neuron}, want a trainable threshold")
+        if self.neuron == "if" and self.output == "scaled" and self.v_threshold != 1:
+            raise ValueError(
+                f"--v-threshold: got {self.v_threshold} with --neuron if, whose spikes are 1, want 1, "
+                f"--output binary, or --neuron pcmp --v-init 0"
+            )
+        if self.output == "binary" and self.neuron == "relu":
+            raise ValueError("--output: got binary with --neuron relu, want a spiking neuron")
+        if self.neuron not in NEURONS:  # one that the recipe makes itself
+            for name in ("v_init", "v_threshold", "recursion", "output", "alpha", "detach_reset", "grad_scale"):
+                if (value := getattr(self, name)) != getattr(NeuronOptions, name):
+                    option = f"--{name.replace('_', '-')}"
+                    raise ValueError(f"{option}: got {value} with --neuron {self.neuron}, want it left out")
+        super().__post_init__()
 
 
-def check_neuron_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """Refuse options that the chosen neuron has no use for."""
-    if args.v_init is not None and args.neuron in ("relu", "if"):
-        parser.error(f"argument --v-init: got {args.v_init} with --neuron {args.neuron}, want atif-u, atif-nu or pcmp")
-    if args.grad_scale == "lsq" and not args.neuron.startswith("atif"):
-        parser.error(f"argument --grad-scale: got lsq with --neuron {args.neuron}, want a trainable threshold")
-    if args.neuron == "if" and args.output == "scaled" and args.v_threshold != 1:
-        parser.error(
-            f"argument --v-threshold: got {args.v_threshold} with --neuron if, whose spikes are 1, want 1, "
-            f"--output binary, or --neuron pcmp --v-init 0"
-        )
-    if args.output == "binary" and args.neuron == "relu":
-        parser.error("argument --output: got binary with --neuron relu, want a spiking neuron")
-    if args.neuron not in NEURONS:
-        for name in ("v_init", "v_threshold", "recursion", "output", "alpha", "detach_reset", "grad_scale"):
-            if getattr(args, name) != parser.get_default(name):
-                got = f"argument --{name.replace('_', '-')}: got {getattr(args, name)} with --neuron {args.neuron}"
-                parser.error(f"{got}, want it left out")
-
-
-def spikingjelly_neuron(args: argparse.Namespace, inputs: Tensor | None = None) -> nn.Module:
-    """Make one spiking neuron for SpikingJelly, calibrated on the inputs of its layer if they are given."""
-    threshold, v_init = calibrated_threshold(args, inputs), initial_potential(args)
+def spikingjelly_neuron(options: NeuronOptions) -> nn.Module:
+    """Make one neuron for SpikingJelly."""
     common: dict[str, Any] = {
-        "surrogate_function": surrogate.Sigmoid(alpha=args.alpha), "detach_reset": args.detach_reset, "step_mode": "m",
+        "surrogate_function": surrogate.Sigmoid(alpha=options.alpha), "detach_reset": options.detach_reset,
+        "step_mode": "m",
     }  # fmt: skip
-    if args.neuron == "if":
-        return neuron.IFNode(threshold, v_reset=None, **common)
-    common["scale_output"] = args.output == "scaled"
-    if args.neuron == "pcmp":
-        return PCMPIFNode(threshold, precharge=v_init, **common)
-    common["grad_scale"] = None if args.grad_scale == "none" else args.grad_scale
-    if args.neuron == "atif-u":
-        return ATIFuNode(threshold, v_init=v_init, **common)
-    return ATIFnuNode(threshold, T=args.time_steps, recursion=args.recursion, v_init=v_init, **common)
+    if options.neuron == "if":
+        return neuron.IFNode(options.v_threshold, v_reset=None, **common)
+    common["scale_output"] = options.output == "scaled"
+    if options.neuron == "pcmp":
+        return PCMPIFNode(options.v_threshold, precharge=initial_potential(options), **common)
+    common |= {"v_init": initial_potential(options), "grad_scale": {"none": None, "lsq": "lsq"}[options.grad_scale]}
+    if options.neuron == "atif-u":
+        return ATIFuNode(options.v_threshold, **common)
+    return ATIFnuNode(options.v_threshold, T=options.time_steps, recursion=options.recursion, **common)
+
+
+def initial_potential(options: NeuronOptions) -> float:
+    """Return V(0) in thresholds."""
+    if options.v_init is not None:
+        return float(options.v_init)
+    return 0.5 if options.neuron == "pcmp" else 0.0
 
 
 def replace_activations(
-    net: nn.Module, factory: Callable[[Tensor | None], nn.Module], calibration: Any = None
+    net: nn.Module, make: Callable[[Any], nn.Module], options: NeuronOptions, calibration: Iterable[Any] | None = None
 ) -> list[nn.Module]:
-    """Replace the activations of an analog net in place.
+    """Replace the activations of an analog net by ``make(options)``, in place, and return the neurons in order.
 
-    Parameters
-    ----------
-    net : nn.Module
-        With ``nn.ReLU`` modules.
-    factory : callable
-        ``factory(inputs)`` makes one neuron; inputs are those of the activation, or ``None`` without calibration.
-    calibration : iterable, optional
-        Batches for the trained net.
-
-    Returns
-    -------
-    list of nn.Module
-        The new neurons, in the order of the net.
+    With calibration batches their thresholds fit the inputs of the activations; but the fixed threshold of the baseline
+    is part of what it is.
     """
-    inputs: Mapping[nn.Module, Tensor] = {} if calibration is None else record_inputs(net, calibration, limit=20_000)
+    if calibration is not None and options.neuron != "if":
+        return calibrate(net, calibration, lambda relu: make(options), options.time_steps)
     neurons: list[nn.Module] = []
-
-    def make(relu: nn.Module) -> nn.Module:
-        neurons.append(factory(inputs.get(relu)))
-        return neurons[-1]
-
-    replace_neurons(net, make)
+    replace_neurons(net, lambda relu: neurons.append(make(options)) or neurons[-1])
     return neurons
 
 
-def make_spiking(net: nn.Module, args: argparse.Namespace, calibration: Any = None) -> list[nn.Module]:
+def make_spiking(net: nn.Module, options: NeuronOptions, calibration: Iterable[Any] | None = None) -> list[nn.Module]:
     """Turn an analog net into a multi-step net of SpikingJelly, in place, and return its neurons in order."""
-    neurons = replace_activations(net, lambda inputs: spikingjelly_neuron(args, inputs), calibration)
+    neurons = replace_activations(net, spikingjelly_neuron, options, calibration)
     functional.set_step_mode(net, "m")
-    net.time_steps = args.time_steps
+    net.time_steps = options.time_steps
     return neurons
-
-
-def calibrated_threshold(args: argparse.Namespace, inputs: Tensor | None) -> Any:
-    """Return the threshold, or the points of ATIF-nu, that fit recorded inputs best; without any ``v_threshold``."""
-    v_init = initial_potential(args)
-    if inputs is None or args.neuron == "if":  # the fixed threshold of the baseline is part of what it is
-        return args.v_threshold
-    if not (inputs > 0).any():  # a silent layer: nothing fits better than anything else
-        return args.v_threshold
-    if args.neuron == "atif-nu" and v_init == 0:
-        return best_points(inputs, args.time_steps)
-    return best_threshold(inputs, args.time_steps, v_init=v_init)
-
-
-def initial_potential(args: argparse.Namespace) -> float:
-    """Return V(0) in thresholds."""
-    if args.v_init is not None:
-        return float(args.v_init)
-    return 0.5 if args.neuron == "pcmp" else 0.0

@@ -15,13 +15,18 @@ from ..data.mfcc import COEFFICIENTS, MFCC
 from ..data.speech_commands import Clips
 from ..models.keyword_nets import RecurrentLIF, separable
 from ..models.resnet import resnet8, resnet18
-from ..train_images import A_CHECKPOINT, REMEDY, load_checkpoint, spikingjelly_weights
+from .checkpoints import A_CHECKPOINT, REMEDY, load_checkpoint, load_weights, spikingjelly_weights
 from .files import intact, save_tensors
 from .neurons import make_spiking
-from .training import load_weights, right
+from .training import right
 
-__all__ = ["MODELS", "RECURRENT", "Spotter", "build_keyword_net", "digit_accuracy", "load_spotter", "save_spotter"]
+__all__ = [
+    "CHECKPOINT", "MODELS", "RECURRENT", "Spotter", "build_keyword_net", "digit_accuracy", "load_spotter",
+    "save_spotter",
+]  # fmt: skip
 
+CHECKPOINT = Path(__file__).parents[1] / "models" / "keywords.pt"
+"""The trained net that comes along."""
 MODELS = {"separable": separable, "resnet8": resnet8, "resnet18": resnet18}
 RECURRENT = "recurrent-lif"
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")

@@ -25,10 +25,11 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from snn_ext import parameter_groups
+
 from ..data.images import Batches, channel_statistics, load_images
 from .files import fingerprint, intact
 from .run_folder import RunFolder
-from .training import parameter_groups
 
 __all__ = ["Trainer", "processes"]
 
@@ -91,7 +92,7 @@ class Trainer(train_classify.Trainer):
         return {}
 
     def threshold_modules(self) -> list[nn.Module]:
-        """Return the modules whose parameters are thresholds: they get no weight decay."""
+        """Return the modules whose parameters are thresholds, for the log."""
         return []
 
     def reset(self, model: nn.Module) -> None:
@@ -111,12 +112,17 @@ class Trainer(train_classify.Trainer):
         return {}
 
     def set_optimizer(self, args: argparse.Namespace, parameters: Any) -> torch.optim.Optimizer:
-        """Build the host's optimizer, on groups in place of the nameless ``parameters``."""
-        groups = parameter_groups(
-            self.model, self.threshold_modules(), lr=args.lr, weight_decay=args.weight_decay,
-            threshold_lr=args.lr if args.threshold_lr is None else args.threshold_lr,
-        )  # fmt: skip
+        """Build the host's optimizer, or Adam, on groups instead of the nameless ``parameters``."""
+        groups = parameter_groups(self.model, args.lr, getattr(args, "threshold_lr", None), args.weight_decay)
+        if args.opt == "adam":  # which the host does not offer; the decay is part of the gradient
+            return torch.optim.Adam(groups, args.lr)
         return super().set_optimizer(args, groups)
+
+    def set_lr_scheduler(self, args: argparse.Namespace, optimizer: torch.optim.Optimizer) -> Any:
+        """Build the host's schedule, or that of ``--lr-milestones``."""
+        if getattr(args, "lr_milestones", None):
+            return torch.optim.lr_scheduler.MultiStepLR(optimizer, args.lr_milestones, args.lr_gamma)
+        return super().set_lr_scheduler(args, optimizer)
 
     # -- the run ----------------------------------------------------------------------------------------------------
 

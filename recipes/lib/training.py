@@ -1,10 +1,8 @@
-"""Training and measuring a classifier, analog or spiking: the same code for both."""
+"""Training of a classifier, analog or spiking: the same code for both."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from math import nan
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,12 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from snn_ext.functional import sqnr
-
-__all__ = [
-    "LayerMeasurement", "Measurement", "load_weights", "measure", "parameter_groups", "right",
-    "seed_everything", "train",
-]  # fmt: skip
+__all__ = ["accuracy", "right", "seed_everything", "train"]
 
 BatchLoader = DataLoader[Any]
 
@@ -28,41 +21,6 @@ def seed_everything(seed: int) -> torch.Generator:
     torch.manual_seed(seed)
     torch.use_deterministic_algorithms(True)
     return torch.Generator().manual_seed(seed)
-
-
-def parameter_groups(
-    net: nn.Module, neurons: Iterable[nn.Module], *, lr: float, threshold_lr: float, weight_decay: float
-) -> list[dict[str, Any]]:
-    """Return optimizer groups: the neurons' own parameters get their own learning rate and no weight decay.
-
-    Parameters
-    ----------
-    net : nn.Module
-        The whole net.
-    neurons : iterable of nn.Module
-        The modules in it whose parameters are thresholds.
-    lr, threshold_lr : float
-        Learning rates of the weights and of the thresholds.
-    weight_decay : float
-        Of the weights alone.
-    """
-    thresholds = [p for neuron in neurons for p in neuron.parameters()]
-    own = {id(p) for p in thresholds}
-    weights = [p for p in net.parameters() if id(p) not in own]
-    groups: list[dict[str, Any]] = [{"params": weights, "lr": lr, "weight_decay": weight_decay}]
-    if thresholds:
-        groups.append({"params": thresholds, "lr": threshold_lr, "weight_decay": 0.0})
-    return groups
-
-
-def load_weights(net: nn.Module, weights: dict[str, Tensor]) -> None:
-    """Load all the weights of a net; ``ValueError`` if they are another net's, or one is not finite."""
-    try:
-        net.load_state_dict(weights)
-    except (RuntimeError, TypeError, AttributeError) as error:
-        raise ValueError(f"model: {str(error).splitlines()[0]}") from error
-    if broken := [name for name, value in weights.items() if not value.isfinite().all()]:
-        raise ValueError(f"model: got {broken[0]} that is not finite, want finite weights")
 
 
 def train(
@@ -113,110 +71,18 @@ def right(scores: Tensor, labels: Tensor) -> Tensor:
     return (scores.argmax(1) == labels) & ~scores.isnan().any(1)
 
 
-@dataclass
-class LayerMeasurement:
-    """What one spiking layer did on a data set.
-
-    Attributes
-    ----------
-    neurons : int
-        Neurons for one sample.
-    spikes_per_neuron : float
-        Mean number of spikes of a neuron in the T steps of one sample.
-    sqnr_db : float
-        Signal to quantisation noise ratio of the layer in its place in the net, in dB: signal is the neuron's input,
-        averaged over time, where that is >= 0 (so it is the ReLU of it); noise is the difference to the decoded
-        value, firing rate times threshold (p_1 for ATIF-nu). Over an evenly spaced sample of inputs; NaN if all of
-        them are negative.
-    inputs : Tensor
-        That sample of inputs, flat, negative ones included.
-    """
-
-    neurons: int
-    spikes_per_neuron: float
-    sqnr_db: float
-    inputs: Tensor
-
-
-@dataclass
-class Measurement:
-    """Accuracy of a net (0..1) and what its spiking layers did, in the order of ``neurons``."""
-
-    accuracy: float
-    layers: list[LayerMeasurement]
-
-    @property
-    def spikes_per_neuron(self) -> float | None:
-        """Mean over all spiking neurons of the net, ``None`` for an analog net."""
-        neurons = sum(layer.neurons for layer in self.layers)
-        return sum(layer.spikes_per_neuron * layer.neurons for layer in self.layers) / neurons if neurons else None
-
-
 @torch.no_grad()
-def measure(
-    net: nn.Module, loader: BatchLoader, neurons: Iterable[nn.Module] = (), *, limit: int = 20_000
-) -> Measurement:
-    """Measure accuracy, and for each of the given spiking layers in step mode "m" its spikes and its SQNR.
-
-    Parameters
-    ----------
-    net : nn.Module
-        ``[N, ...]`` to ``[N, classes]``; it runs in eval mode and is reset before and after every batch.
-    loader : DataLoader
-        Yields images and labels.
-    neurons : iterable of nn.Module
-        Its spiking layers; none for an analog net.
-    limit : int
-        Inputs kept of a layer and batch for its SQNR.
-
-    Returns
-    -------
-    Measurement
-    """
-    probes = [_Probe(neuron, limit) for neuron in neurons]
+def accuracy(net: nn.Module, loader: BatchLoader) -> float:
+    """Return the share of samples that a net gets right; its state is reset before and after every batch."""
     correct = samples = 0
     training = net.training
     net.eval()
     try:
-        for images, labels in loader:
+        for inputs, labels in loader:
             functional.reset_net(net)
-            correct += int(right(net(images), labels).sum())
+            correct += int(right(net(inputs), labels).sum())
             samples += len(labels)
     finally:
         functional.reset_net(net)
         net.train(training)
-        for probe in probes:
-            probe.hook.remove()
-    return Measurement(correct / samples, [probe.result(samples) for probe in probes])
-
-
-class _Probe:
-    """Watches one spiking layer by a forward hook."""
-
-    def __init__(self, neuron: nn.Module, limit: int) -> None:
-        self.limit = limit
-        self.spikes = 0
-        self.neurons = 0
-        self.inputs: list[Tensor] = []
-        self.decoded: list[Tensor] = []
-        self.hook = neuron.register_forward_hook(self)
-
-    def __call__(self, neuron: nn.Module, arguments: tuple[Tensor, ...], spike_seq: Tensor) -> None:
-        self.spikes += int(spike_seq.count_nonzero())
-        self.neurons = spike_seq[0, 0].numel()
-        stride = -(-spike_seq[0].numel() // self.limit)
-        self.inputs.append(arguments[0].flatten(1)[:, ::stride].mean(0))
-        self.decoded.append(spike_seq.flatten(1)[:, ::stride].mean(0) * _scale(neuron, arguments[0]))
-
-    def result(self, samples: int) -> LayerMeasurement:
-        inputs, decoded = torch.cat(self.inputs), torch.cat(self.decoded)
-        signal = inputs >= 0
-        ratio = float(sqnr(inputs[signal], decoded[signal])) if signal.any() else nan
-        return LayerMeasurement(self.neurons, self.spikes / (samples * self.neurons), ratio, inputs)
-
-
-def _scale(neuron: nn.Module, x_seq: Tensor) -> Tensor | float:
-    """Return the factor from a neuron's mean output to its decoded value."""
-    if getattr(neuron, "scale_output", False):
-        return 1.0
-    return neuron.quantizer(x_seq).clip_level if hasattr(neuron, "quantizer") else neuron.v_threshold
+    return correct / samples

@@ -6,19 +6,19 @@ DIR holds the four original ``*-ubyte.gz`` files, as in Debian's package ``datas
 
 from __future__ import annotations
 
-import argparse
 import gzip
 import hashlib
 import zlib
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 
 from ..data.embedded import PATH
+from ..lib.cli import NewFile
 from ..lib.command import command, run_main
 from ..lib.files import write_arrays
-from ..lib.options import new_file
 
 __all__ = ["pack", "select_balanced"]
 
@@ -82,7 +82,7 @@ def _read_idx(path: Path) -> np.ndarray:
     try:
         data = gzip.decompress(path.read_bytes())
     except (EOFError, OSError, zlib.error) as error:
-        raise ValueError(f"source: {path} can not be unpacked ({error}), want the original file") from error
+        raise ValueError(f"source: {path} cannot be unpacked ({error}), want the original file") from error
     digest = hashlib.sha256(data).hexdigest()
     if digest != SOURCES[path.name]:
         raise ValueError(f"source: {path} holds sha256 {digest}, want {SOURCES[path.name]}, that of the original data")
@@ -91,15 +91,19 @@ def _read_idx(path: Path) -> np.ndarray:
     return np.frombuffer(data, np.uint8, offset=4 + 4 * dimensions).reshape(tuple(shape))
 
 
+@dataclass(kw_only=True)
+class Options:
+    """Options."""
+
+    source: Annotated[Path, "folder with the four *-ubyte.gz files"]
+    target: Annotated[NewFile, "file to write (default: the embedded one)"] = PATH
+
+
 @command
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run from the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--source", type=Path, required=True, help="folder with the four *-ubyte.gz files")
-    parser.add_argument("--target", type=new_file, default=PATH, help="file to write (default: the embedded one)")
-    arguments = parser.parse_args(argv)
-    digest = pack(arguments.source, arguments.target)
-    print(f"{arguments.target}: {arguments.target.stat().st_size:,} bytes, sha256 {digest}")
+def main(options: Options) -> None:
+    """Write the file, and print its checksum."""
+    digest = pack(options.source, options.target)
+    print(f"{options.target}: {options.target.stat().st_size:,} bytes, sha256 {digest}")
 
 
 if __name__ == "__main__":

@@ -5,11 +5,11 @@ DIR is what ``python -m recipes.makers.synthetic_speech --speakers 40 --out DIR`
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import io
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import soundfile
@@ -17,9 +17,9 @@ import soundfile
 from ..data.audio import SAMPLE_RATE
 from ..data.speech_commands import SPLITS, SYNTHETIC, load
 from ..data.speech_sample import PATH
+from ..lib.cli import NewFile
 from ..lib.command import command, run_main, uninterrupted
 from ..lib.files import write_arrays
-from ..lib.options import new_file
 
 __all__ = ["pack"]
 
@@ -57,15 +57,19 @@ def pack(source: Path, target: Path) -> str:
     return hashlib.sha256(target.read_bytes()).hexdigest()
 
 
+@dataclass(kw_only=True)
+class Options:
+    """Options."""
+
+    source: Annotated[Path, "folder of a corpus of synthetic speech"]
+    target: Annotated[NewFile, "file to write (default: the embedded one)"] = PATH
+
+
 @command
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run from the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--source", type=Path, required=True, help="folder of a corpus of synthetic speech")
-    parser.add_argument("--target", type=new_file, default=PATH, help="file to write (default: the embedded one)")
-    arguments = parser.parse_args(argv)
-    digest = pack(arguments.source, arguments.target)
-    print(f"{arguments.target}: {arguments.target.stat().st_size:,} bytes, sha256 {digest}")
+def main(options: Options) -> None:
+    """Write the file, and print its checksum."""
+    digest = pack(options.source, options.target)
+    print(f"{options.target}: {options.target.stat().st_size:,} bytes, sha256 {digest}")
 
 
 if __name__ == "__main__":

@@ -8,13 +8,14 @@ interrupted goes on where it was.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import io
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import soundfile
@@ -22,9 +23,10 @@ from tqdm import tqdm
 
 from ..data.audio import SAMPLE_RATE, resample, to_int16
 from ..data.speech_commands import A_CORPUS, ABOUT, NOISE, SPLITS, SYNTHETIC, WORDS
+from ..lib.cli import Count, NewFolder, Seed
 from ..lib.command import command, run_main
 from ..lib.files import data_folder, read_json, replacing, write_json
-from ..lib.options import SEED, integer, new_folder
+from ..lib.ranges import integer
 from .speech_effects import background_noises, record, trim
 from .speech_engines import ACCENTS, ENGINES, VOICES, Speaker, check_engines, synthesize
 
@@ -164,21 +166,23 @@ def _write_wav(path: Path, samples: np.ndarray) -> None:
         temporary.write_bytes(content.getvalue())
 
 
+@dataclass(kw_only=True)
+class Options:
+    """Options."""
+
+    out: Annotated[NewFolder | None, "default: synthetic-speech in SNN_EXT_DATA or the cache"] = None
+    speakers: Annotated[int, integer(10), "7/10 train, 1/10 validates, 2/10 test"] = 200
+    takes: Annotated[Count, "clips of each word by each speaker"] = 1
+    seed: Seed = 0
+    engines: Annotated[list[str], ENGINES] = field(default_factory=lambda: list(ENGINES))
+
+
 @command
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run from the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=new_folder, help="default: synthetic-speech in SNN_EXT_DATA or the cache")
-    parser.add_argument(
-        "--speakers", type=integer(10), default=200, help="7/10 train, 1/10 validates, 2/10 test (%(default)s)"
-    )
-    parser.add_argument("--takes", type=integer(), default=1, help="clips of each word by each speaker (%(default)s)")
-    parser.add_argument("--seed", type=SEED, default=0)
-    parser.add_argument("--engines", nargs="+", choices=ENGINES, default=list(ENGINES))
-    arguments = parser.parse_args(argv)
-    out = arguments.out or data_folder() / "synthetic-speech"
-    make(out, arguments.speakers, arguments.takes, arguments.seed, arguments.engines)
-    print(f"{out}: {arguments.speakers * arguments.takes * len(WORDS):,} clips of {SYNTHETIC}")
+def main(options: Options) -> None:
+    """Make the corpus."""
+    out = options.out or data_folder() / "synthetic-speech"
+    make(out, options.speakers, options.takes, options.seed, options.engines)
+    print(f"{out}: {options.speakers * options.takes * len(WORDS):,} clips of {SYNTHETIC}")
 
 
 if __name__ == "__main__":

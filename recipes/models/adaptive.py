@@ -15,24 +15,7 @@ from snn_ext import AAN, BNAAN
 
 from .classifier import scaled
 
-__all__ = ["LAYOUTS", "NARROW", "check_layout", "layout_net", "preact_resnet18"]
-
-LAYOUTS = {
-    "mnist": "64c3-m2-128c3-128c3-m2-d256-d50",
-    "cifar10": "2x64c3-m2-2x128c3-m2-3x256c3-m2-3x512c3-m2-d512",
-    "cifar100": "2x64c3-m2-2x128c3-m2-3x256c3-m2-3x1024c3-m2-d1024",
-}
-"""The paper's, without the last layer."""
-NARROW = {
-    "iris": "d20-d20",
-    "sonar": "d64-d64",
-    "digits": "8c3-m2-16c3-m2-d32",
-    "fashion-mnist-subset": "8c3-m2-16c3-16c3-m2-d64",
-    "mnist": "12c3-m2-24c3-24c3-m2-d64",
-    "cifar10": "2x16c3-m2-2x24c3-m2-2x32c3-m2-d64",
-    "cifar100": "2x16c3-m2-2x24c3-m2-2x32c3-m2-d128",
-}
-"""For a CPU; those of IRIS and SONAR are the only ones, as the paper's sizes are not known."""
+__all__ = ["check_layout", "layout_net", "preact_resnet18"]
 
 Activation = Callable[[], nn.Module]
 

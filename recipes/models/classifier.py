@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from spikingjelly.activation_based import layer
-from torch import Tensor, nn
+from torch import nn
+
+from snn_ext import ConstantInputNet
 
 from .batch_norm import GlobalBatchNorm2d, GlobalBatchNormSequence2d
 
 __all__ = ["Classifier", "conv_norm", "scaled", "stem_conv_norm"]
 
 
-class Classifier(nn.Module):
+class Classifier(ConstantInputNet):
     """An analog ReLU net as built; a spiking one once its activations are replaced and it is given ``time_steps``.
 
     ::
@@ -19,37 +21,21 @@ class Classifier(nn.Module):
         functional.set_step_mode(net, "m")
         net.time_steps = 4
 
-    The image is constant over time, so the stem (convolution and batch norm) runs once, and its result is the current
-    into the first spiking layer at every step. The output is the mean over the steps of the last linear layer.
-
     Parameters
     ----------
     stem : nn.Module
-        Of plain modules, which ``set_step_mode`` passes by.
+        Convolution and batch norm, of plain modules: the image is constant over time, so they run once.
     body : nn.Module
         Begins with an activation and ends with the linear read-out.
-
-    Attributes
-    ----------
-    time_steps : int or None
-        T of the spiking net; ``None`` runs one step, or the analog net: ``[N, C, H, W]`` to ``[N, classes]``.
     """
 
     def __init__(self, stem: nn.Module, body: nn.Module) -> None:
-        super().__init__()
-        self.stem, self.body = stem, body
-        self.time_steps: int | None = None
+        super().__init__(body, stem=stem)
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-
-    def forward(self, images: Tensor) -> Tensor:
-        current = self.stem(images)
-        if self.time_steps is None:
-            return self.body(current)
-        return self.body(current.expand(self.time_steps, *current.shape)).mean(0)
 
 
 def scaled(channels: int, width: float) -> int:

@@ -1,11 +1,8 @@
 """Conversion of trained ReLU nets to spiking ones; needs SpikingJelly."""
 
-from ..evaluation.delay import best_delay
-from ..neurons.precision import set_precision
-from .adsnn import AdSNNRecipe
 from .convert import convert
 from .diagnosis import LayerDiagnosis, diagnose
-from .methods import ConversionRecipe, DataNormRecipe, SpikeNormRecipe
+from .methods import AdSNNRecipe, ConversionRecipe, DataNormRecipe, RateRecipe, SpikeNormRecipe
 from .modules import PoissonEncoder, Scale, SpikeMaxPool1d, SpikeMaxPool2d, SpikeMaxPool3d
 from .net import ConvertedNet
 from .phased import PhasedIFNode
@@ -24,17 +21,16 @@ __all__ = [
     "PhasedIFNode",
     "PoissonEncoder",
     "QuantizedReLU",
+    "RateRecipe",
     "Report",
     "Scale",
     "SpikeMaxPool1d",
     "SpikeMaxPool2d",
     "SpikeMaxPool3d",
     "SpikeNormRecipe",
-    "best_delay",
     "convert",
     "diagnose",
     "fold_scales",
     "lower_thresholds",
     "optimize_precharge",
-    "set_precision",
 ]

@@ -1,22 +1,21 @@
-"""From the analog graph to a net of adaptive spiking neurons: where currents, filters, biases and heights go."""
+"""From the analog graph to a net of adaptive spiking neurons: places of filters, biases and heights."""
 
 from __future__ import annotations
 
 import copy
-import math
-import operator
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..activation import AAN
-from ..neurons.asn import AdaptiveNeuron
+from ..neurons.aan import AAN
+from ..neurons.asn import AdaptiveSpikingNeuron
 from ..neurons.precision import fold_height
-from ..simulation.graph import WEIGHTED
+from ..simulation.layers import module_of, rule_of, rule_of_node
 from ..spikingjelly import ASNNode
-from .canonicalize import POOLS, assign, free_name, refuse, spread_shapes
+from .canonicalize import AnalogNet
+from .graph_tools import assign, calls, free_name, insert_behind, refuse, shape_of
 from .modules import Scale
 from .net import ConvertedNet
 from .weights import affine_of
@@ -25,56 +24,50 @@ __all__ = ["READOUT", "adaptive_net"]
 
 READOUT = "readout"
 """Name of the smoothed read-out, unless the net has a module of that name."""
-_TIMES = ("tau_gamma", "tau_eta", "tau_beta", "dt")
 
 
 def adaptive_net(
-    graph: fx.GraphModule,
+    analog_net: AnalogNet,
     constants: dict[str, dict[str, Any]],
-    x: Tensor,
     *,
     tau_phi: float,
     tau_readout: float,
     fold_scales: bool,
 ) -> ConvertedNet:
-    """Return a spiking copy of an analog graph whose maximum poolings stand before activations.
+    """Return a spiking copy of an analog net whose maximum poolings stand before activations.
 
     Parameters
     ----------
-    graph : fx.GraphModule
-        From :func:`.surgery.prepare`.
+    analog_net : AnalogNet
+        From :func:`.canonicalize.canonicalize`, with ``pools="before"``.
     constants : dict of str to dict
         For each activation the arguments of its :class:`snn_ext.spikingjelly.ASNNode`.
-    x : Tensor
-        Inputs.
     tau_phi, tau_readout : float
         Membrane filter of neurons and read-out in ms.
     fold_scales : bool
         Put the height of spikes into the weights that receive them; else neurons emit it.
     """
-    graph = copy.deepcopy(graph)
+    graph, x = copy.deepcopy(analog_net.graph), analog_net.x
     net = ConvertedNet(graph, graph.graph)
-    spread_shapes(net, x[:1])
     biases, analog = _Silent(net, constants).biases(x[:1]), _analog(net, constants)
     placed: dict[fx.Node, fx.Node] = {}  # filters by the node whose value they filter
     for node in list(net.graph.nodes):
-        if node.op == "call_module" and str(node.target) in constants:
+        if calls(node, constants):
             name, given = str(node.target), constants[str(node.target)]
             source, pool = _behind_poolings(net, node)
             options: dict[str, Any] = {"analog_input": analog[source], "bias": biases[source], "tau_phi": tau_phi}
             if pool is not None:
                 if source not in placed:
-                    times = {k: v for k, v in given.items() if k in _TIMES}
-                    placed[source] = _filter(net, source, free_name(net, f"{name}_filter"), **times, **options)
+                    placed[source] = _filter(net, source, f"{name}_filter", [], _times(given) | options)
                 pool.replace_input_with(source, placed[source])
                 options = {"analog_input": True, "tau_phi": 0.0}
             assign(net, name, ASNNode(**given, **options, scale_output=not fold_scales))
         elif node.op == "output":
-            source, times = node.args[0], {k: v for k, v in next(iter(constants.values())).items() if k in _TIMES}
-            options = {"bias": biases[source], "tau_phi": tau_readout, **times}
+            source = node.args[0]
             if analog[source]:
                 refuse("an output that no activation reaches", "activations between input and output")
-            node.replace_input_with(source, _filter(net, source, free_name(net, READOUT), **options))
+            options = {"bias": biases[source], "tau_phi": tau_readout} | _times(next(iter(constants.values())))
+            _filter(net, source, READOUT, [node], options)
     _remove_biases(net, x.dtype)
     if fold_scales and any(given.get("spike_height", "fixed") == "fixed" for given in constants.values()):
         _Heights(net).fold()
@@ -89,33 +82,30 @@ def adaptive_net(
 
 
 def _behind_poolings(net: ConvertedNet, node: fx.Node) -> tuple[fx.Node, fx.Node | None]:
-    """Return the value of which an activation is made, behind the poolings right before it, and the first of these."""
+    """Return the value before the poolings that lead to an activation, and the first of these poolings."""
     source: Any = node.args[0]
     first = None
     while _is_pooled_for_neurons(net, source):
         first, source = source, source.args[0]
-    if source.op == "call_module" and isinstance(net.get_submodule(str(source.target)), AdaptiveNeuron):
+    if isinstance(module_of(net, source), AdaptiveSpikingNeuron):
         source = source.args[0]  # the filter of another activation behind the same pooling is there already
     return source, first
 
 
 def _is_pooled_for_neurons(net: ConvertedNet, node: fx.Node) -> bool:
-    def module_of(node: fx.Node) -> nn.Module | None:
-        return net.get_submodule(str(node.target)) if node.op == "call_module" else None
-
-    return isinstance(module_of(node), POOLS) and all(
-        isinstance(module_of(user), AdaptiveNeuron | nn.ReLU | AAN) or _is_pooled_for_neurons(net, user)
+    return node.op == "call_module" and rule_of_node(net, node).pooling is not None and all(
+        isinstance(module_of(net, user), AdaptiveSpikingNeuron | nn.ReLU | AAN) or _is_pooled_for_neurons(net, user)
         for user in node.users
-    )
+    )  # fmt: skip
 
 
-def _filter(net: ConvertedNet, source: fx.Node, name: str, **options: Any) -> fx.Node:
-    """Make a membrane without spikes behind a node."""
-    net.add_submodule(name, ASNNode(readout=True, **options))
-    with net.graph.inserting_after(source):
-        node = net.graph.call_module(name, (source,))
-    node.meta = dict(source.meta)
-    return node
+def _filter(net: ConvertedNet, source: fx.Node, name: str, users: list[fx.Node], options: dict[str, Any]) -> fx.Node:
+    """Put a membrane without spikes behind a node."""
+    return insert_behind(net, source, free_name(net, name), ASNNode(readout=True, **options), users)
+
+
+def _times(constants: dict[str, Any]) -> dict[str, Any]:
+    return {name: constants[name] for name in ("tau_gamma", "tau_eta", "tau_beta", "dt") if name in constants}
 
 
 def _analog(net: ConvertedNet, constants: dict[str, Any]) -> dict[fx.Node, bool]:
@@ -128,7 +118,7 @@ def _analog(net: ConvertedNet, constants: dict[str, Any]) -> dict[fx.Node, bool]
                 f"{node.name}, where the input meets spikes",
                 "an activation on the input before: a snn_ext.BNAAN turns it into spikes",
             )
-        spikes = node.op == "call_module" and str(node.target) in constants
+        spikes = calls(node, constants)
         found[node] = node.op == "placeholder" or (not spikes and kinds == {True})
     return found
 
@@ -137,7 +127,7 @@ def _analog(net: ConvertedNet, constants: dict[str, Any]) -> dict[fx.Node, bool]
 
 
 class _Silent(fx.Interpreter):
-    """Runs the analog net with no input and no activation: what is left are the biases."""
+    """Runs the analog net with input and activations zero, which leaves the biases."""
 
     def __init__(self, net: fx.GraphModule, activations: dict[str, Any]) -> None:
         super().__init__(net, garbage_collect_values=False)
@@ -164,8 +154,8 @@ def _bias(value: Tensor) -> Tensor | None:
 
 def _remove_biases(net: ConvertedNet, dtype: torch.dtype) -> None:
     for node in list(net.graph.nodes):
-        module: Any = net.get_submodule(str(node.target)) if node.op == "call_module" else None
-        if isinstance(module, WEIGHTED):
+        module: Any = module_of(net, node)
+        if rule_of(module).weighted:
             module.bias = None
         elif isinstance(module, _BatchNorm):
             assign(net, str(node.target), Scale(affine_of(module)[0]).to(dtype))
@@ -175,11 +165,11 @@ def _remove_biases(net: ConvertedNet, dtype: torch.dtype) -> None:
 
 
 class _Heights:
-    """Goes through the net with what each value consists of: the spikes of which neurons, and in what sums.
+    """Follows the spikes through the net: which neurons emit them, and in what sums they arrive.
 
-    Weights that receive spikes are told whose (``spike_source``) and with how many bits behind the point
-    (``spike_bits``), and get their height. Where spikes reach a neuron or the output without weights, or spikes of
-    several heights meet, a :class:`Scale` is put in between.
+    Weights that receive spikes get their height. They are told the name of a neuron that emits them
+    (``spike_source``), and the number of fractional bits of the arriving sums (``spike_bits``). Where spikes reach a
+    neuron or the output without weights, or spikes of several heights meet, a :class:`Scale` is put in between.
     """
 
     def __init__(self, net: ConvertedNet) -> None:
@@ -192,22 +182,20 @@ class _Heights:
             self._visit(node)
 
     def _visit(self, node: fx.Node) -> None:
-        module: Any = self.net.get_submodule(str(node.target)) if node.op == "call_module" else None
+        module: Any = module_of(self.net, node)
         inputs = node.all_input_nodes
         self.source[node], self.bits[node] = None, None
-        if isinstance(module, AdaptiveNeuron) or node.op == "output":
+        if isinstance(module, AdaptiveSpikingNeuron) or node.op == "output":
             self._settle(node)
             if module is not None and module.emits_spikes:
                 self.source[node], self.bits[node] = str(node.target), 0
-        elif isinstance(module, (*WEIGHTED, Scale)):
+        elif isinstance(module, Scale) or rule_of(module).weighted:
             self._feed(module, inputs[0])
         elif inputs:
-            kinds = {self._height(n) for n in inputs}
-            if len(kinds) > 1:
+            if len({self._height(n) for n in inputs}) > 1:
                 self._settle(node)
-                return
-            self.source[node] = self.source[inputs[0]]
-            self.bits[node] = self._bits_behind(node, module, [self.bits[n] for n in inputs])
+            else:
+                self.source[node], self.bits[node] = self.source[inputs[0]], self._bits_behind(node)
 
     def _height(self, node: fx.Node) -> Any:
         """Return what the height of the spikes at a node depends on."""
@@ -223,7 +211,7 @@ class _Heights:
         if name is None:
             return
         layer.register_buffer("analog_weight", layer.weight.detach().clone())
-        layer.weight = copy.deepcopy(layer.weight)  # its own: a tied one would get the heights of several neurons
+        layer.weight = copy.deepcopy(layer.weight)  # a copy: a tied weight would get the heights of several neurons
         layer.spike_source, layer.spike_bits = name, self.bits[node]
         neuron: Any = self.net.get_submodule(name)
         fold_height(layer, neuron.h)
@@ -231,37 +219,16 @@ class _Heights:
     def _settle(self, user: fx.Node) -> None:
         """Put a synapse of weight 1 behind all spikes that reach a node."""
         for node in user.all_input_nodes:
-            if self.source[node] is None:
-                continue
-            name = free_name(self.net, f"{node.name}_scale")
-            self.net.add_submodule(name, Scale(torch.ones(1, dtype=torch.float32)))
-            with self.net.graph.inserting_before(user):
-                scale = self.net.graph.call_module(name, (node,))
-            scale.meta = dict(node.meta)
-            user.replace_input_with(node, scale)
-            self._visit(scale)
+            if self.source[node] is not None:
+                name = free_name(self.net, f"{node.name}_scale")
+                self._visit(insert_behind(self.net, node, name, Scale(torch.ones(1, dtype=torch.float32)), [user]))
 
-    def _bits_behind(self, node: fx.Node, module: Any, bits: list[int | None]) -> int | None:
-        """Return how many bits a value needs behind the point, larger sums counted in; None for thirds and such."""
-        if any(b is None for b in bits):
-            return None
-        most = max(b for b in bits if b is not None)
-        if node.target is operator.add:
-            return most + 1
-        if isinstance(module, POOLS):
-            window = _window(module, node)
-            return None if window is None or window & (window - 1) else most + int(math.log2(window))
-        names = ("mean", "avg_pool1d", "avg_pool2d", "avg_pool3d", "interpolate")
-        averages = getattr(node.target, "__name__", node.target) in names or isinstance(module, nn.Upsample)
-        return None if averages or "adaptive" in str(node.target) else most
+    def _bits_behind(self, node: fx.Node) -> int | None:
+        """Return how many fractional bits hold a value exactly, growth by summing included.
 
-
-def _window(pool: Any, node: fx.Node) -> int | None:
-    """Return over how many values a pooling takes the mean, None if it is not the same number everywhere."""
-    source: Any = node.args[0]
-    before, after = source.meta["shape"][2:], node.meta["shape"][2:]
-    if not hasattr(pool, "kernel_size"):  # adaptive
-        return None if any(a % b for a, b in zip(before, after, strict=True)) else math.prod(before) // math.prod(after)
-    size = pool.kernel_size
-    whole = not getattr(pool, "ceil_mode", False) and getattr(pool, "count_include_pad", True)
-    return (size ** len(before) if isinstance(size, int) else math.prod(size)) if whole else None
+        None if there is no such number, as for an average over three.
+        """
+        inputs, rule = node.all_input_nodes, rule_of_node(self.net, node)
+        bits = [self.bits[n] for n in inputs]
+        more = rule.bits_behind(module_of(self.net, node), shape_of(inputs[0]), shape_of(node))
+        return None if more is None or None in bits else max(b for b in bits if b is not None) + more

@@ -14,15 +14,15 @@ __all__ = ["Batches"]
 
 
 class Batches:
-    """Batches of inputs that can be gone through again and again.
+    """Batches of inputs that can be iterated over several times.
 
     Parameters
     ----------
     calibration : Tensor, iterable or callable
         One batch; batches, or tuples that begin with the input, such as a ``DataLoader`` yields; or a function of no
-        argument that returns such an iterable. An iterator that can be used once only is kept in memory.
+        argument that returns such an iterable. An iterator, which can be used only once, is kept in memory.
     device : torch.device, optional
-        Where the batches are wanted.
+        Device of the batches.
 
     Examples
     --------

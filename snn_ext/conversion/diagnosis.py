@@ -1,4 +1,4 @@
-"""Where a streaming net counts otherwise than the quantised analog net, and why."""
+"""Spike counts of a streaming net that differ from those of the quantised analog net, with the reason."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, fx, nn
 
 from .._errors import bad_type, bad_value, check_count
-from ..replacement import is_neuron
 from ..simulation.analog import AnalogTwin
 from ..simulation.engine import Simulation
+from .graph_tools import calls_neuron
 from .net import ConvertedNet
 
 __all__ = ["LayerDiagnosis", "diagnose"]
@@ -24,22 +24,22 @@ class LayerDiagnosis:
     Attributes
     ----------
     name : str
-        Of the layer.
+        Name of the layer.
     neurons : int
         Neurons times samples.
     mismatches : int
-        Counts other than the staircase of the charge that the neuron has received.
+        Counts that differ from the staircase of the charge that the neuron has received.
     early : int
-        Of these, the final potential is below 0: spikes were fired before negative charge came.
+        Mismatches with a final potential below 0: spikes were fired before negative charge arrived.
     late : int
-        Of these, the final potential is not below the threshold: charge came too late to be fired.
+        Mismatches with a final potential not below the threshold: charge arrived too late to be fired.
     unexplained : int
-        Mismatches whose potential lies in [0, threshold) and whose count is not clipped at 0 or T. It is 0, but for
-        the rounding of charges that lie on an edge of the staircase.
+        Mismatches with a final potential in [0, threshold) and a count that is not clipped at 0 or T. There are none,
+        except by rounding of charges on an edge of the staircase.
     clipped : int
-        Neurons whose charge asks for fewer than 0 or more than T spikes.
+        Neurons with a charge for fewer than 0 or more than T spikes.
     against_quantized : int
-        Counts other than those of the quantised analog net: mismatches, and what layers before have passed on.
+        Counts that differ from those of the quantised analog net: mismatches, and errors of the layers before.
     """
 
     name: str
@@ -57,8 +57,8 @@ def diagnose(snn: ConvertedNet, x: Tensor, time_steps: int, *, memory: int = 1 <
     r"""Compare the spike counts of each layer with the staircase of its charge.
 
     Under constant current a neuron fires :math:`n = \min(T, \max(0, \lfloor Q / \theta \rfloor))` spikes for the
-    charge :math:`Q = V(0) + \sum_t I(t)`. Under a current that varies it may fire early or late. As
-    :math:`V(T) = Q - n \theta`, a count is another one exactly where the final potential lies outside
+    charge :math:`Q = V(0) + \sum_t I(t)`. Under a varying current it may fire early or late. As
+    :math:`V(T) = Q - n \theta`, a count is wrong exactly where the final potential lies outside
     :math:`[0, \theta)` (outside :math:`(0, \theta]` for neurons that fire above their threshold) and the count is not
     clipped.
 
@@ -95,7 +95,7 @@ def diagnose(snn: ConvertedNet, x: Tensor, time_steps: int, *, memory: int = 1 <
         bad_value("snn", f"the schedule {snn.schedule!r}", "'streaming': the phased one has no mismatches")
     check_count("time_steps", time_steps)
     net = snn.one_step()
-    layers = [n for n in net.graph.nodes if n.op == "call_module" and is_neuron(net.get_submodule(str(n.target)))]
+    layers = [n for n in net.graph.nodes if calls_neuron(net, n)]
     if any(snn.get_submodule(str(n.target)).v_reset is not None for n in layers):
         bad_value("snn", "neurons that reset to zero", "reset by subtraction")
     expected = AnalogTwin(snn, time_steps).rates(x)
@@ -119,8 +119,9 @@ def _compare(
 ) -> LayerDiagnosis:
     module: Any = neuron
     step = expected.unsqueeze(0)
-    theta = module.quantizer(step).thresholds.double()
-    level = (charge + module.initial_potential(step).double()) / theta
+    thresholds = module.thresholds()
+    theta = thresholds.of_steps.double()
+    level = (charge + module.initial_potential(step, thresholds).double()) / theta
     wanted = level.floor() if module.fire_at_threshold else level.ceil() - 1.0
     wrong = count != wanted.clamp(0, time_steps)
     residual = residual.double()

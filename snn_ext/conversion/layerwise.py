@@ -1,4 +1,4 @@
-"""Going through the layers of a spiking net one by one, with the spike trains of the finished ones at hand."""
+"""Visiting the layers of a spiking net one by one, with the spike trains of the finished layers kept."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 
 from torch import Tensor, fx
 
-from ..replacement import is_neuron
 from ..simulation.engine import Simulation, spike_value
 from ..simulation.graph import module_of
 from ..simulation.spike_train import SpikeTrain
+from .graph_tools import calls_neuron
 from .modules import Scale
 
 __all__ = ["Layerwise"]
@@ -21,19 +21,19 @@ class Layerwise:
     """Visits the layers of neurons in the order of the forward pass; the cost is linear in depth.
 
     The spike trains of finished layers are kept, eight spikes to a byte, as long as a layer needs them and ``memory``
-    allows; one that can not be kept is computed anew from those before it. The current into the layer that is visited
-    is kept as well, if there is room, for it is gone through more than once.
+    allows; a train that does not fit is recomputed from the trains before it. The current into the visited layer is
+    kept as well, if there is room, because searches read it several times.
 
     Parameters
     ----------
     net : fx.GraphModule
-        A spiking net whose neurons may be changed while they are visited, not later.
+        A spiking net. The neurons of a layer may be changed while the layer is visited, not later.
     batches : sequence of Tensor
-        Its inputs.
+        Inputs of the net.
     time_steps : int
         T.
     memory : int
-        Bytes for spike trains, and for the current into one layer.
+        Bytes for spike trains, and as many for the current into one layer.
     """
 
     def __init__(self, net: fx.GraphModule, batches: Sequence[Tensor], time_steps: int, memory: int = 1 << 30) -> None:
@@ -42,7 +42,7 @@ class Layerwise:
         self._trains: list[dict[fx.Node, SpikeTrain]] = [{} for _ in batches]
         self._current: dict[int, list[Tensor]] = {}
         self._node: fx.Node | None = None
-        self._order = [n for n in self.net.graph.nodes if n.op == "output" or self._is_layer(n)]
+        self._order = [n for n in self.net.graph.nodes if n.op == "output" or calls_neuron(self.net, n)]
         self._sources = {node: _sources(self.net, node) for node in self._order}
 
     def layers(self) -> list[fx.Node]:
@@ -52,7 +52,7 @@ class Layerwise:
     def current(self, node: fx.Node, batch: int) -> Iterator[Tensor]:
         """Yield the current into a layer for one batch, ``[T', N, ...]``, chunk after chunk.
 
-        A scale right before the neurons may be changed with them, so it is applied to what is kept.
+        A scale right before the neurons may change with them: the value before the scale is kept.
         """
         if node is not self._node:
             self._node, self._current = node, {}
@@ -65,7 +65,7 @@ class Layerwise:
             yield scale(chunk.flatten(0, 1)).unflatten(0, chunk.shape[:2])
 
     def _kept(self, source: fx.Node, batch: int) -> Iterator[Tensor]:
-        """Yield a value chunk after chunk, from memory if it is there; keep it if there is room."""
+        """Yield a value chunk after chunk, from memory if it was kept; keep it if there is room."""
         if batch in self._current:
             yield from self._current[batch]
             return
@@ -80,7 +80,7 @@ class Layerwise:
             self._current[batch] = kept
 
     def is_constant(self, node: fx.Node) -> bool:
-        """Whether the current into a layer is the same at every step."""
+        """Return True if the current into a layer is the same at every step."""
         return self._simulation.is_constant(node.args[0])
 
     def finish(self, node: fx.Node) -> Iterator[tuple[int, Tensor]]:
@@ -102,20 +102,17 @@ class Layerwise:
         return sum(train.nbytes for trains in self._trains for train in trains.values())
 
     def _release(self, finished: fx.Node) -> None:
-        """Drop the trains that no later layer is fed by."""
+        """Drop the trains that feed no later layer."""
         later = self._order[self._order.index(finished) + 1 :]
         for trains in self._trains:
             needed, stack = set[fx.Node](), list(later)
             while stack:
                 for source in self._sources[stack.pop()] - needed:
                     needed.add(source)
-                    if source not in trains:  # it will be computed from its own sources
+                    if source not in trains:  # it will be recomputed from its sources
                         stack.append(source)
             for node in [n for n in trains if n not in needed]:
                 del trains[node]
-
-    def _is_layer(self, node: fx.Node) -> bool:
-        return node.op == "call_module" and is_neuron(self.net.get_submodule(str(node.target)))
 
 
 def _nbytes(chunk: Tensor) -> int:
@@ -127,7 +124,7 @@ def _sources(net: fx.GraphModule, node: fx.Node) -> set[fx.Node]:
     found, stack = set[fx.Node](), list(node.all_input_nodes)
     while stack:
         source = stack.pop()
-        if source.op == "call_module" and is_neuron(net.get_submodule(str(source.target))):
+        if calls_neuron(net, source):
             found.add(source)
         else:
             stack.extend(source.all_input_nodes)

@@ -1,4 +1,4 @@
-"""Modules of converted nets that are not neurons: encoding, pooling of spikes, synapses with a scale."""
+"""Modules of converted nets beside neurons: encoding, pooling of spikes, synapses with a scale."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import torch
 from spikingjelly.activation_based import base
 from torch import Tensor, nn
 
-__all__ = ["PoissonEncoder", "Scale", "SpikeMaxPool1d", "SpikeMaxPool2d", "SpikeMaxPool3d", "per_channel"]
+__all__ = ["PoissonEncoder", "Scale", "SpikeMaxPool1d", "SpikeMaxPool2d", "SpikeMaxPool3d", "over_channels"]
 
 States = tuple[Any, ...]
 
 
 class Scale(nn.Module):
-    """A synapse of its own: ``weight * x + bias``, one number or one per channel (dim 1).
+    """A synapse without mixing: ``weight * x + bias``, one number or one per channel (dim 1).
 
-    It stands where a scale can be folded into no weight, as in an identity shortcut, and for a batch norm with no
+    It keeps a scale where no weight can take it up, as in an identity shortcut, and stands for a batch norm that has no
     layer before it.
 
     Examples
@@ -37,15 +37,15 @@ class Scale(nn.Module):
         self.register_buffer("bias", None if bias is None else bias.detach().clone().reshape(-1))
 
     def forward(self, x: Tensor) -> Tensor:
-        y = x * per_channel(self.weight, x.ndim)
-        return y if self.bias is None else y + per_channel(self.bias, x.ndim)
+        y = x * over_channels(self.weight, x.ndim)
+        return y if self.bias is None else y + over_channels(self.bias, x.ndim)
 
     def extra_repr(self) -> str:
         weight = self.weight.tolist()
         return f"{weight[0]:.4g}" if len(weight) == 1 else f"{len(weight)} channels"
 
 
-def per_channel(value: Tensor, ndim: int) -> Tensor:
+def over_channels(value: Tensor, ndim: int) -> Tensor:
     """Return one number, or one per channel, in a shape that broadcasts to ``[N, C, ...]`` of ``ndim`` dimensions."""
     return value.reshape(()) if value.numel() == 1 else value.reshape(-1, *[1] * (ndim - 2))
 
@@ -83,7 +83,7 @@ class _SpikeMaxPool(base.MemoryModule):
     ) -> tuple[tuple[Tensor, ...], States]:
         """Pool a sequence: ``((x_seq,), (count,)) -> ((spike_seq,), (count,))``.
 
-        Counts are float64: a spike may carry its threshold, and any number of float32 thresholds adds up exactly there.
+        Counts are float64, in which any number of float32 thresholds adds up exactly: a spike may carry its threshold.
         """
         x_seq, count = inputs[0], states[0]
         counts = torch.stack(list(accumulate(x_seq, initial=count)))
@@ -100,9 +100,9 @@ class SpikeMaxPool1d(nn.MaxPool1d, _SpikeMaxPool):
 class SpikeMaxPool2d(nn.MaxPool2d, _SpikeMaxPool):
     """Exact max pooling of spikes: the increment of the running maximum of the cumulative counts in each window.
 
-    A count rises by at most one spike a step, so the output is a spike or 0, and after every step its sum is the
-    maximum of the counts: exactly, in any chunks of time, also for spikes that carry a threshold. The maximum of the
-    spikes themselves would add up the spikes of several neurons.
+    A count rises by at most one spike a step, so the output is a spike or 0, and after every step its sum is exactly
+    the maximum of the counts, in any chunks of time, also for spikes that carry a threshold. The maximum of the spikes
+    themselves would add up the spikes of several neurons.
 
     Examples
     --------
@@ -132,7 +132,7 @@ class PoissonEncoder(base.MemoryModule):
     Parameters
     ----------
     seed : int
-        Other seeds give independent trains.
+        Seed of the train; other seeds give independent trains.
 
     Notes
     -----

@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 
 from .._errors import bad_value
 from .._together import all_or_nothing
-from ..neurons.asn import AdaptiveNeuron
+from ..neurons import AdaptiveSpikingNeuron
 from ..replacement import replace_neurons
 from ..simulation.graph import is_stateful, module_of
 from .report import Numbers, Report
@@ -25,8 +25,9 @@ class ConvertedNet(fx.GraphModule, base.StepModule):
     """A spiking net as a ``torch.fx`` graph of plain ``torch.nn`` layers and SpikingJelly neurons.
 
     In step mode "s" it takes one step, ``[N, ...]``, in "m" a sequence ``[T, N, ...]``: stateless layers then see time
-    flattened into the batch. ``graph`` is what the net computes in its step mode, so that an ``fx.Interpreter``,
-    ``torch.export`` and ``torch.compile`` see the same function; :meth:`one_step` is the net of one step in both.
+    flattened into the batch. ``graph`` is the function that the net computes in its step mode, so that an
+    ``fx.Interpreter``, ``torch.export`` and ``torch.compile`` see the same; :meth:`one_step` is the net of one step in
+    both modes.
 
     Give the net the same input at every step, and reset it before each sample, or before it is exported
     (``spikingjelly.activation_based.functional.reset_net``). The mean of its output over time approaches the output of
@@ -37,11 +38,11 @@ class ConvertedNet(fx.GraphModule, base.StepModule):
     report : Report
         A list of :class:`LayerReport`, one for each layer of neurons; it travels with pickles and state dicts.
     schedule : {"streaming", "phased"}
-        "phased" needs ``latency`` steps for its answer, not fewer and not more.
+        "phased" needs exactly ``latency`` steps for its answer.
     time_steps : int or None
         The T of the conversion.
     clips : dict of str to float or list of float
-        Where an activation was clipped: its largest value in units of the threshold.
+        Largest value of each clipped activation, in units of the threshold.
     """
 
     report: Report
@@ -105,7 +106,7 @@ class ConvertedNet(fx.GraphModule, base.StepModule):
         twin.step_mode = "s"
 
         def factory(old: Any) -> nn.Module:
-            if isinstance(old, AdaptiveNeuron):
+            if isinstance(old, AdaptiveSpikingNeuron):
                 return ASN(
                     old._raw_threshold().detach(), m_f=old.m_f, theta_0=old.theta_0, bias=old.bias, **old.options()
                 )
@@ -115,7 +116,7 @@ class ConvertedNet(fx.GraphModule, base.StepModule):
         replace_neurons(twin, factory)
         return twin
 
-    # The report travels as bytes in a tensor: what reads state dicts expects tensors.
+    # The report travels as bytes in a tensor: readers of state dicts expect tensors.
 
     def get_extra_state(self) -> Tensor:
         return torch.tensor(list(self.report.to_json().encode()), dtype=torch.uint8)
@@ -150,7 +151,7 @@ def _with(net: ConvertedNet, kept: dict[str, Any]) -> ConvertedNet:
 
 
 def _sequence_graph(net: fx.GraphModule) -> fx.Graph:
-    """Return the graph of a sequence ``[T, N, ...]``: with time flattened into the batch, but for what has a state."""
+    """Return the graph of a sequence ``[T, N, ...]``: modules without a state see time in the batch."""
     graph = fx.Graph()
     values: dict[fx.Node, fx.Node] = {}
     sizes: tuple[fx.Node, ...] = ()
@@ -172,6 +173,6 @@ def _sequence_graph(net: fx.GraphModule) -> fx.Graph:
             values[node] = flat(graph.node_copy(node, as_sequence))
         else:
             values[node] = graph.node_copy(node, values.__getitem__)
-            if node.op == "call_method" and node.target == "view":  # need not be possible in the layout of a sequence
+            if node.op == "call_method" and node.target == "view":  # a view may be impossible there
                 values[node].target = "reshape"
     return graph

@@ -1,4 +1,4 @@
-"""The phased schedule: each layer first integrates all T inputs in silence, then fires its at most T spikes."""
+"""The phased schedule: each layer first integrates all T inputs in silence, then fires at most T spikes."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from spikingjelly.activation_based import base
 from torch import Tensor, fx, nn
 
 from .._errors import bad_value
+from ..neurons import IFState, Thresholds
 from ..ops import integrate_and_fire
-from ..replacement import is_neuron
+from ..simulation.layers import module_of
 from ..spikingjelly import PCMPIFNode
+from .graph_tools import assign, calls_neuron
 from .modules import PoissonEncoder
 from .net import ConvertedNet
 
@@ -24,19 +26,17 @@ States = tuple[Any, ...]
 def phased(net: ConvertedNet, time_steps: int) -> ConvertedNet:
     """Turn a streaming net into a phased one.
 
-    A neuron of depth d (it is fed through d - 1 layers of neurons) integrates in phase d - 1 and fires in phase d, each
-    of ``time_steps`` steps; the output belongs to the last phase. A shortcut that skips layers waits for them. Each
-    neuron then has the count of :func:`snn_ext.functional.staircase`: the net is the quantised analog net, at any
-    depth, for a latency of (depth + 1) T steps.
+    A neuron of depth d (with d - 1 layers of neurons before it) integrates in phase d - 1 and fires in phase d, each of
+    ``time_steps`` steps; the output belongs to the last phase. A shortcut that skips layers waits for them. Each neuron
+    then has the count of :func:`snn_ext.functional.staircase`: the net is the quantised analog net, at any depth, for a
+    latency of (depth + 1) T steps.
     """
     graph = net.graph
-    depths: dict[fx.Node, int] = {}  # the phase in which a value is there; 0 for a current that always is
+    depths: dict[fx.Node, int] = {}  # the phase in which a value is available; 0 for a constant current
     for node in graph.nodes:
-        module = net.get_submodule(str(node.target)) if node.op == "call_module" else None
-        if isinstance(module, PoissonEncoder):
+        if isinstance(module_of(net, node), PoissonEncoder):
             bad_value("encoder", "poisson", "'direct' or 'if' with schedule='phased'")
-        fires = module is not None and is_neuron(module)
-        depths[node] = max((depths[n] for n in node.all_input_nodes), default=0) + fires
+        depths[node] = max((depths[n] for n in node.all_input_nodes), default=0) + calls_neuron(net, node)
     last = max(depths.values())
     _Rebuilder(net, depths, time_steps, last + 1).run()
     net.schedule, net.time_steps = "phased", time_steps
@@ -44,7 +44,7 @@ def phased(net: ConvertedNet, time_steps: int) -> ConvertedNet:
 
 
 class _Rebuilder:
-    """Copies the graph so that all inputs of an operation are there in the same phase."""
+    """Copies the graph so that all inputs of an operation are available in the same phase."""
 
     def __init__(self, net: ConvertedNet, depths: dict[fx.Node, int], time_steps: int, phases: int) -> None:
         self.net, self.depths, self.time_steps, self.phases = net, depths, time_steps, phases
@@ -65,17 +65,17 @@ class _Rebuilder:
         self.net.graph.lint()
 
     def _at(self, node: Any, phase: int) -> fx.Node:
-        """Return the value of a node of the old graph as it is to be used in a phase."""
-        phase = phase if self.depths[node] else 0  # a constant is there in every phase
+        """Return the node of the new graph for a value of the old graph in a phase."""
+        phase = phase if self.depths[node] else 0  # a constant is available in every phase
         if (node, phase) in self.made:
             return self.made[node, phase]
-        module = self.net.get_submodule(str(node.target)) if node.op == "call_module" else None
+        module, fires = module_of(self.net, node), calls_neuron(self.net, node)
         name, depth = str(node.target).replace(".", "_"), self.depths[node]
-        if module is not None and is_neuron(module) and phase == depth:
+        if fires and phase == depth:
             source = self._at(node.args[0], depth - 1)
-            _replace(self.net, str(node.target), PhasedIFNode.like(module, self.time_steps, depth))
+            assign(self.net, str(node.target), PhasedIFNode.like(module, self.time_steps, depth))
             made = self.graph.call_module(str(node.target), (source,))
-        elif module is not None and is_neuron(module):
+        elif fires:
             delay = PhasedDelay(self.time_steps, depth, phase)
             made = self._add(f"{name}_delay_{phase - depth}", delay, self._at(node, depth))
         elif isinstance(module, base.MemoryModule) and phase > depth:  # pools the delayed spikes once more
@@ -92,11 +92,6 @@ class _Rebuilder:
         return self.graph.call_module(name, (source,))
 
 
-def _replace(net: nn.Module, name: str, module: nn.Module) -> None:
-    parent, _, leaf = name.rpartition(".")
-    setattr(net.get_submodule(parent), leaf, module)
-
-
 class PhasedIFNode(PCMPIFNode):
     """A PCMP IF neuron that integrates in one phase of ``time_steps`` steps and fires in the next.
 
@@ -107,7 +102,7 @@ class PhasedIFNode(PCMPIFNode):
     time_steps : int
         T, the length of a phase.
     phase : int
-        In which it fires; it integrates in the one before.
+        The phase in which it fires; it integrates in the phase before.
 
     Examples
     --------
@@ -143,37 +138,37 @@ class PhasedIFNode(PCMPIFNode):
         self, inputs: tuple[Tensor, ...], states: States, **kwargs: object
     ) -> tuple[tuple[Tensor, ...], States]:
         """Advance a sequence: ``((x_seq,), (v, t)) -> ((spike_seq,), (v, t))``."""
-        x_seq, (v, t) = inputs[0], states
+        x_seq, thresholds = inputs[0], self.thresholds()
+        v, t = self._state(x_seq, states, thresholds)
         start, fire, stop = (_clip((self.phase + k) * self.time_steps - t, len(x_seq)) for k in (-1, 0, 1))
         spike_seq, v = torch.zeros_like(x_seq), v.expand(x_seq.shape[1:])
         if start < fire:
             for x in x_seq[start:fire]:
                 v = v + x
         if fire < stop:
-            theta, value = self.quantizer(x_seq)
             silence = torch.zeros_like(x_seq[fire:stop])
-            scale = value if self.scale_output else None
+            scale = thresholds.clip_level if self.scale_output else None
             spike_seq[fire:stop], v = integrate_and_fire(
-                silence, v, theta, fire_at_threshold=self.fire_at_threshold, scale=scale
+                silence, v, thresholds.of_steps, fire_at_threshold=self.fire_at_threshold, scale=scale
             )
         return (spike_seq,), (v, t + len(x_seq))
 
-    def _first_step(self) -> int:
-        return 0
+    def start(self, x_seq: Tensor, thresholds: Thresholds) -> IFState:
+        return super().start(x_seq, thresholds)._replace(t=0)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, time_steps={self.time_steps}, phase={self.phase}"
 
 
 class PhasedDelay(base.MemoryModule):
-    """Lets as many spikes pass in a later phase as came in an earlier one.
+    """Repeats the number of spikes of an earlier phase in a later one.
 
     Parameters
     ----------
     time_steps : int
         T, the length of a phase.
     source, phase : int
-        The phase in which spikes come, and the one in which they leave.
+        The phase in which spikes arrive, and the phase in which they leave.
 
     Examples
     --------
@@ -183,7 +178,7 @@ class PhasedDelay(base.MemoryModule):
     [0.0, 0.0, 1.0, 0.0]
     """
 
-    emits_spikes = False  # a wire: the spikes were emitted and counted before
+    emits_spikes = False  # only a delay: the spikes were emitted and counted before
 
     def __init__(self, time_steps: int, source: int, phase: int) -> None:
         super().__init__()
@@ -216,7 +211,7 @@ class PhasedDelay(base.MemoryModule):
 
 
 class PhasedReadout(base.MemoryModule):
-    """Lets the output of the last phase pass, times the number of phases: its mean over all steps is the answer."""
+    """Passes the output of the last phase, times the number of phases: the mean over all steps is the answer."""
 
     def __init__(self, time_steps: int, phases: int) -> None:
         super().__init__()

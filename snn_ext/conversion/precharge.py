@@ -1,4 +1,4 @@
-"""Pre-charged membrane potentials: the search for them, layer by layer, and the baselines beside it."""
+"""Pre-charged membrane potentials: the search, layer by layer, and the baseline of lowered thresholds."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from torch import Tensor, fx, nn
 
 from .._errors import bad_type, bad_value, check_count, check_real
 from .._together import all_or_nothing
-from ..neurons.integrate_and_fire import IntegrateAndFireNeuron
+from ..neurons import IntegrateAndFireNeuron
 from ..simulation.analog import AnalogTwin
 from .batches import Batches
-from .canonicalize import prepare
+from .canonicalize import canonicalize
 from .layerwise import Layerwise
-from .modules import per_channel
+from .modules import over_channels
 from .net import ConvertedNet
 from .report import LayerReport
 from .spiking import INPUT, OUTPUT, neurons
@@ -42,14 +42,14 @@ def optimize_precharge(
     .. math:: J_l(v) = \sum_{t=1}^{T} \left\langle [r^l(t; v) - a^l]^2 \right\rangle
 
     is taken, with :math:`r` the rates up to step t, :math:`a` the normalised activations of the analog net, and the
-    layers before l at the pre-charges already found. All candidates run in one pass over the current into the layer.
+    layers before l at the pre-charges already found. One pass over the current into the layer runs all candidates.
 
     Parameters
     ----------
     snn : ConvertedNet
-        Of the streaming schedule; its pre-charges are replaced, those of quantised activations too.
+        A net of the streaming schedule; its pre-charges are replaced, those of quantised activations too.
     ann : nn.Module or None
-        The net it was converted from; ``None`` takes the spiking net's own graph with rectifiers for neurons.
+        The net that it was converted from; with ``None`` the spiking net's graph with rectifiers for neurons.
     loader : Tensor, iterable or callable
         Inputs, as for :func:`snn_ext.convert`.
     time_steps : int
@@ -90,9 +90,9 @@ def optimize_precharge(
     batches = list(Batches(loader, _device(snn)))
     values = torch.linspace(0.0, 0.5, candidates, dtype=torch.float32)
     analog = AnalogTwin(snn)
-    targets = [analog.rates(x) if ann is None else _activations_of(ann, snn, x) for x in batches]
+    targets = [analog.rates(x) for x in batches] if ann is None else _activations_of(ann, snn, batches)
     shared = (t for t in (*snn.parameters(), *base.memories(snn)) if isinstance(t, Tensor))
-    trial = copy.deepcopy(snn, {id(t): t for t in shared})  # what is interrupted is the search on a copy
+    trial = copy.deepcopy(snn, {id(t): t for t in shared})  # an interruption leaves the net itself unchanged
     layers = Layerwise(trial, batches, time_steps, memory)
     found: list[float] = []
     for node in layers.layers():
@@ -134,7 +134,7 @@ class _Candidates:
     """One layer at all pre-charges at once: the neuron's own arithmetic, with a row of states for each candidate."""
 
     def __init__(self, neuron: Any, current: Tensor, activation: Tensor, values: Tensor) -> None:
-        theta = neuron.quantizer(current).thresholds
+        theta = neuron.thresholds().of_steps
         if len(theta) > 1:
             bad_value("snn", "a neuron with a threshold for each step", "neurons with one threshold")
         self.theta, self.zero = theta.reshape(()), neuron._reset_kind() == "zero"
@@ -170,7 +170,7 @@ class _Candidates:
 def lower_thresholds(snn: ConvertedNet, factor: float) -> None:
     """Multiply all thresholds in place, without a change of the weights: the baseline beside pre-charge.
 
-    Neurons then fire earlier, but their rates stay wrong for ever: too high by ``1 / factor``.
+    Neurons then fire earlier, but their rates stay wrong: too high by ``1 / factor``.
 
     Parameters
     ----------
@@ -181,7 +181,7 @@ def lower_thresholds(snn: ConvertedNet, factor: float) -> None:
 
     Notes
     -----
-    Source: Hwang et al. 2021, who set it against the pre-charged membrane potential.
+    Source: Hwang et al. 2021, who compare it with the pre-charged membrane potential.
     """
     reported = _reported_neurons(snn)
     if check_real("factor", factor, "a number in (0, 1]", 0.0, 1.0) <= 0:
@@ -210,26 +210,28 @@ def _reported_neurons(snn: ConvertedNet) -> list[tuple[LayerReport, Any]]:
     return [(layer, found[layer.name]) for layer in snn.report]
 
 
-def _activations_of(ann: nn.Module, snn: ConvertedNet, x: Tensor) -> dict[str, Tensor]:
+def _activations_of(ann: nn.Module, snn: ConvertedNet, batches: list[Tensor]) -> list[dict[str, Tensor]]:
     """Return the activations of the net that a spiking one was converted from, in units of its thresholds."""
-    graph, activations = prepare(ann, x)
+    analog = canonicalize(ann, batches[0])
     record: dict[str, Tensor] = {}
 
     def keep(name: str) -> Any:
-        return lambda module, inputs, output: record.update({name: output.detach()})
+        return lambda module, inputs, output: record.update({name: output})
 
-    for name in activations:
-        graph.get_submodule(name).register_forward_hook(keep(name))
-    output = graph(x)
-    found: dict[str, Tensor] = {}
-    for layer in snn.report:
-        source = {INPUT: x.clamp(0.0, 1.0), OUTPUT: output.relu()}.get(layer.name, record.get(layer.name))
-        if source is None:
+    for name in analog.activations:
+        analog.graph.get_submodule(name).register_forward_hook(keep(name))
+    found: list[dict[str, Tensor]] = []
+    for x in batches:
+        output = analog.graph(x)
+        values = record | {INPUT: x.clamp(0.0, 1.0), OUTPUT: output.relu()}
+        missing = next((layer.name for layer in snn.report if layer.name not in values), None)
+        if missing is not None:
             raise ValueError(
-                f"ann: got {type(ann).__name__} without the activation {layer.name}, want the net that snn was "
+                f"ann: got {type(ann).__name__} without the activation {missing}, want the net that snn was "
                 "converted from"
             )
-        found[layer.name] = source / per_channel(torch.tensor(layer.scale).to(x), source.ndim)
+        scales = {layer.name: torch.tensor(layer.scale).to(x) for layer in snn.report}
+        found.append({n: values[n] / over_channels(scale, values[n].ndim) for n, scale in scales.items()})
     return found
 
 

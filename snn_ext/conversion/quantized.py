@@ -13,17 +13,17 @@ __all__ = ["QuantizedReLU", "Rounding", "quantized_relu"]
 
 Rounding = Literal["floor", "round", "ceil"]
 START = {"floor": 0.0, "round": 0.5, "ceil": 1.0}
-"""Potential before the first step, in units of the threshold, with which a neuron rounds alike."""
+"""Potential before the first step, in units of the threshold, with which a neuron rounds in the same way."""
 
 
 class QuantizedReLU(nn.Module):
-    r"""ReLU, clipped and quantised to ``levels`` steps: what a soft-reset neuron does in ``levels`` time steps.
+    r"""ReLU, clipped and quantised to ``levels`` steps, as a soft-reset neuron computes it in ``levels`` time steps.
 
     .. math:: y = \frac{\theta}{L} \operatorname{clip}(R(x L / \theta), 0, L)
 
     with :math:`R` the floor, rounding half up, or the ceiling. Under constant current and T = L steps a neuron that
     starts at 0, theta / 2 or theta (and for the ceiling fires above its threshold, not at it) has the rate
-    :math:`y / \theta`, to the last bit on exact arithmetic. :func:`snn_ext.convert` makes that neuron of it.
+    :math:`y / \theta`, to the last bit on exact arithmetic. :func:`snn_ext.convert` turns it into that neuron.
 
     Forward as above; backward, the gradient of the rounding passes straight through, inside the clip of the *input*:
 
@@ -31,7 +31,7 @@ class QuantizedReLU(nn.Module):
         \frac{\partial y}{\partial x} = 1, \quad \frac{\partial y}{\partial\theta} = \frac{y - x}{\theta}
         \quad\text{for } 0 < x < \theta; \qquad 0, 1 \text{ for } x \ge \theta; \qquad 0, 0 \text{ for } x \le 0
 
-    so a single level trains too. It holds in forward mode and under ``torch.func``.
+    so a single level trains too. Forward mode and ``torch.func`` have the same gradients.
 
     Parameters
     ----------
@@ -42,7 +42,7 @@ class QuantizedReLU(nn.Module):
     rounding : {"floor", "round", "ceil"}
         R.
     trainable : bool
-        Whether the threshold is a parameter, or a buffer.
+        Make the threshold a parameter; a buffer otherwise.
 
     Notes
     -----
@@ -74,7 +74,7 @@ class QuantizedReLU(nn.Module):
         self._initial = float(threshold)
 
     def reset_parameters(self) -> None:
-        """Set the threshold to the one that the layer was made with: after ``to_empty``."""
+        """Set the threshold to its initial value, after ``to_empty``."""
         with torch.no_grad():
             self.threshold.fill_(self._initial)
 

@@ -1,4 +1,4 @@
-"""What the conversion did to each layer."""
+"""The report of a conversion: threshold, pre-charge, scale and rate error of each layer."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class LayerReport:
     Attributes
     ----------
     name : str
-        Of the neuron in the converted net.
+        Name of the neuron in the converted net.
     threshold : float or list of float
         In the units of the current that arrives: those of the analog net, unless spikes arrive without weights.
         One for each channel where thresholds are per channel (their neurons then have threshold 1, and the weights
@@ -27,14 +27,14 @@ class LayerReport:
     precharge : float or list of float
         Potential before the first step, in units of the threshold.
     scale : float or list of float
-        What one spike stands for in the units of the analog net, when it comes at every step.
+        Value of a neuron that fires at every step, in the units of the analog net.
     rate_error : float or None
         Root mean square of rate minus normalised activation after ``steps`` steps, on samples of the calibration.
     rule : str
         Where the threshold comes from.
     relative_threshold : float or None
-        Threshold in units of the spikes that arrive, the number that Spike-Norm prints; ``None`` where no spikes
-        arrive or they differ in value.
+        Threshold in units of the spikes that arrive, as the paper on Spike-Norm gives it; ``None`` where no spikes
+        arrive, or spikes of several values.
     steps : int or None
         Steps after which ``rate_error`` was measured.
     """

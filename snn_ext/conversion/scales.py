@@ -1,8 +1,9 @@
-"""Moving the value of a spike into the weights that follow, so that only 0/1 spikes travel."""
+"""Moving the value of a spike into the weights that follow, so that spikes are 0 and 1."""
 
 from __future__ import annotations
 
 import copy
+import math
 import operator
 from typing import Any
 
@@ -11,23 +12,23 @@ from torch import Tensor, fx, nn
 
 from .._errors import bad_value
 from ..neurons.integrate_and_fire import IntegrateAndFireNeuron
-from ..simulation.graph import MAX_POOLS, WEIGHTED, as_graph, emits_spikes
-from .canonicalize import DROPOUTS, LINEAR, free_name, own_modules
+from ..simulation.graph import as_graph
+from ..simulation.layers import module_of, rule_of_node
+from .canonicalize import own_modules
+from .graph_tools import bypass, free_name, insert_behind, shape_of
 from .modules import Scale
 from .net import ConvertedNet
 from .weights import multiply, scale_columns, scale_rows
 
-__all__ = ["fold", "fold_scales"]
-
-_TRANSPARENT = (*LINEAR, *MAX_POOLS, *DROPOUTS, nn.Identity)
+__all__ = ["arriving_spikes", "fold", "fold_scales"]
 
 
 def fold_scales(net: nn.Module) -> ConvertedNet:
     """Return a net whose neurons emit 0 and 1, with the value of their spikes moved into the weights that follow.
 
-    A net that was trained with ``scale_output=True`` computes the same; the first rounding of its products is another,
-    so isolated spikes may differ. Where spikes reach a neuron, an addition or the output without weights, as by an
-    identity shortcut, a :class:`Scale` keeps their value as a synapse with a name.
+    A net that was trained with ``scale_output=True`` computes the same; its products are rounded elsewhere, so isolated
+    spikes may differ. Where spikes reach a neuron, an addition or the output without weights, as by an identity
+    shortcut, a :class:`Scale` with a name keeps their value.
 
     Parameters
     ----------
@@ -37,7 +38,7 @@ def fold_scales(net: nn.Module) -> ConvertedNet:
     Raises
     ------
     ValueError
-        If the net can not be traced, or no neuron of it scales its output.
+        If the net cannot be traced, or no neuron of it scales its output.
 
     Examples
     --------
@@ -68,7 +69,8 @@ def fold(net: ConvertedNet, keep_output: bool = True) -> ConvertedNet:
         Put a scale at the end if the output consists of spikes; without it they are counted as they are.
     """
     for node in list(net.graph.nodes):
-        if _module(net, node, Scale) is not None and any(_module(net, u, IntegrateAndFireNeuron) for u in node.users):
+        behind = [module_of(net, user) for user in node.users]
+        if isinstance(module_of(net, node), Scale) and any(isinstance(m, IntegrateAndFireNeuron) for m in behind):
             _push_back(net, node)
     _Fold(net).run(keep_output)
     net.delete_all_unused_submodules()
@@ -82,146 +84,142 @@ def fold(net: ConvertedNet, keep_output: bool = True) -> ConvertedNet:
 
 def _push_back(net: fx.GraphModule, node: fx.Node) -> None:
     """Fold a scale into the rows of the layer before it, through additions."""
-    scale: Any = net.get_submodule(str(node.target))
-    source = node.args[0]
-    if not isinstance(source, fx.Node) or len(source.users) > 1 or scale.bias is not None:
+    scale: Any = module_of(net, node)
+    source = node.all_input_nodes[0]
+    if len(source.users) > 1 or scale.bias is not None:
         return
     if source.target is operator.add:
         for operand in source.all_input_nodes:
-            part = _insert_scale(net, operand, source, scale.weight)
-            _push_back(net, part)
-    elif _module(net, source, WEIGHTED) is None or (len(scale.weight) > 1 and _is_wide(net, source)):
-        return
+            _push_back(net, _insert_scale(net, operand, source, scale.weight))
+    elif rule_of_node(net, source).weighted and (len(scale.weight) == 1 or _mixes_channels(net, source)):
+        scale_rows(module_of(net, source), scale.weight)
     else:
-        scale_rows(net.get_submodule(str(source.target)), scale.weight)
-    node.replace_all_uses_with(source)
-    net.graph.erase_node(node)
+        return
+    bypass(node)
 
 
-def _is_wide(net: fx.GraphModule, node: fx.Node) -> bool:
-    """Whether a linear layer works on ``[N, C, ..., F]``: its weights belong to features then, not to channels."""
-    return _module(net, node, nn.Linear) is not None and len(node.meta["shape"]) != 2
+def _mixes_channels(net: fx.GraphModule, node: fx.Node) -> bool:
+    """Return False for a linear layer on ``[N, C, ..., F]``, whose weights belong to features and not to channels."""
+    dim = rule_of_node(net, node).feature_dim
+    return dim == 1 or dim % len(shape_of(node)) == 1
 
 
 # -- forwards --------------------------------------------------------------------------------------------------------
 
+_ONE = torch.ones(1, dtype=torch.float64)
+
 
 class _Fold:
-    """Goes through the net with the unit of each value: what its number 1 stands for, ``[1]`` or ``[C]``."""
+    """Propagates the unit of every value: the factor, ``[1]`` or ``[C]``, that turns it into the analog net's value."""
 
     def __init__(self, net: ConvertedNet) -> None:
         self.net = net
         self.units: dict[fx.Node, Tensor] = {}
+        self.sizes: set[fx.Node] = set()  # values that are no tensors, and parameters
 
     def run(self, keep_output: bool) -> None:
         for node in list(self.net.graph.nodes):
             if node.op == "placeholder":
-                self.units[node] = torch.ones(1, dtype=torch.float64)
+                self.units[node] = _ONE
             elif node.op == "output":
                 if keep_output:
-                    self._settle(node, node.args[0])
+                    self._settle(node)
             else:
-                self._visit(node)
+                self.units[node] = self._unit_behind(node)
 
-    def _visit(self, node: fx.Node) -> None:
-        module = self.net.get_submodule(str(node.target)) if node.op == "call_module" else None
-        inputs = node.all_input_nodes
-        one = torch.ones(1, dtype=torch.float64)
+    def _unit_behind(self, node: fx.Node) -> Tensor:
+        """Return the unit of what an operation returns; weights and thresholds take up the unit of its input."""
+        module, rule = module_of(self.net, node), rule_of_node(self.net, node)
+        units = [self.units[source] for source in node.all_input_nodes if source not in self.sizes]
+        if not units or node.target == "size" or (node.target is getattr and node.args[1] == "shape"):
+            self.sizes.add(node)
+            return _ONE
         if isinstance(module, IntegrateAndFireNeuron):
-            unit = self.units[inputs[0]]
-            if len(unit) > 1:
-                self._settle(node, inputs[0])
-            elif not _is_one(unit):  # the current comes in this unit, and so does the threshold
-                multiply(module, module.threshold_name, 1.0 / unit)
-            self.units[node] = one
-            if module.scale_output:
-                level = module.quantizer(torch.zeros(1)).clip_level.detach().double().cpu()
-                module.scale_output = False
-                self.units[node] = level * (unit if len(unit) == 1 else one)
-        elif isinstance(module, Scale):
-            multiply(module, "weight", self.units[inputs[0]])
-            self.units[node] = one
-            if module.bias is None and len(inputs[0].users) == 1:
-                self.units[inputs[0]] = module.weight.double().cpu()
-                node.replace_all_uses_with(inputs[0])
-                self.net.graph.erase_node(node)
-        elif isinstance(module, WEIGHTED):
-            unit = self.units[inputs[0]]
-            if len(unit) > 1 and _is_wide(self.net, node):
-                self._settle(node, inputs[0])
-            elif not _is_one(unit):
-                scale_columns(module, unit)
-            self.units[node] = one
-        elif node.target is operator.add or (isinstance(node.target, str) and node.target in ("add", "add_")):
-            self._join(node, inputs)
-        elif node.target in (torch.cat, torch.concat, torch.concatenate):
-            self._concatenate(node, inputs)
-        elif emits_spikes(module) and not isinstance(module, _TRANSPARENT):  # a host's neuron, an encoder
-            self._settle(node, inputs[0])
-            self.units[node] = one
-        else:
-            self._pass(node, module, inputs)
-
-    def _pass(self, node: fx.Node, module: nn.Module | None, inputs: list[fx.Node]) -> None:
-        unit = self.units[inputs[0]] if inputs else torch.ones(1, dtype=torch.float64)
-        known = isinstance(module, _TRANSPARENT) or module is None
-        if len(unit) > 1 and isinstance(module, nn.Flatten):
-            channels, values = len(unit), node.meta["shape"][1]
-            self.units[node] = unit.repeat_interleave(values // channels)
-            return
-        moves_channels = node.target is operator.getitem or getattr(node.target, "__name__", "") == "pad"
-        if not known or (len(unit) > 1 and moves_channels):
-            for source in inputs:
-                self._settle(node, source)
-            unit = torch.ones(1, dtype=torch.float64)
-        self.units[node] = unit
-
-    def _join(self, node: fx.Node, inputs: list[fx.Node]) -> None:
-        """Add values of one unit as they are, bring others into the units of the analog net."""
-        first = self.units[inputs[0]]
-        if all(torch.equal(first, self.units[source]) for source in inputs):
-            self.units[node] = first
-            return
-        for source in inputs:
-            self._settle(node, source)
-        self.units[node] = torch.ones(1, dtype=torch.float64)
-
-    def _concatenate(self, node: fx.Node, inputs: list[fx.Node]) -> None:
-        dim = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
-        units = [self.units[source] for source in inputs]
-        rank = len(inputs[0].meta["shape"]) if "shape" in inputs[0].meta else None
-        if all(torch.equal(units[0], unit) for unit in units) and len(units[0]) == 1:
-            self.units[node] = units[0]
-        elif rank is not None and dim in (1, 1 - rank):
+            return self._neuron(node, module, units[0])
+        if isinstance(module, Scale):
+            return self._scale(node, module, units[0])
+        if rule.weighted:
+            if len(units[0]) > 1 and not _mixes_channels(self.net, node):
+                self._settle(node)
+            elif not _is_one(units[0]):
+                scale_columns(module, units[0])
+            return _ONE
+        if node.target in _CONCATENATIONS and not (_are_equal(units) and len(units[0]) == 1) and _joins_channels(node):
             sources: Any = node.args[0] if node.args else node.kwargs["tensors"]
-            parts = [self.units[s].expand(s.meta["shape"][1]) for s in sources]
-            self.units[node] = torch.cat(parts)
-        else:
-            self._join(node, inputs)
+            return torch.cat([self.units[s].expand(shape_of(s)[1]) for s in sources])
+        if isinstance(module, nn.Flatten) and len(units[0]) > 1:
+            return units[0].repeat_interleave(shape_of(node)[1] // len(units[0]))
+        if rule.passes_unit and _are_equal(units) and not (rule.moves_channels and len(units[0]) > 1):
+            return units[0]
+        self._settle(node)
+        return _ONE
 
-    def _settle(self, user: fx.Node, source: Any) -> None:
-        """Put a scale between two nodes, unless the unit is 1."""
-        if not _is_one(self.units[source]):
-            node = _insert_scale(self.net, source, user, self.units[source])
-            self.units[node] = torch.ones(1, dtype=torch.float64)
+    def _neuron(self, node: fx.Node, neuron: Any, unit: Tensor) -> Tensor:
+        if len(unit) > 1:
+            self._settle(node)
+            unit = _ONE
+        elif not _is_one(unit):  # the current comes in this unit, and so does the threshold
+            multiply(neuron, neuron.threshold_name, 1.0 / unit)
+        if not neuron.scale_output:
+            return _ONE
+        level: Tensor = neuron.thresholds().clip_level.detach().double().cpu()
+        neuron.scale_output = False
+        return level * unit
+
+    def _scale(self, node: fx.Node, scale: Any, unit: Tensor) -> Tensor:
+        multiply(scale, "weight", unit)
+        source = node.all_input_nodes[0]
+        if scale.bias is None and len(source.users) == 1:
+            self.units[source] = scale.weight.double().cpu()
+            bypass(node)
+        return _ONE
+
+    def _settle(self, user: fx.Node) -> None:
+        """Bring all that reaches an operation into the units of the analog net, by a scale before it."""
+        for source in user.all_input_nodes:
+            if not _is_one(self.units[source]):
+                self.units[_insert_scale(self.net, source, user, self.units[source])] = _ONE
+
+
+_CONCATENATIONS = (torch.cat, torch.concat, torch.concatenate)
+
+
+def _joins_channels(node: fx.Node) -> bool:
+    dim = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
+    shape = node.all_input_nodes[0].meta.get("shape")
+    return shape is not None and dim in (1, 1 - len(shape))
 
 
 def _insert_scale(net: fx.GraphModule, source: fx.Node, user: fx.Node, unit: Tensor) -> fx.Node:
     before = str(source.target).replace(".", "_") if source.op == "call_module" else source.name
-    name = free_name(net, f"{before}_scale")
     like = next((p for p in (*net.parameters(), *net.buffers()) if p.is_floating_point()), torch.ones(1))
-    net.add_submodule(name, Scale(unit.to(like)))
-    with net.graph.inserting_before(user):
-        node = net.graph.call_module(name, (source,))
-    node.meta = dict(source.meta)
-    user.replace_input_with(source, node)
-    return node
+    return insert_behind(net, source, free_name(net, f"{before}_scale"), Scale(unit.to(like)), [user])
 
 
 def _is_one(unit: Tensor) -> bool:
     return bool((unit == 1).all())
 
 
-def _module(net: fx.GraphModule, node: Any, kind: Any) -> nn.Module | None:
-    module = net.get_submodule(str(node.target)) if node.op == "call_module" else None
-    return module if isinstance(module, kind) else None
+def _are_equal(units: list[Tensor]) -> bool:
+    return all(torch.equal(units[0], unit) for unit in units)
+
+
+# -- for the report --------------------------------------------------------------------------------------------------
+
+
+def arriving_spikes(net: ConvertedNet, thresholds: dict[str, Tensor], encoder: str) -> dict[str, float | None]:
+    """Return for each layer what one spike that arrives stands for; None for a current or spikes of several values.
+
+    Call it before the scales are folded; ``encoder`` is the name of the layer whose spikes stand for 1.
+    """
+    values: dict[fx.Node, set[float]] = {}
+    found: dict[str, float | None] = {}
+    for node in net.graph.nodes:
+        name, arriving = str(node.target), set().union(*(values[n] for n in node.all_input_nodes)) or {math.nan}
+        if name == encoder or name in thresholds:
+            value = next(iter(arriving))
+            found[name] = None if len(arriving) > 1 or math.isnan(value) else value
+            threshold = thresholds.get(name, _ONE)
+            arriving = {float(threshold) if len(threshold) == 1 else math.nan}
+        values[node] = arriving
+    return found

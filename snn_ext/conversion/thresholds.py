@@ -10,17 +10,11 @@ from fractions import Fraction
 import torch
 from torch import Tensor, nn
 
-__all__ = ["activation_thresholds", "order_statistic"]
+__all__ = ["LargestActivations", "order_statistic"]
 
 
-def activation_thresholds(
-    ann: nn.Module, names: Iterable[str], batches: Iterable[Tensor], *, percentile: float, channel_wise: bool
-) -> dict[str, Tensor]:
-    """Return the maximum, or a percentile, of the activations of some layers over all batches.
-
-    The maximum is the true one. A percentile is an order statistic of all values, zeros included: the smallest value
-    with at least that share of the values at or below it. It takes a second pass, in which only the largest values are
-    kept.
+class LargestActivations:
+    """The largest activations of some layers over all batches, and thresholds from them.
 
     Parameters
     ----------
@@ -29,40 +23,67 @@ def activation_thresholds(
     names : iterable of str
         Its activation modules.
     batches : iterable of Tensor
-        Inputs; gone through twice for a percentile below 100.
-    percentile : float
-        100 for the maximum.
+        Inputs; gone through once here, and a second time for a percentile below 100.
     channel_wise : bool
         One value for each channel (dim 1) instead of one for each layer.
 
-    Returns
-    -------
-    dict of str to Tensor
-        ``[1]`` or ``[C]``. Where nothing was ever active, a channel gets the threshold of its layer, a layer 1, with a
-        warning.
+    Attributes
+    ----------
+    maxima : dict of str to Tensor
+        The true maximum over all batches, ``[1]`` or ``[C]``.
     """
-    names = list(names)
-    counts = dict.fromkeys(names, 0)
-    maxima: dict[str, Tensor] = {}
 
-    def note(name: str, rows: Tensor) -> None:
-        counts[name] += rows.shape[1]
-        top = rows.amax(1)
-        maxima[name] = torch.maximum(maxima[name], top) if name in maxima else top
+    def __init__(
+        self, ann: nn.Module, names: Iterable[str], batches: Iterable[Tensor], *, channel_wise: bool = False
+    ) -> None:
+        self._ann, self._names, self._batches, self._channel_wise = ann, list(names), batches, channel_wise
+        self._counts = dict.fromkeys(self._names, 0)
+        self.maxima: dict[str, Tensor] = {}
 
-    _watch(ann, names, batches, channel_wise, note)
-    found = maxima
-    if percentile < 100.0:
-        largest: dict[str, Tensor] = {}
+        def note(name: str, rows: Tensor) -> None:
+            self._counts[name] += rows.shape[1]
+            top = rows.amax(1)
+            self.maxima[name] = torch.maximum(self.maxima[name], top) if name in self.maxima else top
 
-        def keep(name: str, rows: Tensor) -> None:
-            kept = torch.cat((largest[name], rows), dim=1) if name in largest else rows
-            wanted = counts[name] - _rank(percentile, counts[name]) + 1
-            largest[name] = kept if kept.shape[1] <= wanted else kept.topk(wanted, dim=1).values
+        self._watch(note)
 
-        _watch(ann, names, batches, channel_wise, keep)
-        found = {name: values.amin(1) for name, values in largest.items()}
-    return {name: _positive(name, found[name].float(), maxima[name].float()) for name in names}
+    def thresholds(self, percentile: float = 100.0) -> dict[str, Tensor]:
+        """Return the maximum, or a percentile: the smallest value with at least that share at or below it.
+
+        A percentile is an order statistic of all values, zeros included. It takes a second pass, in which only the
+        largest values are kept. Where nothing was ever active, a channel gets the threshold of its layer, a layer 1,
+        with a warning.
+        """
+        found = self.maxima
+        if percentile < 100.0:
+            largest: dict[str, Tensor] = {}
+
+            def keep(name: str, rows: Tensor) -> None:
+                kept = torch.cat((largest[name], rows), dim=1) if name in largest else rows
+                wanted = self._counts[name] - _rank(percentile, self._counts[name]) + 1
+                largest[name] = kept if kept.shape[1] <= wanted else kept.topk(wanted, dim=1).values
+
+            self._watch(keep)
+            found = {name: values.amin(1) for name, values in largest.items()}
+        return {name: _positive(name, found[name].float(), self.maxima[name].float()) for name in self._names}
+
+    @torch.no_grad()
+    def _watch(self, see: Callable[[str, Tensor], None]) -> None:
+        """Show the activations of each batch as ``[1 or C, values]``."""
+
+        def hook_of(name: str) -> Callable[[nn.Module, object, Tensor], None]:
+            def hook(module: nn.Module, inputs: object, output: Tensor) -> None:
+                see(name, output.movedim(1, 0).flatten(1) if self._channel_wise else output.reshape(1, -1))
+
+            return hook
+
+        hooks = [self._ann.get_submodule(name).register_forward_hook(hook_of(name)) for name in self._names]
+        try:
+            for x in self._batches:
+                self._ann(x)
+        finally:
+            for hook in hooks:
+                hook.remove()
 
 
 def order_statistic(values: Tensor, percentile: float) -> Tensor:
@@ -80,31 +101,6 @@ def order_statistic(values: Tensor, percentile: float) -> Tensor:
 def _rank(percentile: float, count: int) -> int:
     """Return the 1-based rank of a percentile, exactly: as the decimal fraction that it is written as."""
     return max(1, math.ceil(Fraction(repr(float(percentile))) * count / 100))
-
-
-@torch.no_grad()
-def _watch(
-    ann: nn.Module,
-    names: list[str],
-    batches: Iterable[Tensor],
-    channel_wise: bool,
-    see: Callable[[str, Tensor], None],
-) -> None:
-    """Show the activations of each batch as ``[1 or C, values]``."""
-
-    def hook_of(name: str) -> Callable[[nn.Module, object, Tensor], None]:
-        def hook(module: nn.Module, inputs: object, output: Tensor) -> None:
-            see(name, output.detach().movedim(1, 0).flatten(1) if channel_wise else output.detach().reshape(1, -1))
-
-        return hook
-
-    hooks = [ann.get_submodule(name).register_forward_hook(hook_of(name)) for name in names]
-    try:
-        for x in batches:
-            ann(x)
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def _positive(name: str, threshold: Tensor, maximum: Tensor) -> Tensor:

@@ -7,26 +7,18 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..simulation.graph import CONVOLUTIONS, TRANSPOSED_CONVOLUTIONS
+from ..simulation.layers import rule_of
 
-__all__ = [
-    "affine_of",
-    "fold_batch_norm",
-    "multiply",
-    "scale_columns",
-    "scale_rows",
-]
+__all__ = ["affine_of", "fold_batch_norm", "multiply", "scale_columns", "scale_rows"]
 
 
 def scale_rows(layer: Any, factor: Tensor) -> None:
     """Multiply the output of a layer: its weights and bias, by one number or one per outgoing channel."""
     factor = factor.double()
-    if len(factor) == 1:
-        weight = factor
-    elif isinstance(layer, TRANSPOSED_CONVOLUTIONS):  # [in, out / groups, ...]
-        rows = factor.reshape(layer.groups, 1, -1).expand(-1, layer.in_channels // layer.groups, -1)
-        weight = rows.reshape(layer.in_channels, -1, *[1] * (layer.weight.ndim - 2))
-    else:
+    weight = factor
+    if len(factor) > 1 and rule_of(layer).transposed:  # [in, out / groups, ...]
+        weight = _over(layer.weight, factor.reshape(layer.groups, 1, -1))
+    elif len(factor) > 1:
         weight = factor.reshape(-1, *[1] * (layer.weight.ndim - 1))
     multiply(layer, "weight", weight)
     if layer.bias is not None:
@@ -34,14 +26,18 @@ def scale_rows(layer: Any, factor: Tensor) -> None:
 
 
 def scale_columns(layer: Any, factor: Tensor) -> None:
-    """Multiply what comes into a layer: its weights, by one number or one per incoming channel."""
-    if len(factor) > 1:
-        if isinstance(layer, TRANSPOSED_CONVOLUTIONS):  # [in, out / groups, ...]
-            factor = factor.reshape(-1, *[1] * (layer.weight.ndim - 1))
-        elif isinstance(layer, CONVOLUTIONS):  # [out, in / groups, ...]
-            rows = factor.reshape(layer.groups, 1, -1).expand(-1, layer.out_channels // layer.groups, -1)
-            factor = rows.reshape(layer.out_channels, -1, *[1] * (layer.weight.ndim - 2))
+    """Multiply the input of a layer: its weights, by one number or one per incoming channel."""
+    if len(factor) > 1 and rule_of(layer).transposed:
+        factor = factor.reshape(-1, *[1] * (layer.weight.ndim - 1))
+    elif len(factor) > 1:  # [out, in / groups, ...]
+        factor = _over(layer.weight, factor.reshape(getattr(layer, "groups", 1), 1, -1))
     multiply(layer, "weight", factor)
+
+
+def _over(weight: Tensor, rows: Tensor) -> Tensor:
+    """Return factors ``[groups, 1, channels / groups]`` of dimension 1 for each element of dimension 0."""
+    rows = rows.expand(-1, len(weight) // len(rows), -1)
+    return rows.reshape(len(weight), -1, *[1] * (weight.ndim - 2))
 
 
 def fold_batch_norm(layer: Any, norm: _BatchNorm) -> None:

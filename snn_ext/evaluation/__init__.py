@@ -1,10 +1,12 @@
 """Evaluation of spiking nets: simulation; accuracy and latency at every step, rates, synaptic operations, energy."""
 
-from ..simulation.engine import Simulation
-from .arousal import Arousal, ArousedSimulation, Margins, estimate_arousal, observe_margins
+from ..simulation import Simulation
+from .activity import LayerActivity, NetActivity, measure_activity
+from .arousal import Arousal, ArousedSimulation
 from .delay import Regime, best_delay, delay_regimes
 from .energy import ENERGY_45NM, EnergyModel
 from .evaluate import evaluate
+from .margins import Margins, estimate_arousal, observe_margins
 from .precision_sweep import lowest_rate, sweep_precision
 from .result import Evaluation, LayerEvaluation, first_crossing, last_crossing
 from .synapses import Synapses, count_synapses
@@ -15,8 +17,10 @@ __all__ = [
     "ArousedSimulation",
     "EnergyModel",
     "Evaluation",
+    "LayerActivity",
     "LayerEvaluation",
     "Margins",
+    "NetActivity",
     "Regime",
     "Simulation",
     "Synapses",
@@ -28,6 +32,7 @@ __all__ = [
     "first_crossing",
     "last_crossing",
     "lowest_rate",
+    "measure_activity",
     "observe_margins",
     "sweep_precision",
 ]

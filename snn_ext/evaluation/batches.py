@@ -1,4 +1,4 @@
-"""What a loader gives, checked: inputs, labels, and that numbers are finite."""
+"""Checks of the batches of a loader: inputs, labels, and that all numbers are finite."""
 
 from __future__ import annotations
 
@@ -14,14 +14,7 @@ __all__ = ["check_finite", "check_finite_weights", "check_labels", "inputs_and_l
 
 
 def numbered(loader: Iterable[Any]) -> Iterator[tuple[int, Tensor, Tensor | None]]:
-    """Yield the batches of a loader with their number, from 1: inputs ``[N, ...]``, all of one shape but for N, and
-    labels or ``None``.
-
-    Raises
-    ------
-    TypeError, ValueError
-        Naming the batch, if it is none, or if its inputs are not finite.
-    """
+    """Yield number (from 1), inputs ``[N, ...]`` and labels or ``None`` of each batch; only N may vary."""
     if isinstance(loader, Tensor) or not isinstance(loader, Iterable):
         bad_type("loader", loader, "batches (inputs, labels) or inputs, as [inputs] for a single one")
     shape: torch.Size | None = None
@@ -37,7 +30,7 @@ def numbered(loader: Iterable[Any]) -> Iterator[tuple[int, Tensor, Tensor | None
 
 
 def inputs_and_labels(batch: Any) -> tuple[Tensor, Tensor | None]:
-    """Return the parts of a batch, ``(inputs, labels)``, ``(inputs,)`` or inputs alone."""
+    """Return inputs and labels of a batch ``(inputs, labels)``, ``(inputs,)`` or inputs alone."""
     parts = tuple(batch) if isinstance(batch, tuple | list) else (batch,)
     if not parts or not all(isinstance(part, Tensor) for part in parts[:2]):
         bad_type("loader", batch, "batches (inputs, labels) or inputs, as tensors")
@@ -45,7 +38,7 @@ def inputs_and_labels(batch: Any) -> tuple[Tensor, Tensor | None]:
 
 
 def check_labels(labels: Tensor, scores: Tensor) -> Tensor:
-    """Return labels as int64 if there is one class number for each row of the scores."""
+    """Return labels as int64; there must be one class number for each row of the scores."""
     integer = not (labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool)
     if scores.ndim != 2 or labels.shape != scores.shape[:1] or not integer:
         bad_value("loader", labels, f"one integer label for each of the outputs {list(scores.shape)}")
@@ -58,13 +51,13 @@ def check_labels(labels: Tensor, scores: Tensor) -> Tensor:
 
 
 def check_finite(name: str, values: Tensor, what: str) -> None:
-    """Raise, naming ``what``, if a value is NaN or infinite: a comparison with NaN decides anything."""
+    """Raise ``ValueError`` if a value is NaN or infinite: a comparison with NaN decides anything."""
     if not bool(values.isfinite().all()):
         bad_value(name, f"NaN or infinite values in {what}", "finite numbers")
 
 
 def check_finite_weights(name: str, net: nn.Module) -> None:
-    """Raise, naming it, if a parameter is not finite or a buffer NaN (one may be infinite: a mask)."""
+    """Raise ``ValueError`` if a parameter is not finite or a buffer is NaN; a mask may be infinite."""
     for kind, tensors in (("parameter", net.named_parameters()), ("buffer", net.named_buffers())):
         for key, value in tensors:
             bad = value.isnan() if kind == "buffer" else ~value.isfinite()

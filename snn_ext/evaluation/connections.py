@@ -1,4 +1,4 @@
-"""Which inputs of an operation without weights reach which outputs, found by running it, in float64."""
+"""Connections of an operation without weights, input by output, found by running it in float64."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from torch import Tensor
 __all__ = ["Connections", "connections", "is_linear"]
 
 Linear = Callable[[Tensor], Tensor]
-"""A function that is linear on what spikes may be; f(0) = 0."""
+"""A function that is linear on the values of spikes, with f(0) = 0."""
 
-# A smaller share of a spike is the rounding of a coordinate that lies on a grid point.
+# Smaller parts of a spike come from rounding a coordinate that lies on a grid point.
 _NOTHING = 1e-6
-# Elements of a matrix of one-hot inputs and their outputs up to which it is computed.
+# Largest matrix of inputs by outputs that is computed, in elements.
 _DENSE = 1 << 24
 
 
 @dataclass
 class Connections:
-    """The pattern B of an operation, ``[outputs, inputs]``: 1 wherever the two are connected, whatever the factor.
+    """The pattern B of an operation, ``[outputs, inputs]``: 1 where the two are connected, by any factor.
 
     Attributes
     ----------
     back : callable
-        ``g -> B^T g`` in the shapes of the operation: for each input what it meets at the outputs it reaches.
+        ``g -> B^T g`` in the shapes of the operation: for each input the sum of g over the outputs that it reaches.
     into : Tensor
-        Inputs that reach each output, in the shape of the output.
+        Number of inputs that reach each output, in the shape of the output.
     out : Tensor
-        Outputs that each input reaches, in the shape of the input.
+        Number of outputs that each input reaches, in the shape of the input.
     """
 
     back: Linear
@@ -39,16 +39,16 @@ class Connections:
 
 
 def connections(f: Linear, x: Tensor, separable: bool) -> Connections | None:
-    """Return the pattern of a linear function at the shape of ``x``, or ``None`` if it can not be found.
+    """Return the pattern of a linear function at the shape of ``x``, or ``None`` if it cannot be found.
 
     Parameters
     ----------
     f : callable
-        It may be called with other batches and channels, too, if it is separable.
+        If it is separable, it is called with other batches and channels too.
     x : Tensor
         One input, of positive numbers.
     separable : bool
-        It treats each channel alike, and each dimension of ``[N, C, ...]`` behind it by itself: pooling and
+        The function treats all channels alike, and each spatial dimension of ``[N, C, ...]`` by itself: pooling and
         interpolation.
     """
     ones = torch.ones_like(x)
@@ -62,7 +62,7 @@ def connections(f: Linear, x: Tensor, separable: bool) -> Connections | None:
 
 
 def is_linear(f: Linear, draw: Callable[[], Tensor]) -> bool:
-    """Whether f adds up over inputs such as are drawn."""
+    """Return True if f is additive and homogeneous on some inputs from ``draw``."""
     for _ in range(3):
         a, b = draw(), draw()
         if not torch.allclose(f(a + b), f(a) + f(b), rtol=1e-9, atol=1e-9):
@@ -73,7 +73,7 @@ def is_linear(f: Linear, draw: Callable[[], Tensor]) -> bool:
 
 
 def _copies(f: Linear, x: Tensor, sums: Tensor) -> Connections | None:
-    """Each output is one input times a factor, or nothing: views, padding, nearest neighbours."""
+    """Connections where each output is one input times a factor, or 0: views, padding, nearest neighbours."""
     source, found = _identify(f(_marks(x)), sums, _marks(x))
     if not found:
         return None
@@ -87,7 +87,7 @@ def _copies(f: Linear, x: Tensor, sums: Tensor) -> Connections | None:
 
 
 def _sums(f: Linear, x: Tensor, sums: Tensor) -> Connections | None:
-    """Each input reaches one output, or none: means, pooling without overlap."""
+    """Connections where each input reaches one output, or none: means, pooling without overlap."""
     marks = _marks(sums)
     with torch.enable_grad():
         y = f(point := x.clone().requires_grad_())
@@ -144,7 +144,7 @@ def _marks(x: Tensor) -> Tensor:
 
 
 def _identify(marked: Tensor, plain: Tensor, marks: Tensor) -> tuple[Tensor, bool]:
-    """Return the index of the mark that each value carries, times ``plain``; -1 for none; and whether all do."""
+    """Return the index of the mark in each value (a mark times ``plain``), -1 for none; and True if all have one."""
     order = marks.flatten().argsort()
     ordered, marked, plain = marks.flatten()[order], marked.flatten(), plain.flatten()
     there = plain.abs() > 0

@@ -1,4 +1,4 @@
-"""Delayed evaluation: which delay of the read-out is the best, and what a delay does."""
+"""Delayed evaluation: the best delay of the read-out, and the effect of a delay on the latency."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def best_delay(evaluation: Evaluation, level: float = 99.0) -> int:
 
 @dataclass(frozen=True)
 class Regime:
-    """A range of delays in which delaying has one effect.
+    """A range of delays with one effect.
 
     Attributes
     ----------
@@ -68,10 +68,10 @@ class Regime:
 
 
 def delay_regimes(evaluation: Evaluation, level: float = 99.0) -> list[Regime]:
-    """Divide a grid of delays by what they do to the latency.
+    """Divide a grid of delays by their effect on the latency.
 
     "no spike" lasts as long as the latency is that of the shortest delay; "error removal" from there to the last delay
-    of the smallest latency, if that is smaller; "excessive delay" is what follows.
+    of the smallest latency, if that is smaller; "excessive delay" follows.
 
     Parameters
     ----------

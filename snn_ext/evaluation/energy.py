@@ -11,12 +11,12 @@ __all__ = ["ENERGY_45NM", "EnergyModel"]
 
 @dataclass(frozen=True)
 class EnergyModel:
-    """What an operation costs.
+    """Energy of one operation.
 
     Attributes
     ----------
     name : str
-        Stands beside every figure that the model gave.
+        Describes the model; figures of it quote this.
     accumulate, multiply_accumulate : float
         Energy of one operation in picojoule. Memory, routing and membrane updates are left out.
 

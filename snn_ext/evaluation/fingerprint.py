@@ -1,4 +1,4 @@
-"""Hashes of nets and of data: what an interrupted evaluation and the one that continues it have to share."""
+"""Hashes of nets and of data, by which an interrupted evaluation and its continuation are compared."""
 
 from __future__ import annotations
 
@@ -11,13 +11,12 @@ from torch import Tensor, nn
 
 __all__ = ["DataFingerprint", "fingerprint"]
 
-# Attributes that are no settings: children and tensors are gone through by themselves; hooks, states and modes belong
-# to one run.
+# Attributes that are no settings: children and tensors are hashed separately; hooks, states and modes belong to a run.
 _OWN = {*vars(nn.Module()), "_memories", "_step_mode", "step_mode", "v_seq"}
 
 
 def fingerprint(net: nn.Module | None) -> str:
-    """Return a hash of what a net computes: its structure, settings, parameters and buffers, and its code.
+    """Return a hash of all that a net computes with: structure, settings, parameters, buffers and code.
 
     Examples
     --------
@@ -30,7 +29,7 @@ def fingerprint(net: nn.Module | None) -> str:
     """
     digest = hashlib.sha256()
     for name, module in [] if net is None else net.named_modules(remove_duplicate=False):
-        kind, text = type(module), getattr(module, "code", None)  # of a graph, whose class is one of its own
+        kind, text = type(module), getattr(module, "code", None)  # each fx graph has its own class
         what = text if isinstance(text, str) else (kind.__module__, kind.__qualname__, kind.forward)
         tensors = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
         settings = sorted((key, value) for key, value in vars(module).items() if key not in _OWN and _is_data(value))
@@ -45,13 +44,13 @@ class DataFingerprint:
         self._digest = hashlib.sha256()
 
     def add(self, *parts: Tensor | None) -> str:
-        """Take in a batch, and return the hash of all batches so far."""
+        """Add a batch, and return the hash of all batches so far."""
         _update(self._digest, parts)
         return self._digest.hexdigest()
 
 
 def _is_data(value: Any) -> bool:
-    """Whether the content of a value can be hashed, and is there: a cache of modules, filled or not, is no setting."""
+    """Return True for a value whose content can be hashed, and is not empty: a cache, filled or not, is no setting."""
     if isinstance(value, tuple | list | dict):
         return len(value) > 0 and all(map(_is_data, value.values() if isinstance(value, dict) else value))
     return value is None or isinstance(

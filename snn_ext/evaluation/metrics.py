@@ -1,4 +1,4 @@
-"""What is summed up while a net is simulated: decisions for every delay and step, spikes, agreement with the ANN."""
+"""Sums over a simulation: decisions for every delay and step, spikes, agreement with the analog net."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 __all__ = ["LayerSums", "ReadoutSums", "rank_of_label"]
 
-# Share of its square up to which a variance, the difference of two large sums, is nothing but rounding.
+# A variance is a difference of two large sums; up to this share of its square it is rounding alone.
 _ROUNDING = 1e-12
 
 
@@ -18,8 +18,8 @@ def rank_of_label(scores: Tensor, labels: Tensor) -> Tensor:
     """Return how many classes come before the right one, ``[..., N, K]`` and ``[N]`` to ``[..., N]``.
 
     Of equal scores the first class comes first, as with ``argmax``: a net that has not fired yet decides for class 0.
-    NaN comes before any number, as with ``argmax``, and a class whose own score is not finite behind all: what is no
-    number is no right decision.
+    NaN comes before any number, as with ``argmax``, and a class whose own score is not finite comes last: such a
+    decision is never right.
 
     Examples
     --------
@@ -50,8 +50,8 @@ class ReadoutSums:
     top : sequence of int
         A decision counts as right if the label is among as many of the largest scores.
     smoothed : bool
-        The output is the state of a read-out that filters itself: the decision is that of its value at each step, and
-        no sum is taken. There are no delays then.
+        The output is the state of a read-out that filters itself: its value at each step decides, and no sum is taken.
+        There are no delays then.
 
     Attributes
     ----------
@@ -68,7 +68,7 @@ class ReadoutSums:
     """
 
     def __init__(self, time_steps: int, delays: Sequence[int], top: Sequence[int], smoothed: bool = False) -> None:
-        self.delays, self.top, self.smoothed = tuple(delays), tuple(top), smoothed
+        self.time_steps, self.delays, self.top, self.smoothed = time_steps, tuple(delays), tuple(top), smoothed
         self.correct = torch.zeros(len(top), len(delays), time_steps, dtype=torch.int64, device="cpu")
         self.squared_error = torch.zeros(len(delays), time_steps, dtype=torch.float64, device="cpu")
         self.analog_correct = torch.zeros(len(top), dtype=torch.int64, device="cpu")
@@ -87,7 +87,7 @@ class ReadoutSums:
         self.analog_correct += torch.stack([(rank < k).sum() for k in self.top]).cpu()
 
     def add(self, output: Tensor) -> None:
-        """Take in the next steps of output, ``[T', N, ...]``."""
+        """Add the next steps of output, ``[T', N, ...]``."""
         if self.smoothed:
             self._add_smoothed(output.flatten(2).double())
             return
@@ -176,7 +176,7 @@ class LayerSums:
             self.analog = True
 
     def add(self, spikes: Tensor) -> None:
-        """Take in the next steps, ``[T', N, ...]``."""
+        """Add the spikes of the next steps, ``[T', N, ...]``."""
         steps = len(spikes)
         self.neurons = spikes[0, 0].numel()
         columns = slice(self._t, self._t + steps)

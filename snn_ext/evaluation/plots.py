@@ -1,4 +1,4 @@
-"""Figures of an evaluation; matplotlib is imported here and nowhere else in the package."""
+"""Figures of evaluations. They need matplotlib, which is imported here and nowhere else in the package."""
 
 from __future__ import annotations
 
@@ -12,14 +12,21 @@ from .._errors import bad_value
 try:
     from matplotlib.figure import Figure
 except ImportError as error:
-    raise ImportError("snn_ext: plots need matplotlib, want it installed: pip install 'snn_ext[recipes]'") from error
+    raise ImportError("snn_ext: plots need matplotlib, want it installed: pip install 'snn_ext[plots]'") from error
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from .result import Evaluation
 
-__all__ = ["correlations", "delays", "draw_accuracy", "draw_rates", "draw_spikes_by_depth", "overview"]
+__all__ = [
+    "accuracy_latency_synops", "correlations", "delays", "draw_accuracy", "draw_rates", "draw_spikes_by_depth",
+    "overview",
+]  # fmt: skip
+
+# Okabe and Ito's colours, which colour-blind readers can tell apart; line styles repeat them.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_STYLES = ("-", "--", ":")
 
 
 def overview(evaluation: Evaluation) -> Figure:
@@ -43,6 +50,55 @@ def overview(evaluation: Evaluation) -> Figure:
     for axes in (first, rates, operations, depth):
         axes.grid(alpha=0.3)
     figure.suptitle(f"{evaluation.samples:,} samples, T = {evaluation.time_steps}")
+    return figure
+
+
+def accuracy_latency_synops(evaluations: Mapping[str, Evaluation], title: str = "", *, level: float = 99.0) -> Figure:
+    """Draw accuracy over time steps, and over operations, of several spiking nets beside one analog net.
+
+    A dot marks where a curve reaches ``level`` percent of the analog accuracy. Operations are synaptic operations and
+    the multiply-accumulates behind an analog input, over the multiply-accumulates of the analog net.
+
+    Parameters
+    ----------
+    evaluations : mapping of str to Evaluation
+        By their label, with labels in the data and known synapses; the analog accuracy is that of the first.
+    title : str
+        Of the figure.
+    level : float
+        Percent of the analog accuracy.
+
+    Examples
+    --------
+    >>> figure = accuracy_latency_synops({"data-norm": one, "Spike-Norm": other})  # doctest: +SKIP
+    >>> figure.savefig("methods.png")  # doctest: +SKIP
+    """
+    if not evaluations:
+        bad_value("evaluations", evaluations, "at least one")
+    figure = Figure(figsize=(12, 5), layout="constrained")
+    time, operations = figure.subplots(1, 2, sharey=True)
+    for i, (name, evaluation) in enumerate(evaluations.items()):
+        if evaluation.macs is None or evaluation.input_macs is None:
+            bad_value("evaluations", f"unknown synapses of {name}", "evaluations with synaptic operations")
+        look = {"color": _COLOURS[i % len(_COLOURS)], "ls": _STYLES[i // len(_COLOURS) % len(_STYLES)], "lw": 1.3}
+        accuracy = 100 * evaluation.accuracy
+        spent = (evaluation.synops + evaluation.input_macs) / evaluation.macs
+        arrived = evaluation.latency_at(levels=(level,))[level]
+        for axes, x in ((time, torch.arange(1, evaluation.time_steps + 1)), (operations, spent)):
+            axes.plot(x, accuracy, label=name, **look)
+            if arrived is not None:
+                axes.plot(x[arrived - 1], accuracy[arrived - 1], "o", color=look["color"], ms=6)
+    analog = 100 * next(iter(evaluations.values())).analog_accuracy
+    for axes in (time, operations):
+        axes.axhline(analog, color="black", ls="--", lw=1)
+        axes.set(xscale="log", ylim=(0.6 * analog, 1.03 * analog) if analog > 0 else (0.0, 1.0))
+        axes.grid(alpha=0.3)
+    time.set(xlabel="time step", ylabel=f"accuracy (%); dashed: analog; dot: {level:g} % of it")
+    operations.set(xlabel="operations so far / multiply-accumulates of the analog net")
+    operations.set_xlim(left=0.1)
+    operations.axvline(1.0, color="black", ls=":", lw=1)
+    figure.legend(*time.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+    figure.suptitle(title)
     return figure
 
 

@@ -1,4 +1,4 @@
-"""The precision of adaptive spiking neurons: accuracy against firing rate, and the lowest rate that is enough."""
+"""Sweep of the precision of adaptive spiking neurons: accuracy against firing rate, and the lowest sufficient rate."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ def sweep_precision(
     loader : iterable
         Batches ``(inputs, labels)``, gone through once for each precision.
     time_steps : int
-        Of the stimulus.
+        Steps of the stimulus.
     m_f : sequence of float
         The precisions.
     resume : Path or str, optional
         A file as in :func:`snn_ext.evaluate`, with the precision added to its name.
     **options
-        Of :func:`snn_ext.evaluate`. Without ``ann`` the reference of all is the analog net at the precision that
-        ``snn`` has.
+        Options of :func:`snn_ext.evaluate`. Without ``ann`` the reference of all evaluations is the analog net at the
+        precision that ``snn`` has.
 
     Returns
     -------
@@ -82,7 +82,7 @@ def sweep_precision(
 
 
 class _Analog(nn.Module):
-    """The analog net that a spiking one stands for, as a module."""
+    """Module around the :class:`AnalogTwin` of a net."""
 
     def __init__(self, graph: fx.GraphModule) -> None:
         super().__init__()
@@ -100,12 +100,12 @@ def lowest_rate(sweep: Mapping[float, Evaluation], within: float = 0.5) -> float
     sweep : mapping of float to Evaluation
         From :func:`sweep_precision`.
     within : float
-        By how many points of percent the accuracy at the end of the stimulus may be below that of the analog net.
+        Percentage points by which the accuracy at the end of the stimulus may be below that of the analog net.
 
     Raises
     ------
     ValueError
-        If none matches.
+        If no precision matches.
 
     Examples
     --------

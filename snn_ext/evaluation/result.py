@@ -1,4 +1,4 @@
-"""The result of :func:`snn_ext.evaluate`: figures over time, and what follows from them."""
+"""The result of :func:`snn_ext.evaluate`: figures over time, and figures and files made of them."""
 
 from __future__ import annotations
 
@@ -48,20 +48,20 @@ def last_crossing(values: Tensor, level: float) -> int | None:
 
 @dataclass
 class LayerEvaluation:
-    """What one layer that emits spikes did; figures are means over the samples.
+    """Figures of one layer that emits spikes, means over the samples.
 
     Attributes
     ----------
     name : str
-        Of the module in the net.
+        Name of the module in the net.
     kind : {"neuron", "input", "pool"}
         A layer of neurons, one that encodes the image, or a max pooling that lets some spikes pass.
     neurons : int
-        For one sample.
+        Number of neurons, for one sample.
     spikes, synops : Tensor
-        Of one sample in steps 1..t, ``[T]``. The operations are NaN where the synapses are not known.
+        Sums for one sample in steps 1..t, ``[T]``. The operations are NaN where the synapses are not known.
     mean_activation : float or None
-        Of the analog net in units of the threshold, over neurons and samples.
+        Mean activation of the analog net in units of the threshold, over neurons and samples.
     fan_out : float or None
         Synapses of a neuron, mean over the layer.
     fed_macs : int
@@ -99,16 +99,16 @@ class LayerEvaluation:
 
 @dataclass
 class Evaluation:
-    """What a spiking net did on a data set, at every step.
+    """Figures of a spiking net on a data set, at every step.
 
     Attributes
     ----------
     time_steps, samples : int
-        T, and over how many samples the figures are.
+        T, and the number of samples.
     delays : tuple of int
         Steps at the start whose output is not counted, one row of the read-out each.
     top : tuple of int
-        Among how many of the largest scores the label has to be.
+        A decision is right if the label is among this many of the largest scores.
     correct : Tensor or None
         Share of right decisions, ``[len(top), D, T]``, NaN for t <= delay; ``None`` for data without labels.
     analog_correct : tuple of float or None
@@ -185,7 +185,7 @@ class Evaluation:
         levels : tuple of float
             Percent of the analog accuracy.
         last : bool
-            The step from which on the accuracy stays at the level, and not the first that reaches it.
+            Return the step from which on the accuracy stays at the level instead of the first that reaches it.
         top : int, optional
             Which of ``top``, the first by default.
         """
@@ -286,7 +286,7 @@ class Evaluation:
 
     @classmethod
     def from_json(cls, text: str) -> Evaluation:
-        """Build an evaluation from what :meth:`to_json` returned or wrote; ``ValueError`` if anything has changed."""
+        """Build an evaluation from the text of :meth:`to_json`; ``ValueError`` if anything in it has changed."""
         with intact("text", "what Evaluation.to_json wrote", "evaluate again"):
             content = unsealed(json.loads(text))
             layers = []
@@ -346,7 +346,7 @@ def _or_nan(number: int | None) -> float:
 
 
 def _plain(value: Any) -> Any:
-    """Return a value as JSON can hold it; a number that is not finite becomes null."""
+    """Return a value in the types of JSON; a number that is not finite becomes null."""
     if isinstance(value, Tensor):
         return _plain(value.tolist())
     if isinstance(value, dict):

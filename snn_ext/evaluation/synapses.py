@@ -1,4 +1,4 @@
-"""Synapses of a spiking net: to how many each spike leads, and what one pass of the analog net costs."""
+"""Synapses of a spiking net: the number that each spike meets, and the multiply-accumulates of the analog net."""
 
 from __future__ import annotations
 
@@ -10,31 +10,16 @@ from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn import functional as F
 from torch.utils._pytree import tree_map
 
 from .._errors import bad_value
-from ..simulation.graph import (
-    TRANSPOSED_CONVOLUTIONS,
-    WEIGHTED,
-    Recorder,
-    event_sources,
-    is_delay,
-    is_filter,
-    is_max_pool,
-    is_spiking,
-    layer_names,
-    module_of,
-    origins,
-)
+from ..simulation.graph import Events, Recorder, events_of, is_delay, is_filter, is_max_pool, is_spiking
+from ..simulation.layers import UNKNOWN, Rule, module_of, rule_of, rule_of_node
 from .connections import Connections, connections, is_linear
 
 __all__ = ["Synapses", "count_synapses"]
 
-_POOLS = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d)
-_SEPARABLE = (*_POOLS, nn.Upsample)
-_SEPARABLE_FUNCTIONS = ("avg_pool", "adaptive_avg_pool", "interpolate", "upsample")
-# Neurons of a layer up to which each is followed by itself.
+# Largest layer whose neurons are followed one by one.
 _ONE_BY_ONE = 4096
 
 
@@ -64,7 +49,7 @@ class Synapses:
 
 
 @torch.no_grad()
-def count_synapses(graph: fx.GraphModule, x: Tensor) -> Synapses:
+def count_synapses(graph: fx.GraphModule, x: Tensor, events: Events | None = None) -> Synapses:
     """Count the synapses of a spiking net.
 
     Parameters
@@ -73,6 +58,8 @@ def count_synapses(graph: fx.GraphModule, x: Tensor) -> Synapses:
         A net in step mode "s"; its neurons are reset before and after.
     x : Tensor
         Input of one step, ``[N, ...]``.
+    events : Events, optional
+        The layers that emit spikes, if they are known already, as in :class:`Simulation`.
 
     Returns
     -------
@@ -85,23 +72,26 @@ def count_synapses(graph: fx.GraphModule, x: Tensor) -> Synapses:
 
     Notes
     -----
-    Source of the definition: a synaptic operation is one addition of a weight to a membrane potential, caused by one
-    spike. What lies between a spike and the weights is merged into them, by its factors that are not 0: an
-    interpolated spike meets the weights of all pixels of which it is a part. A pixel is met once, also if a spike
-    reaches it in several ways.
+    A synaptic operation is one addition of a weight to a membrane potential, caused by one spike. Operations between a
+    spike and the weights are merged into the weights, by their factors that are not 0: an interpolated spike meets the
+    weights of all pixels of which it is a part. A pixel is met once, also if a spike reaches it in several ways.
     """
     with torch.inference_mode(False), torch.autocast(x.device.type, enabled=False):
-        return _Count(graph, x[:1].clone()).synapses()
+        return _Count(graph, x[:1].clone(), events_of(graph) if events is None else events).synapses()
 
 
 class _Count:
-    """Goes through a graph from its end to its beginning, with what each event leads to."""
+    """Backward pass through a graph that accumulates the synapses which an event at each node meets."""
 
-    def __init__(self, graph: fx.GraphModule, x: Tensor) -> None:
+    def __init__(self, graph: fx.GraphModule, x: Tensor, events: Events) -> None:
         self.graph, self.values = graph, Recorder(graph).record(x)
-        self.arriving, self.names, self.kinds = origins(graph), layer_names(graph), event_sources(graph)
-        self.sources = {node: name for node, name in self.names.items() if name in self.kinds}
-        self.moving: set[fx.Node] = set()  # what depends on spikes, through weights or not
+        self.arriving, self.names, self.kinds, self.sources = (
+            events.arriving,
+            events.names,
+            events.kinds,
+            events.sources,
+        )
+        self.moving: set[fx.Node] = set()  # depends on spikes, through weights or not
         for node in graph.graph.nodes:
             if node in self.sources or any(n in self.moving for n in node.all_input_nodes):
                 self.moving.add(node)
@@ -113,17 +103,17 @@ class _Count:
     def synapses(self) -> Synapses:
         found = Synapses()
         for node in reversed(self.graph.graph.nodes):
-            module = module_of(self.graph, node)
-            if isinstance(module, WEIGHTED):
-                self._count_macs(found, node, module)
+            module: Any = module_of(self.graph, node)
+            rule = rule_of(module)
+            if rule.weighted:
+                self._count_macs(found, node, module, rule)
             if node in self.sources:
                 found.fan_out[self.sources[node]] = self._triggered(node)[0]
             if not any(self.arriving[n] for n in node.all_input_nodes) or node.op == "output" or is_max_pool(module):
                 continue  # the spikes that a max pooling lets pass are counted behind it
             source = node.all_input_nodes[0]
-            if isinstance(module, WEIGHTED):
-                ones = _ones_like_layer(module)
-                self._meet(source, _transpose(ones, self.values[source], torch.ones_like(self.values[node])))
+            if rule.weighted:
+                self._meet(source, _transpose(_ones(rule, module), self.values[source], self.values[node]))
             elif is_spiking(module) or is_filter(module):
                 self._meet(source, torch.ones_like(self.values[source], dtype=torch.float64))
             elif node in self.triggered and bool((self.triggered[node] != 0).any()):
@@ -135,9 +125,9 @@ class _Count:
                 found.fan_out[name] = self._one_by_one(node, name)[0]
         return found
 
-    def _count_macs(self, found: Synapses, node: fx.Node, module: nn.Module) -> None:
+    def _count_macs(self, found: Synapses, node: fx.Node, layer: nn.Module, rule: Rule) -> None:
         before = node.all_input_nodes[0]
-        macs = _macs(module, self.values[before], self.values[node])
+        macs = rule.macs(layer, self.values[before], self.values[node])
         found.macs += macs
         if node in self.moving and not self.arriving[before]:
             bad_value("snn", f"{node.target} behind another layer with weights", "neurons between layers with weights")
@@ -160,11 +150,16 @@ class _Count:
     # -- operations without weights ----------------------------------------------------------------------------------
 
     def _connections(self, node: fx.Node) -> dict[fx.Node, Connections]:
-        """Return the pattern of an operation for each of its inputs; one that is not linear in spikes is refused."""
+        """Return the connections of an operation for each of its inputs; refuse one that is not linear in spikes."""
         if is_delay(module_of(self.graph, node)):
             x = torch.ones_like(self.values[node], dtype=torch.float64)
             return {node.args[0]: Connections(lambda g: g, x, x)}  # type: ignore[dict-item]
+        module = module_of(self.graph, node)
+        if rule_of_node(self.graph, node) is UNKNOWN and _has_weights(module):
+            got, want = f"{node.target} with weights", "its type to have an entry in snn_ext.simulation.RULES"
+            bad_value("snn", f"{got}, a {type(module).__name__}", want)
         inputs = list(dict.fromkeys(self._inputs(node)))
+        separable = len(inputs) == 1 and rule_of_node(self.graph, node).separable
         silent = {n: torch.zeros_like(self.values[n], dtype=torch.float64) for n in inputs}
         generator = torch.Generator().manual_seed(0)
         signed = any(self.kinds[name] == "input" for name in self.arriving[node])  # events of an encoder have a sign
@@ -191,7 +186,7 @@ class _Count:
             for source in (n for n in inputs if self.arriving[n]):
                 call = alone(source)
                 linear = additive and is_linear(call, partial(draw, source))
-                edge = connections(call, draw(source).abs() + 0.125, self._separable(node)) if linear else None
+                edge = connections(call, draw(source).abs() + 0.125, separable) if linear else None
                 if edge is None:
                     self._refuse(node)
                 found[source] = edge
@@ -206,15 +201,9 @@ class _Count:
             "can be counted",
         )  # fmt: skip
 
-    def _separable(self, node: fx.Node) -> bool:
-        module = module_of(self.graph, node)
-        name = getattr(node.target, "__name__", str(node.target))
-        is_function = node.op != "call_module" and name.startswith(_SEPARABLE_FUNCTIONS)
-        return len(list(self._inputs(node))) == 1 and (isinstance(module, _SEPARABLE) or is_function)
-
     def _inputs(self, node: fx.Node) -> Iterator[fx.Node]:
-        """Yield the tensors that change with spikes and enter an operation, also those of an operation with several
-        results of which this one takes a part."""
+        """Yield the tensors that change with spikes and enter an operation; for a part of a result of several tensors,
+        the inputs of that operation."""
         for source in node.all_input_nodes:
             value = self.values[source]
             if isinstance(value, Tensor):
@@ -224,9 +213,9 @@ class _Count:
                 yield from self._inputs(source)
 
     def _run(self, node: fx.Node, env: dict[fx.Node, Tensor]) -> Any:
-        """Run one operation, and those before it that are not given, in float64; other spikes are silent.
+        """Run one operation in float64, and those before it that are not in ``env``; other spikes are 0.
 
-        What does not depend on spikes is another number in each sample: any but 0 stands for it.
+        Values that do not depend on spikes differ from sample to sample: arbitrary numbers other than 0 replace them.
         """
 
         def value(source: fx.Node) -> Any:
@@ -260,7 +249,7 @@ class _Count:
     # -- a spike that reaches a weight in several ways ---------------------------------------------------------------
 
     def _is_reached_twice(self, name: str) -> bool:
-        """Whether a spike of a layer may reach a value in several ways: what spreads it is gathered again."""
+        """Return True if a spike of a layer may reach a value in several ways: spread first, gathered later."""
         spread = {node: False for node, other in self.sources.items() if other == name}
         for node in self.graph.graph.nodes:
             edges = {n: edge for n, edge in self.edges.get(node, {}).items() if n in spread}
@@ -273,7 +262,7 @@ class _Count:
         return False
 
     def _one_by_one(self, source: fx.Node, name: str) -> Tensor:
-        """Follow the spike of each neuron of a layer to all that it meets."""
+        """Follow the spike of each neuron of a layer, and add up the synapses that it meets."""
         silent = torch.zeros_like(self.values[source], dtype=torch.float64)
         if silent.numel() > _ONE_BY_ONE:
             want = f"one way to each weight, or at most {_ONE_BY_ONE} neurons"
@@ -295,6 +284,11 @@ class _Count:
         return fan_out
 
 
+def _has_weights(module: nn.Module | None) -> bool:
+    """Return True for a layer that mixes values by parameters; a factor per channel mixes none."""
+    return module is not None and any(p.ndim > 1 for p in module.parameters())
+
+
 def _holds_tensors(value: Any) -> bool:
     return isinstance(value, Tensor) or (isinstance(value, tuple | list) and any(map(_holds_tensors, value)))
 
@@ -310,36 +304,16 @@ def _any_number(value: Any) -> Any:
     return torch.rand(value.shape, generator=generator, dtype=torch.float64, device="cpu").to(value.device) + 1.0
 
 
-def _transpose(function: Callable[[Tensor], Tensor], x: Tensor, gradient: Tensor) -> Tensor:
-    """Apply the transpose of a linear function, taken at the shape of ``x``."""
+def _ones(rule: Rule, layer: Any) -> Callable[[Tensor], Tensor]:
+    """Return a weighted layer with every weight 1 and no bias."""
+    assert rule.apply is not None
+    apply, weight = rule.apply, torch.ones_like(layer.weight, dtype=torch.float64)
+    return lambda x: apply(layer, x, weight)
+
+
+def _transpose(function: Callable[[Tensor], Tensor], x: Tensor, y: Tensor) -> Tensor:
+    """Apply the transpose of a linear function to ones of the shape of ``y``, taken at the shape of ``x``."""
     with torch.enable_grad():
         x = torch.zeros_like(x, dtype=torch.float64).requires_grad_()
-        result: Tensor = torch.autograd.grad(function(x), x, gradient.double())[0]
+        result: Tensor = torch.autograd.grad(function(x), x, torch.ones_like(y, dtype=torch.float64))[0]
     return result
-
-
-def _ones_like_layer(layer: nn.Module) -> Callable[[Tensor], Tensor]:
-    """Return a weighted layer with every weight 1 and no bias."""
-    weight = torch.ones_like(layer.weight, dtype=torch.float64)  # type: ignore[arg-type]
-    if isinstance(layer, nn.Linear):
-        return lambda x: F.linear(x, weight)
-    dims = weight.ndim - 2
-    common: dict[str, Any] = {
-        "stride": layer.stride, "padding": layer.padding, "dilation": layer.dilation, "groups": layer.groups,
-    }  # fmt: skip
-    if isinstance(layer, TRANSPOSED_CONVOLUTIONS):
-        transposed: Any = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[dims - 1]
-        return lambda x: transposed(x, weight, output_padding=layer.output_padding, **common)
-    convolve: Any = (F.conv1d, F.conv2d, F.conv3d)[dims - 1]
-    if layer.padding_mode == "zeros":
-        return lambda x: convolve(x, weight, **common)
-    around, mode = layer._reversed_padding_repeated_twice, str(layer.padding_mode)
-    return lambda x: convolve(F.pad(x, around, mode), weight, **(common | {"padding": 0}))  # type: ignore[arg-type]
-
-
-def _macs(layer: nn.Module, x: Tensor, y: Tensor) -> int:
-    """Return the multiply-accumulates of a layer for one sample, padding counted as it is multiplied."""
-    weight: Tensor = layer.weight  # type: ignore[assignment]
-    if isinstance(layer, TRANSPOSED_CONVOLUTIONS):
-        return x[0].numel() * weight[0].numel()
-    return y[0].numel() * weight[0].numel()

@@ -1,4 +1,4 @@
-"""The analog net that a spiking one stands for."""
+"""The analog net that a spiking net approximates."""
 
 from __future__ import annotations
 
@@ -7,30 +7,31 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from ..neurons.asn import AdaptiveNeuron
-from .graph import MAX_POOLS, as_graph, is_delay, is_filter, is_max_pool, is_spiking
+from ..neurons import AdaptiveSpikingNeuron
+from .graph import as_graph, is_delay, is_filter, is_max_pool, is_spiking, unit_of
+from .layers import known_type
 
 __all__ = ["AnalogTwin"]
 
 
 class AnalogTwin(fx.Interpreter):
-    """Runs the graph of a spiking net with rectifiers in the units of the thresholds in the place of its neurons.
+    """Runs the graph of a spiking net with rectifiers in units of the thresholds instead of its neurons.
 
     Parameters
     ----------
     graph : fx.GraphModule
         A converted net, whose clipped activations stay clipped, or any net of spiking neurons.
     time_steps : int, optional
-        Then each rectifier is quantised, as T steps of its neuron under constant current: the phased schedule, and the
-        first layer of the streaming one, count exactly this. For neurons of this package with one threshold.
+        Quantise each rectifier, as T steps of its neuron do under constant current: the phased schedule, and the first
+        layer of the streaming one, count exactly this. For neurons of this package with one threshold.
     keep : bool
-        Keep the activations, and not their sums only.
+        Keep the activations, not only their sums.
 
     Attributes
     ----------
     activations : dict of str to Tensor
-        Of the last input, by the name of the layer: ``max(0, current) / threshold``, which the firing rate is to
-        approach, or the rate of an adaptive neuron, which stands for its transfer function.
+        Activations for the last input, by the name of the layer: ``max(0, current) / threshold``, which the firing rate
+        approaches, or the rate of an adaptive neuron, which is its transfer function.
     sums : dict of str to float
         Their sums.
     """
@@ -49,14 +50,14 @@ class AnalogTwin(fx.Interpreter):
         return self.run(x)
 
     def rates(self, x: Tensor) -> dict[str, Tensor]:
-        """Return the activations for ``x``: the rate that each neuron is to approach."""
+        """Return the activations for ``x``: the rate that each neuron approaches."""
         self(x)
         return self.activations
 
     def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         module: Any = self.fetch_attr(target)
-        if is_max_pool(module):  # of spikes or of values, the rule for values is the same
-            return next(kind for kind in MAX_POOLS if isinstance(module, kind)).forward(module, args[0])
+        if is_max_pool(module):  # a pooling of spikes too: the rates are values
+            return known_type(module).forward(module, args[0])
         if is_delay(module):  # or a gate, of the phased schedule
             return args[0]
         if is_filter(module):
@@ -70,15 +71,15 @@ class AnalogTwin(fx.Interpreter):
         return output.to(args[0].dtype)  # thresholds are float32 also for 16 bits
 
     def _transfer(self, name: str, neuron: Any, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the activation of a layer in units of its threshold, and what it passes on."""
-        if isinstance(neuron, AdaptiveNeuron):
+        """Return the activation of a layer in units of its threshold, and its output."""
+        if isinstance(neuron, AdaptiveSpikingNeuron):
             return neuron.analog(x)
-        if not hasattr(neuron, "quantizer") and not hasattr(neuron, "v_threshold"):  # an encoder: events have a sign
+        if not hasattr(neuron, "thresholds") and not hasattr(neuron, "v_threshold"):  # an encoder: events have a sign
             events = x.clamp(-1.0, 1.0)
             return events.abs(), events
-        value = neuron.quantizer(x.unsqueeze(0)).clip_level if hasattr(neuron, "quantizer") else neuron.v_threshold
+        value = unit_of(neuron)
         if self.time_steps is not None:
-            level = (x * self.time_steps + neuron.initial_potential(x.unsqueeze(0))) / value
+            level = (x * self.time_steps + neuron.initial_potential(x.unsqueeze(0), neuron.thresholds())) / value
             count = level.floor() if neuron.fire_at_threshold else level.ceil() - 1.0
             rate = count.clamp(0.0, self.time_steps) / self.time_steps
         else:

@@ -1,10 +1,9 @@
-"""Simulating a spiking net layer by layer, in chunks of time with carried state: fast, in bounded memory."""
+"""Simulation of a spiking net layer by layer, in chunks of time with carried state: fast, in bounded memory."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -12,14 +11,14 @@ from torch import Tensor, fx, nn
 
 from .._errors import bad_value, check_count
 from ..ops.registry import select
-from .graph import as_graph, is_stateful, module_of
-from .plan import Call, Observer, Program, ancestors
+from .graph import as_graph, evaluating, events_of, is_stateful, module_of, unit_of
+from .plan import Call, Observer, Plan, ancestors
 from .spike_train import SpikeTrain
 
 __all__ = ["Simulation", "spike_value"]
 
-# Samples times steps in one chunk: enough for the convolutions, few enough to stay in the caches, so more of them in a
-# small net; more than MAX_STEPS gain nothing then. Of a very small net, whose time is that of calls, far more do.
+# Samples times steps in one chunk: enough to keep the convolutions busy, few enough to stay in the caches. A small net
+# takes more of them, up to _MAX_STEPS; a very small one, which spends its time in calls, far more.
 _SAMPLES_A_CHUNK, _CACHE, _MIN_STEPS, _MAX_STEPS = 32, 8 << 20, 4, 32
 _VERY_SMALL, _MAX_STEPS_OF_VERY_SMALL = 5 << 20, 512
 # A layer's input and output are alive at once, and a convolution may reorder both.
@@ -30,24 +29,19 @@ class Simulation:
     """Run a net of SpikingJelly neurons under a constant input.
 
     Every layer gets a chunk of time steps at once: stateless layers with time flattened into the batch, neurons as a
-    sequence with their potential carried from chunk to chunk. What does not depend on spikes is computed once. The
-    states are the simulation's own: the net is neither reset nor changed, and the result is that of
+    sequence with their potential carried from chunk to chunk. Values that do not depend on spikes are computed once.
+    The simulation keeps its states apart: the net is neither reset nor changed, and the result is that of
     ``for t in range(T): net(x)`` in step mode "s" after a reset. The weights are those at the start of a run: change
-    them between runs, in any way, and not while one is under way.
+    them between runs, in any way, but not during a run.
 
     Parameters
     ----------
     net : nn.Module
-        A converted net, or any net in step mode "s" that can be traced.
+        A converted net, a :class:`snn_ext.ConstantInputNet`, or any net that can be traced, of step mode "s" or "m".
     chunk : int, optional
-        Time steps at a time; by default what is fastest and fits into ``memory``.
+        Time steps at a time; by default the fastest number that fits into ``memory``.
     memory : int
         Bytes that the activations of a chunk may take, beside the net itself and the states.
-
-    Raises
-    ------
-    TypeError, ValueError
-        Naming the argument, what came and what is wanted.
 
     Examples
     --------
@@ -65,7 +59,8 @@ class Simulation:
         if chunk is not None:
             check_count("chunk", chunk)
         check_count("memory", memory)
-        self.net, self.chunk, self.memory = net, chunk, memory
+        self.events = events_of(self.graph)
+        self.chunk, self.memory = chunk, memory
         self._bytes_a_step: dict[tuple[int, ...], float] = {}
         self._prepared: dict[nn.Module, _Prepared] = {}
 
@@ -95,6 +90,7 @@ class Simulation:
         *,
         observe: Observer | None = None,
         states: dict[fx.Node, tuple[Any, ...]] | None = None,
+        steps: int | None = None,
     ) -> Iterator[dict[fx.Node, Tensor]]:
         """Yield the values ``[T', N, ...]`` of some nodes of the graph, chunk after chunk.
 
@@ -103,28 +99,29 @@ class Simulation:
         x, time_steps, observe
             As in :meth:`run`.
         targets : sequence of fx.Node
-            Whose values are wanted; only what they depend on runs.
+            Nodes whose values are wanted; only nodes that they depend on run.
         trains : dict, optional
-            Spike trains that are known: what lies before them does not run.
+            Known spike trains by node: nothing before them runs.
         states : dict, optional
-            Receives the states of the neurons by node.
+            States of the neurons by node, which the run continues from and writes to.
+        steps : int, optional
+            Steps of a chunk, by default :meth:`steps`.
         """
         check_count("time_steps", time_steps)
         if not isinstance(x, Tensor) or x.ndim < 2 or len(x) < 1:
             bad_value("x", x, "a tensor [N, ...] with at least one sample")
         trains = {} if trains is None else trains
-        program = Program(self.graph, targets, frozenset(trains), prepare=self._layer)
+        plan = Plan(self.graph, self.events, targets, frozenset(trains), prepare=self._layer)
         states = {} if states is None else states
-        modules = list(self.net.modules())
-        stepped = [m for m in modules[1:] if hasattr(m, "step_mode") and not is_stateful(m)]
-        with _as_it_is_simulated(modules, stepped):
-            constants = program.constants(x)
-            step = self.steps(x)
+        modules = [m for m in self.graph.modules() if m is not self.graph]
+        with evaluating(modules):
+            constants = plan.constants(x)
+            step = self.steps(x) if steps is None else steps
         for start in range(0, time_steps, step):
             steps = min(step, time_steps - start)
-            known = {node: trains[node].read(start, start + steps).flatten(0, 1) for node in program.given}
-            with _as_it_is_simulated(modules, stepped):  # not while the caller has the chunk
-                values = program.chunk(constants, known, steps, len(x), _carry(states), observe)
+            known = {node: trains[node].read(start, start + steps).flatten(0, 1) for node in plan.given}
+            with evaluating(modules):  # but not while the caller has the chunk
+                values = plan.chunk(constants, known, steps, len(x), _carry(states), observe)
             yield values
 
     @torch.no_grad()
@@ -138,7 +135,7 @@ class Simulation:
             yield call(node, module, current)
 
     def is_constant(self, node: Any) -> bool:
-        """Whether a value is the same at every step: it depends on no neuron."""
+        """Return True if a value is the same at every step, as it depends on no neuron."""
         return not any(is_stateful(module_of(self.graph, n)) for n in ancestors([node]))
 
     def output(self) -> fx.Node:
@@ -149,9 +146,9 @@ class Simulation:
         return output
 
     def _layer(self, layer: nn.Module) -> Callable[[Tensor], Tensor]:
-        """Return what computes a layer with weights for spikes; prepared anew when it differs from the last run."""
+        """Return a function that computes a layer for spikes; a new one if the layer has changed since the last run."""
         if torch.is_autocast_enabled(_weights(layer)[0].device.type):
-            return layer  # which rounds as autocast wants it
+            return layer  # autocast decides how it rounds
         if layer not in self._prepared or not self._prepared[layer].is_current():
             self._prepared[layer] = _Prepared(layer)
         return self._prepared[layer].run
@@ -162,7 +159,7 @@ class Simulation:
             return self.chunk
         shape = x.shape[1:]
         if shape not in self._bytes_a_step:
-            self._bytes_a_step[shape] = Program(self.graph, [self.output()]).bytes_a_step(x, _carry({}))
+            self._bytes_a_step[shape] = Plan(self.graph, self.events, [self.output()]).bytes_a_step(x, _carry({}))
         bytes_a_step = max(1.0, self._bytes_a_step[shape] * len(x))
         fastest = max(_MIN_STEPS, math.ceil(_SAMPLES_A_CHUNK / len(x)), int(_CACHE / bytes_a_step))
         very_small = min(_MAX_STEPS_OF_VERY_SMALL, int(_VERY_SMALL / bytes_a_step))
@@ -171,10 +168,10 @@ class Simulation:
 
 
 class _Prepared:
-    """What computes a layer for spikes, with a copy of the weights that were packed for it.
+    """Function that computes a layer for spikes, with a copy of the weights that were packed for it.
 
-    Neither the address nor the version of a tensor tells whether its content has changed: ``weight.data`` is written
-    without a new version, and a new tensor may get the address of the old one. So the content is compared.
+    The content is compared, because neither address nor version of a tensor shows every change: a write to
+    ``weight.data`` leaves the version, and a new tensor may get the address of the old one.
     """
 
     def __init__(self, layer: nn.Module) -> None:
@@ -183,7 +180,7 @@ class _Prepared:
         self._packed = [] if self.run is layer else [p.detach().clone() for p in _weights(layer)]
 
     def is_current(self) -> bool:
-        """Whether the layer is still the one that was prepared; one that computes itself notices its own weights."""
+        """Return True if the layer is still as it was prepared; a layer that is not packed notices its own weights."""
         return self._settings == _settings(self.layer) and all(map(torch.equal, self._packed, _weights(self.layer)))
 
 
@@ -192,14 +189,14 @@ def _weights(layer: nn.Module) -> list[Tensor]:
 
 
 def _settings(layer: nn.Module) -> tuple[Any, ...]:
-    """Return what the packed form of a layer depends on beside the values of its weights; first what packs them."""
+    """Return all that the packed form of a layer depends on, except the values of its weights; first the packer."""
     execution = select("spike_convolution", layer.weight.device, layer.weight.dtype)  # type: ignore[arg-type]
     kinds = [(p.shape, p.dtype, p.device) for p in _weights(layer)]
     return execution, layer.extra_repr(), bool(layer._forward_hooks or layer._forward_pre_hooks), kinds
 
 
 def _carry(states: dict[fx.Node, tuple[Any, ...]]) -> Call:
-    """Return a way to call a neuron with states of our own, by the host's contract of pure transitions."""
+    """Return a function that calls a neuron with the given states, by the host's contract of pure transitions."""
 
     def call(node: fx.Node, module: Any, x_seq: Tensor) -> Tensor:
         state = states.get(node)
@@ -212,27 +209,9 @@ def _carry(states: dict[fx.Node, tuple[Any, ...]]) -> Call:
     return call
 
 
-@contextmanager
-def _as_it_is_simulated(modules: list[nn.Module], stepped: list[nn.Module]) -> Iterator[None]:
-    """Evaluation mode, and stateless layers in step mode "s", which is what time flattened into the batch needs."""
-    training = [module for module in modules if module.training]
-    steps = [module for module in stepped if module.step_mode == "m"]
-    try:
-        for module in training:
-            module.training = False
-        for module in steps:
-            module.step_mode = "s"  # type: ignore[assignment]
-        yield
-    finally:
-        for module in training:
-            module.training = True
-        for module in steps:
-            module.step_mode = "m"  # type: ignore[assignment]
-
-
 def spike_value(module: Any) -> float | Tensor:
-    """Return what a neuron emits when it fires: 1, or its threshold (``p_1``) with a scaled output."""
+    """Return the value of an emitted spike: 1, or the threshold (``p_1``) of a neuron that scales its output."""
     if not getattr(module, "scale_output", False):
         return 1.0
-    level: Tensor = module.quantizer(torch.zeros(1, device="cpu")).clip_level.detach()
+    level: Tensor = unit_of(module).detach()
     return level

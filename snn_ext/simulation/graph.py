@@ -1,41 +1,38 @@
-"""A net as a graph of layers: which of them emit spikes, and what arrives where."""
+"""A net as a graph of layers: which of them emit spikes, and where these arrive."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, fx, nn
 
 from .._errors import bad_type, bad_value
-from ..neurons.asn import AdaptiveNeuron
-from ..replacement import LeafTracer, is_neuron, reset_neurons
+from ..hosts import LeafTracer, is_neuron, reset_neurons
+from ..neurons import AdaptiveSpikingNeuron
+from .layers import known_type, module_of, rule_of
 
 __all__ = [
-    "CONVOLUTIONS", "MAX_POOLS", "TRANSPOSED_CONVOLUTIONS", "WEIGHTED", "Recorder", "as_graph", "emits_spikes",
-    "event_sources", "is_delay", "is_filter", "is_max_pool", "is_spiking", "is_stateful", "layer_names", "module_of",
-    "origins", "smoothed_readout", "step_length",
+    "Events", "Recorder", "as_graph", "emits_spikes", "evaluating", "events_of", "is_delay", "is_filter",
+    "is_max_pool", "is_spiking", "is_stateful", "module_of", "smoothed_readout", "step_length", "unit_of",
 ]  # fmt: skip
-
-CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-TRANSPOSED_CONVOLUTIONS = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-WEIGHTED = (*CONVOLUTIONS, *TRANSPOSED_CONVOLUTIONS, nn.Linear)
-MAX_POOLS = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)
 
 
 def as_graph(net: nn.Module, name: str = "net") -> fx.GraphModule:
-    """Return a net as a graph whose leaves are layers; a converted net is one already.
+    """Return a net as a graph of one step whose leaves are layers; a converted net is one already.
 
     Raises
     ------
     TypeError
         If it is no module.
     ValueError
-        If it can not be traced, with the reason, or calls a neuron twice; ``name`` is what the caller calls the
-        argument.
+        If it cannot be traced, with the reason, or calls a neuron twice; ``name`` is the caller's argument.
     """
     if not isinstance(net, nn.Module):
         bad_type(name, net, "an nn.Module")
-    if hasattr(net, "one_step"):  # a converted net, whose graph may be that of a sequence
+    if hasattr(net, "one_step"):  # a converted net or a ConstantInputNet, whose forward pass may be that of T steps
         net = net.one_step()  # type: ignore[operator]
     graph = net if isinstance(net, fx.GraphModule) else _traced(net, name)
     called: set[nn.Module] = set()
@@ -43,127 +40,154 @@ def as_graph(net: nn.Module, name: str = "net") -> fx.GraphModule:
         module = module_of(graph, node)
         if module is not None and is_stateful(module):
             if module in called:
-                bad_value(
-                    name, f"{node.target}, one neuron for two calls of a step", "a neuron of its own for each call"
-                )
+                bad_value(name, f"{node.target}, one neuron for two calls of a step", "one neuron for each call")
             called.add(module)
     return graph
 
 
+class _Tracer(LeafTracer):
+    """Tracer that keeps whole any layer in the table of layer types, whatever it consists of."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return known_type(m) is not None or super().is_leaf_module(m, module_qualified_name)
+
+
 def _traced(net: nn.Module, name: str) -> fx.GraphModule:
     try:
-        return fx.GraphModule(net, LeafTracer().trace(net))
+        return fx.GraphModule(net, _Tracer().trace(net))
     except Exception as error:
         raise ValueError(
-            f"{name}: got {type(net).__name__}, which can not be traced ({error}), "
+            f"{name}: got {type(net).__name__}, which cannot be traced ({error}), "
             "want a net whose forward pass does not depend on values"
         ) from error
 
 
+@contextmanager
+def evaluating(modules: Sequence[nn.Module]) -> Iterator[None]:
+    """Evaluation mode, and step mode "s" for what has one: time is flattened into the batch. Both are restored."""
+    training = [module for module in modules if module.training]
+    sequential = [module for module in modules if getattr(module, "step_mode", "s") == "m"]
+    try:
+        for module in training:
+            module.training = False
+        for module in sequential:
+            module.step_mode = "s"  # type: ignore[assignment]
+        yield
+    finally:
+        for module in training:
+            module.training = True
+        for module in sequential:
+            module.step_mode = "m"  # type: ignore[assignment]
+
+
 def is_stateful(module: nn.Module | None) -> bool:
-    """Whether a module has memories: neurons, encoders, poolings of spikes, delays."""
+    """Return True for a module with memories: neurons, encoders, poolings of spikes, delays."""
     return bool(getattr(module, "_memories", None))
 
 
 def emits_spikes(module: nn.Module | None) -> bool:
-    """Whether a module's output is a train of spikes: neurons but read-outs, encoders and poolings of spikes."""
+    """Return True if the output is a train of spikes: of neurons (no read-outs), encoders, poolings of spikes."""
     if module is None or isinstance(module, nn.ReLU):
         return False
     return bool(getattr(module, "emits_spikes", is_neuron(module)))
 
 
 def is_spiking(module: nn.Module | None) -> bool:
-    """Whether a module is a layer of spiking neurons, or an encoder."""
+    """Return True for a layer of spiking neurons, and for an encoder."""
     return emits_spikes(module) and not is_max_pool(module)
 
 
-def event_sources(graph: fx.GraphModule) -> dict[str, str]:
-    """Return the layers that emit spikes by name, in the order of the forward pass, with what they are.
+@dataclass(frozen=True)
+class Events:
+    """Layers of a net that emit spikes, and where their spikes arrive.
 
-    "neuron" is a layer of spiking neurons, "input" one that the image reaches unweighted (an encoder), "pool" a max
-    pooling of spikes, which lets some of them pass.
+    Attributes
+    ----------
+    names : dict of fx.Node to str
+        For each call of a module its name in the net; later calls of one module get a number, "pool (2)".
+    kinds : dict of str to str
+        The layers that emit spikes by name, in the order of the forward pass. "neuron" is a layer of spiking neurons,
+        "input" one that the image reaches unweighted (an encoder), "pool" a max pooling of spikes, which lets some of
+        them pass.
+    arriving : dict of fx.Node to frozenset of str
+        For each node the layers whose spikes arrive there unweighted; none where there is an analog current.
     """
-    sources: dict[str, str] = {}
-    raw = {node: node.op == "placeholder" for node in graph.graph.nodes}
-    arriving, names = origins(graph), layer_names(graph)
-    for node in graph.graph.nodes:
-        module = module_of(graph, node)
-        before = node.all_input_nodes
-        if is_spiking(module):
-            sources[names[node]] = "input" if any(raw[n] for n in before) else "neuron"
-        elif is_max_pool(module) and any(arriving[n] for n in before):
-            sources[names[node]] = "pool"
-        elif not isinstance(module, WEIGHTED):
-            raw[node] |= any(raw[n] for n in before)
-    return sources
+
+    names: dict[fx.Node, str]
+    kinds: dict[str, str]
+    arriving: dict[fx.Node, frozenset[str]]
+
+    @property
+    def sources(self) -> dict[fx.Node, str]:
+        """Nodes that emit spikes, with their names."""
+        return {node: name for node, name in self.names.items() if name in self.kinds}
 
 
-def origins(graph: fx.GraphModule) -> dict[fx.Node, frozenset[str]]:
-    """Return for each node the layers whose spikes arrive there unweighted; none of an analog current."""
-    found: dict[fx.Node, frozenset[str]] = {}
-    names = layer_names(graph)
+def events_of(graph: fx.GraphModule) -> Events:
+    """Find the layers of a net that emit spikes."""
+    found, calls = Events({}, {}, {}), dict[str, int]()
+    raw: dict[fx.Node, bool] = {}  # the image, unweighted
     for node in graph.graph.nodes:
-        module = module_of(graph, node)
-        arriving = frozenset[str]().union(*(found[n] for n in node.all_input_nodes))
-        if is_spiking(module) or (is_max_pool(module) and arriving):  # a pooling of spikes emits them anew
-            arriving = frozenset((names[node],))
-        found[node] = frozenset() if isinstance(module, WEIGHTED) or is_filter(module) else arriving
+        module, before = module_of(graph, node), node.all_input_nodes
+        rule = rule_of(module)
+        if module is not None:
+            target = str(node.target)
+            calls[target] = calls.get(target, 0) + 1
+            found.names[node] = target if calls[target] == 1 else f"{target} ({calls[target]})"
+        arriving = frozenset[str]().union(*(found.arriving[n] for n in before))
+        is_raw = node.op == "placeholder" or any(raw[n] for n in before)
+        raw[node] = is_raw and not rule.weighted
+        pools = rule.pooling == "max" and bool(arriving)  # emits a new train
+        if pools or is_spiking(module):
+            name, raw[node] = found.names[node], False
+            found.kinds[name] = "pool" if pools else "input" if is_raw else "neuron"
+            arriving = frozenset((name,))
+        found.arriving[node] = frozenset() if rule.weighted or is_filter(module) else arriving
     return found
 
 
-def layer_names(graph: fx.GraphModule) -> dict[fx.Node, str]:
-    """Return for each call of a module its name in the net; later calls of one module get a number, "pool (2)"."""
-    calls: dict[str, int] = {}
-    names: dict[fx.Node, str] = {}
-    for node in graph.graph.nodes:
-        if node.op == "call_module":
-            target = str(node.target)
-            calls[target] = calls.get(target, 0) + 1
-            names[node] = target if calls[target] == 1 else f"{target} ({calls[target]})"
-    return names
-
-
 def smoothed_readout(graph: fx.GraphModule) -> bool:
-    """Whether the output of a net is that of adaptive neurons without spikes, which filter it themselves."""
+    """Return True if the output of a net is that of adaptive neurons without spikes, which filter it themselves."""
     output = next(node for node in graph.graph.nodes if node.op == "output").args[0]
     return isinstance(output, fx.Node) and is_filter(module_of(graph, output))
 
 
 def step_length(graph: fx.GraphModule) -> float | None:
     """Return the length of a step in ms; None for a net without adaptive neurons, whose steps have no length."""
-    lengths = {m.dt for m in graph.modules() if isinstance(m, AdaptiveNeuron)}
+    lengths = {m.dt for m in graph.modules() if isinstance(m, AdaptiveSpikingNeuron)}
     if len(lengths) > 1:
         bad_value("snn", f"neurons with steps of {sorted(lengths)} ms", "one dt for the whole net")
     return lengths.pop() if lengths else None
 
 
-def module_of(graph: fx.GraphModule, node: fx.Node) -> nn.Module | None:
-    """Return the module that a node calls."""
-    return graph.get_submodule(str(node.target)) if node.op == "call_module" else None
-
-
 def is_delay(module: nn.Module | None) -> bool:
-    """Whether a module has a state and emits no spikes of its own: it passes on what it got, perhaps later."""
+    """Return True for a module with a state that passes on what it gets, perhaps later."""
     return is_stateful(module) and not emits_spikes(module) and not is_filter(module)
 
 
 def is_filter(module: nn.Module | None) -> bool:
-    """Whether a module is a membrane without spikes: the read-out of adaptive neurons, or what is before a pooling."""
-    return isinstance(module, AdaptiveNeuron) and not emits_spikes(module)
+    """Return True for a membrane without spikes: the read-out of adaptive neurons, or the filter before a pooling."""
+    return isinstance(module, AdaptiveSpikingNeuron) and not emits_spikes(module)
 
 
 def is_max_pool(module: nn.Module | None) -> bool:
-    """Whether a module pools by the maximum."""
-    return isinstance(module, MAX_POOLS)
+    """Return True for a maximum pooling, of spikes or of values."""
+    return rule_of(module).pooling == "max"
+
+
+def unit_of(neuron: Any) -> Any:
+    """Return the input that one spike stands for: the threshold, ``p_1`` of ATIF-nu."""
+    return neuron.thresholds().clip_level if hasattr(neuron, "thresholds") else neuron.v_threshold
 
 
 class Recorder(fx.Interpreter):
-    """Runs one step and keeps what every node of the graph returned."""
+    """Runs one step and keeps the result of every node of the graph."""
 
     def __init__(self, graph: fx.GraphModule) -> None:
         super().__init__(graph, garbage_collect_values=False)
 
     def record(self, x: Tensor) -> dict[fx.Node, Any]:
+        """Return the results for an input ``[N, ...]``; the neurons are reset before and after."""
         reset_neurons(self.module)
         try:
             self.run(x)

@@ -1,4 +1,4 @@
-"""The part of a net that some values depend on, run for a chunk of time steps at once."""
+"""The order in which the nodes of a net are computed, for a chunk of time steps at once."""
 
 from __future__ import annotations
 
@@ -9,36 +9,39 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from ..neurons.asn import AdaptiveNeuron
-from ..neurons.integrate_and_fire import IntegrateAndFireNeuron
+from ..neurons import AdaptiveSpikingNeuron, IntegrateAndFireNeuron
 from ..ops.layout import dense
-from .graph import WEIGHTED, emits_spikes, event_sources, is_max_pool, is_stateful, layer_names
+from .graph import Events, is_stateful
+from .layers import rule_of
 
-__all__ = ["Call", "Observer", "Program", "ancestors"]
+__all__ = ["Call", "Observer", "Plan", "ancestors"]
 
 Observer = Callable[[str, nn.Module, Tensor], None]
 """``observe(name, module, spikes)``: the 0/1 spikes ``[T', N, ...]`` of one layer in the next T' steps."""
 Call = Callable[[fx.Node, nn.Module, Tensor], Tensor]
-"""From a node, its neurons and their input ``[T', N, ...]`` to their output."""
+"""``call(node, module, x_seq)`` returns the output of a layer of neurons for its input ``[T', N, ...]``."""
 
 
 @dataclass
-class Program:
-    """The part of a graph that some values depend on, with what is constant in time set apart.
+class Plan:
+    """The part of a graph that some values depend on, in order, with everything that is constant in time set apart.
 
     Parameters
     ----------
     graph : fx.GraphModule
         The net.
+    events : Events
+        Its layers that emit spikes.
     targets : sequence of fx.Node
-        The values that are wanted.
+        Nodes whose values are wanted.
     known : set of fx.Node
         Nodes whose values will be given.
     prepare : callable, optional
-        From a layer with weights behind spikes to what computes it; the layer itself by default.
+        Returns for a layer with weights behind spikes a function that computes it; by default the layer itself.
     """
 
     graph: fx.GraphModule
+    events: Events
     targets: Sequence[Any]
     known: frozenset[fx.Node] = frozenset()
     prepare: Callable[[nn.Module], Callable[[Tensor], Tensor]] | None = None
@@ -60,15 +63,13 @@ class Program:
         self.order = [
             n for n in needed if n in varying and n not in self.known and n.op not in ("placeholder", "output")
         ]
-        self._names, self._pools = layer_names(self.graph), set[fx.Node]()
-        if any(is_max_pool(self._module(n)) and not is_stateful(self._module(n)) for n in self.order):
-            sources = event_sources(self.graph)
-            self._pools = {n for n in self.order if sources.get(self._names.get(n, "")) == "pool"}
+        self._sources = self.events.sources
         self._layers: dict[fx.Node, Callable[[Tensor], Tensor]] = {}
         if self.prepare is not None:
-            weighted = [node for node in self.order if isinstance(self._module(node), WEIGHTED)]
-            behind = [node for node in weighted if self._carries_spikes(node.all_input_nodes[0])]
-            self._layers = {node: self.prepare(self.modules[str(node.target)]) for node in behind}
+            for node in self.order:
+                module = self._module(node)
+                if module is not None and rule_of(module).weighted and self.events.arriving[node.all_input_nodes[0]]:
+                    self._layers[node] = self.prepare(module)
         wanted = set(self.targets)
         self._last_use: dict[fx.Node, list[fx.Node]] = {}
         seen: set[fx.Node] = set()
@@ -77,15 +78,8 @@ class Program:
             self._last_use[node] = done
             seen.update(done)
 
-    def _carries_spikes(self, node: fx.Node) -> bool:
-        """Whether spikes reach a node unweighted."""
-        module = self._module(node)
-        if node in self.known or emits_spikes(module):
-            return True
-        return not isinstance(module, WEIGHTED) and any(map(self._carries_spikes, node.all_input_nodes))
-
     def constants(self, x: Tensor) -> dict[fx.Node, Any]:
-        """Compute what does not depend on time: everything before the first neuron."""
+        """Compute all that does not depend on time: everything before the first neuron."""
         env: dict[fx.Node, Any] = {}
         self._sequences.clear()
         for node in self.steady:
@@ -129,8 +123,8 @@ class Program:
                 env[node] = call(node, module, x_seq).flatten(0, 1)
             else:
                 env[node] = self._call(node, {n: value(n) for n in node.all_input_nodes})
-            if observe is not None and module is not None and (emits_spikes(module) or node in self._pools):
-                observe(self._names[node], module, _binary(module, env[node].unflatten(0, (steps, samples))))
+            if observe is not None and module is not None and node in self._sources:
+                observe(self._sources[node], module, _binary(module, env[node].unflatten(0, (steps, samples))))
             if visit is not None:
                 visit(env)
             for done in self._last_use[node]:
@@ -141,7 +135,7 @@ class Program:
         }
 
     def bytes_a_step(self, x: Tensor, call: Call) -> float:
-        """Return the bytes that are alive at once for one sample and step, by running one."""
+        """Run one step of one sample, and return the bytes that are alive at once."""
         peak = 0
 
         def measure(env: dict[fx.Node, Any]) -> None:
@@ -152,7 +146,7 @@ class Program:
         return float(peak)
 
     def _repeated(self, constants: dict[fx.Node, Any], node: Any, steps: int) -> Tensor:
-        """Return a constant at every step, in its own layout; kept, for each chunk needs it."""
+        """Return a constant at every step, in its own layout; kept, as each chunk needs it."""
         if (node, steps) not in self._sequences:
             x = constants[node]
             layout = (x.numel(), *dense(x.unsqueeze(0)).stride()[1:])
@@ -170,7 +164,7 @@ class Program:
         if node.op == "call_module":
             return self.modules[str(node.target)](*args, **kwargs)
         if node.op == "call_method":
-            # a view need not be possible in the layout in which layers run here
+            # a view may be impossible in the layout in which layers run here
             method = "reshape" if node.target == "view" else str(node.target)
             return getattr(args[0], method)(*args[1:], **kwargs)
         if node.op == "get_attr":
@@ -182,7 +176,7 @@ class Program:
 
 
 def ancestors(targets: Sequence[Any], known: frozenset[fx.Node] = frozenset()) -> set[fx.Node]:
-    """Return the nodes that some nodes depend on, themselves included; nothing before what is known."""
+    """Return the nodes that some nodes depend on, themselves included; nothing before known ones."""
     needed: set[fx.Node] = set()
     stack = list(targets)
     while stack:
@@ -199,17 +193,17 @@ def _channels_last(x: Tensor) -> Tensor:
 
 
 def _spread(value: Any, steps: int) -> Any:
-    """Return a constant as ``[T' N, ...]``, in memory of its own: what uses it may write to it."""
+    """Return a constant as ``[T' N, ...]``, as a copy: an operation may write to it."""
     return value.repeat(steps, *[1] * (value.ndim - 1)) if isinstance(value, Tensor) and value.ndim else value
 
 
 def _shape_of(value: Tensor, steps: int) -> Tensor:
-    """Return something of the shape of a constant as ``[T' N, ...]``."""
+    """Return a tensor without content in the shape of a constant as ``[T' N, ...]``."""
     return value.new_empty(1).expand(steps * value.shape[0], *value.shape[1:])
 
 
 def _binary(module: nn.Module, spikes: Tensor) -> Tensor:
-    """Return 0/1 spikes: those with a value without it, signed events without their sign."""
+    """Return spikes as 0 and 1, without value and sign."""
     valued = getattr(module, "scale_output", False) or getattr(module, "spike_height", "fixed") == "adaptive"
-    binary = isinstance(module, IntegrateAndFireNeuron | AdaptiveNeuron) and not valued
+    binary = isinstance(module, IntegrateAndFireNeuron | AdaptiveSpikingNeuron) and not valued
     return spikes if binary else (spikes != 0).to(spikes.dtype)

@@ -26,7 +26,7 @@ class SpikeTrain:
     Parameters
     ----------
     scale : float or Tensor
-        Value of a spike, one element: what is not 0 comes back as this.
+        Value of a spike, one element: every entry other than 0 is read back as this value.
     """
 
     def __init__(self, scale: float | Tensor = 1.0) -> None:
@@ -96,7 +96,7 @@ def _unpack(rows: Tensor, size: int, value: float, dtype: torch.dtype) -> Tensor
 
 @functools.lru_cache
 def _table(value: float, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Return the eight spikes of each byte; which bit is whose depends on the byte order of the machine."""
+    """Return the eight spikes of each byte; the order of the bits depends on the byte order of the machine."""
     order = _pack(torch.eye(8, device="cpu")).flatten().int().log2().round().int()
     bits = (torch.arange(256, device="cpu").unsqueeze(1) >> order) & 1
     return (bits * value).to(device=device, dtype=dtype)

@@ -1,7 +1,8 @@
 """The neurons for snnTorch: ``snn.Leaky`` subclasses, a reset and a detach for nested nets, a multi-step trainer."""
 
-from .asn import ASN
-from .neurons import PCMPIF, ATIFnu, ATIFu
+from . import asn, neurons
+from .asn import *  # noqa: F403
+from .neurons import *  # noqa: F403
 from .training import bptt, detach, reset
 
-__all__ = ["ASN", "PCMPIF", "ATIFnu", "ATIFu", "bptt", "detach", "reset"]
+__all__ = [*asn.__all__, *neurons.__all__, "bptt", "detach", "reset"]

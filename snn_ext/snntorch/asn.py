@@ -9,17 +9,17 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from .._errors import bad_type, bad_value, check_bool
+from .._errors import bad_type, bad_value
 from ..functional import ASNState
 from ..functional.asn import SpikeHeight
-from ..neurons.asn import AdaptiveNeuron, check_adaptive_options
-from ..neurons.integrate_and_fire import Admits, as_threshold, refuse_backend
+from ..neurons.asn import AdaptiveSpikingNeuron, check_adaptive_options
+from ..neurons.base import Admits, as_threshold, refuse_backend
 from .host import HostNeuron
 
 __all__ = ["ASN"]
 
 
-class ASN(AdaptiveNeuron, HostNeuron):
+class ASN(AdaptiveSpikingNeuron, HostNeuron):
     r"""ASN: an adaptive spiking neuron, whose spikes encode the signal S by a threshold that rises with every spike.
 
     .. math::
@@ -44,11 +44,6 @@ class ASN(AdaptiveNeuron, HostNeuron):
         As in :class:`snn_ext.spikingjelly.ASNNode`; see :func:`snn_ext.functional.adaptive_spiking`.
     others
         As in :class:`ATIFu`.
-
-    Raises
-    ------
-    TypeError, ValueError
-        Naming the argument, what came and what is wanted.
 
     Notes
     -----
@@ -104,57 +99,37 @@ class ASN(AdaptiveNeuron, HostNeuron):
         times = dict(tau_gamma=tau_gamma, tau_eta=tau_eta, tau_beta=tau_beta, tau_phi=tau_phi, dt=dt)
         options = dict(analog_input=analog_input, spike_height=spike_height, readout=readout, scale_output=scale_output)
         checked = check_adaptive_options(m_f, theta_0, times, options, bias)  # before the host lists this neuron
-        check_bool("learn_threshold", learn_threshold)
         _check_init_hidden(init_hidden)
-        self._init_neuron(
-            spike_grad,
-            surrogate_disable,
-            init_hidden,
-            reset_mechanism,
-            output,
-            step_mode,
-            dict(
-                beta=beta,
-                inhibition=inhibition,
-                learn_beta=learn_beta,
-                state_quant=state_quant,
-                graded_spikes_factor=graded_spikes_factor,
-                learn_graded_spikes_factor=learn_graded_spikes_factor,
-                reset_delay=reset_delay,
-            ),
-        )
+        self._init_host(locals())
         self._init_adaptive(value, learn_threshold, m_f, theta_0, checked, options, bias)
 
-    def _start(self, x_seq: Tensor) -> ASNState:
-        return self.at_rest(x_seq)
-
-    def _integrate(self, x_seq: Tensor, v: ASNState, t: Any) -> tuple[Tensor, Tensor, ASNState]:
+    def _advance(self, x_seq: Tensor, state: ASNState | None) -> tuple[Tensor, Tensor, ASNState]:
+        state = self.start(x_seq) if state is None else state
         parts = []
         if len(x_seq) > 1:  # mem of the last step needs the state before it
-            spk, v = self.integrate(x_seq[:-1], v, self.spike_grad, True)
+            spk, state = self.integrate(x_seq[:-1], state, self.spike_grad, True)
             parts.append(spk)
-        spk, mems, v = self._integrate_with_mem(x_seq[-1:], v, t)
-        return torch.cat([*parts, spk]), mems[-1], v
+        spk, mems, state = self._advance_with_mem(x_seq[-1:], state)
+        return torch.cat([*parts, spk]), mems[-1], state
 
-    def _integrate_with_mem(self, x_seq: Tensor, v: ASNState, t: Any) -> tuple[Tensor, list[Tensor], ASNState]:
+    def _advance_with_mem(self, x_seq: Tensor, state: ASNState | None) -> tuple[Tensor, list[Tensor], ASNState]:
+        state = self.start(x_seq) if state is None else state
         spikes, mems = [], []
         for x in x_seq.split(1):
-            encoded = v.s_hat * math.exp(-self.dt / self.tau_eta)
-            spk, v = self.integrate(x, v, self.spike_grad, True)
-            mem = self.unencoded(v._replace(s_hat=encoded))
-            if v.s_hat.requires_grad and not mem.requires_grad:
+            encoded = state.s_hat * math.exp(-self.dt / self.tau_eta)
+            spk, state = self.integrate(x, state, self.spike_grad, True)
+            mem = self.unencoded(state._replace(s_hat=encoded))
+            if state.s_hat.requires_grad and not mem.requires_grad:
                 # The host detaches by mem.detach_(): give it a mem to which that does something.
                 mem = mem + 0.0 * self._raw_threshold().to(mem.dtype)
             spikes.append(spk)
             mems.append(mem)
-        return torch.cat(spikes), mems, v
+        return torch.cat(spikes), mems, state
 
 
 def _check_init_hidden(init_hidden: Any) -> bool:
     if not isinstance(init_hidden, bool):
         bad_type("init_hidden", init_hidden, "True")
     if not init_hidden:
-        bad_value(
-            "init_hidden", init_hidden, "True: the state is four tensors, which one mem passed along can not hold"
-        )
+        bad_value("init_hidden", init_hidden, "True: the state is four tensors, which one mem passed along cannot hold")
     return True

@@ -1,7 +1,7 @@
-"""What snnTorch 1.0 expects of a neuron, whatever its dynamics: attributes, ``mem``, reset, detach.
+"""The contract of snnTorch 1.0 for a neuron of any dynamics: attributes, ``mem``, reset, detach.
 
-The host carries ``mem``, the potential before its own reset, and resets and detaches a neuron by replacing or detaching
-that tensor. These neurons carry a state of their own beside it and notice both.
+The host carries ``mem``, the potential before its reset, and resets or detaches a neuron by replacing or detaching that
+tensor. These neurons carry another state beside ``mem`` and notice both.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .._errors import bad_type, bad_value, check_bool, check_choice
 from ..functional import ATan, as_surrogate
-from ..neurons.integrate_and_fire import Admits, ThresholdNeuron, admit_threshold, carried
+from ..neurons.base import Admits, ThresholdNeuron, admit_threshold, carried
 
 __all__ = ["HostNeuron"]
 
@@ -30,11 +30,11 @@ _MEANINGLESS: dict[str, tuple[Any, str]] = {
     "learn_graded_spikes_factor": (False, "False: spikes are binary, or scaled by scale_output=True"),
     "reset_delay": (True, "True: the host's reset_delay=False never fires on a stored charge"),
 }
-"""Options of the host without a meaning here: the value that does nothing, and what to say to another."""
+"""Options of the host without a meaning here: the neutral value, and the explanation for any other."""
 
 
 def _neutral(name: str) -> Callable[[Any, Any], Any]:
-    """Return the check that an option of the host has the value that does nothing."""
+    """Return the check that an option of the host has its neutral value."""
     neutral, want = _MEANINGLESS[name]
 
     def admit(neuron: Any, value: Any) -> Any:
@@ -47,7 +47,7 @@ def _neutral(name: str) -> Callable[[Any, Any], Any]:
 
 
 class HostNeuron(ThresholdNeuron, snn.Leaky):
-    """State and host habits of all neurons."""
+    """Base of all neurons: the state beside the host's ``mem``, and the host's contract."""
 
     threshold_name = "threshold"
     admits: ClassVar[Admits] = {
@@ -70,40 +70,26 @@ class HostNeuron(ThresholdNeuron, snn.Leaky):
     reset_mechanism_val: Tensor
     _own_mem: Tensor | None  # the mem of the last call; another one in its place means that the host has reset
     _mem_seq: Tensor | None  # all mems of the last call in step mode "m", where they are passed along
-    _v: Any  # what is carried over: the potential after reset, or a named tuple of tensors; None at the start
     _mem_version: int  # of that mem: a change in place would be lost
-    _t: Any  # index of the next step, where the thresholds depend on it
+    _state: Any  # what is carried over, a named tuple of tensors; None at the start
     _time_in_batch: int | None  # T while bptt feeds [T * N, ...]
 
-    def _init_neuron(
-        self,
-        spike_grad: Callable[[Tensor], Tensor] | None,
-        surrogate_disable: bool,
-        init_hidden: bool,
-        reset_mechanism: str,
-        output: bool,
-        step_mode: str,
-        meaningless: dict[str, Any],
-    ) -> None:
-        for name, value in meaningless.items():
-            _neutral(name)(self, value)
-        for name, flag in (("surrogate_disable", surrogate_disable), ("init_hidden", init_hidden), ("output", output)):
-            check_bool(name, flag)
-        self._check_reset_mechanism(reset_mechanism)
-        check_choice("step_mode", step_mode, ("s", "m"))
+    def _init_host(self, given: dict[str, Any]) -> None:
+        """Check the host's options among the arguments of a constructor, and run the host's own constructor."""
+        for name in _MEANINGLESS:
+            _neutral(name)(self, given[name])
+        for name in ("surrogate_disable", "init_hidden", "output", "learn_threshold"):
+            check_bool(name, given[name])
+        self._check_reset_mechanism(given["reset_mechanism"])
+        check_choice("step_mode", given["step_mode"], ("s", "m"))
+        handed_on = ("surrogate_disable", "init_hidden", "reset_mechanism", "output")
         with torch.device("cpu"):  # the host looks at its buffers, which the meta device does not allow
             snn.Leaky.__init__(
-                self,
-                beta=1.0,
-                spike_grad=_spike_grad(spike_grad),
-                surrogate_disable=surrogate_disable,
-                init_hidden=init_hidden,
-                reset_mechanism=reset_mechanism,
-                output=output,
+                self, beta=1.0, spike_grad=_spike_grad(given["spike_grad"]), **{name: given[name] for name in handed_on}
             )
         for name in ("beta", "graded_spikes_factor", "reset_mechanism_val", "mem"):
             self._buffers[name] = getattr(self, name).to(torch.get_default_device())
-        self.step_mode = step_mode
+        self.step_mode = given["step_mode"]
         self._time_in_batch = None
         self._forget()
 
@@ -129,13 +115,13 @@ class HostNeuron(ThresholdNeuron, snn.Leaky):
         if mem is not None and not isinstance(mem, Tensor):
             bad_type("mem", mem, "a tensor, as returned by the last call")
         x_seq = self._as_sequence(input_)
-        v, t = self._state(x_seq, mem)
+        state = self._carried(x_seq, mem)
         if self.init_hidden and not self.output:
-            spk, mem, v = self._integrate(x_seq, v, t)
-            self._remember(mem, v, self._after(t, len(x_seq)))
+            spk, mem, state = self._advance(x_seq, state)
+            self._remember(mem, state)
             return self._as_input(spk)
-        spk, mem_seq, v = self._integrate_with_mem(x_seq, v, t)
-        self._remember(mem_seq[-1], v, self._after(t, len(x_seq)))
+        spk, mem_seq, state = self._advance_with_mem(x_seq, state)
+        self._remember(mem_seq[-1], state)
         if self.step_mode == "s" and self._time_in_batch is None:
             return spk[0], self.mem  # this very tensor: the next call knows it by it
         stacked = torch.stack(mem_seq)
@@ -157,18 +143,14 @@ class HostNeuron(ThresholdNeuron, snn.Leaky):
             return seq.flatten(0, 1)
         return seq[0] if self.step_mode == "s" else seq
 
-    # -- what the dynamics is made of -------------------------------------------------------------------------------
+    # -- to be defined by the dynamics ------------------------------------------------------------------------------
 
-    def _start(self, x_seq: Tensor) -> Any:
-        """Return what is carried over at the start of a sequence."""
+    def _advance(self, x_seq: Tensor, state: Any) -> tuple[Tensor, Tensor, Any]:
+        """Return spikes, the last ``mem`` and the new state; ``state`` is ``None`` at the start of a sequence."""
         raise NotImplementedError
 
-    def _integrate(self, x_seq: Tensor, v: Any, t: Any) -> tuple[Tensor, Tensor, Any]:
-        """Return spikes, the last ``mem`` and what is carried over."""
-        raise NotImplementedError
-
-    def _integrate_with_mem(self, x_seq: Tensor, v: Any, t: Any) -> tuple[Tensor, list[Tensor], Any]:
-        """Return spikes, every ``mem`` and what is carried over."""
+    def _advance_with_mem(self, x_seq: Tensor, state: Any) -> tuple[Tensor, list[Tensor], Any]:
+        """Return spikes, every ``mem`` and the new state."""
         raise NotImplementedError
 
     def _describe(self) -> str:
@@ -176,24 +158,24 @@ class HostNeuron(ThresholdNeuron, snn.Leaky):
 
     # -- state ---------------------------------------------------------------------------------------------------
 
-    def _state(self, x_seq: Tensor, mem: Tensor | None) -> tuple[Any, Any]:
-        """Return (v, t): carried over, unless the host has reset, another ``mem`` came or the shape has changed."""
-        v = self._v
-        if v is not None and self._own_mem is not None and self._version_of(self._own_mem) != self._mem_version:
+    def _carried(self, x_seq: Tensor, mem: Tensor | None) -> Any:
+        """Return the state; ``None`` after a reset by the host, for another ``mem`` and for another shape."""
+        state = self._state
+        if state is not None and self._own_mem is not None and self._version_of(self._own_mem) != self._mem_version:
             raise ValueError(
                 "mem: got it modified in place, want it unchanged: this neuron carries its own potential; "
                 "reset the neuron, or pass zeros to start afresh"
             )
         own = self.mem is self._own_mem and self._is_last(mem)
-        if v is None or _shape(v) != x_seq.shape[1:] or not own:
+        if state is None or state[0].shape != x_seq.shape[1:] or not own:
             self._warn_of_foreign(mem)
-            return self._start(x_seq), self._first_step()
+            return None
         if not (self.mem if mem is None else mem).requires_grad:
-            v = _mapped(Tensor.detach, v)
-        return _mapped(lambda part: carried(part, x_seq), v), self._t
+            state = _mapped(Tensor.detach, state)
+        return _mapped(lambda part: carried(part, x_seq), state)
 
     def _warn_of_foreign(self, mem: Tensor | None) -> None:
-        """Warn if a potential is dropped: one passed along, or put into ``mem`` by somebody else."""
+        """Warn if a potential is dropped that was passed along, or that other code has put into ``mem``."""
         foreign = self.mem if mem is None and self.mem is not self._own_mem else mem
         if foreign is not None and not torch.compiler.is_compiling() and not foreign.is_meta and bool(foreign.any()):
             warnings.warn(
@@ -203,7 +185,7 @@ class HostNeuron(ThresholdNeuron, snn.Leaky):
             )
 
     def _is_last(self, mem: Tensor | None) -> bool:
-        """Whether ``mem`` is what the last call returned: the tensor, its last step, or either of them detached."""
+        """Return True if ``mem`` is the tensor that the last call returned, its last step, or one of them detached."""
         if mem is None or mem is self.mem:
             return True
         returned = self.mem if self.step_mode == "s" else self._mem_seq
@@ -211,21 +193,20 @@ class HostNeuron(ThresholdNeuron, snn.Leaky):
             return False
         return mem.untyped_storage().data_ptr() == returned.untyped_storage().data_ptr()
 
-    def _remember(self, mem: Tensor, v: Any, t: Any) -> None:
+    def _remember(self, mem: Tensor, state: Any) -> None:
         self.mem = self._own_mem = mem
         self._mem_version = self._version_of(mem)
-        self._v, self._t = v, t
+        self._state = state
 
     @staticmethod
     def _version_of(mem: Tensor) -> int:
-        """How often a tensor was modified in place; unknown to the compiler and of inference tensors."""
+        """Return how often a tensor was modified in place; always 0 under the compiler and for inference tensors."""
         return 0 if torch.compiler.is_compiling() or mem.is_inference() else mem._version
 
     def _forget(self) -> None:
         self._own_mem = None
         self._mem_seq = None
-        self._v = None
-        self._t = None
+        self._state = None
         self._mem_version = 0
 
     def reset_mem(self) -> Tensor:
@@ -244,9 +225,9 @@ class HostNeuron(ThresholdNeuron, snn.Leaky):
 
     def detach_mem(self) -> None:
         """Cut the state off the graph, as truncated backpropagation through time does between chunks."""
-        if self._v is not None:
+        if self._state is not None:
             own = self.mem is self._own_mem
-            self._v, self.mem = _mapped(Tensor.detach, self._v), self.mem.detach()
+            self._state, self.mem = _mapped(Tensor.detach, self._state), self.mem.detach()
             self._own_mem, self._mem_seq = (self.mem if own else None), None
             self._mem_version = self._version_of(self.mem)
 
@@ -255,14 +236,14 @@ class HostNeuron(ThresholdNeuron, snn.Leaky):
         super()._apply(fn, recurse)  # replaces the buffer mem
         self._own_mem = self.mem if own else None
         self._mem_version = self._version_of(self.mem)
-        self._v = None if self._v is None else _mapped(fn, self._v)
+        self._state = None if self._state is None else _mapped(fn, self._state)
         return self
 
     def __getstate__(self) -> dict[str, Any]:
-        """For copy and pickle: leave out a state that the host has reset; it may hang in a graph."""
+        """Leave a state that the host has reset out of copies and pickles; it may belong to a graph."""
         state = self.__dict__.copy()
         if self.mem is not self._own_mem:
-            state.update(_own_mem=None, _mem_seq=None, _v=None, _t=None)
+            state.update(_own_mem=None, _mem_seq=None, _state=None)
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -291,29 +272,25 @@ class HostNeuron(ThresholdNeuron, snn.Leaky):
         return text + "".join(f", {name}=True" for name in ("init_hidden", "output") if getattr(self, name))
 
 
-def _mapped(fn: Callable[[Tensor], Tensor], v: Any) -> Any:
-    """Apply to what is carried over: a tensor or a named tuple of tensors."""
-    return fn(v) if isinstance(v, Tensor) else type(v)(*map(fn, v))
-
-
-def _shape(v: Any) -> torch.Size:
-    return v.shape if isinstance(v, Tensor) else v[0].shape
+def _mapped(fn: Callable[[Tensor], Tensor], state: Any) -> Any:
+    """Apply a function to the parts of a state but for the step index, which stays on the CPU."""
+    return type(state)(*(fn(p) if isinstance(p, Tensor) and p.is_floating_point() else p for p in state))
 
 
 def _fixed(neuron: Any, name: str, value: Any, instead: str) -> Any:
-    """Let only the host's constructor set an attribute that acts when it is made."""
+    """Refuse to change an attribute that has an effect in the host's constructor only."""
     if name in neuron.__dict__ and value is not neuron.__dict__[name]:
         bad_value(name, value, f"{neuron.__dict__[name]!r}, as it was made: {instead}")
     return value
 
 
 def _spike_grad(function: Any) -> Any:
-    # The host's closures can not be pickled: the same curve as an object can. Its default is atan(2).
+    # The host's closures cannot be pickled: the same curve as an object can. Its default is atan(2).
     return ATan(2.0) if function is None else as_surrogate(function)
 
 
 def _reset_mechanism_val(neuron: Any, value: Any) -> Any:
-    """Keep the name of the mechanism with its number, in whichever way it is set."""
+    """Keep name and number of the reset mechanism in step, whichever of them is set."""
     names = {number: name for name, number in neuron.reset_dict.items()}
     neuron._reset_mechanism = neuron._check_reset_mechanism(names.get(int(value), value))
     return value

@@ -1,7 +1,7 @@
 """ATIF-u, ATIF-nu and PCMP IF as neurons of snnTorch 1.0: subclasses of ``snn.Leaky`` with ``beta = 1``.
 
-The mathematics is in :func:`snn_ext.functional.integrate_and_fire`; here is the state: the potential after reset, ``v``,
-beside the host's ``mem``, which is the potential before its own reset.
+The mathematics is in :func:`snn_ext.functional.integrate_and_fire`; here is the state: the potential after the reset,
+``v``, beside the host's ``mem``, which is the potential before its own reset.
 """
 
 from __future__ import annotations
@@ -14,21 +14,19 @@ import snntorch as snn
 import torch
 from torch import Tensor
 
-from .._errors import check_bool
 from ..functional.integrate_and_fire import Reset
+from ..neurons.base import Admits, as_threshold, refuse_backend
 from ..neurons.integrate_and_fire import (
-    Admits,
+    IFState,
     IntegrateAndFireNeuron,
     NonUniformIntegrateAndFireNeuron,
-    Quantizer,
+    Thresholds,
     as_points,
-    as_threshold,
     as_time_steps,
     as_v_init,
     check_options,
     check_recursion,
     only_points,
-    refuse_backend,
 )
 from .host import HostNeuron
 
@@ -36,48 +34,55 @@ __all__ = ["PCMPIF", "ATIFnu", "ATIFu"]
 
 
 class _IntegrateAndFireLeaky(IntegrateAndFireNeuron, HostNeuron):
-    """The potential after reset is carried over, beside a ``mem`` from before it."""
+    """The potential after the reset is carried over, beside a ``mem`` from before it."""
 
-    def _start(self, x_seq: Tensor) -> Tensor:
-        return self.initial_potential(x_seq)
+    def _init_leaky(self, given: dict[str, Any], v_init: float | Tensor) -> None:
+        """Check and set what all three neurons have; ``given`` are the arguments of the constructor by name."""
+        refuse_backend(given["backend"])
+        options = v_init, given["scale_output"], given["fire_at_threshold"], given["grad_scale"]
+        check_options(*options)  # before the host lists this neuron
+        self._init_host(given)
+        self._init_integrate_and_fire(*options)
 
-    def _integrate(self, x_seq: Tensor, v: Tensor, t: Any) -> tuple[Tensor, Tensor, Tensor]:
+    def _advance(self, x_seq: Tensor, state: IFState | None) -> tuple[Tensor, Tensor, IFState]:
         reset = self._reset_kind()
         if reset == "zero":  # leaves nothing to find mem from
-            spk, mem_seq, v = self._integrate_with_mem(x_seq, v, t)
-            return spk, mem_seq[-1], v
-        quantizer = self.quantizer(x_seq)
-        spk, v = self._run(x_seq, v, t, quantizer)
+            spk, mem_seq, state = self._advance_with_mem(x_seq, state)
+            return spk, mem_seq[-1], state
+        thresholds = self.thresholds(x_seq)
+        before = self.start(x_seq, thresholds) if state is None else state
+        spk, state = self._run(x_seq, before, thresholds)
         if reset == "none":
-            return spk, v, v
-        # mem from the potential after reset: exact, but for one rounding above twice the threshold
-        threshold = self._thresholds_of_steps(quantizer.thresholds, t, len(x_seq))[-1]
-        return spk, torch.where(spk[-1].detach() != 0, v + threshold, v), v
+            return spk, state.v, state
+        # mem from the potential after the reset: exact, but for one rounding above twice the threshold
+        threshold = self._of_steps(thresholds, before.t, len(x_seq))[-1]
+        return spk, torch.where(spk[-1].detach() != 0, state.v + threshold, state.v), state
 
-    def _integrate_with_mem(self, x_seq: Tensor, v: Tensor, t: Any) -> tuple[Tensor, list[Tensor], Tensor]:
-        quantizer = self.quantizer(x_seq)
+    def _advance_with_mem(self, x_seq: Tensor, state: IFState | None) -> tuple[Tensor, list[Tensor], IFState]:
+        thresholds = self.thresholds(x_seq)
+        state = self.start(x_seq, thresholds) if state is None else state
         spikes, mems = [], []
         for x in x_seq.split(1):
-            mem = v + x[0].to(v.dtype)
-            spk, v = self._run(x, v, t, quantizer)
-            t = self._after(t, 1)
-            if v.requires_grad and not mem.requires_grad:
+            mem = state.v + x[0].to(state.v.dtype)
+            spk, state = self._run(x, state, thresholds)
+            if state.v.requires_grad and not mem.requires_grad:
                 # The host detaches by mem.detach_(): give it a mem to which that does something.
-                mem = mem + 0.0 * quantizer.thresholds[0]
+                mem = mem + 0.0 * thresholds.of_steps[0]
             spikes.append(spk)
             mems.append(mem)
-        return torch.cat(spikes), mems, v
+        return torch.cat(spikes), mems, state
+
+    def _run(self, x_seq: Tensor, state: IFState, thresholds: Thresholds) -> tuple[Tensor, IFState]:
+        # The spike in the reset is detached, as everywhere in this host.
+        return self.integrate(x_seq, state, thresholds, self.spike_grad, detach_reset=True)
 
     def _reset_kind(self) -> Reset:
         return cast(Reset, self.reset_mechanism)
 
-    def _run(self, x_seq: Tensor, v: Tensor, t: Any, quantizer: Quantizer) -> tuple[Tensor, Tensor]:
-        # The spike in the reset is detached, as everywhere in this host.
-        return self.integrate(x_seq, v, t, self.spike_grad, True, self._reset_kind(), quantizer)
-
     def _fresh_copy(self) -> Any:
-        # A state in a graph can not be deep-copied; the memo puts an empty one in its place.
-        twin = copy.deepcopy(self, {id(self.mem): self.mem.new_zeros(0), id(self._v): None, id(self._mem_seq): None})
+        # A state in a graph cannot be deep-copied; the memo puts an empty one in its place.
+        memo = {id(self.mem): self.mem.new_zeros(0), id(self._state): None, id(self._mem_seq): None}
+        twin = copy.deepcopy(self, memo)
         twin.reset_mem()
         snn.SpikingNeuron.instances.append(twin)  # as a constructor does, so that the host resets it
         return twin
@@ -120,11 +125,6 @@ class ATIFu(_IntegrateAndFireLeaky):
     beta, inhibition, learn_beta, state_quant, graded_spikes_factor, learn_graded_spikes_factor, reset_delay, backend
         Options of the host without a meaning here: anything but the value that does nothing is refused.
 
-    Raises
-    ------
-    TypeError, ValueError
-        Naming the argument, what came and what is wanted.
-
     Notes
     -----
     Source: Castagnetti et al. 2023, equations 2-7 and 9-12.
@@ -161,28 +161,8 @@ class ATIFu(_IntegrateAndFireLeaky):
         grad_scale: float | str | None = None,
         backend: None = None,
     ) -> None:
-        refuse_backend(backend)
         value = as_threshold("threshold", threshold)
-        check_options(v_init, scale_output, fire_at_threshold, grad_scale)  # before the host lists this neuron
-        check_bool("learn_threshold", learn_threshold)
-        self._init_neuron(
-            spike_grad,
-            surrogate_disable,
-            init_hidden,
-            reset_mechanism,
-            output,
-            step_mode,
-            dict(
-                beta=beta,
-                inhibition=inhibition,
-                learn_beta=learn_beta,
-                state_quant=state_quant,
-                graded_spikes_factor=graded_spikes_factor,
-                learn_graded_spikes_factor=learn_graded_spikes_factor,
-                reset_delay=reset_delay,
-            ),
-        )
-        self._init_integrate_and_fire(v_init, scale_output, fire_at_threshold, grad_scale)
+        self._init_leaky(locals(), v_init)
         self._set_threshold(value, learn_threshold)
 
 
@@ -202,11 +182,6 @@ class PCMPIF(_IntegrateAndFireLeaky):
         Potential before the first step in units of the threshold, in [0, 1]: one value, or one per channel (dim 1).
     others
         As in :class:`ATIFu`.
-
-    Raises
-    ------
-    TypeError, ValueError
-        Naming the argument, what came and what is wanted.
 
     Notes
     -----
@@ -244,29 +219,9 @@ class PCMPIF(_IntegrateAndFireLeaky):
         grad_scale: float | str | None = None,
         backend: None = None,
     ) -> None:
-        refuse_backend(backend)
         value = as_threshold("threshold", threshold)
         as_v_init("precharge", precharge, 0.0, 1.0)
-        check_options(precharge, scale_output, fire_at_threshold, grad_scale)
-        check_bool("learn_threshold", learn_threshold)
-        self._init_neuron(
-            spike_grad,
-            surrogate_disable,
-            init_hidden,
-            reset_mechanism,
-            output,
-            step_mode,
-            dict(
-                beta=beta,
-                inhibition=inhibition,
-                learn_beta=learn_beta,
-                state_quant=state_quant,
-                graded_spikes_factor=graded_spikes_factor,
-                learn_graded_spikes_factor=learn_graded_spikes_factor,
-                reset_delay=reset_delay,
-            ),
-        )
-        self._init_integrate_and_fire(precharge, scale_output, fire_at_threshold, grad_scale)
+        self._init_leaky(locals(), precharge)
         self._set_threshold(value, learn_threshold)
 
     @property
@@ -300,8 +255,8 @@ class ATIFnu(NonUniformIntegrateAndFireNeuron, _IntegrateAndFireLeaky):
 
     Raises
     ------
-    TypeError, ValueError
-        Naming the argument, what came and what is wanted; also in the forward pass after T steps without a reset.
+    ValueError
+        In the forward pass, after T steps without a reset.
 
     Notes
     -----
@@ -345,39 +300,8 @@ class ATIFnu(NonUniformIntegrateAndFireNeuron, _IntegrateAndFireLeaky):
         grad_scale: float | str | None = None,
         backend: None = None,
     ) -> None:
-        refuse_backend(backend)
         check_recursion(recursion)
         points = as_points("threshold", threshold, as_time_steps(T, levels, threshold))
-        check_options(v_init, scale_output, fire_at_threshold, grad_scale)
-        check_bool("learn_threshold", learn_threshold)
-        self._init_neuron(
-            spike_grad,
-            surrogate_disable,
-            init_hidden,
-            reset_mechanism,
-            output,
-            step_mode,
-            dict(
-                beta=beta,
-                inhibition=inhibition,
-                learn_beta=learn_beta,
-                state_quant=state_quant,
-                graded_spikes_factor=graded_spikes_factor,
-                learn_graded_spikes_factor=learn_graded_spikes_factor,
-                reset_delay=reset_delay,
-            ),
-        )
+        self._init_leaky(locals(), v_init)
         del self.threshold  # the host's buffer; p takes its place
-        self._init_integrate_and_fire(v_init, scale_output, fire_at_threshold, grad_scale)
-        self._init_points(points, recursion)
-        self.p.requires_grad_(learn_threshold)
-
-    def _reset_kind(self) -> Reset:
-        return "none" if self.recursion == "cumulative" else "subtract"
-
-
-def _before_reset(spk: Tensor, v: Tensor, quantizer: Quantizer, t: int) -> Tensor:
-    """Return ``mem`` from the potential after reset; exact, but for one rounding above twice the threshold."""
-    thresholds = quantizer.thresholds
-    threshold = thresholds[min(t, len(thresholds) - 1)]
-    return torch.where(spk.detach() != 0, v + threshold, v)
+        self._init_points(points, recursion, learn_threshold)

@@ -1,5 +1,7 @@
-"""The neurons for SpikingJelly: ``BaseNode`` subclasses that take the place of ``IFNode``."""
+"""The neurons as nodes of SpikingJelly, on the contract of its ``BaseNode`` 2.0."""
 
-from .neurons import ASNNode, ATIFnuNode, ATIFuNode, PCMPIFNode
+from . import asn, neurons
+from .asn import *  # noqa: F403
+from .neurons import *  # noqa: F403
 
-__all__ = ["ASNNode", "ATIFnuNode", "ATIFuNode", "PCMPIFNode"]
+__all__ = [*asn.__all__, *neurons.__all__]

@@ -1,4 +1,4 @@
-"""What SpikingJelly 2.0 expects of a node, whatever its dynamics: attributes, states, step modes, counters."""
+"""The contract of SpikingJelly 2.0 for a node of any dynamics: attributes, states, step modes, counters."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from .._counting import aside, counted
 from .._errors import bad_type, bad_value, check_bool, check_choice
 from ..functional import as_surrogate
-from ..neurons.integrate_and_fire import Admits, ThresholdNeuron, admit_threshold
+from ..neurons.base import Admits, ThresholdNeuron, admit_threshold
 
 __all__ = ["HostNode", "States", "SurrogateFunction"]
 
@@ -21,7 +21,7 @@ States = tuple[Any, ...]
 
 
 class HostNode(ThresholdNeuron, neuron.BaseNode):
-    """State and host habits of all nodes; the first memory, ``v``, is a float until the first step."""
+    """Base of all nodes: the contract of the host. The first memory, ``v``, is a float until the first step."""
 
     threshold_name = "v_threshold"
     admits: ClassVar[Admits] = {
@@ -36,6 +36,7 @@ class HostNode(ThresholdNeuron, neuron.BaseNode):
     _memories_rv: dict[str, Any]
     register_memory: Callable[..., None]
     reset: Callable[[], None]
+    _append_v_seq: Callable[[Tensor], None]
     multi_step_functional_forward: Callable[..., tuple[tuple[Tensor, ...], States]]  # of the dynamics
 
     def _init_node(
@@ -51,10 +52,13 @@ class HostNode(ThresholdNeuron, neuron.BaseNode):
         check_choice("step_mode", step_mode, ("s", "m"))
         neuron.BaseNode.__init__(self, 1.0, v_reset, surrogate_function, detach_reset, step_mode, store_v_seq)
 
-    # -- what the dynamics is made of -------------------------------------------------------------------------------
+    # -- to be defined by the dynamics ------------------------------------------------------------------------------
 
     def _states(self, x_seq: Tensor, states: States) -> States:
-        """Return states for an input ``[T, N, ...]``, or those at the start; one value may stand for all neurons."""
+        """Return states for an input ``[T, N, ...]``: those given, or, where they do not fit it, those at the start.
+
+        At the start one value may stand for all neurons.
+        """
         raise NotImplementedError
 
     def _describe(self) -> str:
@@ -63,35 +67,50 @@ class HostNode(ThresholdNeuron, neuron.BaseNode):
     # -- the host's contract: pure transitions with explicit states -------------------------------------------------
 
     def materialize_states(self, inputs: tuple[Tensor, ...], states: States, step_mode: str) -> States:
-        """Turn the memories into tensors of the shape of one step; none, or others of another shape, start afresh."""
+        """Return the memories as tensors of the shape of one step; those that do not fit the input start afresh."""
         x_seq = _input(inputs[0], step_mode)
         return tuple(_as_step(part, x_seq[0]) for part in self._states(x_seq, states))
 
     def single_step_functional_forward(
         self, inputs: tuple[Tensor, ...], states: States, **kwargs: object
     ) -> tuple[tuple[Tensor, ...], States]:
-        """Advance one step: ``((x,), states) -> ((spike,), states)``; nothing is modified in place."""
+        """Advance one step: ``((x,), states) -> ((spike,), states)``; nothing is modified in place.
+
+        Here and in ``multi_step_functional_forward`` states may also be memories as they are after a reset.
+        """
         (spike_seq,), states = self.multi_step_functional_forward((inputs[0].unsqueeze(0),), states)
         return (spike_seq[0],), states
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the node; a counter that watches is shown all states, which it finds among the memories."""
+        """Run the node; under an operation counter the memories are materialised first, as the counter reads them."""
         if counted():
             self._remember(self.materialize_states(args, tuple(self._memories.values()), self.step_mode))
         return super().forward(*args, **kwargs)
 
+    def single_step_forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """Run the node on ``[N, ...]``; with ``store_v_seq``, ``v_seq`` grows by the first memory."""
+        _input(x, "s")
+        (spike,), states = self.single_step_functional_forward((x,), self._given((x, *args), "s"))
+        self._remember(states)
+        if self.store_v_seq:
+            self._append_v_seq(states[0])
+        return spike
+
     def multi_step_forward(self, x_seq: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Run the node on ``[T, N, ...]``; with ``store_v_seq``, ``v_seq`` holds the first memory after every step."""
-        memories = tuple(self._memories.values())
-        if type(self).materialize_states is HostNode.materialize_states:  # a start that is one value stays that
-            states = self._states(_input(x_seq, "m"), memories)
-        else:
-            states = self.materialize_states((x_seq, *args), memories, "m")
-        spike_seq, states, v_seq = self._run(x_seq, states)
+        _input(x_seq, "m")
+        spike_seq, states, v_seq = self._run(x_seq, self._given((x_seq, *args), "m"))
         self._remember(states)
         if self.store_v_seq:
             self.v_seq = v_seq
         return spike_seq
+
+    def _given(self, inputs: tuple[Tensor, ...], step_mode: str) -> States:
+        """Return the memories for a functional forward; a start stays one value, unless a subclass materialises it."""
+        memories = tuple(self._memories.values())
+        if type(self).materialize_states is HostNode.materialize_states:
+            return memories
+        return self.materialize_states(inputs, memories, step_mode)
 
     def _run(self, x_seq: Tensor, states: States) -> tuple[Tensor, States, Tensor | None]:
         """Return spikes, states and, with ``store_v_seq``, the first memory after every step."""
@@ -123,7 +142,7 @@ class HostNode(ThresholdNeuron, neuron.BaseNode):
 
 
 def only_subtraction(reason: str) -> Admits:
-    """Return the check of ``v_reset`` for a node that knows no reset to zero."""
+    """Return the check of ``v_reset`` for a node without a reset to zero."""
     return {"v_reset": lambda node, value: None if value is None else bad_value("v_reset", value, f"None: {reason}")}
 
 
@@ -135,12 +154,12 @@ def _v_reset(value: Any) -> float | None:
 
 def _surrogate(function: SurrogateFunction) -> Callable[[Tensor], Tensor]:
     as_surrogate(function)
-    # one of its own: the host's default instances are shared
+    # a new instance: the host's default instances are shared
     return surrogate.Sigmoid() if function is None else function
 
 
 def _as_step(value: Any, x: Tensor) -> Any:
-    """Return a state with one value for every neuron of a step ``[N, ...]``, in memory of its own."""
+    """Return a state with one value for every neuron of a step ``[N, ...]``, in newly allocated memory."""
     if not isinstance(value, Tensor) or not value.is_floating_point():  # a step index
         return value
     if value.shape == x.shape:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
+import inspect
 import json
 import os
 import random
@@ -27,12 +29,25 @@ from benchmarks.reliability.forking import forked, shared  # noqa: E402
 from benchmarks.reliability.formats import Format  # noqa: E402
 from benchmarks.reliability.outcomes import Try, contents, summary  # noqa: E402
 from benchmarks.reliability.recipes import Run  # noqa: E402
+from recipes.lib.cli import parse  # noqa: E402
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="forks and signals as Linux has them")
 
 
 def outcomes(tries: list[Try]) -> dict[str, set[str]]:
     return {one.subject: {other.outcome for other in tries if other.subject == one.subject} for one in tries}
+
+
+def test_every_command_that_is_killed_is_there_and_takes_its_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
+    found: dict[str, list[str]] = {}
+    monkeypatch.setattr(kills.recipes, "module", lambda name, arguments: found.setdefault(name, [*arguments]))
+    kills.recipes.runs()
+    assert {"recipes.convert", "benchmarks.results.images", "recipes.listen"} < set(found)
+    for name, arguments in found.items():
+        main = importlib.import_module(name).main
+        (options,) = inspect.signature(main, eval_str=True).parameters.values()
+        if dataclasses.is_dataclass(options.annotation):
+            parse(options.annotation, arguments)
 
 
 # -- damaged files ---------------------------------------------------------------------------------------------------

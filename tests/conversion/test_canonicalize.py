@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 pytest.importorskip("spikingjelly")
@@ -16,8 +16,9 @@ from spikingjelly.activation_based import layer, neuron  # noqa: E402
 
 from snn_ext import convert  # noqa: E402
 from snn_ext.conversion import QuantizedReLU  # noqa: E402
-from snn_ext.conversion.canonicalize import prepare  # noqa: E402
-from tests.conversion.nets import Block, images, trained, vgg  # noqa: E402
+from snn_ext.conversion.canonicalize import canonicalize  # noqa: E402
+from snn_ext.simulation import RULES, Rule, Simulation  # noqa: E402
+from tests.conversion.nets import Block, ResNet, images, trained, vgg  # noqa: E402
 
 
 class Around(nn.Module):
@@ -49,9 +50,9 @@ ACTIVATIONS: dict[str, tuple[Callable[[Tensor], Tensor], float | None]] = {
 def test_every_spelling_of_an_activation_is_found(name: str) -> None:
     function, clip = ACTIVATIONS[name]
     ann, x = Around(function), images()
-    graph, found = prepare(ann, x)
-    assert [activation.clip for activation in found.values()] == [clip]
-    assert torch.equal(graph(x), ann(x))
+    analog = canonicalize(ann, x)
+    assert [activation.clip for activation in analog.activations.values()] == [clip]
+    assert torch.equal(analog.graph(x), ann(x)) and torch.equal(analog.output, ann(x))
 
 
 ROUTES: dict[str, Any] = {
@@ -75,8 +76,6 @@ ROUTES: dict[str, Any] = {
 @pytest.mark.parametrize("channel_wise", [False, True], ids=["layer", "channel"])
 @pytest.mark.parametrize("name", ROUTES)
 def test_routes_between_layers_keep_the_output(name: str, channel_wise: bool) -> None:
-    from snn_ext.evaluation import Simulation
-
     function, size = ROUTES[name]
     ann, x = Around(function, size=size).eval(), images(4)
     snn = convert(ann, x, method="data-norm", precharge=0.5, channel_wise=channel_wise)
@@ -98,7 +97,7 @@ def test_batch_norm_folds_into_every_layer(dims: int, transposed: bool) -> None:
     )
     x = torch.rand(4, 4, *[5] * dims)
     ann(x)
-    graph, _ = prepare(ann, x)
+    graph = canonicalize(ann, x).graph
     assert not any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in graph.modules())
     torch.testing.assert_close(graph(x), ann(x))
 
@@ -106,8 +105,6 @@ def test_batch_norm_folds_into_every_layer(dims: int, transposed: bool) -> None:
 @pytest.mark.parametrize("groups", [1, 2])
 @pytest.mark.parametrize("kind", [nn.Conv2d, nn.ConvTranspose2d])
 def test_scales_per_channel_fold_through_groups(kind: Any, groups: int) -> None:
-    from snn_ext.evaluation import Simulation
-
     ann = nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU(), kind(4, 6, 3, groups=groups), nn.ReLU(), nn.Conv2d(6, 1, 3))
     x = images(4)
     snn = convert(ann, x, method="data-norm", precharge=0.5, channel_wise=True)
@@ -118,8 +115,6 @@ def test_scales_per_channel_fold_through_groups(kind: Any, groups: int) -> None:
 
 def test_batch_norm_without_a_layer_before_it_stays_a_layer() -> None:
     ann, x = trained(nn.Sequential(nn.BatchNorm2d(2), nn.ReLU(), nn.BatchNorm2d(2), nn.ReLU(), nn.Flatten())), images()
-    from snn_ext.evaluation import Simulation
-
     snn = convert(ann, x, method="data-norm", precharge=0.5)
     with torch.no_grad():
         wanted = ann(x)
@@ -159,41 +154,39 @@ REFUSED: dict[str, Any] = {
     "mean over the batch or the channels": Around(lambda x: x.relu().mean(1), size=64),
     "a constant belongs into a bias": Around(lambda x: x.relu() + 1.0),
     "an index into the batch": Around(lambda x: x.relu()[0], size=64),
-    "can not be traced": Around(lambda x: x.relu() if x.sum() > 0 else x),
+    "cannot be traced": Around(lambda x: x.relu() if x.sum() > 0 else x),
 }
 
 
 @pytest.mark.parametrize("message", REFUSED)
 def test_what_can_not_be_converted_is_refused_by_name(message: str) -> None:
     with pytest.raises(ValueError, match=f"ann: got .*{message}"):
-        prepare(REFUSED[message].eval(), images())
+        canonicalize(REFUSED[message].eval(), images())
 
 
 def test_weights_that_are_computed_become_parameters_or_are_refused() -> None:
     x = images()
     ann = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Conv2d(2, 3, 3)), nn.ReLU(), nn.Conv2d(3, 2, 3))
     nn.utils.parametrizations.spectral_norm(ann[2])
-    graph, _ = prepare(ann.eval(), x)
+    graph = canonicalize(ann.eval(), x).graph
     torch.testing.assert_close(graph(x), ann(x))
     assert isinstance(graph.get_submodule("2").weight, nn.Parameter)
     assert torch.nn.utils.parametrize.is_parametrized(ann[0], "weight") and ann[0].weight.requires_grad
     with pytest.warns(FutureWarning):
         old = nn.Sequential(nn.utils.weight_norm(nn.Conv2d(2, 3, 3)), nn.ReLU())
     with pytest.raises(ValueError, match="Conv2d 0 with a weight that is computed"):
-        prepare(old, x)
+        canonicalize(old, x)
 
 
 def test_a_subclass_that_keeps_the_forward_of_its_layer_is_that_layer() -> None:
     class Named(nn.Conv2d):
         pass
 
-    graph, _ = prepare(nn.Sequential(Named(2, 3, 3), nn.ReLU()), images())
+    graph = canonicalize(nn.Sequential(Named(2, 3, 3), nn.ReLU()), images()).graph
     assert type(graph.get_submodule("0")) is nn.Conv2d
 
 
 def test_linear_layers_on_the_last_of_three_dimensions_convert_per_channel() -> None:
-    from snn_ext.evaluation import Simulation
-
     ann, x = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 4), nn.ReLU(), nn.Flatten()), torch.rand(8, 3, 6)
     snn = convert(ann, x, method="data-norm", precharge=0.5, channel_wise=True)
     with torch.no_grad():
@@ -220,7 +213,7 @@ def test_several_inputs_outputs_and_loose_parameters_are_refused() -> None:
 
     for net, message in ((Two(), "calibration: got inputs"), (Pair(), "one tensor"), (Loose(), "parameter offset")):
         with pytest.raises(ValueError, match=message):
-            prepare(net, images())
+            canonicalize(net, images())
 
 
 def test_a_layer_that_is_not_what_its_base_class_is_is_noticed() -> None:
@@ -247,8 +240,8 @@ def test_what_the_output_does_not_depend_on_is_not_asked_for() -> None:
             self.spare(x)
             return x.relu()
 
-    graph, found = prepare(Spare(), images())
-    assert list(found) == ["relu"] and not any(isinstance(m, nn.GELU) for m in graph.modules())
+    analog = canonicalize(Spare(), images())
+    assert list(analog.activations) == ["relu"] and not any(isinstance(m, nn.GELU) for m in analog.graph.modules())
 
 
 def test_inputs_of_another_shape_are_named() -> None:
@@ -262,3 +255,56 @@ def test_a_quantised_activation_is_found_as_it_is() -> None:
     node = snn.get_submodule("2")
     assert float(node.v_threshold) == 0.75 and float(node.v_init) == 1.0 and not node.fire_at_threshold
     assert snn.report[0].rule == "quantised, ceil"
+
+
+MAX_POOLED: dict[str, Any] = {
+    "resnet": ResNet,
+    "behind": lambda: nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(27, 2)),
+    "before": lambda: nn.Sequential(nn.Conv2d(2, 3, 3), nn.MaxPool2d(3, 1), nn.MaxPool2d(2), nn.ReLU()),
+}
+
+
+@pytest.mark.parametrize("pools", ["behind", "before"])
+@pytest.mark.parametrize("name", MAX_POOLED)
+def test_every_value_of_the_graph_has_the_shape_that_it_says(name: str, pools: Any) -> None:
+    graph = canonicalize(trained(MAX_POOLED[name]()), images(), pools=pools).graph
+    run = fx.Interpreter(graph, garbage_collect_values=False)
+    run.run(images(2))
+    values = {node: value for node, value in run.env.items() if isinstance(value, Tensor)}
+    assert len(values) > 3 and all(node.meta["shape"] == value.shape for node, value in values.items())
+
+
+class Halves(nn.Module):
+    """Weights in a class that torch does not have, and a branch that cannot be traced."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.rand(5, 64) / 32), nn.Parameter(torch.rand(5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x if x.sum() > -1e6 else x / 2, self.weight, self.bias)
+
+
+NEW: dict[str, tuple[nn.Module, Rule, int]] = {
+    "shuffle": (nn.PixelShuffle(2), Rule(passes_unit=True, moves_channels=True), 256),
+    "weights": (nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), Halves()), Rule(
+        apply=lambda layer, x, weight: F.linear(x, weight), feature_dim=-1
+    ), 5),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("channel_wise", [False, True], ids=["layer", "channel"])
+@pytest.mark.parametrize("name", NEW)
+def test_one_entry_makes_a_layer_type_convertible(
+    name: str, channel_wise: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer, rule, size = NEW[name]
+    ann = nn.Sequential(nn.Conv2d(2, 4, 3, padding=1), nn.ReLU(), layer, nn.Flatten(), nn.Linear(size, 2)).eval()
+    x, kind = images(4), type(layer[-1] if isinstance(layer, nn.Sequential) else layer)
+    options: dict[str, Any] = {"method": "data-norm", "precharge": 0.5, "channel_wise": channel_wise}
+    with pytest.raises(ValueError, match="ann: got (PixelShuffle 2|Sequential, which cannot be traced)"):
+        convert(ann, x, **options)
+    monkeypatch.setitem(RULES, kind, rule)
+    output = torch.cat(list(Simulation(convert(ann, x, **options)).run(x, 300))).mean(0)
+    with torch.no_grad():
+        assert (output - ann(x)).abs().max() < 0.02

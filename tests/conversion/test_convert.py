@@ -234,7 +234,7 @@ def test_reset_to_zero_is_a_choice() -> None:
 
 BAD: dict[str, dict[str, Any]] = {
     "method: got 'x'": {"method": "x"},
-    "percentile: got 99.0, want 100.0 with method='spike-norm'": {"percentile": 99.0},
+    "percentile: got 99.0, want an option of SpikeNormRecipe": {"percentile": 99.0},
     "percentile: got 0": {"method": "data-norm", "percentile": 0},
     "time_steps: got 0": {"time_steps": 0},
     "time_steps: got None": {"schedule": "phased"},
@@ -330,10 +330,10 @@ def test_a_wrong_fold_is_noticed(options: dict[str, Any], monkeypatch: pytest.Mo
 
 
 def test_a_wrong_height_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    from snn_ext.conversion import adaptive_net
+    from snn_ext.conversion import asn_net
 
-    fold_height = adaptive_net.fold_height
-    monkeypatch.setattr(adaptive_net, "fold_height", lambda layer, h: fold_height(layer, h * 1.1))
+    fold_height = asn_net.fold_height
+    monkeypatch.setattr(asn_net, "fold_height", lambda layer, h: fold_height(layer, h * 1.1))
     ann = nn.Sequential(BNAAN(2), *list(vgg(AAN)))
     with pytest.raises(RuntimeError, match="another analog net, .* this is a defect of snn_ext"):
         convert(trained(ann), images(), method="adsnn")

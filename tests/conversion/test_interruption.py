@@ -18,8 +18,8 @@ pytest.importorskip("spikingjelly")
 from spikingjelly.activation_based import functional  # noqa: E402
 
 import snn_ext  # noqa: E402
-from snn_ext import AAN, BNAAN, convert, replace_neurons  # noqa: E402
-from snn_ext.conversion import fold_scales, lower_thresholds, optimize_precharge, set_precision  # noqa: E402
+from snn_ext import AAN, BNAAN, convert, replace_neurons, set_precision  # noqa: E402
+from snn_ext.conversion import fold_scales, lower_thresholds, optimize_precharge  # noqa: E402
 from snn_ext.spikingjelly import ATIFuNode  # noqa: E402
 
 PACKAGE = str(Path(snn_ext.__file__).parent)

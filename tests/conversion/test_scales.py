@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 pytest.importorskip("spikingjelly")
 
@@ -72,6 +75,35 @@ def test_equal_scales_add_up_without_a_synapse_others_meet_in_the_units_of_the_n
         folded = fold_scales(net)
         assert sum(isinstance(m, Scale) for m in folded.modules()) == count
         torch.testing.assert_close(loop(folded, x, T), loop(net, x, T))
+
+
+class Function(nn.Module):
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.node, self.function, self.head = atif(0.25), function, nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.function(self.node(x)))
+
+
+@pytest.mark.parametrize(
+    ("function", "scales"),
+    [
+        (torch.tanh, 1),  # of half a spike no half of the value
+        (lambda x: x * x, 1),
+        (lambda x: x.reshape(x.size(0), x.shape[1] * x.size(2)), 0),
+        (lambda x: F.dropout(F.pad(x.flatten(1), (0, 0)), 0.5, False), 0),
+    ],
+)
+def test_a_scale_is_moved_through_functions_of_which_that_is_known(
+    function: Callable[[Tensor], Tensor], scales: int
+) -> None:
+    net, x = Function(function).eval(), torch.rand(4, 2, 4)
+    if scales:
+        x = x.flatten(1)
+    folded = fold_scales(net)
+    assert sum(isinstance(m, Scale) for m in folded.modules()) == scales
+    torch.testing.assert_close(loop(folded, x, T), loop(net, x, T))
 
 
 def test_output_of_spikes_keeps_its_units_and_folding_twice_is_folding_once() -> None:

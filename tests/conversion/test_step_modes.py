@@ -17,7 +17,7 @@ from spikingjelly.activation_based import functional  # noqa: E402
 
 from snn_ext import AAN, BNAAN, convert, evaluate  # noqa: E402
 from snn_ext.conversion import diagnose, optimize_precharge  # noqa: E402
-from snn_ext.replacement import LeafTracer  # noqa: E402
+from snn_ext.hosts import LeafTracer  # noqa: E402
 from tests.conversion.nets import ResNet, images, loop, trained, vgg  # noqa: E402
 
 T = 6

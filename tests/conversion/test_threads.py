@@ -18,7 +18,7 @@ pytest.importorskip("spikingjelly")
 
 from snn_ext import AAN, BNAAN, convert  # noqa: E402
 from snn_ext.conversion import ConvertedNet  # noqa: E402
-from snn_ext.replacement import LeafTracer  # noqa: E402
+from snn_ext.hosts import LeafTracer  # noqa: E402
 from tests.conversion.nets import ResNet, images, loop, trained, vgg  # noqa: E402
 from tests.reference import assert_unchanged, snapshot  # noqa: E402
 

@@ -11,8 +11,9 @@ from torch import nn
 pytest.importorskip("spikingjelly")
 
 from snn_ext import convert  # noqa: E402
-from snn_ext.conversion.thresholds import _rank, activation_thresholds, order_statistic  # noqa: E402
-from tests.conversion.nets import ResNet, images, trained, vgg  # noqa: E402
+from snn_ext.conversion import QuantizedReLU  # noqa: E402
+from snn_ext.conversion.thresholds import LargestActivations, _rank, order_statistic  # noqa: E402
+from tests.conversion.nets import Block, ResNet, images, trained, vgg  # noqa: E402
 
 
 def test_maximum_is_the_true_one_over_batches() -> None:
@@ -36,7 +37,7 @@ def test_a_layer_of_one_channel_reports_its_threshold_per_channel_too() -> None:
 def test_percentile_is_an_order_statistic_of_all_values(percentile: float, channel_wise: bool) -> None:
     ann = nn.Sequential(nn.ReLU())
     batches = [torch.randn(n, 3, 4, 4) * scale for n, scale in ((5, 1.0), (9, 3.0), (1, 0.1))]
-    found = activation_thresholds(ann, ["0"], batches, percentile=percentile, channel_wise=channel_wise)["0"]
+    found = LargestActivations(ann, ["0"], batches, channel_wise=channel_wise).thresholds(percentile)["0"]
     values = torch.cat(batches).relu()
     rows = values.movedim(1, 0).flatten(1) if channel_wise else values.reshape(1, -1)
     for row, got in zip(rows, found, strict=True):
@@ -59,12 +60,10 @@ def test_rank_is_the_smallest_with_that_share_at_any_count(percentile: float) ->
 def test_a_dead_channel_gets_the_threshold_of_its_layer_a_dead_layer_one_with_a_warning() -> None:
     ann = nn.Sequential(nn.ReLU())
     x = torch.tensor([[0.5, -1.0], [2.0, -3.0]])
-    found = activation_thresholds(ann, ["0"], [x], percentile=100.0, channel_wise=True)["0"]
+    found = LargestActivations(ann, ["0"], [x], channel_wise=True).thresholds()["0"]
     assert found.tolist() == [2.0, 2.0]
     with pytest.warns(UserWarning, match="0 was never active"):
-        assert activation_thresholds(ann, ["0"], [-x.abs()], percentile=100.0, channel_wise=False)["0"].tolist() == [
-            1.0
-        ]
+        assert LargestActivations(ann, ["0"], [-x.abs()]).thresholds()["0"].tolist() == [1.0]
 
 
 def test_values_that_are_not_finite_are_refused() -> None:
@@ -90,6 +89,15 @@ def test_unit_threshold_gives_all_neurons_inside_residual_units_that_of_what_ent
     assert [layer.rule for layer in snn.report] == ["maximum"] + ["unit threshold"] * 6
     assert len({layer.threshold for layer in snn.report}) == 1
     assert {layer.relative_threshold for layer in snn.report[1:]} == {1.0}
+
+
+@pytest.mark.parametrize("method", ["data-norm", "spike-norm"])
+def test_the_threshold_of_a_unit_is_that_of_the_neurons_that_feed_it_though_it_is_quantised(method: str) -> None:
+    """Its largest activation is another number: at most 9 / 10 of the threshold here."""
+    block = Block(2, 2, 1, nn.ReLU)
+    ann = trained(nn.Sequential(QuantizedReLU(10, 1.25), block, nn.Flatten(), nn.Linear(128, 2)))
+    snn = convert(ann, images() * 0.9, method=method, time_steps=8, residual="unit-threshold")
+    assert [layer.threshold for layer in snn.report] == [1.25] * 3
 
 
 def test_plain_nets_have_no_residual_units() -> None:

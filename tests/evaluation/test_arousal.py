@@ -14,8 +14,8 @@ from torch import Tensor, nn
 pytest.importorskip("spikingjelly")
 
 from recipes.models.adaptive import layout_net  # noqa: E402
-from snn_ext import BNAAN, convert, evaluate  # noqa: E402
-from snn_ext.conversion import ConvertedNet, set_precision  # noqa: E402
+from snn_ext import BNAAN, convert, evaluate, set_precision  # noqa: E402
+from snn_ext.conversion import ConvertedNet  # noqa: E402
 from snn_ext.evaluation import (  # noqa: E402
     Arousal,
     ArousedSimulation,
@@ -208,6 +208,18 @@ def test_the_sample_that_sets_the_threshold_is_switched(task: Any, chunk: int | 
         simulation = ArousedSimulation(snn, margins.estimate(wait=40.0, window=30.0, errors=100.0), chunk=chunk)
         list(simulation.run(x[:40], 90))
         assert bool(simulation.aroused[margins.wrong].all())
+
+
+def test_a_threshold_is_above_the_margins_from_before_they_were_rounded() -> None:
+    rounded_down = 0
+    for seed in range(20):
+        exact = 4 * torch.rand(60, 40, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+        margins = Margins(0.3, 1.0, exact.float(), torch.ones(60), torch.ones(40, dtype=torch.bool))
+        (threshold, share) = margins.by_window((30.0,), wait=10.0, errors=100.0)[30.0]
+        largest = float(exact[10:40].mean(0).max())
+        assert largest <= threshold < largest + 1e-4 and share == 1.0
+        rounded_down += float(margins.margins[10:40].double().mean(0).max()) < largest
+    assert rounded_down > 0  # else the test would show nothing
 
 
 def test_a_net_that_gives_nan_is_no_certain_one(task: Any) -> None:

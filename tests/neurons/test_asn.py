@@ -84,6 +84,12 @@ def test_every_way_to_run_gives_the_bits_of_the_operator(run: str, name: str, ki
     assert torch.equal(RUNS[run](inputs(kind), settings), want)
 
 
+@pytest.mark.parametrize("run", RUNS)
+def test_every_way_to_run_a_read_out_gives_the_bits_of_the_filters(run: str) -> None:
+    want, _ = postsynaptic_potential(inputs("random"), tau_phi=50.0)
+    assert torch.equal(RUNS[run](inputs("random"), {"readout": True}), want)
+
+
 def test_v_is_what_is_not_encoded_yet() -> None:
     x_seq = inputs("random")
     stored = ASNNode(step_mode="m", store_v_seq=True, bias=BIAS)
@@ -192,7 +198,7 @@ def test_in_nets_of_snntorch() -> None:
     out.sum().backward()
     detach(net)
     reset(net)
-    assert net[1]._v is None
+    assert net[1]._state is None
     copy.deepcopy(net)
 
 

@@ -6,6 +6,12 @@ import wave
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch import Tensor
+
+from recipes.lib.neurons import NeuronOptions, make_spiking
+from recipes.lib.spotter import Spotter
+from recipes.models.keyword_nets import separable
 
 CHORDS = {"yes": (400.0, 900.0), "no": (700.0, 1600.0), "stop": (1200.0, 2500.0)}
 
@@ -33,3 +39,22 @@ def write_corpus(folder: Path, clips: int = 2) -> Path:
     for name, entries in lists.items():
         (folder / name).write_text("\n".join(entries) + "\n")
     return folder
+
+
+def random_spotter() -> Spotter:
+    """Return a net of random weights for three words: what it hears does not matter, only that it hears the same."""
+    torch.manual_seed(2)
+    net = separable(3, width=0.0625)
+    net.body[-1].weight.data *= 20
+    for module in net.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.bias.data.normal_(0.3, 0.5)
+    make_spiking(net, NeuronOptions(neuron="atif-nu", time_steps=2))
+    return Spotter(net, ("yes", "no", "stop"), torch.zeros(10), torch.full((10,), 5.0))
+
+
+def sound(seconds: float) -> Tensor:
+    """Return noise that swells, int16 at 16 kHz."""
+    generator = torch.Generator().manual_seed(1)
+    swell = torch.sin(torch.arange(int(16_000 * seconds)) / 3_000).abs()
+    return (4_000 * swell * torch.randn(len(swell), generator=generator)).clamp(-32_768, 32_767).short()

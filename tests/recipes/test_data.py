@@ -77,7 +77,7 @@ def test_selection_refuses_more_than_the_smallest_class_has():
 
 def test_packing_refuses_a_source_that_is_not_the_original_and_writes_nothing(tmp_path):
     (tmp_path / "train-labels-idx1-ubyte.gz").write_bytes(b"not gzip")
-    with pytest.raises(ValueError, match="source: .*train-labels.* can not be unpacked"):
+    with pytest.raises(ValueError, match="source: .*train-labels.* cannot be unpacked"):
         pack(tmp_path, tmp_path / "packed.npz")
     assert not list(tmp_path.glob("*.npz"))
 

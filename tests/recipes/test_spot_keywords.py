@@ -13,19 +13,12 @@ pytest.importorskip("spikingjelly")
 pytest.importorskip("snntorch")
 pytest.importorskip("soundfile")
 
-from benchmarks.results import keywords as table_keywords
-from benchmarks.results.images import Cell  # noqa: E402
-from benchmarks.results.keyword_costs import clip_cost, confusion  # noqa: E402
-from benchmarks.results.keyword_page import page  # noqa: E402
-from benchmarks.results.keyword_plots import not_beaten  # noqa: E402
-from benchmarks.results.keywords import Line  # noqa: E402
 from recipes.data.features import to_float  # noqa: E402
-from recipes.data.speech_commands import OFFICIAL, SYNTHETIC, load  # noqa: E402
+from recipes.data.speech_commands import load  # noqa: E402
 from recipes.lib import run_folder
-from recipes.lib.files import write_json  # noqa: E402
+from recipes.lib.cli import parse
 from recipes.lib.spotter import Spotter, digit_accuracy, load_spotter, save_spotter  # noqa: E402
-from recipes.models.keyword_nets import RecurrentLIF  # noqa: E402
-from recipes.spot_keywords import main, parse_arguments  # noqa: E402
+from recipes.spot_keywords import Options, main  # noqa: E402
 from tests.recipes.keyword_corpus import write_corpus  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -102,14 +95,14 @@ def test_interrupted_run_ends_in_the_same_bits(corpus: Path, tmp_path: Path, mon
 )
 def test_wrong_argument_is_named(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        parse_arguments(["--out", "x", *arguments])
+        parse(Options, ["--out", "x", *arguments])
     assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("data", ["sample", "my/words"])
 def test_folder_that_would_not_be_read_is_refused(data: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        parse_arguments(["--out", "x", "--data", data, "--data-dir", "elsewhere"])
+        parse(Options, ["--out", "x", "--data", data, "--data-dir", "elsewhere"])
     assert f"argument --data-dir: got elsewhere with --data {data}" in capsys.readouterr().err
 
 
@@ -120,26 +113,8 @@ def test_digits_want_a_net_that_knows_them(corpus: Path) -> None:
         digit_accuracy(spotter, clips)
 
 
-@pytest.mark.parametrize(
-    ("data", "said", "not_said"),
-    [
-        (OFFICIAL, f"for {OFFICIAL};", "no figures of Google"),
-        (SYNTHETIC, "split by voice. They are no figures of Google Speech Commands", "speaker"),
-        ("mine (24 clips)", "no figures of Google Speech Commands", "by voice"),
-    ],
-)
-def test_page_says_what_its_figures_are_for(data: str, said: str, not_said: str) -> None:
-    result = {
-        "data": data, "accuracy": 0.5, "energy_nj": 1.0, "parameters": 1, "epochs": "1", "time_steps": 4,
-        "confusion": [[1, 1], [0, 2]], "words": ["yes", "no"],
-    }  # fmt: skip
-    text = page([Line("separable", "IF", 1, [result])], "command", [0])
-    about = text.split("## Nets")[0]
-    assert said in about and not_said not in about and "voices that are in no training" not in text
-
-
 def test_paper_preset_is_the_paper() -> None:
-    args = parse_arguments(["--out", "x", "--preset", "paper"])
+    args = parse(Options, ["--out", "x", "--preset", "paper"])
     assert (args.opt, args.lr, args.lr_scheduler, args.lr_step_size, args.lr_gamma) == ("sgd", 1e-3, "step", 20, 0.1)
     assert (args.epochs, args.mixup_alpha, args.time_steps, args.model, args.frames) == (80, 1.0, 4, "resnet18", 48)
 
@@ -152,60 +127,3 @@ def test_corpus_and_checkpoint_that_are_not_there_are_named(tmp_path: Path) -> N
     torch.save({"settings": {}, "model": {}}, tmp_path / "images.pt")
     with pytest.raises(ValueError, match="images.pt: damaged or not a checkpoint of recipes.spot_keywords"):
         load_spotter(tmp_path / "images.pt")
-
-
-def test_recurrent_layer_pays_every_spike_at_both_layers_behind_it() -> None:
-    torch.manual_seed(0)
-    net = RecurrentLIF(classes=3, coefficients=4, neurons=5, time_steps=7)
-    net.input.weight.data *= 4
-    features = torch.randn(2, 1, 6, 4)
-    cost = clip_cost(net, [(features[:1], torch.zeros(1)), (features[1:], torch.zeros(1))], 7)
-    current, spikes, v = net.input(features[:, 0]), torch.zeros(2, 5), torch.zeros(2, 5)
-    total = 0.0
-    for t in range(7):  # the definition: soft reset, decay of v by 1/tau, input not decayed
-        v = v * 0.9 + current[:, t * 6 // 7] + spikes @ net.recurrent.weight.T
-        spikes = (v >= 1).float()
-        v = v - spikes
-        total += float(spikes.sum())
-    assert total > 0 and cost["spikes"] == total / 2 and cost["synops"] == total / 2 * (5 + 3)
-    assert cost["macs"] == 6 * 4 * 5
-
-
-def test_confusion_counts_rows_as_said_and_columns_as_heard() -> None:
-    scores = torch.tensor([[9.0, 0, 0], [0, 0, 9], [0, 9, 0]])
-    counts = confusion(torch.nn.Identity(), [(scores, torch.tensor([0, 1, 1]))])
-    assert counts.tolist() == [[1, 0, 0], [0, 1, 1], [0, 0, 0]]
-
-
-def test_lines_that_are_not_beaten_are_those_without_a_better_one_in_both() -> None:
-    def line(row: str, accuracy: float, energy: float) -> Line:
-        return Line("separable", row, 1, [{"accuracy": accuracy, "energy_nj": energy}])
-
-    found = [line("a", 0.9, 10), line("b", 0.8, 5), line("c", 0.8, 6), line("d", 0.7, 7), Line("x", "y", 1, [])]
-    assert [line.row for line in not_beaten(found)] == ["b", "a"]
-    assert [line.row for line in not_beaten([line("a", 0.9, 5), line("b", 0.9, 5)])] == ["a", "b"]
-
-
-def test_table_runs_what_is_missing_and_names_the_data(
-    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ran: list[str] = []
-
-    def run(cell: Cell, *_: object) -> bool:  # in this process: a new one takes seconds to import
-        ran.append(cell.row)
-        main([*cell.options, "--out", str(cell.folder), "--resume"])
-        write_json(cell.folder / "command.json", cell.command)
-        return True
-
-    monkeypatch.setattr(Cell, "run", run)
-    page = tmp_path / "page.md"
-    command = [*TINY, "--data", str(corpus), "--rows", "ReLU", "ATIF-u", "--out", str(tmp_path / "table")]
-    command += ["--recurrent", "0", "--fine-tune-epochs", "1", "--markdown", str(page)]
-    table_keywords.main(command)
-    assert ran == [table_keywords.START, "ReLU", "ATIF-u"]
-    text = page.read_text()
-    assert f"{corpus.name} (36 clips)" in text and "no figures of Google Speech Commands" in text
-    assert "ReLU, converted" in text and (tmp_path / "keyword-spotting-pareto.png").exists()
-    assert text.count("| 2 + 1 ") == 3  # epochs before and after the start
-    table_keywords.main(command)
-    assert len(ran) == 3 and page.read_text() == text

@@ -14,9 +14,10 @@ pytest.importorskip("spikingjelly")
 pytest.importorskip("torchvision")
 
 from recipes.data.images import channel_statistics, load_images  # noqa: E402
+from recipes.lib.cli import parse  # noqa: E402
 from recipes.lib.neurons import make_spiking  # noqa: E402
 from recipes.models.resnet import resnet18  # noqa: E402
-from recipes.train_images import ImageTrainer, load_net, main, parse_arguments  # noqa: E402
+from recipes.train_images import ImageTrainer, Options, load_net, main  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -27,7 +28,7 @@ TINY = [
 
 
 def test_paper_preset_is_the_paper_and_an_option_goes_before_it() -> None:
-    args = parse_arguments(["--out", "x", "--preset", "paper", "--batch-size", "128"])
+    args = parse(Options, ["--out", "x", "--preset", "paper", "--batch-size", "128"])
     assert (args.opt, args.lr, args.lr_scheduler, args.lr_step_size, args.lr_gamma) == ("sgd", 0.08, "step", 30, 0.9)
     assert (args.epochs, args.crop, args.flip, args.mixup_alpha, args.time_steps) == (900, 4, True, 1.0, 4)
     assert args.batch_size == 128
@@ -56,14 +57,14 @@ def test_paper_preset_is_the_paper_and_an_option_goes_before_it() -> None:
 )
 def test_wrong_argument_is_named(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        parse_arguments(["--out", "x", *arguments])
+        parse(Options, ["--out", "x", *arguments])
     assert message in capsys.readouterr().err
 
 
 def test_cuda_that_is_not_there_is_named(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(SystemExit):
-        parse_arguments(["--out", "x", "--device", "cuda"])
+        parse(Options, ["--out", "x", "--device", "cuda"])
     assert "--device: got cuda, want cpu or another device" in capsys.readouterr().err
 
 
@@ -78,7 +79,7 @@ def test_batch_larger_than_the_data_is_named_and_the_folder_stays_free(tmp_path:
 
 @pytest.mark.parametrize("neuron", ["atif-u", "atif-nu"])
 def test_thresholds_get_no_weight_decay_and_their_own_rate(neuron: str) -> None:
-    args = parse_arguments(["--out", "x", *TINY, "--neuron", neuron, "--wd", "0.1", "--threshold-lr", "0.5"])
+    args = parse(Options, ["--out", "x", *TINY, "--neuron", neuron, "--wd", "0.1", "--threshold-lr", "0.5"])
     trainer = ImageTrainer()
     trainer.model = resnet18(10, 1, width=0.0625)
     trainer.neurons = make_spiking(trainer.model, args)
@@ -154,7 +155,7 @@ def _sharded_step(rank: int, port: int, processes: int, folder: str) -> None:
 def _net_and_loss(neuron: str):  # type: ignore[no-untyped-def]
     torch.manual_seed(0)
     net = resnet18(10, 1, width=0.0625, norm=False)
-    make_spiking(net, parse_arguments(["--out", "x", "--neuron", neuron]))
+    make_spiking(net, parse(Options, ["--out", "x", "--neuron", neuron]))
     images, labels = torch.rand(4, 1, 16, 16), torch.arange(4)
     return net, lambda: nn.functional.cross_entropy(net(images), labels)
 

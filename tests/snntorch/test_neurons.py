@@ -339,11 +339,11 @@ def test_more_steps_than_thresholds_raise_and_change_nothing() -> None:
         x_seq = awkward_inputs(4, (3, 5))["grid"]
         for x in x_seq if mode == "s" else [x_seq]:
             neuron(x)
-        before = neuron.mem, neuron._v, neuron._t, neuron.mem.clone()
+        before = neuron.mem, neuron._state, neuron.mem.clone()
         with pytest.raises(ValueError, match=r"step 5 since the last reset, want at most T=4.*reset.*\.at\(T\)"):
             neuron(x_seq[0] if mode == "s" else x_seq[:1])
-        assert neuron.mem is before[0] and neuron._v is before[1] and neuron._t == before[2] == 4
-        assert torch.equal(neuron.mem, before[3])
+        assert neuron.mem is before[0] and neuron._state is before[1] and neuron._state.t == 4
+        assert torch.equal(neuron.mem, before[2])
 
 
 def test_at_is_a_fresh_neuron_for_another_number_of_steps() -> None:
@@ -352,7 +352,7 @@ def test_at_is_a_fresh_neuron_for_another_number_of_steps() -> None:
     twin = neuron.at(2)
     assert twin.p.tolist() == pytest.approx([1.0, 0.35]) and not twin.p.requires_grad
     for _ in range(2):
-        assert steps(twin, torch.ones(2, 7)).shape == (2, 7) and neuron._t == 1
+        assert steps(twin, torch.ones(2, 7)).shape == (2, 7) and neuron._state.t == 1
         utils.reset(nn.Sequential(twin))  # a copy, but the host knows it
 
 

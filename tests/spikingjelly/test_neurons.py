@@ -254,7 +254,7 @@ def test_builders_deep_copy_their_arguments_so_thresholds_are_not_shared() -> No
 def test_v_init_is_in_units_of_the_first_threshold(make: Any) -> None:
     name = "precharge" if make is PCMPIFNode else "v_init"
     node = make(0.5, step_mode="m", **{name: 0.5})
-    first = node.quantizer(torch.zeros(4, 1)).thresholds[0].detach()
+    first = node.thresholds().of_steps[0].detach()
     node(torch.zeros(1, 3, 2))
     assert torch.equal(node.v, (0.5 * first).expand(3, 2))
 
@@ -326,7 +326,7 @@ def test_reset_value_is_honoured_in_absolute_units(value: Any, mode: str, make: 
         functional.reset_net(node)
         run(node, torch.zeros(1, 6, 5))
         want = torch.as_tensor(value).float().expand(6, 5)
-        fired = want >= node.quantizer(torch.zeros(1, 6, 5)).thresholds[0]
+        fired = want >= node.thresholds().of_steps[0]
         assert torch.equal(node.v[~fired], want[~fired])
 
 
@@ -430,7 +430,7 @@ def test_checkpoint_of_an_ifnode_net_loads_strictly(make: Any) -> None:
     theirs, ours = net_of(lambda: neuron.IFNode(v_reset=None)), net_of(lambda: make(0.6))
     assert not ours.load_state_dict(theirs.state_dict(), strict=True).missing_keys
     assert torch.equal(ours[0].weight, theirs[0].weight)
-    assert torch.equal(ours[1].quantizer(torch.zeros(4, 1)).clip_level.detach(), torch.tensor([0.6]))
+    assert torch.equal(ours[1].thresholds().clip_level.detach(), torch.tensor([0.6]))
 
 
 @each_node

@@ -33,7 +33,7 @@ def in_this_process(children: Children, command: list[str], **_: object) -> int:
 
 def test_second_call_runs_only_what_is_not_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     command = [*OPTIONS, "--out", str(tmp_path), "--rows", "ReLU", "ATIF-u"]
-    train_images.main(["--table", *command, "--jobs", "2"])  # the same command by another name
+    main([*command, "--jobs", "2"])
     monkeypatch.setattr(Children, "call", in_this_process)
     unfinished = tmp_path / "cells" / "fashion-mnist-subset-vgg16-atif-u-0"
     before = json.loads((unfinished / "result.json").read_text())

@@ -11,8 +11,8 @@ import torch
 pytest.importorskip("spikingjelly")
 pytest.importorskip("snntorch")
 
-from benchmarks import __main__ as runner
 from benchmarks.speed import cases, report
+from benchmarks.speed import operators as runner
 from benchmarks.speed.contenders import BASELINE, hosts, ours
 from benchmarks.speed.measuring import Timing, kept_bytes, measure, ratio
 

@@ -121,7 +121,7 @@ def test_every_damaged_file_is_named_before_anything_is_returned(tmp_path: Path)
     with pytest.raises(ValueError) as error:
         load(str(tmp_path))
     told = str(error.value)
-    assert told.startswith("2 of 6 sound files can not be used:\n")
+    assert told.startswith("2 of 6 sound files cannot be used:\n")
     assert "no/anna_nohash_0.wav: empty: 0 bytes" in told and "yes/cleo_nohash_0.wav: not a sound file" in told
 
 
@@ -224,7 +224,7 @@ def test_missing_corpora_say_how_to_get_them(tmp_path: Path, monkeypatch: pytest
     ):
         load("gsc")
     monkeypatch.setenv("SNN_EXT_DATA", str(tmp_path))
-    with pytest.raises(FileNotFoundError, match=r"make_synthetic_speech --out .*synthetic-speech' makes it"):
+    with pytest.raises(FileNotFoundError, match=r"synthetic_speech --out .*synthetic-speech' makes it"):
         load("synthetic")
 
     def no_network(*arguments: object, **options: object) -> None:

@@ -17,11 +17,13 @@ import torch
 for needed in ("spikingjelly", "snntorch", "torchvision", "soundfile", "sklearn"):
     pytest.importorskip(needed, exc_type=ImportError)
 
-from recipes.lib import options  # noqa: E402
+from recipes.lib import ranges  # noqa: E402
+from recipes.lib.cli import defaults  # noqa: E402
 from recipes.lib.files import data_folder  # noqa: E402
-from recipes.lib.options import Different, Increasing, Number, device, integer, new_file, new_folder, number  # noqa: E402
+from recipes.lib.options import device  # noqa: E402
+from recipes.lib.ranges import Different, Increasing, Number, integer, new_file, new_folder, number  # noqa: E402
 
-ROOT = Path(options.__file__).parents[2]
+ROOT = Path(ranges.__file__).parents[2]
 
 
 class Parser(BaseException):
@@ -84,7 +86,7 @@ def test_no_option_takes_numbers_without_a_range(parsers: dict[str, argparse.Arg
         bare = action.type in (int, float) and not action.choices
         several = isinstance(action.default, list | tuple) and action.default or [action.default]
         untyped = action.type is None and any(type(value) in (int, float) for value in several)
-        assert not (bare or untyped), f"{name}: want a type of recipes.lib.options, with a range"
+        assert not (bare or untyped), f"{name}: want a type of recipes.lib.ranges, with a range"
 
 
 def test_number_out_of_its_range_is_refused_by_the_name_of_the_option(
@@ -107,7 +109,7 @@ def test_number_out_of_its_range_is_refused_by_the_name_of_the_option(
 def test_folders_and_files_to_write_are_checked_before_any_work(parsers: dict[str, argparse.ArgumentParser]) -> None:
     for name, action in actions(parsers):
         if {"--out", "--markdown", "--target"} & {*action.option_strings}:
-            assert action.type in (new_folder, new_file), f"{name}: want new_folder or new_file of recipes.lib.options"
+            assert action.type in (new_folder, new_file), f"{name}: want new_folder or new_file of recipes.lib.ranges"
 
 
 @pytest.mark.parametrize(
@@ -118,7 +120,7 @@ def test_folders_and_files_to_write_are_checked_before_any_work(parsers: dict[st
         (number(0.0, below=1.0), ["0", "0.999"], ["1", "-1e-9", "nan"]),
         (number(above=0.0, high=1.0), ["1", "1e-9"], ["0", "1.0000001", "inf"]),
         (number(), ["-1e300", "0"], ["nan", "inf", "-inf"]),
-        (options.SEED, ["0", str(2**32 - 1)], ["-1", str(2**32)]),
+        (ranges.SEED, ["0", str(2**32 - 1)], ["-1", str(2**32)]),
     ],
 )
 def test_ends_of_a_range_belong_to_it_or_do_not(kind: Number, good: list[str], bad: list[str]) -> None:
@@ -139,7 +141,7 @@ def test_device_that_is_not_there_is_refused(name: str) -> None:
 
 def test_values_that_have_to_differ_or_increase(capsys: pytest.CaptureFixture[str]) -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--seeds", type=options.SEED, nargs="+", action=Different)
+    parser.add_argument("--seeds", type=ranges.SEED, nargs="+", action=Different)
     parser.add_argument("--milestones", type=integer(), nargs="*", action=Increasing)
     args = parser.parse_args(["--seeds", "3", "1", "--milestones", "2", "9"])
     assert (args.seeds, args.milestones) == ([3, 1], [2, 9])
@@ -170,7 +172,7 @@ def test_path_that_cannot_be_made_is_told_with_the_reason_and_nothing_is_made(tm
     with pytest.raises(argparse.ArgumentTypeError, match="want a file: it is a folder"):
         new_file(str(tmp_path))
     with pytest.raises(argparse.ArgumentTypeError, match="want a file that exists"):
-        options.old_file(str(tmp_path / ("n" * 300)))
+        ranges.old_file(str(tmp_path / ("n" * 300)))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "link"]
 
 
@@ -182,9 +184,9 @@ def test_folder_without_permission_is_refused(tmp_path: Path, monkeypatch: pytes
 
 def test_trained_net_is_loaded_where_nothing_can_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "access", lambda path, mode: False)
-    from recipes.train_images import argument_parser
+    from recipes.train_images import Options
 
-    assert options.defaults(argument_parser())["width"] == 1.0
+    assert defaults(Options)["width"] == 1.0
 
 
 def test_missing_home_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

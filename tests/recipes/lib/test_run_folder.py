@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import random
 import shutil
 from collections.abc import Callable
@@ -16,19 +15,18 @@ from torch import nn
 pytest.importorskip("spikingjelly")
 pytest.importorskip("torchvision")
 
-from benchmarks.results import adsnn_tables
-from benchmarks.results import images as table_images
-from benchmarks.results import keywords as table_keywords
-from benchmarks.results import listener as measure_listener
-from recipes import adsnn, autoencoder, convert_images, fit_quantizer, precharge, quickstart
-from recipes.lib.conversions import OURS, Evaluations, digest  # noqa: E402
+from benchmarks.results import cross_validation, normalisation  # noqa: E402
+from benchmarks.results import images as table_images  # noqa: E402
+from benchmarks.results import keywords as table_keywords  # noqa: E402
+from benchmarks.results import listener as measure_listener  # noqa: E402
+from recipes import adsnn, autoencoder, convert, fit_quantizer, precharge, quickstart  # noqa: E402
+from recipes.lib.evaluations import Evaluations, digest  # noqa: E402
 from recipes.lib.files import DamagedFileError, fingerprint, read_json  # noqa: E402
 from recipes.lib.run_folder import RunFolder, own_folder, read_log  # noqa: E402
-from recipes.lib.spotter import load_spotter  # noqa: E402
-from recipes.listen import CHECKPOINT  # noqa: E402
+from recipes.lib.spotter import CHECKPOINT, load_spotter  # noqa: E402
 from recipes.train_images import load_net  # noqa: E402
-from snn_ext import AAN, convert  # noqa: E402
-from snn_ext.evaluation import Arousal  # noqa: E402
+from snn_ext import AAN  # noqa: E402
+from snn_ext import convert as convert_net  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -106,11 +104,13 @@ def test_what_a_run_started_from_may_be_gone_but_not_be_another(tmp_path: Path) 
 # -- folders of results ------------------------------------------------------------------------------------------------
 
 RECIPES: dict[str, tuple[Callable[[list[str]], Any], list[str]]] = {
-    "adsnn": (adsnn.main, ["--data", "iris"]),
+    "adsnn": (adsnn.main, ["--data", "digits"]),
     "autoencoder": (autoencoder.main, []),
-    "convert_images": (convert_images.main, []),
+    "convert": (convert.main, []),
+    "cross_validation": (cross_validation.main, []),
     "fit_quantizer": (fit_quantizer.main, []),
     "measure_listener": (measure_listener.main, ["--data", "sample"]),
+    "normalisation": (normalisation.main, []),
     "precharge": (precharge.main, []),
     "quickstart": (quickstart.main, []),
     "table_images": (table_images.main, ["--report-only"]),
@@ -161,7 +161,7 @@ def test_damaged_evaluation_is_put_aside_and_made_again(tmp_path: Path) -> None:
 
     def make() -> nn.Module:
         made.append(1)
-        return convert(ann, x, method="data-norm")
+        return convert_net(ann, x, method="data-norm")
 
     def get() -> str:
         return kept.get("e", {"a": 1}, make, data, 4, ann=ann, progress=False)[0].to_json()
@@ -184,47 +184,27 @@ def test_damaged_evaluation_is_put_aside_and_made_again(tmp_path: Path) -> None:
 def test_what_is_kept_is_known_by_all_that_it_depends_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kept = Evaluations(tmp_path)
     assert [kept.note("n", {"a": a}, lambda a=a: a) for a in (1, 2, 2, 1.5)] == [1, 2, 2, 1.5]
-    monkeypatch.setattr("recipes.lib.conversions.environment", lambda: {"versions": {"torch": "another"}})
+    monkeypatch.setattr("recipes.lib.evaluations.versions", lambda: {"torch": "another"})
     assert kept.note("n", {"a": 1.5}, lambda: "made with another torch") == "made with another torch"
     nets = [nn.Sequential(nn.Linear(2, 2), AAN(tau_eta=t)) for t in (50.0, 60.0)]
     nets[1].load_state_dict(nets[0].state_dict())
     assert digest(nets[0]) != digest(nets[1])
-    assert len({repr(way) for way in OURS.values()}) == len(OURS)
     a = torch.arange(6.0)
     assert len({fingerprint(v) for v in (a, a.view(2, 3), a.view(3, 2), a.double(), a.int(), a.tolist())}) == 6
     assert fingerprint(a.view(2, 3).T) == fingerprint(a.view(2, 3).T.contiguous())
 
 
-def test_estimate_of_arousal_belongs_to_both_precisions(tmp_path: Path) -> None:
-    run: Any = adsnn.Run.__new__(adsnn.Run)
-    run.args = argparse.Namespace(error_shares=[80.0, 95.0], arousal_images=60)
-    run.evaluations, run.analog, used = Evaluations(tmp_path), None, []
-
-    class Margins:
-        m_f_low = 0.6
-
-        def estimate(self, m_f_high: float, errors: float) -> Arousal:
-            return Arousal(m_f_low=0.6, m_f_high=m_f_high, wait=errors, window=1.0, threshold=0.1)
-
-    run.margins = Margins()
-    run._depends = lambda analog: {}
-    run._evaluate = lambda *_, arousal, **__: used.append((arousal.m_f_high, arousal.wait))
-    for high in (0.2, 0.3, 0.2):
-        run.arousal(0.6, high)
-    assert used == [(high, share) for high in (0.2, 0.3, 0.2) for share in (80.0, 95.0)]
-
-
 def test_folds_of_one_table_are_not_taken_for_those_of_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[str] = []
-    whole = adsnn_tables.load_table("iris")
-    half = adsnn_tables.Table("half", whole.features[::2], whole.labels[::2], whole.classes)
-    monkeypatch.setattr(adsnn_tables, "_fold", lambda args, data, *_: made.append(data.name) or {})
-    monkeypatch.setattr(adsnn_tables, "_section", lambda *_: "")
-    args = argparse.Namespace(data="iris", data_dir=None, out=tmp_path, seeds=[0], folds=2, opt="adam")
-    calls: list[tuple[Any, dict[str, Any]]] = [(whole, {}), (half, {}), (half, {}), (half, {"opt": "sgd"})]
+    whole = cross_validation.load_table("iris")
+    half = cross_validation.Table("half", whole.features[::2], whole.labels[::2], whole.classes)
+    monkeypatch.setattr(cross_validation, "_fold", lambda options, data, *_: made.append(data.name) or {})
+    monkeypatch.setattr(cross_validation, "_section", lambda *_: "")
+    command = ["--folds", "2", "--out", str(tmp_path)]
+    calls: list[tuple[Any, list[str]]] = [(whole, []), (half, []), (half, []), (half, ["--opt", "sgd"])]
     for table, options in [*calls, calls[-1]]:
-        monkeypatch.setattr(adsnn_tables, "load_table", lambda *_, t=table: t)
-        adsnn_tables.cross_validation(argparse.Namespace(**{**vars(args), **options}))
+        monkeypatch.setattr(cross_validation, "load_table", lambda *_, t=table: t)
+        cross_validation.main([*command, *options])
     assert made == ["IRIS"] * 2 + ["half"] * 4
 
 

@@ -23,7 +23,7 @@ from recipes.data.images import Batches  # noqa: E402
 from recipes.lib.files import read_json, write_json  # noqa: E402
 from recipes.lib.run_folder import RunFolder, read_log  # noqa: E402
 from recipes.lib.trainer import _Totals  # noqa: E402
-from recipes.lib.training import measure, right  # noqa: E402
+from recipes.lib.training import accuracy, right  # noqa: E402
 from recipes.train_images import main  # noqa: E402
 
 ROOT = Path(__file__).parents[3]
@@ -39,7 +39,7 @@ import io, os, signal, sys
 from pathlib import Path
 import torch
 torch.set_num_threads(int(sys.argv[2]))
-from recipes import run_folder, trainer
+from recipes.lib import run_folder, trainer
 from recipes.train_images import main
 
 moment, calls = sys.argv[1], 0
@@ -79,13 +79,14 @@ import sys
 import torch
 torch.set_default_dtype(torch.float64)
 torch.set_num_threads(1)
-from recipes.train_images import ImageTrainer, parse_arguments
+from recipes.lib.cli import parse
+from recipes.train_images import ImageTrainer, Options
 
 class DoubleTrainer(ImageTrainer):
     def load_model(self, args, num_classes):
         return super().load_model(args, num_classes).double()
 
-DoubleTrainer().main(parse_arguments(sys.argv[1:]))
+DoubleTrainer().main(parse(Options, sys.argv[1:]))
 """
 
 
@@ -294,4 +295,4 @@ def test_outputs_that_are_no_numbers_are_never_right() -> None:
     assert right(output, torch.tensor([0, 1, 3, 0])).tolist() == [False, False, True, False]
     net = torch.nn.Linear(2, 3)
     torch.nn.init.constant_(net.weight, torch.nan)
-    assert measure(net, [(torch.ones(5, 2), torch.zeros(5, dtype=torch.int64))]).accuracy == 0.0
+    assert accuracy(net, [(torch.ones(5, 2), torch.zeros(5, dtype=torch.int64))]) == 0.0

@@ -1,0 +1,166 @@
+"""Thresholds from data: the inputs of a net's neurons are recorded, and thresholds fitted to them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ._errors import bad_type, bad_value, check_count
+from .hosts import is_neuron, reset_neurons
+from .neurons import IntegrateAndFireNeuron
+from .replacement import Factory, check_factory, replace_neurons
+
+__all__ = ["calibrate", "record_inputs"]
+
+
+def calibrate(
+    net: nn.Module, batches: Iterable[Any], factory: Factory, time_steps: int, *, limit: int = 20_000
+) -> list[nn.Module]:
+    """Replace every ``nn.ReLU`` of a trained net, in place, by a spiking neuron whose threshold fits its inputs.
+
+    The inputs of each ReLU are recorded; the threshold of its neuron, or the points of ATIF-nu, are those that quantise
+    them with the best SQNR in ``time_steps`` steps at the neuron's initial potential
+    (:func:`snn_ext.functional.best_threshold`, :func:`~snn_ext.functional.best_points`). A layer that no positive input
+    reaches keeps the threshold that the factory has given its neuron. So do neurons that are not ATIF-u, ATIF-nu or
+    PCMP IF. Step mode and number of steps of the net are left to the caller.
+
+    Parameters
+    ----------
+    net : nn.Module
+        Holds ``nn.ReLU`` modules, at any depth.
+    batches : iterable
+        Inputs, or tuples that begin with the input, such as a ``DataLoader`` yields.
+    factory : callable
+        ``factory(relu) -> neuron``, as for :func:`snn_ext.replace_neurons`.
+    time_steps : int
+        T of the spiking net.
+    limit : int
+        Number of inputs recorded for a layer and batch.
+
+    Returns
+    -------
+    list of nn.Module
+        The new neurons, in the order of ``net.modules()``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As :func:`snn_ext.record_inputs` and :func:`snn_ext.replace_neurons` do; the net is unchanged then.
+
+    Notes
+    -----
+    Source: Castagnetti et al. 2023, on the optimal quantiser; the uniform one is found by a search over a grid.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from torch import nn
+    >>> from snn_ext.spikingjelly import ATIFuNode
+    >>> net = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
+    >>> batches = [torch.rand(16, 8) for _ in range(4)]
+    >>> (neuron,) = calibrate(net, batches, lambda relu: ATIFuNode(step_mode="m", scale_output=True), time_steps=4)
+    >>> net(torch.rand(4, 16, 8)).mean(0).shape        # T = 4 steps, mean over time
+    torch.Size([16, 2])
+    """
+    check_factory(factory)
+    check_count("time_steps", time_steps)
+    inputs = record_inputs(net, batches, modules=lambda module: isinstance(module, nn.ReLU), limit=limit)
+    new: dict[nn.Module, nn.Module] = {}
+
+    def fitted(old: nn.Module) -> nn.Module:
+        if old not in inputs:
+            return old
+        neuron = factory(old)
+        if isinstance(neuron, IntegrateAndFireNeuron) and bool((inputs[old] > 0).any()):
+            neuron.fit(inputs[old], time_steps)
+        if neuron is not old:
+            new[old] = neuron
+        return neuron
+
+    replace_neurons(net, fitted)
+    return [new[old] for old in inputs if old in new]
+
+
+def record_inputs(
+    net: nn.Module,
+    batches: Iterable[Any],
+    *,
+    modules: Callable[[nn.Module], bool] = is_neuron,
+    limit: int = 100_000,
+) -> dict[nn.Module, Tensor]:
+    """Run a net over some batches and return a sample of the inputs of each of its neurons.
+
+    The net runs in eval mode and without gradient, reset before every batch and at the end; the training flag of every
+    module is restored. :func:`snn_ext.calibrate` chooses thresholds from these records. The keys are modules: to copy a
+    net with its records, copy both at once, ``copy.deepcopy((net, records))``.
+
+    Parameters
+    ----------
+    net : nn.Module
+        Any net; its neurons, ``nn.ReLU`` included, are found at any depth.
+    batches : iterable
+        Inputs, or tuples that begin with the input, such as a ``DataLoader`` yields.
+    modules : callable
+        Returns True for a module to record; every neuron by default.
+    limit : int
+        Number of values kept for a module and batch, evenly spaced over the flattened input.
+
+    Returns
+    -------
+    dict of nn.Module to Tensor
+        One flat float32 tensor on the CPU for each recorded module, in the order of ``net.modules()``.
+
+    Raises
+    ------
+    ValueError
+        If the net has no such module, if one of them never ran, or if an input of one is not finite.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from torch import nn
+    >>> from snn_ext import record_inputs
+    >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU())
+    >>> record_inputs(net, [torch.rand(2, 4)])[net[1]].shape
+    torch.Size([6])
+    """
+    if not isinstance(net, nn.Module):
+        bad_type("net", net, "an nn.Module")
+    check_count("limit", limit)
+    found = [m for m in net.modules() if modules(m)]
+    if not found:
+        bad_value("net", type(net).__name__, "a net with at least one module to record (nn.ReLU or a spiking neuron)")
+    records: dict[nn.Module, list[Tensor]] = {m: [] for m in found}
+
+    def keep(module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
+        x = (*inputs, *named.values())[0].detach().flatten()
+        stride = max(1, -(-x.numel() // limit))
+        # A copy: an in-place ReLU is about to write to the input, and a view would keep all of it in memory.
+        records[module].append(x[::stride].to("cpu", torch.float32, copy=True))
+
+    modes = {m: m.training for m in net.modules()}
+    hooks: list[Any] = []
+    try:
+        hooks += (m.register_forward_pre_hook(keep, with_kwargs=True) for m in found)
+        net.eval()
+        with torch.no_grad():
+            for batch in batches:
+                reset_neurons(net)
+                net(batch[0] if isinstance(batch, tuple | list) else batch)
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for m, training in modes.items():
+            m.training = training
+        reset_neurons(net)
+    silent = [name for name, m in net.named_modules() if m in records and not records[m]]
+    if silent:
+        bad_value("batches", f"nothing that reaches {', '.join(silent)}", "at least one batch that runs the whole net")
+    joined = {m: torch.cat(parts) for m, parts in records.items()}
+    for name, m in net.named_modules():
+        if m in joined and not bool(joined[m].isfinite().all()):
+            bad_value("batches", f"NaN or infinite values that reach {name}", "finite numbers")
+    return joined

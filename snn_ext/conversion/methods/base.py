@@ -1,0 +1,154 @@
+"""The base of all conversion methods, as recipes for SpikingJelly's own ``Converter``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
+
+import torch
+from spikingjelly.activation_based.ann2snn import FXConversionRecipe
+from torch import Tensor, nn
+
+from ..._errors import check_bool, check_choice, check_count
+from ...simulation.analog import AnalogTwin
+from ...simulation.engine import Simulation
+from ..batches import Batches
+from ..canonicalize import AnalogNet, canonicalize
+from ..net import ConvertedNet
+
+__all__ = ["ConversionRecipe", "check_result", "measure_rates"]
+
+_SAMPLES = 16
+"""Samples of the calibration data on which copies are compared and rates are measured."""
+
+
+@dataclass(eq=False, kw_only=True)
+class ConversionRecipe(FXConversionRecipe):
+    """Base of the conversion methods: from a net and calibration data to a spiking net.
+
+    A method is a dataclass that derives from this class. Its fields are the options that :func:`snn_ext.convert`
+    takes; :meth:`check` validates them, and :meth:`build` makes the spiking net.
+
+    Parameters
+    ----------
+    calibration : Tensor, iterable or callable
+        A batch of inputs, a loader, or a function that returns a loader. Leave it out in a recipe for
+        :func:`snn_ext.convert`, which gets the calibration data itself.
+    memory : int
+        Bytes that the simulations during conversion may take.
+
+    Notes
+    -----
+    The host's ``Converter`` traces the net between its hooks. Here the net is traced by this package, so that other
+    threads may call modules meanwhile: the first hook does all the work, and the last one hands over the result.
+    """
+
+    calibration: Any = field(default=None, repr=False, kw_only=False)
+    memory: int = 1 << 30
+    _result: ConvertedNet | None = field(default=None, init=False, repr=False)
+
+    pools: ClassVar[Literal["behind", "before"]] = "behind"
+    """The side of activations on which :meth:`build` wants maximum poolings."""
+
+    def __post_init__(self) -> None:
+        self.check()
+
+    def check(self) -> None:
+        """Raise if an option has a wrong value; fields that are a choice or a bool are checked by their annotation."""
+        check_count("memory", self.memory)
+        hints = get_type_hints(type(self))
+        for option in fields(self):
+            value, kind = getattr(self, option.name), hints[option.name]
+            if get_origin(kind) is Literal:
+                check_choice(option.name, value, get_args(kind))
+            elif kind is bool:
+                check_bool(option.name, value)
+
+    def check_inputs(self, x: Tensor) -> None:
+        """Raise or warn if the method cannot convert for inputs like the first batch."""
+
+    def build(self, analog: AnalogNet, batches: Batches) -> ConvertedNet:
+        """Return the spiking net, checked by :func:`check_result`, with its report."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def converted(self, ann: nn.Module, device: torch.device | None = None) -> ConvertedNet:
+        """Return the spiking net for a trained one, which is not changed."""
+        batches = Batches(self.calibration, device)
+        x = batches.first()
+        self.check_inputs(x)
+        net = self.build(canonicalize(ann, x[:_SAMPLES], pools=self.pools), batches)
+        net.to(memory_format=torch.channels_last)  # the weights of 2d convolutions, whose fast layout on a CPU it is
+        return net.eval()
+
+    # -- the host's hooks -------------------------------------------------------------------------------------------
+
+    def validate(self, converter: Any) -> None:
+        """Check the options again: a field may have been changed."""
+        self.check()
+
+    def before_trace(self, converter: Any, ann: nn.Module) -> nn.Module:
+        """Convert the net; return a module that the host can trace."""
+        self._result = self.converted(ann, converter.device)
+        return nn.Identity()
+
+    def finalize(self, converter: Any, fx_model: Any) -> nn.Module:
+        """Return the converted net."""
+        net, self._result = self._result, None
+        assert net is not None
+        return net
+
+
+def check_result(net: ConvertedNet, x: Tensor, wanted: Tensor | None) -> dict[str, Tensor]:
+    """Check that the analog net that a spiking one stands for has the wanted output for some samples.
+
+    Returns
+    -------
+    dict of str to Tensor
+        The rate that each neuron is to approach, by layer.
+
+    Raises
+    ------
+    RuntimeError
+        If it has not: the conversion is wrong then.
+    """
+    twin = AnalogTwin(net)
+    result = twin(x)
+    if wanted is not None:
+        error = float((result - wanted).abs().max()) / (1.0 + float(wanted.abs().max()))
+        if not error <= 1e-3:
+            raise RuntimeError(
+                f"conversion: the spiking net stands for another analog net, which differs by {error:.3g} of its "
+                "output; this is a defect of snn_ext"
+            )
+    return twin.activations
+
+
+def measure_rates(
+    net: ConvertedNet,
+    x: Tensor,
+    rates: dict[str, Tensor],
+    steps: int,
+    *,
+    skip: int = 0,
+    window: int | None = None,
+    memory: int,
+) -> None:
+    """Run some samples, and write into the report by how much the rates differ from those that are wanted.
+
+    Spikes are counted in ``steps`` steps after the first ``skip`` ones; all of them come in a ``window`` of fewer steps
+    in a phased net.
+    """
+    counts: dict[str, Any] = {}
+    seen: dict[str, int] = {}
+
+    def count(name: str, module: nn.Module, spikes: Tensor) -> None:
+        late = max(0, skip - seen.get(name, 0))
+        counts[name] = counts.get(name, 0) + spikes[late:].sum(0)
+        seen[name] = seen.get(name, 0) + len(spikes)
+
+    for _ in Simulation(net, memory=memory).run(x, skip + steps, count):
+        pass
+    for layer in net.report:
+        error = counts[layer.name] / (window or steps) - rates[layer.name]
+        layer.rate_error, layer.steps = float(error.square().mean().sqrt()), steps

@@ -1,0 +1,235 @@
+"""Conversion to integrate-and-fire neurons, whose rates stand for activations."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, fx, nn
+
+from ..._errors import bad_type, bad_value, check_count, check_real
+from ...simulation.layers import rule_of_node
+from ..activations import Activation
+from ..batches import Batches
+from ..canonicalize import AnalogNet
+from ..graph_tools import assign, calls, insert_behind, refuse
+from ..modules import over_channels
+from ..net import ConvertedNet
+from ..phased import phased
+from ..precharge import optimize_precharge
+from ..report import LayerReport, Numbers, Report
+from ..scales import arriving_spikes, fold
+from ..spiking import INPUT, OUTPUT, ThresholdSetter, emit_ones, neurons, residual_units, spiking_net
+from .base import ConversionRecipe, check_result, measure_rates
+
+__all__ = ["RateRecipe"]
+
+_REPORT_STEPS, _MOST_REPORT_STEPS = 64, 256
+
+
+@dataclass(eq=False, kw_only=True)
+class RateRecipe(ConversionRecipe):
+    """Base of the conversions to integrate-and-fire neurons; a method implements :meth:`set_thresholds`.
+
+    Parameters
+    ----------
+    calibration, memory
+        As in :class:`ConversionRecipe`.
+    time_steps : int, optional
+        T of the simulations during conversion (256 for Spike-Norm, 255 for the search of pre-charges by default), and
+        the length of a phase, which has no default.
+    encoder : {"direct", "if", "poisson"}
+        The input as a constant current into the first layer; through integrate-and-fire neurons of threshold 1, for
+        inputs in [0, 1]; or as events with probability ``|x|`` and the sign of ``x``.
+    seed : int
+        Seed of the Poisson events.
+    precharge : float or "optimize"
+        Membrane potential before the first step in units of the threshold, for all layers; or one for each layer,
+        found by :func:`snn_ext.conversion.optimize_precharge` on the calibration data.
+    reset : {"subtract", "zero"}
+        Effect of a spike on the potential.
+    readout : {"linear", "spikes"}
+        The output is that of the last layer, or one more layer of neurons fires on it, and its spikes are counted.
+    schedule : {"streaming", "phased"}
+        All layers run at the same time; or each waits for the one before and is then exact: the quantised analog net
+        of ``time_steps`` levels at any depth, after ``net.latency`` steps.
+    fold_scales : bool
+        Move the value of a spike into the weights that follow, so that spikes are 0 and 1. Without it neurons emit
+        their threshold, or a scale stands behind them.
+    residual : {"junction", "unit-threshold"}
+        A threshold for each junction, whose branches share its scale (Hu et al. 2018); or one threshold for all
+        neurons inside residual units, that of the neurons that feed them (Sengupta et al. 2019, constraint 2).
+    channel_wise : bool
+        A threshold for each channel instead of one for each layer.
+    """
+
+    time_steps: int | None = None
+    encoder: Literal["direct", "if", "poisson"] = "direct"
+    seed: int = 0
+    precharge: float | Literal["optimize"] = 0.0
+    reset: Literal["subtract", "zero"] = "subtract"
+    readout: Literal["linear", "spikes"] = "linear"
+    schedule: Literal["streaming", "phased"] = "streaming"
+    fold_scales: bool = True
+    residual: Literal["junction", "unit-threshold"] = "junction"
+    channel_wise: bool = False
+
+    def set_thresholds(self, thresholds: ThresholdSetter, analog: AnalogNet, batches: Batches) -> None:
+        """Set a threshold ``[1]`` or ``[C]`` for each activation, in the units of the analog net."""
+        raise NotImplementedError
+
+    def check(self) -> None:
+        """Check the options, one by one and together."""
+        super().check()
+        if self.time_steps is not None:
+            check_count("time_steps", self.time_steps)
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int):
+            bad_type("seed", self.seed, "an int")
+        if self.seed and self.encoder != "poisson":
+            bad_value("seed", self.seed, "0 without encoder='poisson': nothing else is random")
+        if self.precharge != "optimize":
+            check_real("precharge", self.precharge, "a number in [0, 1], or 'optimize'", 0.0, 1.0)
+        if self.schedule == "phased":
+            self._check_phased()
+        if self.channel_wise and self.residual == "unit-threshold":
+            bad_value("channel_wise", True, "False with residual='unit-threshold', which is one threshold for all")
+
+    def _check_phased(self) -> None:
+        if self.time_steps is None:
+            bad_value("time_steps", None, "the number of steps of a phase with schedule='phased'")
+        for name, want in (("encoder", ("direct", "if")), ("reset", ("subtract",)), ("fold_scales", (True,))):
+            if getattr(self, name) not in want:
+                bad_value(name, getattr(self, name), f"{' or '.join(map(repr, want))} with schedule='phased'")
+        if self.precharge == "optimize":
+            bad_value("precharge", "optimize", "a number with schedule='phased', which is exact as it is")
+
+    def check_inputs(self, x: Tensor) -> None:
+        """Check that the encoder can carry the inputs."""
+        low, high = float(x.min()), float(x.max())
+        if self.encoder == "if" and not (low >= 0.0 and high <= 1.0):
+            bad_value("calibration", f"inputs in [{low:.4g}, {high:.4g}]", "inputs in [0, 1] with encoder='if'")
+        if self.encoder == "poisson" and max(-low, high) > 1.0:
+            share = float((x.abs() > 1.0).double().mean())
+            warnings.warn(
+                f"calibration: {share:.2%} of the inputs are beyond [-1, 1], where a Poisson train saturates at one "
+                "event a step",
+                stacklevel=2,
+            )
+
+    def build(self, analog: AnalogNet, batches: Batches) -> ConvertedNet:
+        """Put neurons in, set thresholds, fold scales, check; then find pre-charges and apply the schedule."""
+        self._check_activations(analog)
+        if self.readout == "spikes":
+            _append_readout(analog)
+        net = spiking_net(
+            analog,
+            encoder=self.encoder,
+            seed=self.seed,
+            v_reset=None if self.reset == "subtract" else 0.0,
+            precharge=0.0 if self.precharge == "optimize" else float(self.precharge),
+            channel_wise=self.channel_wise,
+        )
+        thresholds = ThresholdSetter(net, analog.activations, self._units(analog))
+        self.set_thresholds(thresholds, analog, batches)
+        wanted, x = self._wanted(analog, thresholds.values), analog.x
+        arriving = arriving_spikes(net, thresholds.values, INPUT)
+        if self.fold_scales:
+            fold(net, keep_output=self.readout == "linear")
+        elif OUTPUT in analog.activations:
+            emit_ones(net, OUTPUT)
+        net.time_steps, net.clips = self.time_steps, _clips(thresholds)
+        rates = check_result(net, x, wanted)
+        net.report = Report(self._layer_report(net, name, thresholds, arriving.get(name)) for name in neurons(net))
+        if self.precharge == "optimize":
+            optimize_precharge(net, None, batches, time_steps=self.time_steps or 255, memory=self.memory)
+        if self.schedule == "phased":
+            phased(net, self.time_steps or 1)
+        steps = net.latency or min(self.time_steps or _REPORT_STEPS, _MOST_REPORT_STEPS)
+        measure_rates(net, x, rates, steps, window=net.latency and self.time_steps, memory=self.memory)
+        return net
+
+    def _check_activations(self, analog: AnalogNet) -> None:
+        for name, activation in analog.activations.items():
+            if activation.adaptive is not None:
+                refuse(f"AAN {name}", "method='adsnn', or a net of ReLUs: these neurons integrate and fire")
+        quantized = [activation.quantized is not None for activation in analog.activations.values()]
+        if any(quantized) and self.reset == "zero":
+            bad_value("reset", "zero", "'subtract' for quantised activations")
+        if all(quantized) and self.precharge not in (0.0, "optimize") and self.readout == "linear":
+            bad_value("precharge", self.precharge, "0.0 for a net of quantised activations: their rounding is theirs")
+
+    def _units(self, analog: AnalogNet) -> dict[str, str | None]:
+        """Return the layers that take over the threshold of another one."""
+        if self.residual == "junction":
+            return {}
+        units = residual_units(analog)
+        if not units:
+            bad_value("residual", "unit-threshold", "'junction' for a net without residual units")
+        return units
+
+    def _wanted(self, analog: AnalogNet, thresholds: dict[str, Tensor]) -> Tensor | None:
+        """Return the output that rates stand for in the end: of the analog net, its quantised activations clipped only.
+
+        None for an output that consists of spikes as it is, in the units of each channel. The analog net is changed.
+        """
+        clips = {name: a.quantized.threshold for name, a in analog.activations.items() if a.quantized is not None}
+        for name, clip in clips.items():
+            assign(analog.graph, name, nn.Hardtanh(0.0, float(clip)))
+        x = analog.x.clamp(-1.0, 1.0) if self.encoder == "poisson" else analog.x
+        output: Tensor = analog.graph(x) if clips or not torch.equal(x, analog.x) else analog.output
+        if self.readout == "linear":
+            return output
+        return output / over_channels(thresholds[OUTPUT].to(output), output.ndim) if OUTPUT in thresholds else None
+
+    def _layer_report(
+        self, net: ConvertedNet, name: str, thresholds: ThresholdSetter, arriving: float | None
+    ) -> LayerReport:
+        neuron: Any = net.get_submodule(name)
+        value, activation = thresholds.values.get(name, torch.ones(1)), thresholds.activations.get(name)
+        per_channel = self.channel_wise and activation is not None and activation.quantized is None
+        return LayerReport(
+            name=name,
+            threshold=_numbers(value if per_channel else neuron.v_threshold),  # per channel, the neuron's own is 1
+            precharge=_numbers(neuron.v_init),
+            scale=_numbers(value),
+            rate_error=None,
+            rule=thresholds.rules.get(name, "input"),
+            relative_threshold=None if arriving is None or len(value) > 1 else float(value) / arriving,
+        )
+
+
+def _append_readout(analog: AnalogNet) -> None:
+    """Add an activation on the output, unless it consists of spikes already."""
+    graph = analog.graph
+    output = next(node for node in graph.graph.nodes if node.op == "output")
+    if _consists_of_spikes(analog, output.args[0]):
+        return
+    insert_behind(graph, output.args[0], OUTPUT, nn.ReLU(), [output])
+    graph.recompile()
+    analog.activations[OUTPUT], analog.output = Activation(), analog.output.relu()
+
+
+def _consists_of_spikes(analog: AnalogNet, node: fx.Node) -> bool:
+    """Return True for a value that is reached from activations without weights."""
+    if calls(node, analog.activations):
+        return True
+    inputs = [] if rule_of_node(analog.graph, node).weighted else node.all_input_nodes
+    return bool(inputs) and all(_consists_of_spikes(analog, source) for source in inputs)
+
+
+def _clips(thresholds: ThresholdSetter) -> dict[str, Numbers]:
+    """Return the largest value of each clipped activation, in units of the threshold."""
+    found: dict[str, Numbers] = {}
+    for name, activation in thresholds.activations.items():
+        if activation.quantized is not None:
+            found[name] = 1.0
+        elif activation.clip is not None:
+            found[name] = _numbers(activation.clip / thresholds.values[name])
+    return found
+
+
+def _numbers(value: Tensor) -> Numbers:
+    values = [float(v) for v in value.detach().reshape(-1)]
+    return values[0] if len(values) == 1 else values

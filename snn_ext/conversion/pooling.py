@@ -1,0 +1,91 @@
+"""Moving maximum poolings to one side of the activations, with which they commute."""
+
+from __future__ import annotations
+
+from torch import fx
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ..simulation.layers import module_of, rule_of_node
+from .activations import Activation
+from .graph_tools import calls, free_name, kind_of, refuse
+
+__all__ = ["pool_before_activations", "pool_behind_activations"]
+
+Activations = dict[str, Activation]
+
+
+def pool_behind_activations(graph: fx.GraphModule, activations: Activations) -> None:
+    """Put maximum poolings behind activations, for spikes can be pooled and currents cannot.
+
+    Raises
+    ------
+    ValueError
+        If values that are pooled may be negative.
+    """
+    moved = True
+    while moved:
+        moved = False
+        for node in list(graph.graph.nodes):
+            pool = node.args[0] if calls(node, activations) else None
+            if isinstance(pool, fx.Node) and len(pool.users) == 1 and _is_max_pool(graph, pool):
+                source = pool.args[0]
+                node.replace_all_uses_with(pool)
+                pool.args, node.args, node.meta = (node,), (source,), dict(source.meta)  # type: ignore[union-attr]
+                node.append(pool)
+                moved = True
+    rectified: dict[fx.Node, bool] = {}
+    for node in graph.graph.nodes:
+        if _is_max_pool(graph, node) and not rectified[node.args[0]]:
+            kind = kind_of(graph.get_submodule(str(node.target)))
+            refuse(f"{kind} {node.target} of values that may be negative", "it behind an activation", node)
+        inputs = [rectified[n] for n in node.all_input_nodes]
+        weighted = rule_of_node(graph, node).weighted or isinstance(module_of(graph, node), _BatchNorm)
+        rectified[node] = calls(node, activations) or (bool(inputs) and all(inputs) and not weighted)
+
+
+def pool_before_activations(graph: fx.GraphModule, activations: Activations) -> None:
+    """Put maximum poolings before activations, where adaptive neurons take them in.
+
+    An activation that is used without the pooling too gets a copy behind it.
+
+    Raises
+    ------
+    ValueError
+        If a pooling has no activation beside it.
+    """
+    moved = True
+    while moved:
+        moved = False
+        for pool in list(graph.graph.nodes):
+            if not _is_max_pool(graph, pool) or not calls(pool.args[0], activations):
+                continue
+            before = pool.args[0]
+            name, alone = str(before.target), len(before.users) == 1
+            if not alone:
+                name = free_name(graph, f"{name}_pooled")
+                activations[name] = activations[str(before.target)]
+                graph.add_submodule(name, activations[name].module())
+            with graph.graph.inserting_after(pool):
+                behind = graph.graph.call_module(name)
+            behind.meta = dict(pool.meta)
+            pool.replace_all_uses_with(behind)
+            behind.args, pool.args = (pool,), (before.args[0],)
+            if alone:
+                graph.graph.erase_node(before)
+            moved = True
+    for node in graph.graph.nodes:
+        if _is_max_pool(graph, node) and not all(_is_activated(graph, user, activations) for user in node.users):
+            kind = kind_of(graph.get_submodule(str(node.target)))
+            refuse(f"{kind} {node.target} without an activation beside it", "one before or behind it")
+
+
+def _is_activated(graph: fx.GraphModule, node: fx.Node, activations: Activations) -> bool:
+    """Return True for an activation, and for a pooling that feeds nothing but activations."""
+    if calls(node, activations):
+        return True
+    pools = node.op == "call_module" and rule_of_node(graph, node).pooling is not None
+    return pools and all(_is_activated(graph, user, activations) for user in node.users)
+
+
+def _is_max_pool(graph: fx.GraphModule, node: fx.Node) -> bool:
+    return node.op == "call_module" and rule_of_node(graph, node).commutes_with_relu

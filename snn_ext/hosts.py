@@ -1,0 +1,61 @@
+"""Spiking neurons of SpikingJelly and snnTorch: which modules they are, whose, and how they are reset."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Literal
+
+from torch import nn
+
+from ._tracing import ThreadTracer
+
+__all__ = ["Host", "LeafTracer", "host_of", "is_neuron", "reset_neurons"]
+
+Host = Literal["spikingjelly", "snntorch"]
+
+
+def host_of(module: nn.Module) -> Host | None:
+    """Return the host whose neuron a module is, ours included; no host needs to be installed.
+
+    Examples
+    --------
+    >>> from snn_ext.spikingjelly import ATIFuNode
+    >>> host_of(ATIFuNode()), host_of(nn.ReLU())
+    ('spikingjelly', None)
+    """
+    return _host_of(type(module).__mro__)
+
+
+def is_neuron(module: nn.Module) -> bool:
+    """Return True for an ``nn.ReLU`` and for a spiking neuron of either host, ours included."""
+    return isinstance(module, nn.ReLU) or host_of(module) is not None
+
+
+def reset_neurons(net: nn.Module) -> None:
+    """Reset every spiking neuron of a net, of either host."""
+    hosts = {host_of(module) for module in net.modules()}
+    if "spikingjelly" in hosts:
+        from spikingjelly.activation_based import functional
+
+        functional.reset_net(net)
+    if "snntorch" in hosts:
+        from .snntorch import reset
+
+        reset(net)
+
+
+class LeafTracer(ThreadTracer):
+    """Symbolic tracer that enters containers only: neurons and layers stay single nodes of the graph."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return is_neuron(m) or not m._modules
+
+
+@lru_cache(maxsize=256)  # a simulation asks about every module of every batch
+def _host_of(bases: tuple[type, ...]) -> Host | None:
+    for base in bases:
+        if base.__module__.startswith("spikingjelly.activation_based.neuron"):
+            return "spikingjelly"
+        if base.__module__.startswith("snntorch._neurons"):
+            return "snntorch"
+    return None

@@ -1,0 +1,201 @@
+"""The base of all neurons here: a threshold, attributes that are checked when set, start values, and checkpoints.
+
+It knows no host. A neuron is made of this class, its dynamics, and the class of a host.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar, cast
+
+import torch
+from torch import Tensor, nn
+
+from .._errors import bad_value, check_real
+from ..functional import state_dtype
+
+__all__ = [
+    "MIN_THRESHOLD", "Admits", "ThresholdNeuron", "admit_threshold", "as_threshold", "carried", "known", "per_channel",
+    "refuse_backend", "show",
+]  # fmt: skip
+
+MIN_THRESHOLD = 1e-6
+"""Thresholds and quantisation points are clamped here in the forward pass; their gradient passes straight through."""
+
+Admits = dict[str, Callable[[Any, Any], Any]]
+
+
+class ThresholdNeuron(nn.Module):
+    """Base of every neuron: a threshold under the host's name, checked attributes, tolerant loading of checkpoints."""
+
+    _version = 2  # hosts' own neurons are version 1: tells whose checkpoint is being loaded
+    threshold_name: ClassVar[str]  # the host's name for the threshold
+    resizable: ClassVar[tuple[str, ...]]  # buffers that take the shape of a checkpoint's; no host's neuron has them
+    resizable_ndim: ClassVar[int] = 1  # up to which they do
+    admits: ClassVar[Admits] = {}
+    """Attributes of the host by name: a function of neuron and new value that returns what is set, or raises."""
+    step_mode: str
+    _start_values: dict[str, Tensor]
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        admit = self.admits.get(name)
+        super().__setattr__(name, value if admit is None else admit(self, value))
+
+    # -- parameters and buffers with the value that they start from ----------------------------------------------
+
+    def _hold(self, name: str, start: Tensor, trainable: bool = False) -> None:
+        """Register a parameter or a buffer, and keep its start value for neurons made on the meta device."""
+        if not start.is_meta:
+            self.__dict__.setdefault("_start_values", {})[name] = start.detach().cpu().clone()
+        if isinstance(start, nn.Parameter):
+            self.register_parameter(name, start)
+            return
+        value = start.to(torch.get_default_device()) if start.device.type == "cpu" else start
+        if trainable:
+            self.register_parameter(name, nn.Parameter(value))
+        else:
+            self.register_buffer(name, value)
+
+    def _set_threshold(self, threshold: Tensor, trainable: bool) -> None:
+        """Replace the threshold of the host's constructor."""
+        if hasattr(self, self.threshold_name):
+            delattr(self, self.threshold_name)
+        self._hold(self.threshold_name, threshold, trainable)
+
+    def _raw_threshold(self) -> Tensor:
+        return cast(Tensor, getattr(self, self.threshold_name))
+
+    def reset_parameters(self) -> None:
+        """Restore the thresholds and constants that the neuron was made with; the next step starts a sequence.
+
+        Call it after ``to_empty`` for a net that was built on the meta device, as for PyTorch's own layers.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from snn_ext.spikingjelly import ATIFuNode
+        >>> with torch.device("meta"):
+        ...     node = ATIFuNode(0.75)
+        >>> node.to_empty(device="cpu").reset_parameters()
+        >>> node.v_threshold.item()
+        0.75
+        """
+        for name in (*self._parameters, *self._buffers):
+            own = self._parameters.get(name, self._buffers.get(name))
+            if name in self._start_values and own is not None:
+                _restore(self, name, own, self._start_values[name])
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        """Load a checkpoint; one of the host's own neuron, which has no threshold, leaves the threshold as it is."""
+        foreign = local_metadata.get("version") != self._version and prefix + self.resizable[0] not in state_dict
+        key = prefix + self.threshold_name
+        if key in state_dict and state_dict[key].ndim == 0:
+            state_dict[key] = state_dict[key].reshape(1)
+        for name in self.resizable:
+            value, own = state_dict.get(prefix + name), getattr(self, name)
+            if value is not None and not isinstance(own, nn.Parameter) and 1 <= value.ndim <= self.resizable_ndim:
+                setattr(self, name, own.new_empty(value.shape))  # one value, one per channel, ...
+        missing: list[str] = []
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing, unexpected_keys, error_msgs)
+        ours = {key, *(prefix + name for name in self.resizable)} if foreign else set()
+        missing_keys.extend(name for name in missing if name not in ours)
+
+
+def admit_threshold(neuron: ThresholdNeuron, value: Any) -> Any:
+    """Let the threshold be set to a number or a tensor of one element, as in the hosts' neurons."""
+    name = neuron.threshold_name
+    own = neuron._parameters.get(name, neuron._buffers.get(name))
+    if own is None:  # the host's constructor, or a parametrisation
+        return value
+    if isinstance(value, nn.Parameter):
+        if value.ndim == 0:
+            bad_value(name, value, "a parameter of shape [1]: others cannot be sharded")
+        return value
+    if isinstance(value, Tensor) and not isinstance(own, nn.Parameter):
+        if value.numel() != 1:
+            bad_value(name, value, "one element")
+        return value.reshape(1)
+    if isinstance(value, Tensor) and value.requires_grad:
+        bad_value(name, value, "a number or an nn.Parameter: this threshold is trained itself")
+    with torch.no_grad():
+        new = torch.full_like(own, as_threshold(name, value).item())
+        return own.copy_(new) if isinstance(own, nn.Parameter) else new
+
+
+def _restore(neuron: nn.Module, name: str, own: Tensor, start: Tensor) -> None:
+    """Write a start value into a parameter, plain or sharded, or replace a buffer by it."""
+    with torch.no_grad():
+        if start.shape != own.shape:  # a buffer resized by a checkpoint or by set_precision
+            setattr(neuron, name, start.to(own))
+        elif start.numel() == 1:
+            own.fill_(start.item())
+        elif hasattr(own, "device_mesh"):
+            from torch.distributed.tensor import distribute_tensor
+
+            sharded: Any = own
+            sharded.copy_(distribute_tensor(start.to(own.device), sharded.device_mesh, sharded.placements))
+        else:
+            own.copy_(start)
+
+
+def carried(state: Tensor, x_seq: Tensor) -> Tensor:
+    """Return a state on the device of an input, in the dtype of its state, and usable by autograd."""
+    if not torch.compiler.is_compiling() and state.is_inference() and not torch.is_inference_mode_enabled():
+        state = state.clone()
+    return state.to(device=x_seq.device, dtype=state_dtype(x_seq.dtype))
+
+
+# -- checks of constructor arguments -----------------------------------------------------------------------------------
+
+
+def as_threshold(name: str, value: Any) -> Tensor:
+    """Return a threshold as a ``[1]`` float32 tensor; it has to be finite and at least ``MIN_THRESHOLD``."""
+    want = f"a finite number >= {MIN_THRESHOLD}"
+    if isinstance(value, Tensor):
+        if value.numel() != 1:
+            bad_value(name, value, "one element")
+        value = known(name, value).item()
+    check_real(name, value, want, MIN_THRESHOLD)
+    return torch.tensor([value], dtype=torch.float32, device="cpu")
+
+
+def known(name: str, value: Tensor) -> Tensor:
+    """Return a tensor after checking that it has values, as tensors on the meta device do not."""
+    if value.is_meta:
+        bad_value(name, value, "values: a tensor on the meta device has none, give a number or a tensor on the CPU")
+    return value
+
+
+def refuse_backend(backend: Any) -> None:
+    """Refuse the ``backend=`` of older SpikingJelly code, and name its successor."""
+    if backend is not None:
+        raise ValueError(
+            f"backend: got {backend!r}, want no such argument; SpikingJelly 2.0 has removed it, and snn_ext selects "
+            f"the implementation by itself: ask snn_ext.ops.implementation, force with use_implementation"
+        )
+
+
+def per_channel(name: str, value: Tensor, shape: torch.Size) -> Tensor:
+    """Return one value without a dimension, or ``[C]`` in a shape that broadcasts to one step of input."""
+    if value.numel() == 1:
+        return value.reshape(())
+    if len(shape) < 2 or shape[1] != len(value):
+        bad_value(name, value, f"one value, or one per channel (dim 1) of an input {list(shape)}")
+    return value.reshape(-1, *(1,) * (len(shape) - 2))
+
+
+def show(x: Tensor) -> str:
+    """Return the values of a small tensor as text."""
+    if x.is_meta:
+        return f"[{len(x)}]"
+    values = [f"{value:.4g}" for value in x.detach().tolist()]
+    return values[0] if len(values) == 1 else f"[{', '.join(values)}]"

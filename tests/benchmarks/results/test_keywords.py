@@ -1,0 +1,84 @@
+"""The table of keyword nets and its page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("spikingjelly")
+pytest.importorskip("snntorch")
+pytest.importorskip("soundfile")
+
+from benchmarks.results import keywords as table_keywords  # noqa: E402
+from benchmarks.results.images import Cell  # noqa: E402
+from benchmarks.results.keyword_page import page  # noqa: E402
+from benchmarks.results.keyword_plots import Line, not_beaten  # noqa: E402
+from recipes.data.speech_commands import OFFICIAL, SYNTHETIC  # noqa: E402
+from recipes.lib.files import write_json  # noqa: E402
+from recipes.spot_keywords import main  # noqa: E402
+from tests.recipes.keyword_corpus import write_corpus  # noqa: E402
+
+TINY = ["--width", "0.0625", "--time-steps", "2", "--batch-size", "8", "--epochs", "2", "--device", "cpu"]
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_corpus(tmp_path_factory.mktemp("words"))
+
+
+@pytest.fixture(autouse=True)
+def data_folder(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SNN_EXT_DATA", str(tmp_path_factory.getbasetemp() / "data"))
+
+
+@pytest.mark.parametrize(
+    ("data", "said", "not_said"),
+    [
+        (OFFICIAL, f"for {OFFICIAL};", "no figures of Google"),
+        (SYNTHETIC, "split by voice. They are no figures of Google Speech Commands", "speaker"),
+        ("mine (24 clips)", "no figures of Google Speech Commands", "by voice"),
+    ],
+)
+def test_page_says_what_its_figures_are_for(data: str, said: str, not_said: str) -> None:
+    result = {
+        "data": data, "accuracy": 0.5, "energy_nj": 1.0, "parameters": 1, "epochs": "1", "time_steps": 4,
+        "confusion": [[1, 1], [0, 2]], "words": ["yes", "no"],
+    }  # fmt: skip
+    text = page([Line("separable", "IF", 1, [result])], "command", [0])
+    about = text.split("## Nets")[0]
+    assert said in about and not_said not in about and "voices that are in no training" not in text
+
+
+def test_lines_that_are_not_beaten_are_those_without_a_better_one_in_both() -> None:
+    def line(row: str, accuracy: float, energy: float) -> Line:
+        return Line("separable", row, 1, [{"accuracy": accuracy, "energy_nj": energy}])
+
+    found = [line("a", 0.9, 10), line("b", 0.8, 5), line("c", 0.8, 6), line("d", 0.7, 7), Line("x", "y", 1, [])]
+    assert [line.row for line in not_beaten(found)] == ["b", "a"]
+    assert [line.row for line in not_beaten([line("a", 0.9, 5), line("b", 0.9, 5)])] == ["a", "b"]
+
+
+def test_table_runs_what_is_missing_and_names_the_data(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[str] = []
+
+    def run(cell: Cell, *_: object) -> bool:  # in this process: a new one takes seconds to import
+        ran.append(cell.row)
+        main([*cell.options, "--out", str(cell.folder), "--resume"])
+        write_json(cell.folder / "command.json", cell.command)
+        return True
+
+    monkeypatch.setattr(Cell, "run", run)
+    page = tmp_path / "page.md"
+    command = [*TINY, "--data", str(corpus), "--rows", "ReLU", "ATIF-u", "--out", str(tmp_path / "table")]
+    command += ["--recurrent", "0", "--fine-tune-epochs", "1", "--markdown", str(page)]
+    table_keywords.main(command)
+    assert ran == [table_keywords.START, "ReLU", "ATIF-u"]
+    text = page.read_text()
+    assert f"{corpus.name} (36 clips)" in text and "no figures of Google Speech Commands" in text
+    assert "ReLU, converted" in text and (tmp_path / "keyword-spotting-pareto.png").exists()
+    assert text.count("| 2 + 1 ") == 3  # epochs before and after the start
+    table_keywords.main(command)
+    assert len(ran) == 3 and page.read_text() == text

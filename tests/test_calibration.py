@@ -1,0 +1,179 @@
+"""Recorded inputs are those that arrived, recording leaves no trace, and thresholds fit the records."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from spikingjelly.activation_based import neuron
+from torch import nn
+
+from snn_ext import calibrate, record_inputs, replace_neurons
+from snn_ext.functional import best_points, best_threshold, uniform_points
+from snn_ext.snntorch import PCMPIF, ATIFnu, ATIFu
+from snn_ext.spikingjelly import ATIFnuNode, ATIFuNode, PCMPIFNode
+
+
+def make_net() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 3), nn.ReLU(inplace=True))
+
+
+def test_inputs_are_those_of_the_eval_mode_even_before_an_in_place_relu() -> None:
+    net, x = make_net(), torch.randn(5, 4)
+    records = record_inputs(net, [x])
+    net.eval()
+    assert torch.equal(records[net[2]], net[:2](x).flatten().detach())
+    assert torch.equal(records[net[4]], net[:4](x).flatten().detach())
+    assert (records[net[4]] < 0).any()
+
+
+def test_recording_leaves_no_trace() -> None:
+    net = make_net()
+    net[1].eval()  # frozen by its owner
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    record_inputs(net, [torch.randn(5, 4)])
+    assert net.training and not net[1].training and not net[2]._forward_pre_hooks
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
+def test_hooks_are_removed_after_a_failure() -> None:
+    net = make_net()
+    with pytest.raises(RuntimeError):
+        record_inputs(net, [torch.randn(5, 3)])
+    assert net.training and not net[2]._forward_pre_hooks
+
+
+def test_a_loader_with_labels_and_several_batches_works() -> None:
+    net = make_net()
+    records = record_inputs(net, [(torch.randn(5, 4), torch.zeros(5))] * 2)
+    assert [len(r) for r in records.values()] == [60, 30]
+    assert list(records) == [net[2], net[4]]
+
+
+def test_the_sample_is_limited_and_spread_over_the_input() -> None:
+    net = nn.Sequential(nn.ReLU())
+    (record,) = record_inputs(net, [torch.arange(1000.0)], limit=100).values()
+    assert len(record) == 100 and record[0] == 0 and record[-1] >= 990
+
+
+def test_spiking_nets_start_every_batch_afresh_and_are_left_reset() -> None:
+    net = nn.Sequential(nn.Linear(4, 3), ATIFnuNode(0.5, T=1), nn.Linear(3, 3), ATIFu(0.5, init_hidden=True))
+    x = torch.rand(5, 4)
+    records = record_inputs(net, [x, x])
+    assert torch.equal(*records[net[3]].chunk(2))
+    assert net[1].t == 0 and net[1].v == 0.0 and not net[3].mem.any()
+
+
+@pytest.mark.parametrize(
+    ("net", "batches", "message"),
+    [
+        (nn.Sequential(nn.Linear(2, 2)), [], "net: got 'Sequential'"),
+        (make_net(), [], "batches: got"),
+        ("net", [], "net: got 'net'"),
+    ],
+)
+def test_wrong_arguments_are_named(net: nn.Module, batches: list[torch.Tensor], message: str) -> None:
+    with pytest.raises((TypeError, ValueError)) as caught:
+        record_inputs(net, batches)
+    assert message in str(caught.value) and "want" in str(caught.value)
+
+
+def test_inputs_by_keyword_are_recorded_and_what_is_no_number_is_named() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.relu = nn.ReLU()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.relu(input=x)
+
+    net, x = Net(), torch.rand(3, 4)
+    assert torch.equal(record_inputs(net, [x, x[:0]])[net.relu], x.flatten())
+    with pytest.raises(ValueError, match="batches: got 'NaN or infinite values that reach relu', want finite numbers"):
+        record_inputs(net, [x, x / 0])
+    assert net.training and not net.relu._forward_pre_hooks
+
+
+# -- calibrate --------------------------------------------------------------------------------------------------------
+
+FITTED = {  # what a neuron's threshold has to be, from the inputs of its layer
+    "ATIFuNode": (lambda: ATIFuNode(v_init=0.5), lambda x: best_threshold(x, 4, v_init=0.5)),
+    "PCMPIFNode": (lambda: PCMPIFNode(precharge=0.25), lambda x: best_threshold(x, 4, v_init=0.25)),
+    "ATIFnuNode": (lambda: ATIFnuNode(T=4), lambda x: best_points(x, 4)),
+    "ATIFnuNode, v_init": (
+        lambda: ATIFnuNode(T=4, v_init=0.5),
+        lambda x: uniform_points(best_threshold(x, 4, v_init=0.5), 4),
+    ),
+    "ATIFu": (lambda: ATIFu(init_hidden=True), lambda x: best_threshold(x, 4)),
+    "PCMPIF": (lambda: PCMPIF(init_hidden=True), lambda x: best_threshold(x, 4, v_init=0.5)),
+    "ATIFnu": (lambda: ATIFnu(T=4, init_hidden=True), lambda x: best_points(x, 4)),
+    "IFNode": (lambda: neuron.IFNode(0.7), lambda x: 0.7),  # not ours: as the factory made it
+}
+
+
+@pytest.mark.parametrize("kind", FITTED)
+def test_thresholds_fit_the_inputs_of_their_layer(kind: str) -> None:
+    make, want = FITTED[kind]
+    net, x = make_net(), torch.randn(50, 4)
+    records = {m: record.clone() for m, record in record_inputs(net, [x]).items()}
+    old = [net[2], net[4]]
+    neurons = calibrate(net, [x], lambda relu: make(), time_steps=4)
+    assert neurons == [net[2], net[4]] and all(not isinstance(m, nn.ReLU) for m in neurons)
+    for relu, new in zip(old, neurons, strict=True):
+        name = next(name for name in ("p", "v_threshold", "threshold") if hasattr(new, name))
+        fitted = torch.as_tensor(getattr(new, name)).detach().flatten()
+        assert torch.equal(fitted, torch.as_tensor(want(records[relu])).flatten())
+
+
+def test_a_silent_layer_keeps_its_threshold_and_what_the_factory_returns_stays() -> None:
+    net = make_net()
+    net[0].weight.data.zero_()
+    net[1].weight.data.zero_(), net[1].bias.data.fill_(-1.0)
+    spared = net[4]
+    (node,) = calibrate(net, [torch.rand(8, 4)], lambda relu: relu if relu is spared else ATIFuNode(0.7), 4)
+    assert node.v_threshold == torch.tensor([0.7]) and net[4] is spared
+
+
+def test_spiking_neurons_of_the_net_are_left_alone() -> None:
+    node = ATIFuNode(0.5)
+    net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 3), node)
+    calibrate(net, [torch.rand(8, 4)], lambda relu: ATIFuNode(), 4)
+    assert net[3] is node and node.v_threshold.item() == 0.5
+
+
+@pytest.mark.parametrize(
+    ("factory", "time_steps", "message"),
+    [
+        (ATIFuNode, 4, "factory: got 'ATIFuNode'"),
+        (lambda relu: ATIFuNode(), 0, "time_steps: got 0"),
+        (lambda relu: ATIFnuNode(T=3), 4, "time_steps: got 4, want 3"),
+        (lambda relu: ATIFuNode(v_init=torch.rand(6)), 4, "v_init: got"),
+        (lambda relu: relu, 4, "net: got no neuron to replace"),
+    ],
+)
+def test_what_can_not_be_calibrated_is_refused_and_the_net_stays(factory: Any, time_steps: int, message: str) -> None:
+    net = make_net()
+    before = list(net)
+    with pytest.raises((TypeError, ValueError), match=message):
+        calibrate(net, [torch.randn(8, 4)], factory, time_steps)
+    assert list(net) == before
+
+
+def test_a_calibrated_net_is_nearer_to_the_analog_one_than_an_uncalibrated() -> None:
+    torch.manual_seed(1)
+    net = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 4)).eval()
+    x = 3 * torch.rand(64, 8)
+
+    def make(relu: nn.Module) -> nn.Module:
+        return ATIFuNode(v_init=0.5, scale_output=True, step_mode="m")
+
+    def error(snn: nn.Module) -> float:
+        return float((snn(x.expand(16, -1, -1)).mean(0) - net(x)).square().mean() / net(x).square().mean())
+
+    calibrated, plain = copy.deepcopy(net), copy.deepcopy(net)
+    calibrate(calibrated, [x], make, 16)
+    replace_neurons(plain, make)
+    with torch.no_grad():
+        assert error(calibrated) < min(0.01, error(plain))
