@@ -93,7 +93,7 @@ def implementation(
     >>> implementation("integrate_and_fire", "cpu", torch.float64).name
     'torch'
     >>> implementation("integrate_and_fire", "cpu", torch.float64).unavailable["cpu"]
-    'it has no kernel for torch.float64'
+    'it is not written for torch.float64'
     """
     check_choice("op", op, tuple(IMPLEMENTATIONS))
     reason = _why_unknown(as_surrogate(surrogate))
