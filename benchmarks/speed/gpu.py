@@ -353,7 +353,7 @@ def _contenders(device: torch.device) -> dict[str, Contender]:
 
 
 def _working(calls: dict[str, Callable[[], object]]) -> dict[str, Callable[[], object]]:
-    """Leave out who can not do the case, with a line on why; ours have to."""
+    """Leave out who cannot do the case, with a line on why; ours have to."""
     found = {}
     for name, call in calls.items():
         try:

@@ -202,7 +202,7 @@ def _locked(path: Path) -> IO[str]:
         file.close()
         raise ValueError(f"--out: got {path}, in which another run is under way, want another folder")
     if free is None and os.name != "nt":
-        warnings.warn(f"--out: {path} can not be locked; see that no other run uses it", stacklevel=4)
+        warnings.warn(f"--out: {path} cannot be locked; see that no other run uses it", stacklevel=4)
     return file
 
 

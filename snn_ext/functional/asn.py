@@ -244,7 +244,7 @@ _REASONS = {
     "tau_gamma": "the threshold would not adapt, or grow without limit",
     "tau_eta": "the neuron would not remember what its spikes have encoded, or never forget",
     "tau_beta": "a spike would have no effect, or a lasting one",
-    "tau_phi": "a filter can not be faster than none, which is 0",
+    "tau_phi": "a filter cannot be faster than none, which is 0",
     "dt": "time goes forward",
 }
 
@@ -336,7 +336,7 @@ def check_adaptive_arguments(
     spike_height: str,
     detach_adaptation: bool,
 ) -> None:
-    """Raise for the first argument of :func:`adaptive_spiking` that can not be used; constants have their own check."""
+    """Raise for the first argument of :func:`adaptive_spiking` that cannot be used; constants have their own check."""
     _check_input(current_seq, state, ASNState, bias, analog_input)
     check_choice("spike_height", spike_height, ("fixed", "adaptive"))
     check_bool("detach_adaptation", detach_adaptation)
@@ -345,7 +345,7 @@ def check_adaptive_arguments(
 def check_potential_arguments(
     current_seq: Tensor, state: object, bias: Tensor | float | None, analog_input: bool
 ) -> None:
-    """Raise for the first argument of :func:`postsynaptic_potential` that can not be used."""
+    """Raise for the first argument of :func:`postsynaptic_potential` that cannot be used."""
     _check_input(current_seq, state, PSPState, bias, analog_input)
 
 

@@ -129,7 +129,7 @@ def check_integrate_and_fire_arguments(
     fire_at_threshold: bool,
     scale: Tensor | float | None,
 ) -> None:
-    """Raise for the first argument of :func:`integrate_and_fire` that can not be used."""
+    """Raise for the first argument of :func:`integrate_and_fire` that cannot be used."""
     check_sequence("x_seq", x_seq)
     check_step("v", v, "x_seq", x_seq)
     if not isinstance(thresholds, Tensor) or not thresholds.is_floating_point():
