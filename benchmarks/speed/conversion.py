@@ -1,4 +1,4 @@
-"""How fast converted nets are simulated, and found: the engine against the host's loop, Spike-Norm and the search of
+"""Speed of simulating converted nets, and of finding them: the engine against the host's loop, Spike-Norm and the search of
 pre-charges against running the net anew for every layer.
 
 Contenders of a case run in one process, in turns. The tests of what is measured run first; when one fails nothing is

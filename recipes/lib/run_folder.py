@@ -18,7 +18,7 @@ __all__ = ["RunFolder", "own_folder", "read_log"]
 MARK = "recipe.json"
 """Says which recipe writes its results into a folder."""
 RESULTS = (".csv", ".json", ".jsonl", ".md", ".png", ".pt")
-"""What recipes write: files with such names are somebody's results."""
+"""Suffixes that recipes write: files with such names are somebody's results."""
 CHECK = "crc"
 """Key of the check of a line of the log and all before it."""
 A_LOG = "the log of a run", "remove it to go on without"

@@ -228,7 +228,7 @@ def _filter(psc: Tensor, s: Tensor, current: Tensor, analog_input: bool, c: Cons
 
 
 class Constants(NamedTuple):
-    """What a step needs of the constants, in the dtype of the state; each without a dimension or broadcastable."""
+    """The constants as a step needs them, in the dtype of the state; each without a dimension or broadcastable."""
 
     m_f: Tensor
     theta_0: Tensor
@@ -298,7 +298,7 @@ def check_constant_values(name: str, value: Tensor) -> None:
 
 
 def may_be_looked_at(value: Tensor) -> bool:
-    """Whether the values of a tensor are at hand: on the CPU, and not while they are traced or mapped over."""
+    """Return True if the values of a tensor are at hand: on the CPU, and not while they are traced or mapped over."""
     hidden = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
     return value.device.type == "cpu" and not hidden
 

@@ -176,7 +176,7 @@ def check_device(name: str, value: object, of: str, x_seq: Tensor) -> None:
 
 
 def broadcasts(shape: torch.Size, target: torch.Size) -> bool:
-    """Whether a tensor of ``shape`` can be expanded to ``target``."""
+    """Return True if a tensor of ``shape`` can be expanded to ``target``."""
     if len(shape) > len(target):
         return False
     return all(a in (1, b) for a, b in zip(reversed(shape), reversed(target), strict=False))
