@@ -124,8 +124,7 @@ def adaptive_spiking(
     Raises
     ------
     TypeError, ValueError
-        Naming the argument, what came and what is wanted. The values of constants that are tensors are looked at on the
-        CPU only, and not while compiling.
+        If an argument is wrong. Constants that are tensors are checked on the CPU only, and not while compiling.
 
     Notes
     -----
@@ -191,11 +190,6 @@ def postsynaptic_potential(
         S, ``[T, N, ...]``, in the dtype of ``current_seq``.
     state : PSPState
         State after the last step, float32 or float64.
-
-    Raises
-    ------
-    TypeError, ValueError
-        Naming the argument, what came and what is wanted.
 
     Notes
     -----

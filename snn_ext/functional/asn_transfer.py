@@ -69,11 +69,6 @@ def asn_transfer(
     Tensor
         f(S) in the shape and dtype of ``s``. NaN stays.
 
-    Raises
-    ------
-    TypeError, ValueError
-        Naming the argument, what came and what is wanted.
-
     Notes
     -----
     Source: Zambrano et al. 2017, equations 8-11.
@@ -121,7 +116,7 @@ def asn_spike_height(
     Raises
     ------
     TypeError, ValueError
-        Naming the argument, what came and what is wanted; also if a neuron with this threshold never fires at S = 1.
+        If an argument is wrong, or a neuron with this threshold never fires at S = 1.
 
     Examples
     --------

@@ -70,11 +70,6 @@ def integrate_and_fire(
     v : Tensor
         Potential after the last step, ``[N, ...]``; float64 for float64 input, float32 for any narrower one.
 
-    Raises
-    ------
-    TypeError, ValueError
-        Naming the argument, what came and what is wanted.
-
     Notes
     -----
     NaN never fires and stays NaN; ``+inf`` fires at every step; ``-inf`` is silent for ever.
