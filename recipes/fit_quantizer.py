@@ -52,19 +52,10 @@ class Options:
 
 @dataclass
 class Fit:
-    """One training: what it reached at each evaluation.
+    """One training: at each evaluation the SQNR on the whole sample, and the threshold, or the points p_1..p_T.
 
-    Attributes
-    ----------
-    iterations : list of int
-        When it was evaluated.
-    sqnr_db : list of float
-        On the whole sample.
-    thresholds : list of list of float
-        The threshold, or the points p_1..p_T.
-    edges : list of list of float
-        For n = 1..T the smallest input of the sample at which the neuron fires n times; NaN for none. For ATIF-nu they
-        are its points, in reverse order, only where the recursion is exact: training is free to leave that region.
+    ``edges`` has for n = 1..T the smallest input of the sample at which the neuron fires n times, NaN for none. For
+    ATIF-nu they are its points, in reverse order, only where the recursion is exact: training may leave that region.
     """
 
     iterations: list[int] = field(default_factory=list)
@@ -110,27 +101,9 @@ def optima(x: Tensor) -> dict[str, tuple[float, list[float]]]:
 def fit(make: Callable[..., nn.Module], x: Tensor, iterations: int, *, seed: int = 0, every: int = 25) -> Fit:
     """Train one neuron to reproduce its constant input: RMS loss, Adam, threshold 1 at the start.
 
-    Parameters
-    ----------
-    make : callable
-        Makes the neuron from keywords that all kinds have.
-    x : Tensor
-        The sample that batches are drawn from, flat, in ascending order.
-    iterations : int
-        Steps of Adam.
-    seed : int
-        Of the draws.
-    every : int
-        Iterations between evaluations on the whole sample.
-
-    Returns
-    -------
-    Fit
-
-    Notes
-    -----
-    Source: Castagnetti et al. 2023, equation 13. The paper does not settle the slope of the surrogate; this is the
-    setting documented for this project: alpha = 10, gradient through the spike in the reset, recursion "min".
+    ``x`` is the sample that batches are drawn from, in ascending order; every ``every`` iterations all of it is
+    evaluated. Source: Castagnetti et al. 2023, equation 13. The paper does not settle the slope of the surrogate; this
+    is the setting documented for this project: alpha = 10, gradient through the spike in the reset, recursion "min".
     """
     node = make(
         v_threshold=1.0, surrogate_function=Sigmoid(ALPHA), detach_reset=False, step_mode="m", scale_output=True
@@ -191,11 +164,11 @@ def as_json(results: Mapping[str, dict[str, Any]], options: Options) -> dict[str
         "time_steps": TIME_STEPS, "sigma": SIGMA, "alpha": ALPHA, "learning_rate": LEARNING_RATE, "batch": BATCH,
         "iterations": options.iterations, "seed": options.seed,
     }  # fmt: skip
-    fits = {name: {kind: vars(found) for kind, found in result["fits"].items()} for name, result in results.items()}
-    return {
-        "setting": setting,
-        "inputs": {name: {"optima": result["optima"], "fits": fits[name]} for name, result in results.items()},
+    inputs = {
+        name: {"optima": result["optima"], "fits": {kind: vars(found) for kind, found in result["fits"].items()}}
+        for name, result in results.items()
     }
+    return {"setting": setting, "inputs": inputs}
 
 
 def training(result: Mapping[str, Any]) -> Figure:

@@ -1,7 +1,7 @@
-"""How neurons run while one of SpikingJelly's operation counters watches: step by step, in operations it knows.
+"""Running neurons under SpikingJelly's operation counters: in operations that the counters know.
 
-The counters know PyTorch's operations and the host's fused ones by name, and have no registry for others. A fused
-operator of this package would be free of cost to them.
+The counters know PyTorch's operations and the host's fused ones by name and cannot be taught others, so they would
+count a fused operator of this package as free.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ __all__ = ["aside", "counted", "counted_integrate_and_fire"]
 
 
 def counted() -> bool:
-    """Whether a counter of SpikingJelly watches; who does not use them does not pay for importing them."""
+    """Return True while an operation counter of SpikingJelly is active; their module is not imported to find out."""
     counters = sys.modules.get("spikingjelly.activation_based.op_counter.base")
     if counters is None or torch.compiler.is_compiling() or not torch._C._len_torch_dispatch_stack():
         return False
@@ -30,7 +30,7 @@ def counted() -> bool:
 
 
 def aside(function: Callable[..., Any], *args: Any) -> Any:
-    """Call a function out of sight of the counters: what a chip that runs the net would not do at every step."""
+    """Call a function uncounted: for computations that a chip would not do at every step, such as thresholds."""
     if not counted():
         return function(*args)
     with _disable_current_modes():
@@ -40,10 +40,10 @@ def aside(function: Callable[..., Any], *args: Any) -> Any:
 def counted_integrate_and_fire(
     x_seq: Tensor, v: Tensor, thresholds: Tensor, *, surrogate: Any, reset: Reset, scale: Tensor | None, **options: Any
 ) -> tuple[Tensor, Tensor]:
-    """Run the dynamics as the host's ``IFNode`` does where that is the same, so that equal spikes cost the same.
+    """Run the steps of the host's ``IFNode`` where the dynamics is the same, so that equal spikes cost the same.
 
-    Where it is not, the definition runs: a threshold that is being trained, a tie that does not fire, a surrogate that
-    is not the host's, "none" as the reset, and infinite potentials with a reset to zero.
+    Otherwise the definition runs: for a threshold that is being trained, ties that do not fire, a surrogate that is not
+    the host's, reset "none", and infinite potentials with a reset to zero.
     """
     trained = torch.is_grad_enabled() and thresholds.requires_grad
     known = isinstance(surrogate, nn.Module) and isinstance(as_surrogate(surrogate), Surrogate)

@@ -1,4 +1,4 @@
-"""One sentence for every wrong argument: its name, what came, what is wanted."""
+"""Errors for wrong arguments, all of one form: ``name: got X, want Y``."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Files that are written whole or not at all, and read only if they are whole.
+"""Writing files whole or not at all, and reading them only if they are undamaged.
 
-Everything that is loaded goes through here. Every member of a zip file (checkpoints, arrays) has a checksum,
-which torch never compares and NumPy not always; JSON gets a digest. What is damaged, or of something else, is one error
-that names the file and what to do.
+All loading goes through this module. Members of zip files (checkpoints, arrays) have checksums, which torch never
+compares and NumPy not always; JSON files get a digest. A file that is damaged, or of another kind, raises one error
+that names the file and the remedy.
 """
 
 from __future__ import annotations
@@ -33,20 +33,20 @@ __all__ = [
 ]  # fmt: skip
 
 TEMPORARY = re.compile(r"\.snn_ext-[0-9a-f]{16}(\..*)?")
-"""Names of what is being made; what nobody holds is left of a killed process."""
+"""Names of unfinished files; one that no process holds is left over from a killed process."""
 ABANDONED = 86_400.0
-"""Age in seconds of what is taken for abandoned where the system has no locks."""
+"""Age in seconds after which an unfinished file counts as abandoned, on systems without locks."""
 DIGEST = "sha256"
 """Key of the digest in a JSON file."""
 DEFLATED = 1032
-"""What deflate can shrink at most, so a member that claims more is no such member."""
+"""Largest compression ratio of deflate; a member that claims a larger one is damaged."""
 END = b"PK\x05\x06" + bytes(18)
 A_FOLDER = 0x10
 OLD_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 
 
 class DamagedFileError(ValueError):
-    """A file is damaged, or of something else than what it is read as."""
+    """A file is damaged, or is of another kind than it is read as."""
 
 
 # -- writing -----------------------------------------------------------------------------------------------------------
@@ -54,7 +54,7 @@ class DamagedFileError(ValueError):
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path in the same folder, which takes the place of ``path`` when the block ends well.
+    """Yield a temporary path in the same folder, and move it to ``path`` when the block ends well.
 
     The temporary file is new, under a name that nobody can foretell, and locked while it is written, so that any number
     of threads, processes and containers can write beside each other. The mode of an old file is kept; a link goes on to
@@ -87,9 +87,9 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def building(folder: Path) -> Iterator[Path]:
-    """Yield a new folder beside ``folder``, which takes that name when the block ends well.
+    """Yield a new folder beside ``folder``, and rename it to ``folder`` when the block ends well.
 
-    If another process has made the folder meanwhile, its one stays.
+    If another process has made ``folder`` meanwhile, that one stays.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with scratch(folder.parent, mode=0o777) as temporary:
@@ -115,7 +115,7 @@ def scratch(parent: Path, mode: int = 0o700) -> Iterator[Path]:
 
 
 def sweep(folder: Path) -> None:
-    """Take away what killed processes have left of the files and folders that they were making in a folder."""
+    """Remove unfinished files and folders that killed processes have left in a folder."""
     found: list[os.DirEntry[str]] = []
     with suppress(OSError), os.scandir(folder) as entries:
         found = [entry for entry in entries if TEMPORARY.fullmatch(entry.name)]
@@ -137,12 +137,12 @@ def sweep(folder: Path) -> None:
 
 
 def lock(descriptor: int, wait: bool = True) -> bool | None:
-    """Lock an open file against all others who ask, until it is closed or the process ends, however it ends.
+    """Lock an open file against all who ask for a lock, until it is closed or the process ends.
 
     Returns
     -------
     bool or None
-        False if somebody else holds it, ``None`` if the system can not lock it.
+        False if somebody else holds it, ``None`` if the system cannot lock it.
     """
     try:
         import fcntl
@@ -156,7 +156,7 @@ def lock(descriptor: int, wait: bool = True) -> bool | None:
 
 
 def _create(folder: Path, suffix: str = "", directory: bool = False, mode: int = 0o777) -> tuple[Path, int]:
-    """Make a new file or folder of a name that nobody can foretell, and lock it."""
+    """Make a new file or folder under a random name, and lock it."""
     while True:
         path = folder / f".snn_ext-{secrets.token_hex(8)}{suffix}"
         if directory:
@@ -175,7 +175,7 @@ def _create(folder: Path, suffix: str = "", directory: bool = False, mode: int =
 
 
 def _target(path: Path) -> Path:
-    """Follow a link as far as the system would let its user follow it."""
+    """Resolve links; refuse a link of another user in a folder that everybody may write to, as the kernel does."""
     if path.is_symlink() and hasattr(os, "geteuid"):
         owner, parent = path.lstat().st_uid, path.parent.stat()
         if parent.st_mode & stat.S_IWOTH and owner not in (os.geteuid(), parent.st_uid):
@@ -185,7 +185,7 @@ def _target(path: Path) -> Path:
 
 
 def _mode(path: Path) -> int | None:
-    """Return the mode of a file that is there."""
+    """Return the mode of a file, ``None`` if there is no file."""
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
@@ -200,7 +200,7 @@ def _change_mode(path: Path, descriptor: int, mode: int) -> None:
 
 
 def _is(descriptor: int, path: Path) -> bool:
-    """Return whether a path still is the open file."""
+    """Return True if a path still leads to the open file."""
     try:
         return os.path.samestat(os.fstat(descriptor), os.lstat(path))
     except FileNotFoundError:
@@ -209,7 +209,7 @@ def _is(descriptor: int, path: Path) -> bool:
 
 @contextmanager
 def _named(path: Path) -> Iterator[None]:
-    """Give the name of a file to an error of the system that has none, such as a full disk."""
+    """Add the name of the file to a system error without one, such as that of a full disk."""
     try:
         yield
     except OSError as error:
@@ -223,21 +223,21 @@ def _named(path: Path) -> Iterator[None]:
 
 @contextmanager
 def intact(path: Path | str, kind: str, remedy: str = "remove it to start afresh") -> Iterator[None]:
-    """Turn whatever goes wrong in a block that reads a file into the error that names the file and the remedy.
+    """Turn any error in a block that reads a file into one that names the file and the remedy.
 
     Parameters
     ----------
     path : Path or str
         The file.
     kind : str
-        What it is read as, with its article.
+        Kind of file that is expected, with its article.
     remedy : str
-        What the user can do.
+        Advice to the user.
 
     Raises
     ------
     DamagedFileError
-        Errors of the system, such as a full disk, stay what they are.
+        For any other exception; system errors, such as that of a full disk, pass unchanged.
     """
     try:
         yield
@@ -265,12 +265,12 @@ def _open_without_waiting(path: str, flags: int) -> int:
 def load_tensors(
     path: Path | str, kind: str = "a checkpoint", remedy: str = "restore a copy of it, or remove it"
 ) -> Any:
-    """Load what :func:`torch.save` wrote, tensors and plain values alone, to the CPU, if not a bit has changed.
+    """Load a file of :func:`torch.save` to the CPU, tensors and plain values only, if not a bit has changed.
 
     Raises
     ------
     DamagedFileError
-        If the file is damaged, is something else, or has torch's format before 1.6, which holds no checksums (but if
+        If the file is damaged, is of another kind, or has torch's format before 1.6, which holds no checksums (unless
         its name ends in its hash, as the names of published weights do).
     """
     with _opened(path, kind, remedy) as file:
@@ -293,11 +293,11 @@ def save_tensors(content: Any, path: Path) -> None:
         except RuntimeError as error:
             if "inline_container" not in str(error):
                 raise
-            raise OSError(errno.EIO, "can not be written whole (is the disk full?)", str(path)) from error
+            raise OSError(errno.EIO, "cannot be written whole (is the disk full?)", str(path)) from error
 
 
 def load_arrays(path: Path | str, kind: str, remedy: str = "remove it to start afresh") -> dict[str, np.ndarray]:
-    """Load what :func:`numpy.savez` or ``savez_compressed`` wrote, numbers and words, if not a bit has changed."""
+    """Load a file of :func:`numpy.savez` or ``savez_compressed``, no pickles, if not a bit has changed."""
     import numpy as np
 
     with _opened(path, kind, remedy) as file:
@@ -308,14 +308,14 @@ def load_arrays(path: Path | str, kind: str, remedy: str = "remove it to start a
 
 
 def has_hash_in_name(path: Path, file: IO[bytes]) -> bool:
-    """Return whether the name of published weights ends in the beginning of their hash, ``resnet18-f37072fd.pth``."""
+    """Return True if a file name ends in the first digits of the file's hash, as in ``resnet18-f37072fd.pth``."""
     named = re.search(r"-([0-9a-f]{8,})\.\w+$", path.name)
     file.seek(0)
     return named is not None and hashlib.sha256(file.read()).hexdigest().startswith(named[1])
 
 
 def _check_zip(file: IO[bytes], methods: tuple[int, ...]) -> None:
-    """Raise if a member of a zip file is not what its checksum says, or claims more than the file can hold."""
+    """Raise if a member of a zip file does not match its checksum, or claims more than the file can hold."""
     size = file.seek(0, os.SEEK_END)
     file.seek(max(0, size - len(END)))
     end = file.read()  # without a comment; it says how many members there are, or 65535 for more
@@ -334,7 +334,7 @@ def _check_zip(file: IO[bytes], methods: tuple[int, ...]) -> None:
             stored = member.compress_type == zipfile.ZIP_STORED
             most = member.compress_size * (1 if stored else DEFLATED)
             if member.compress_type not in methods or member.file_size > most or (stored and member.file_size < most):
-                raise zipfile.BadZipFile(f"a size or a method of {member.filename} that can not be")
+                raise zipfile.BadZipFile(f"a size or a method of {member.filename} that cannot be")
         if (bad := archive.testzip()) is not None:
             raise zipfile.BadZipFile(f"another checksum of {bad}")
 
@@ -343,12 +343,12 @@ def _check_zip(file: IO[bytes], methods: tuple[int, ...]) -> None:
 
 
 def sealed(content: dict[str, Any]) -> dict[str, Any]:
-    """Return a dictionary of JSON values with the digest of it, by which a changed digit is noticed."""
+    """Return a dictionary of JSON values with its digest added, so that a changed digit is noticed."""
     return {**content, DIGEST: _digest(json.loads(json.dumps(content)))}
 
 
 def unsealed(content: Any) -> dict[str, Any]:
-    """Return what was sealed, without its digest; raise ``ValueError`` if it has none, or another one."""
+    """Return a sealed dictionary without its digest; raise ``ValueError`` if the digest is missing or wrong."""
     if not isinstance(content, dict) or content.pop(DIGEST, None) != _digest(content):
         raise ValueError(f"no {DIGEST}, or one of other content")
     return content
@@ -361,7 +361,7 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def read_json(path: Path, kind: str, remedy: str = "remove it to start afresh") -> dict[str, Any]:
-    """Read what :func:`write_json` wrote, if nothing has changed in it."""
+    """Read a file of :func:`write_json`, if nothing in it has changed."""
     with _opened(path, kind, remedy) as file:
         return unsealed(json.loads(file.read().decode()))
 

@@ -91,7 +91,7 @@ def record_inputs(
     modules: Callable[[nn.Module], bool] = is_neuron,
     limit: int = 100_000,
 ) -> dict[nn.Module, Tensor]:
-    """Run a net over some batches and keep a sample of the inputs of each of its neurons.
+    """Run a net over some batches and return a sample of the inputs of each of its neurons.
 
     The net runs in eval mode and without gradient, reset before every batch and at the end; the training flag of every
     module is restored. :func:`snn_ext.calibrate` chooses thresholds from these records. The keys are modules: to copy a
@@ -104,7 +104,7 @@ def record_inputs(
     batches : iterable
         Inputs, or tuples that begin with the input, such as a ``DataLoader`` yields.
     modules : callable
-        Which modules to record; every neuron by default.
+        Returns True for a module to record; every neuron by default.
     limit : int
         Number of values kept for a module and batch, evenly spaced over the flattened input.
 
@@ -116,7 +116,7 @@ def record_inputs(
     Raises
     ------
     ValueError
-        If the net has no such module, or one of them never ran, or what reaches one is not finite.
+        If the net has no such module, if one of them never ran, or if an input of one is not finite.
 
     Examples
     --------

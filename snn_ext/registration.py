@@ -16,17 +16,17 @@ _NAMESPACES: dict[Host, str] = {"spikingjelly": "spikingjelly.activation_based.n
 
 
 def register() -> dict[str, list[str]]:
-    """Put the neurons beside the hosts' own.
+    """Make the neurons attributes of the hosts, beside their own.
 
     Afterwards ``spikingjelly.activation_based.neuron.ATIFuNode`` and ``snntorch.ATIFu`` exist, and SpikingJelly's
     ``NeuronConfig("snn_ext.spikingjelly.neurons.ATIFuNode", kwargs=...)`` resolves. A host that is not installed is
-    passed over. The classes keep their own module path, so pickles load without this call. Calling it again does
+    skipped. The classes keep their own module path, so pickles load without this call. Calling it again does
     nothing; :func:`unregister` undoes it.
 
     Returns
     -------
     dict
-        Host name to the names that stand there now.
+        Names of the registered classes by host.
 
     Raises
     ------
@@ -61,7 +61,7 @@ def register() -> dict[str, list[str]]:
 
 
 def unregister() -> None:
-    """Take away what :func:`register` has put into the hosts.
+    """Remove the neurons that :func:`register` has put into the hosts.
 
     Examples
     --------

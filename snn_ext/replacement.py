@@ -26,7 +26,7 @@ __all__ = ["DROPPABLE", "Factory", "check_factory", "replace_neurons"]
 Factory = Callable[[nn.Module], nn.Module]
 
 DROPPABLE = ("leak", "recurrence", "hard reset", "initial potential", "dynamics")
-"""What a replacement may lose, each only when named in ``drop``."""
+"""Properties of the old neuron that a replacement may lose, each only if ``drop`` names it."""
 
 
 def replace_neurons(net: nn.Module, factory: Factory, *, drop: tuple[str, ...] = ()) -> int:
@@ -34,10 +34,10 @@ def replace_neurons(net: nn.Module, factory: Factory, *, drop: tuple[str, ...] =
 
     Threshold, surrogate, ``detach_reset``, ``step_mode`` and ``store_v_seq`` (in snnTorch: threshold, ``spike_grad``,
     ``init_hidden``, ``output``), the tie rule, ``scale_output`` and ``grad_scale`` are copied from the old neuron
-    wherever the factory has left them at their defaults; a default that it gives explicitly can not be told apart.
+    wherever the factory has left them at their defaults; a default that it gives explicitly cannot be told apart.
     An instance that stands in several places is replaced by one instance. A ``nn.ReLU`` that one forward pass calls
     several times, as in torchvision's residual blocks, becomes one neuron whose calls share one state, which is hardly
-    ever meant: a warning names it, where the net can be traced.
+    ever intended: a warning names such a module, if the net can be traced.
 
     Parameters
     ----------
@@ -46,7 +46,7 @@ def replace_neurons(net: nn.Module, factory: Factory, *, drop: tuple[str, ...] =
     factory : callable
         ``factory(old) -> new``; returning ``old`` leaves that neuron alone.
     drop : tuple of str
-        What may be lost on the way: "leak", "recurrence", "hard reset", "initial potential" (of the old neuron, where
+        Properties that may be lost: "leak", "recurrence", "hard reset", "initial potential" (of the old neuron, where
         the new one has none), "dynamics" (any other equation than integrate-and-fire). Nothing by default.
 
     Returns
@@ -77,7 +77,7 @@ def replace_neurons(net: nn.Module, factory: Factory, *, drop: tuple[str, ...] =
     if unknown:
         bad_value("drop", drop, f"a tuple of names out of {DROPPABLE}")
     if is_neuron(net):
-        bad_value("net", type(net).__name__, "a net that holds neurons; a single neuron can not be replaced in place")
+        bad_value("net", type(net).__name__, "a net that holds neurons; a single neuron cannot be replaced in place")
     places = list(_places(net))
     new = {old: factory(old) for _, _, old in places}  # factory once per instance; modules hash by identity
     names = {old: name for _, name, old in reversed(places)}
@@ -92,7 +92,7 @@ def replace_neurons(net: nn.Module, factory: Factory, *, drop: tuple[str, ...] =
     if not swapped:
         raise ValueError(
             "net: got no neuron to replace, want nn.ReLU modules or neurons of SpikingJelly or snnTorch "
-            f"(functional calls such as torch.relu can not be found; modules here: {_kinds(net)})"
+            f"(functional calls such as torch.relu cannot be found; modules here: {_kinds(net)})"
         )
     _warn_of_reused_relus(net, set(swapped))
     settings = {old: _settings(old, neuron) for old, neuron in swapped.items()}
@@ -153,7 +153,7 @@ def _check(name: str, old: nn.Module, new: Any, drop: tuple[str, ...]) -> None:
 def _warn_of_reused_relus(net: nn.Module, replaced: set[nn.Module]) -> None:
     try:
         graph = LeafTracer().trace(net)
-    except Exception:  # control flow on values: such a net can not be traced, and nothing can be said
+    except Exception:  # control flow on values: such a net cannot be traced, so the calls are unknown
         return
     calls = [net.get_submodule(str(node.target)) for node in graph.nodes if node.op == "call_module"]
     for name, module in net.named_modules():
@@ -166,7 +166,7 @@ def _warn_of_reused_relus(net: nn.Module, replaced: set[nn.Module]) -> None:
 
 
 def _losses(old: nn.Module, new: nn.Module) -> dict[str, str]:
-    """Return what the new neuron does not have of the old one, each with the start of a remedy."""
+    """Return the properties that the new neuron would lose, each with the first half of a remedy."""
     if isinstance(old, nn.ReLU):
         return {}
     lost: dict[str, str] = {}
@@ -217,7 +217,7 @@ def _initial(module: nn.Module) -> bool:
 
 
 def _settings(old: nn.Module, new: nn.Module) -> dict[str, Any]:
-    """Collect what is to be copied: what the old neuron has and the new one has left at its default."""
+    """Collect the settings to be copied: those of the old neuron that the new one has at their defaults."""
     settings: dict[str, Any] = {}
     if _threshold(old) is not None and _threshold(new) == 1.0:
         settings["threshold"] = _threshold(old)
@@ -232,7 +232,7 @@ def _settings(old: nn.Module, new: nn.Module) -> dict[str, Any]:
         if new.fire_at_threshold == habit != rule:
             settings["fire_at_threshold"] = rule
     if isinstance(old, nn.ReLU) and getattr(new, "init_hidden", True) is False:
-        settings["init_hidden"] = True  # what takes the place of a ReLU has to return one tensor
+        settings["init_hidden"] = True  # in place of a ReLU, which returns one tensor
     for name, surrogate in (("surrogate_function", Sigmoid(4.0)), ("spike_grad", ATan(2.0))):
         if hasattr(old, name) and hasattr(new, name) and as_surrogate(getattr(new, name)) == surrogate:
             settings[name] = getattr(old, name)

@@ -301,7 +301,7 @@ def _make_cell() -> None:
 
 
 def _library() -> int:
-    from snn_ext.ops.build import load_library
+    from snn_ext.ops.machine.build import load_library
 
     os.environ["SNN_EXT_CACHE"] = str(Path("cache").absolute())
     answer = '__attribute__((visibility("default"))) int answer(void) { return 42; }'
@@ -317,7 +317,7 @@ def _make_library() -> None:
 
 def _cached_library() -> int:
     """Load it under the name that the cache gives it."""
-    from snn_ext.ops import build
+    from snn_ext.ops.machine import build
 
     key = build._key
 

@@ -111,7 +111,7 @@ def _kept_evaluations() -> list[str]:
 
 def _build() -> int:
     """Compile a library into an empty cache."""
-    from snn_ext.ops.build import load_library
+    from snn_ext.ops.machine.build import load_library
 
     os.environ["SNN_EXT_CACHE"] = str(Path("cache").absolute())
     answer = '__attribute__((visibility("default"))) int answer(void) { return 42; }'

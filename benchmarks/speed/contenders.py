@@ -47,7 +47,7 @@ class Contender:
 def available(device: torch.device | str = "cpu") -> list[str]:
     """Return our implementations that run on a device, the preferred first."""
     unavailable = implementation("integrate_and_fire", device).unavailable
-    return [name for name in ("cuda-cupy", "cuda-nvrtc", "cpu-native", "torch") if name not in unavailable]
+    return [name for name in ("cuda-cupy", "cuda-nvrtc", "cpu", "torch") if name not in unavailable]
 
 
 def ours(device: torch.device | str = "cpu") -> dict[str, Contender]:
@@ -67,7 +67,7 @@ def ours(device: torch.device | str = "cpu") -> dict[str, Contender]:
 
 
 def hosts(device: torch.device | str = "cpu") -> dict[str, Contender]:
-    """Return the hosts' neurons. IFNode is the baseline, though its threshold can not be trained."""
+    """Return the hosts' neurons. IFNode is the baseline, though its threshold cannot be trained."""
     if_node = neuron.IFNode(v_reset=None, step_mode="m").to(device)
     flex = neuron.FlexSN(_flex_core, 1, (nn.Parameter(torch.ones(1, device=device)),))
     leaky = snntorch.Leaky(beta=1.0, learn_threshold=True, reset_mechanism="subtract").to(device)

@@ -34,7 +34,8 @@ from recipes.lib.options import known_device
 from snn_ext import functional as definition
 from snn_ext.ops import adaptive_spiking, implementation, integrate_and_fire, use_implementation
 from snn_ext.spikingjelly import ATIFuNode
-from tests.ops import adaptive_checks, checks
+from tests.ops.asn import cases as asn_cases
+from tests.ops.integrate_and_fire import cases
 
 from .cases import _resnet18
 from .contenders import BASELINE, Contender, available, compiled_loop, hosts, ours
@@ -56,7 +57,7 @@ class Row:
     roof: float | None = None
     """Part of the bandwidth of a copy, for the bytes that a layer has to move."""
     speedup: float | None = None
-    """How many times as fast as SpikingJelly's IFNode."""
+    """Speed-up over SpikingJelly's IFNode."""
     demand: str = ""
     met: bool | None = None
     megabytes: float | None = None
@@ -65,7 +66,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Setting:
-    """Where and how large."""
+    """Device and sizes of a measurement."""
 
     device: torch.device
     neurons: int = 1 << 24
@@ -115,16 +116,15 @@ def check(device: torch.device) -> None:
     """Hold every CUDA implementation that runs here to the definition; raises AssertionError."""
     for name in (name for name in available(device) if name.startswith("cuda-")):
         with use_implementation(name):
-            for step in (
-                checks.check_all,
-                checks.check_reproducible,
-                checks.check_side_stream,
-                checks.check_graph,
-                adaptive_checks.check_all,
-                adaptive_checks.check_graph,
+            for operator, step in (
+                ("integrate_and_fire", cases.Case.check_all),
+                ("integrate_and_fire", cases.check_reproducible),
+                ("integrate_and_fire", cases.check_side_stream),
+                ("integrate_and_fire", cases.check_graph),
+                ("adaptive_spiking", asn_cases.Case.check_all),
+                ("adaptive_spiking", asn_cases.check_graph),
             ):
-                of = "adaptive_spiking, " if step.__module__ == adaptive_checks.__name__ else ""
-                print(f"{name}: {of}{step.__name__} ...", file=sys.stderr, flush=True)
+                print(f"{name}: {operator}, {step.__name__} ...", file=sys.stderr, flush=True)
                 step(device)
 
 
@@ -268,7 +268,7 @@ def graph(setting: Setting, clock: Clock) -> list[Row]:
     rows = []
     for name in (name for name in available(setting.device) if name.startswith("cuda-")):
         with use_implementation(name):
-            run = partial(checks.training_results, x_seq)
+            run = partial(cases.training_results, x_seq)
             run()
             torch.cuda.synchronize(setting.device)
             captured = torch.cuda.CUDAGraph()
@@ -353,7 +353,7 @@ def _contenders(device: torch.device) -> dict[str, Contender]:
 
 
 def _working(calls: dict[str, Callable[[], object]]) -> dict[str, Callable[[], object]]:
-    """Leave out who can not do the case, with a line on why; ours have to."""
+    """Leave out who cannot do the case, with a line on why; ours have to."""
     found = {}
     for name, call in calls.items():
         try:
@@ -373,7 +373,7 @@ def _operator(x_seq: Tensor, thresholds: Tensor) -> Tensor:
 
 def _backward_call(name: str, x_seq: Tensor, thresholds: int) -> Callable[[], object]:
     """Return a call of the backward operator alone, on what the forward operator keeps."""
-    settings = (0, 4.0, 1.0, False, "subtract", True)
+    settings = ("subtract", True, False, 0, 4.0, 1.0)
     v, thetas = torch.zeros((), device=x_seq.device), torch.ones(thresholds, device=x_seq.device)
     with use_implementation(name), torch.no_grad():
         kept = torch.ops.snn_ext.integrate_and_fire(x_seq, v, thetas, None, *settings, True)[2]

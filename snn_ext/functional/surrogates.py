@@ -159,9 +159,12 @@ class Erf(Surrogate):
         return self.alpha / math.sqrt(math.pi) * torch.exp(-(self.alpha * u).square())
 
 
-_BY_NAME: dict[str, type[Surrogate]] = {
-    cls.__name__: cls for cls in (Sigmoid, ATan, PiecewiseQuadratic, PiecewiseExp, SoftSign, SuperSpike, Erf)
-}
+SURROGATES: tuple[type[Surrogate], ...] = (
+    *(Sigmoid, ATan, PiecewiseQuadratic, PiecewiseExp, SoftSign, SuperSpike, Erf),
+)
+"""All curves, in the order of their ids."""
+
+_BY_NAME = {cls.__name__: cls for cls in SURROGATES}
 
 
 def spike(
@@ -276,7 +279,7 @@ def as_surrogate(function: Any) -> Surrogate | Callable[[Tensor], Tensor]:
     Raises
     ------
     TypeError
-        If it can not be called.
+        If it cannot be called.
     ValueError
         If a SpikingJelly surrogate has ``spiking=False``: its output is not a spike.
 

@@ -1,4 +1,4 @@
-"""What a neuron is made of, in either host, and the table of the neurons of this package.
+"""The mixins that neurons are made of, in either host, and the table of the neurons of this package.
 
 To add a neuron: subclass a mixin of this module for its parameters and its operator, give each host a class of it
 (``snn_ext/spikingjelly/``, ``snn_ext/snntorch/``), and add a row to :data:`NEURONS`. Registration, the tests of both

@@ -1,4 +1,4 @@
-"""The artificial adaptive neuron (AAN): the activation to train with, where an adaptive spiking neuron is to stand."""
+"""The artificial adaptive neuron (AAN): the activation of nets that are to run on adaptive spiking neurons."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ torch.fx.wrap("asn_transfer")  # a net with AANs can be traced symbolically
 
 
 class AAN(nn.Module):
-    r"""The transfer function f(S) of adaptive spiking neurons as an activation: takes the place of ``nn.ReLU``.
+    r"""The transfer function f(S) of adaptive spiking neurons as an activation, to be used instead of ``nn.ReLU``.
 
     .. math::
         f(S) = \max\left(0,\ \frac{h}{e^{u(S)} - 1} - c_0 + \frac h2\right) \text{ for } S > 0, \text{ else } 0
@@ -32,8 +32,7 @@ class AAN(nn.Module):
     Parameters
     ----------
     inplace : bool
-        Accepted, as code that builds nets passes it to ``nn.ReLU``; nothing is done in place, for the gradient needs
-        the input.
+        Accepted because builders of nets pass it to ``nn.ReLU``; without effect, as the gradient needs the input.
     m_f : float
         Adaptation of the neuron's threshold a spike, > 0.
     theta_0 : float, optional
@@ -41,12 +40,7 @@ class AAN(nn.Module):
     tau_gamma, tau_eta, tau_beta : float
         Time constants in ms; see :func:`snn_ext.functional.adaptive_spiking`.
     dt : float
-        Step of the simulation to come in ms: says what one spike a step can carry.
-
-    Raises
-    ------
-    TypeError, ValueError
-        Naming the argument, what came and what is wanted.
+        Time step of the later simulation in ms; it limits the activation that one spike a step can carry.
 
     Warns
     -----
@@ -109,7 +103,7 @@ class AAN(nn.Module):
             self._watched = False  # once is enough
             warnings.warn(
                 f"s: got an activation of {peak:.3g}, want at most {self.ceiling:.3g}: one spike every {self.dt:g} ms, "
-                f"of an adaptive neuron with m_f = {self.m_f:g}, can not carry more; take a larger m_f or a smaller dt",
+                f"of an adaptive neuron with m_f = {self.m_f:g}, cannot carry more; take a larger m_f or a smaller dt",
                 stacklevel=3,
             )
 
@@ -119,7 +113,7 @@ class AAN(nn.Module):
 
 
 class BNAAN(nn.Sequential):
-    """BN-AAN: batch norm and an AAN on the raw input, which turns pixels into spikes; the first layer of every net.
+    """BN-AAN: batch norm and an AAN on the raw input, the first layer of every net; its spikes encode the pixels.
 
     Parameters
     ----------
@@ -129,11 +123,6 @@ class BNAAN(nn.Sequential):
         Number of dimensions behind the channels: 0 for features ``[N, C]``, 2 for images ``[N, C, H, W]``.
     **constants
         Of :class:`AAN`.
-
-    Raises
-    ------
-    TypeError, ValueError
-        Naming the argument, what came and what is wanted.
 
     Notes
     -----

@@ -1,6 +1,6 @@
-"""What the adaptive spiking neuron is in both hosts: from its parameters to the arguments of one operator.
+"""The adaptive spiking neuron (ASN) in either host: from its parameters to the arguments of one operator.
 
-The class here is a mixin for ``nn.Module`` and knows no host. A host's node adds the state and the host's habits.
+The class is a mixin for ``nn.Module`` and knows no host. The class of a host adds where the state is kept.
 """
 
 from __future__ import annotations
@@ -61,9 +61,10 @@ class AdaptiveSpikingNeuron(ThresholdNeuron):
             self._hold("bias", bias if isinstance(bias, nn.Parameter) else bias.detach().clone())
 
     def set_precision(self, m_f: float | Tensor, theta_0: float | Tensor | None = None) -> None:
-        """Change the precision of the neurons; what they have encoded so far carries on.
+        """Change the precision of the neurons and keep their state.
 
-        The weights that receive the spikes are to be multiplied by the new :attr:`h` in the place of the old.
+        The weights that receive their spikes must then be multiplied by the new :attr:`h` instead of the old one;
+        :func:`snn_ext.set_precision` does so for a whole net.
 
         Parameters
         ----------
@@ -86,7 +87,7 @@ class AdaptiveSpikingNeuron(ThresholdNeuron):
 
     @property
     def h(self) -> Tensor:
-        """Height of a spike in the neuron's own units: what weights that receive its spikes are multiplied by."""
+        """Height of a spike in the neuron's units: the factor on the weights that receive its spikes."""
         if self.spike_height == "adaptive":
             return torch.ones_like(self.m_f)
         height = asn_spike_height(
@@ -95,24 +96,24 @@ class AdaptiveSpikingNeuron(ThresholdNeuron):
         return height.to(self.m_f.dtype) * self._raw_threshold()
 
     def options(self) -> dict[str, Any]:
-        """Return the arguments that are no tensors, to build a neuron like this one, in either host."""
+        """Return the arguments that are not tensors, to build a neuron like this one in either host."""
         names = ("tau_gamma", "tau_eta", "tau_beta", "tau_phi", "dt", "analog_input", "spike_height", "readout")
         return {name: getattr(self, name) for name in (*names, "scale_output")}
 
     @property
     def emits_spikes(self) -> bool:
-        """Whether the output is a train of spikes: not that of a read-out, or of the filter before a pooling."""
+        """True if the output is a spike train; False for a read-out and for the filter before a pooling."""
         return not self.readout
 
     def analog(self, current: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what the neuron stands for in an analog net, under a constant mean current ``[N, ...]``.
+        """Return rate and output of the neuron in the equivalent analog net, for a constant mean current ``[N, ...]``.
 
         Returns
         -------
         rate : Tensor
-            Spikes a step that carry f(S), at most 1: none where the threshold is never reached.
+            Spikes per step that carry f(S), at most 1; 0 where the threshold is never reached.
         output : Tensor
-            Mean effect of its spikes on what receives them: f(S) in units of the height of a spike, or S.
+            Mean effect of the spikes on the receiving layer: f(S) in units of the height of a spike, or S.
         """
         x_seq = current.unsqueeze(0)
         s = current if self.bias is None else current + for_step("bias", self.bias, x_seq).to(current.dtype)
@@ -169,12 +170,12 @@ class AdaptiveSpikingNeuron(ThresholdNeuron):
         return spike_seq, state
 
     def start(self, x_seq: Tensor) -> ASNState:
-        """Return the state of neurons at rest for an input ``[T, N, ...]``: one value for all of them."""
+        """Return the state at rest for an input ``[T, N, ...]``: one value for all neurons."""
         zero = torch.zeros((), dtype=state_dtype(x_seq.dtype), device=x_seq.device)
         return ASNState(zero, zero, zero, zero)
 
     def unencoded(self, state: ASNState) -> Tensor:
-        """Return S - S_hat: what of the signal the spikes have not encoded yet."""
+        """Return S - S_hat, the part of the signal that spikes have not encoded yet."""
         s = state.s
         if self.bias is not None:
             s = for_step("bias", self.bias, s.unsqueeze(0)).to(s.dtype) + s
@@ -212,7 +213,7 @@ def as_constant(name: str, value: Any) -> Tensor:
 def check_adaptive_options(
     m_f: Any, theta_0: Any, time_constants: dict[str, Any], options: dict[str, Any], bias: Any
 ) -> dict[str, float]:
-    """Check what the neuron has in both hosts; return its times as floats, with the membrane filter filled in."""
+    """Check the arguments common to both hosts; return the time constants as floats, ``tau_phi`` filled in."""
     for name, value in (("m_f", m_f), ("theta_0", m_f if theta_0 is None else theta_0)):
         as_constant(name, value)
     for name, value in options.items():
@@ -233,7 +234,7 @@ def check_adaptive_options(
 
 
 def for_step(name: str, value: Tensor, x_seq: Tensor) -> Tensor:
-    """Return one value, one per channel, or any other shape that broadcasts, so that it broadcasts to a step."""
+    """Reshape one value, or one per channel, to broadcast to a step; other shapes have to broadcast already."""
     if value.numel() > 1 and value.ndim != 1:
         if not broadcasts(value.shape, x_seq.shape[1:]):
             bad_value(name, value, f"a shape that broadcasts to one step of input, {list(x_seq.shape[1:])}")

@@ -26,7 +26,7 @@ Admits = dict[str, Callable[[Any, Any], Any]]
 
 
 class ThresholdNeuron(nn.Module):
-    """What every neuron of this package has: a threshold under the host's name, and tolerance of hosts' checkpoints."""
+    """Base of every neuron: a threshold under the host's name, checked attributes, tolerant loading of checkpoints."""
 
     _version = 2  # hosts' own neurons are version 1: tells whose checkpoint is being loaded
     threshold_name: ClassVar[str]  # the host's name for the threshold
@@ -44,7 +44,7 @@ class ThresholdNeuron(nn.Module):
     # -- parameters and buffers with the value that they start from ----------------------------------------------
 
     def _hold(self, name: str, start: Tensor, trainable: bool = False) -> None:
-        """Register a parameter or a buffer, and remember its start value outside of both, for the meta device."""
+        """Register a parameter or a buffer, and keep its start value for neurons made on the meta device."""
         if not start.is_meta:
             self.__dict__.setdefault("_start_values", {})[name] = start.detach().cpu().clone()
         if isinstance(start, nn.Parameter):
@@ -57,7 +57,7 @@ class ThresholdNeuron(nn.Module):
             self.register_buffer(name, value)
 
     def _set_threshold(self, threshold: Tensor, trainable: bool) -> None:
-        """Put the threshold where the host's constructor has left its own."""
+        """Replace the threshold of the host's constructor."""
         if hasattr(self, self.threshold_name):
             delattr(self, self.threshold_name)
         self._hold(self.threshold_name, threshold, trainable)
@@ -66,9 +66,9 @@ class ThresholdNeuron(nn.Module):
         return cast(Tensor, getattr(self, self.threshold_name))
 
     def reset_parameters(self) -> None:
-        """Bring thresholds and constants back to what the neuron was made with; the next step starts a sequence.
+        """Restore the thresholds and constants that the neuron was made with; the next step starts a sequence.
 
-        This is what a net that was built on the meta device needs after ``to_empty``, as PyTorch's own layers do.
+        Call it after ``to_empty`` for a net that was built on the meta device, as for PyTorch's own layers.
 
         Examples
         --------
@@ -95,7 +95,7 @@ class ThresholdNeuron(nn.Module):
         unexpected_keys: list[str],
         error_msgs: list[str],
     ) -> None:
-        """Load; a checkpoint of the host's own neuron, which has no threshold, keeps the one that is here."""
+        """Load a checkpoint; one of the host's own neuron, which has no threshold, leaves the threshold as it is."""
         foreign = local_metadata.get("version") != self._version and prefix + self.resizable[0] not in state_dict
         key = prefix + self.threshold_name
         if key in state_dict and state_dict[key].ndim == 0:
@@ -111,14 +111,14 @@ class ThresholdNeuron(nn.Module):
 
 
 def admit_threshold(neuron: ThresholdNeuron, value: Any) -> Any:
-    """Let a number or a tensor of one element take the place of the threshold, as it may in the hosts' neurons."""
+    """Let the threshold be set to a number or a tensor of one element, as in the hosts' neurons."""
     name = neuron.threshold_name
     own = neuron._parameters.get(name, neuron._buffers.get(name))
     if own is None:  # the host's constructor, or a parametrisation
         return value
     if isinstance(value, nn.Parameter):
         if value.ndim == 0:
-            bad_value(name, value, "a parameter of shape [1]: others can not be sharded")
+            bad_value(name, value, "a parameter of shape [1]: others cannot be sharded")
         return value
     if isinstance(value, Tensor) and not isinstance(own, nn.Parameter):
         if value.numel() != 1:
@@ -132,7 +132,7 @@ def admit_threshold(neuron: ThresholdNeuron, value: Any) -> Any:
 
 
 def _restore(neuron: nn.Module, name: str, own: Tensor, start: Tensor) -> None:
-    """Write a start value into a parameter, plain or sharded, or put it in the place of a buffer."""
+    """Write a start value into a parameter, plain or sharded, or replace a buffer by it."""
     with torch.no_grad():
         if start.shape != own.shape:  # a buffer resized by a checkpoint or by set_precision
             setattr(neuron, name, start.to(own))
@@ -148,7 +148,7 @@ def _restore(neuron: nn.Module, name: str, own: Tensor, start: Tensor) -> None:
 
 
 def carried(state: Tensor, x_seq: Tensor) -> Tensor:
-    """Return a state for an input: on its device, in the dtype that goes with it, and fit for autograd."""
+    """Return a state on the device of an input, in the dtype of its state, and usable by autograd."""
     if not torch.compiler.is_compiling() and state.is_inference() and not torch.is_inference_mode_enabled():
         state = state.clone()
     return state.to(device=x_seq.device, dtype=state_dtype(x_seq.dtype))
@@ -169,14 +169,14 @@ def as_threshold(name: str, value: Any) -> Tensor:
 
 
 def known(name: str, value: Tensor) -> Tensor:
-    """Return a tensor that has values: start values are kept, for neurons that are made on the meta device."""
+    """Return a tensor after checking that it has values, as tensors on the meta device do not."""
     if value.is_meta:
         bad_value(name, value, "values: a tensor on the meta device has none, give a number or a tensor on the CPU")
     return value
 
 
 def refuse_backend(backend: Any) -> None:
-    """Explain what took the place of the ``backend=`` of older SpikingJelly code."""
+    """Refuse the ``backend=`` of older SpikingJelly code, and name its successor."""
     if backend is not None:
         raise ValueError(
             f"backend: got {backend!r}, want no such argument; SpikingJelly 2.0 has removed it, and snn_ext selects "

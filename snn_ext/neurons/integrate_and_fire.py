@@ -262,7 +262,7 @@ _TOO_MANY = "reset the net before each sample, or use .at(T) for more steps"
 
 
 def only_points(name: str) -> Admits:
-    """Return the checks of a neuron that has points in the place of the host's threshold of this name."""
+    """Return checks for a neuron with points ``p`` instead of the host's threshold of this name."""
 
     def admit(neuron: Any, value: Any) -> Any:
         if hasattr(neuron, "recursion"):  # not the host's constructor
@@ -307,22 +307,25 @@ def as_v_init(name: str, value: Any, low: float = -torch.inf, high: float = torc
 
 
 def check_options(v_init: Any, scale_output: Any, fire_at_threshold: Any, grad_scale: Any) -> Tensor:
-    """Check what all three neurons have in both hosts; return the initial potential as a tensor."""
+    """Check the options common to the three neurons in both hosts; return the initial potential as a tensor."""
     check_bool("scale_output", scale_output)
     check_bool("fire_at_threshold", fire_at_threshold)
     _check_grad_scale(grad_scale)
     if isinstance(v_init, nn.Parameter) and v_init.ndim != 1:
-        bad_value("v_init", v_init, "a parameter of shape [1] or [C]: other shapes can not be sharded")
+        bad_value("v_init", v_init, "a parameter of shape [1] or [C]: other shapes cannot be sharded")
     return as_v_init("v_init", v_init)
 
 
 def check_recursion(recursion: Any) -> None:
-    """Check how thresholds are to follow from points."""
+    """Check the name of the recursion from points to thresholds."""
     check_choice("recursion", recursion, ("min", "paper", "cumulative"))
 
 
 def as_time_steps(T: Any, levels: Any, points: Any) -> int:
-    """Return the number of steps of an ATIF-nu, which has two names: ``T`` is taken where a host's builder has one."""
+    """Return the number of steps of an ATIF-nu from ``T``, ``levels`` or the points.
+
+    ``levels`` is another name of ``T``, for builders of nets that have an argument ``T`` themselves.
+    """
     if T is not None and levels is not None and T != levels:
         bad_value("levels", levels, f"T={T}, or only one of the two: they are the same")
     if T is None and levels is None:
@@ -348,12 +351,12 @@ def _wide(x: Tensor) -> Tensor:
 
 
 def _positive(x: Tensor) -> Tensor:
-    """Clamp at ``MIN_THRESHOLD``; the added term is an exact zero that carries the gradient straight through."""
+    """Clamp at ``MIN_THRESHOLD``; the added term is exactly zero and passes the gradient straight through."""
     if not torch.is_grad_enabled():
         return x.clamp_min(MIN_THRESHOLD)
     return x.detach().clamp_min(MIN_THRESHOLD) + (x - x.detach())
 
 
 def _scale_gradient(x: Tensor, factor: float | None) -> Tensor:
-    """Multiply the gradient, not the value: the added term is an exact zero."""
+    """Multiply the gradient but not the value: the added term is exactly zero."""
     return x if factor is None else x.detach() + (x - x.detach()) * factor

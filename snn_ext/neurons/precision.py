@@ -1,4 +1,4 @@
-"""Changing the precision of a whole net of adaptive spiking neurons: :func:`set_precision`."""
+"""The precision of a whole net of adaptive spiking neurons: :func:`set_precision`."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from .asn import AdaptiveSpikingNeuron, as_constant
 __all__ = ["adaptive_neurons", "fold_height", "set_precision"]
 
 _MANTISSA = 23
-"""Bits of a sum that float32 holds for certain, a rounding of the weights included."""
+"""Bits of a sum that float32 certainly holds, with the weights rounded to the grid."""
 
 
 def set_precision(net: nn.Module, m_f: float, theta_0: float | None = None) -> None:
     r"""Give all adaptive neurons of a net another precision, in place and without training.
 
     ``m_f`` and ``theta_0`` change together, the height h of a spike is computed anew, and with it every weight that
-    receives spikes: :math:`w h`, from the weight :math:`w` of the analog net. So nothing is lost on the way there and
-    back. The states of the neurons stay: a net may be switched between two steps.
+    receives spikes: :math:`w h`, from the weight :math:`w` of the analog net, so a change and its reversal restore the
+    weights exactly. The states of the neurons stay: a net may be switched between two steps.
 
     Parameters
     ----------
@@ -38,7 +38,7 @@ def set_precision(net: nn.Module, m_f: float, theta_0: float | None = None) -> N
     Raises
     ------
     TypeError, ValueError
-        Naming the argument, what came and what is wanted; nothing is changed then.
+        If an argument is wrong; the net is unchanged then.
 
     Notes
     -----
@@ -98,10 +98,10 @@ def adaptive_neurons(net: nn.Module) -> dict[str, AdaptiveSpikingNeuron]:
 
 
 def fold_height(layer: Any, h: Tensor) -> None:
-    """Put the height of the spikes that a layer receives into its weights, from those of the analog net.
+    """Multiply a layer's weights of the analog net by the height of the spikes that it receives.
 
-    The layer has ``analog_weight``, and ``spike_bits``: how many bits the arriving sums of spikes have behind the
-    point, or ``None`` if sums of them are not exact anyway.
+    The layer has ``analog_weight`` and ``spike_bits``, the number of fractional bits of the arriving sums of spikes;
+    ``None`` if their sums cannot be exact.
     """
     weight = layer.analog_weight.double() * h.detach().double().to(layer.analog_weight.device)
     weight = weight if layer.spike_bits is None else _on_grid(layer, weight)

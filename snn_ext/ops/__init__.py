@@ -1,19 +1,20 @@
 """The operators of :mod:`snn_ext.functional` with the same signatures, by the fastest implementation that can run.
 
-Which one runs, and why another can not, can always be asked: :func:`implementation`. Nothing switches silently.
+:func:`implementation` tells which one runs, and why another cannot. Nothing switches silently.
 """
 
-from .adaptive import adaptive_spiking, postsynaptic_potential
+from . import spike_convolution  # noqa: F401, for it registers its implementations
+from .asn import adaptive_spiking, postsynaptic_potential
+from .asn_transfer import asn_transfer
 from .integrate_and_fire import integrate_and_fire
-from .selection import Implementation, implementation, use_implementation
-from .transfer import asn_transfer
+from .registry import Implementation, implementation, use_implementation
 
 __all__ = [
     "Implementation",
     "adaptive_spiking",
     "asn_transfer",
     "implementation",
-    "postsynaptic_potential",
     "integrate_and_fire",
+    "postsynaptic_potential",
     "use_implementation",
 ]

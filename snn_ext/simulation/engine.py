@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from .._errors import bad_value, check_count
-from ..ops.selection import select
+from ..ops.registry import select
 from .graph import as_graph, evaluating, events_of, is_stateful, module_of, unit_of
 from .plan import Call, Observer, Plan, ancestors
 from .spike_train import SpikeTrain

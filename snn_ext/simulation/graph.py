@@ -12,18 +12,12 @@ from torch import Tensor, fx, nn
 from .._errors import bad_type, bad_value
 from ..hosts import LeafTracer, is_neuron, reset_neurons
 from ..neurons import AdaptiveSpikingNeuron
-from .layers import RULES, known_type, module_of, rule_of
+from .layers import known_type, module_of, rule_of
 
 __all__ = [
-    "CONVOLUTIONS", "MAX_POOLS", "TRANSPOSED_CONVOLUTIONS", "WEIGHTED", "Events", "Recorder", "as_graph",
-    "emits_spikes", "evaluating", "events_of", "is_delay", "is_filter", "is_max_pool", "is_spiking", "is_stateful",
-    "module_of", "smoothed_readout", "step_length", "unit_of",
+    "Events", "Recorder", "as_graph", "emits_spikes", "evaluating", "events_of", "is_delay", "is_filter",
+    "is_max_pool", "is_spiking", "is_stateful", "module_of", "smoothed_readout", "step_length", "unit_of",
 ]  # fmt: skip
-
-CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-TRANSPOSED_CONVOLUTIONS = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-WEIGHTED = tuple(kind for kind, rule in RULES.items() if rule.weighted)
-MAX_POOLS = tuple(kind for kind, rule in RULES.items() if rule.pooling == "max")
 
 
 def as_graph(net: nn.Module, name: str = "net") -> fx.GraphModule:

@@ -45,11 +45,6 @@ class ASN(AdaptiveSpikingNeuron, HostNeuron):
     others
         As in :class:`ATIFu`.
 
-    Raises
-    ------
-    TypeError, ValueError
-        Naming the argument, what came and what is wanted.
-
     Notes
     -----
     The spike in S_hat and the threshold is detached, as the one in the reset everywhere in this host.
@@ -136,7 +131,5 @@ def _check_init_hidden(init_hidden: Any) -> bool:
     if not isinstance(init_hidden, bool):
         bad_type("init_hidden", init_hidden, "True")
     if not init_hidden:
-        bad_value(
-            "init_hidden", init_hidden, "True: the state is four tensors, which one mem passed along can not hold"
-        )
+        bad_value("init_hidden", init_hidden, "True: the state is four tensors, which one mem passed along cannot hold")
     return True

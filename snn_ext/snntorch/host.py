@@ -1,7 +1,7 @@
-"""What snnTorch 1.0 expects of a neuron, whatever its dynamics: attributes, ``mem``, reset, detach.
+"""The contract of snnTorch 1.0 for a neuron of any dynamics: attributes, ``mem``, reset, detach.
 
-The host carries ``mem``, the potential before its own reset, and resets and detaches a neuron by replacing or detaching
-that tensor. These neurons carry a state of their own beside it and notice both.
+The host carries ``mem``, the potential before its reset, and resets or detaches a neuron by replacing or detaching that
+tensor. These neurons carry another state beside ``mem`` and notice both.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ _MEANINGLESS: dict[str, tuple[Any, str]] = {
     "learn_graded_spikes_factor": (False, "False: spikes are binary, or scaled by scale_output=True"),
     "reset_delay": (True, "True: the host's reset_delay=False never fires on a stored charge"),
 }
-"""Options of the host without a meaning here: the value that does nothing, and what to say to another."""
+"""Options of the host without a meaning here: the neutral value, and the explanation for any other."""
 
 
 def _neutral(name: str) -> Callable[[Any, Any], Any]:
-    """Return the check that an option of the host has the value that does nothing."""
+    """Return the check that an option of the host has its neutral value."""
     neutral, want = _MEANINGLESS[name]
 
     def admit(neuron: Any, value: Any) -> Any:
@@ -47,7 +47,7 @@ def _neutral(name: str) -> Callable[[Any, Any], Any]:
 
 
 class HostNeuron(ThresholdNeuron, snn.Leaky):
-    """State and host habits of all neurons."""
+    """Base of all neurons: the state beside the host's ``mem``, and the host's contract."""
 
     threshold_name = "threshold"
     admits: ClassVar[Admits] = {
@@ -143,7 +143,7 @@ class HostNeuron(ThresholdNeuron, snn.Leaky):
             return seq.flatten(0, 1)
         return seq[0] if self.step_mode == "s" else seq
 
-    # -- what the dynamics is made of -------------------------------------------------------------------------------
+    # -- to be defined by the dynamics ------------------------------------------------------------------------------
 
     def _advance(self, x_seq: Tensor, state: Any) -> tuple[Tensor, Tensor, Any]:
         """Return spikes, the last ``mem`` and the new state; ``state`` is ``None`` at the start of a sequence."""
@@ -175,7 +175,7 @@ class HostNeuron(ThresholdNeuron, snn.Leaky):
         return _mapped(lambda part: carried(part, x_seq), state)
 
     def _warn_of_foreign(self, mem: Tensor | None) -> None:
-        """Warn if a potential is dropped: one passed along, or put into ``mem`` by somebody else."""
+        """Warn if a potential is dropped that was passed along, or that other code has put into ``mem``."""
         foreign = self.mem if mem is None and self.mem is not self._own_mem else mem
         if foreign is not None and not torch.compiler.is_compiling() and not foreign.is_meta and bool(foreign.any()):
             warnings.warn(
@@ -240,7 +240,7 @@ class HostNeuron(ThresholdNeuron, snn.Leaky):
         return self
 
     def __getstate__(self) -> dict[str, Any]:
-        """For copy and pickle: leave out a state that the host has reset; it may hang in a graph."""
+        """Leave a state that the host has reset out of copies and pickles; it may belong to a graph."""
         state = self.__dict__.copy()
         if self.mem is not self._own_mem:
             state.update(_own_mem=None, _mem_seq=None, _state=None)
@@ -278,19 +278,19 @@ def _mapped(fn: Callable[[Tensor], Tensor], state: Any) -> Any:
 
 
 def _fixed(neuron: Any, name: str, value: Any, instead: str) -> Any:
-    """Let only the host's constructor set an attribute that acts when it is made."""
+    """Refuse to change an attribute that has an effect in the host's constructor only."""
     if name in neuron.__dict__ and value is not neuron.__dict__[name]:
         bad_value(name, value, f"{neuron.__dict__[name]!r}, as it was made: {instead}")
     return value
 
 
 def _spike_grad(function: Any) -> Any:
-    # The host's closures can not be pickled: the same curve as an object can. Its default is atan(2).
+    # The host's closures cannot be pickled: the same curve as an object can. Its default is atan(2).
     return ATan(2.0) if function is None else as_surrogate(function)
 
 
 def _reset_mechanism_val(neuron: Any, value: Any) -> Any:
-    """Keep the name of the mechanism with its number, in whichever way it is set."""
+    """Keep name and number of the reset mechanism in step, whichever of them is set."""
     names = {number: name for name, number in neuron.reset_dict.items()}
     neuron._reset_mechanism = neuron._check_reset_mechanism(names.get(int(value), value))
     return value

@@ -80,7 +80,7 @@ class _IntegrateAndFireLeaky(IntegrateAndFireNeuron, HostNeuron):
         return cast(Reset, self.reset_mechanism)
 
     def _fresh_copy(self) -> Any:
-        # A state in a graph can not be deep-copied; the memo puts an empty one in its place.
+        # A state in a graph cannot be deep-copied; the memo puts an empty one in its place.
         memo = {id(self.mem): self.mem.new_zeros(0), id(self._state): None, id(self._mem_seq): None}
         twin = copy.deepcopy(self, memo)
         twin.reset_mem()
@@ -124,11 +124,6 @@ class ATIFu(_IntegrateAndFireLeaky):
         Factor on the threshold's gradient; "lsq" is ``1 / sqrt(neurons per sample * T)``, for step mode "m".
     beta, inhibition, learn_beta, state_quant, graded_spikes_factor, learn_graded_spikes_factor, reset_delay, backend
         Options of the host without a meaning here: anything but the value that does nothing is refused.
-
-    Raises
-    ------
-    TypeError, ValueError
-        Naming the argument, what came and what is wanted.
 
     Notes
     -----
@@ -188,11 +183,6 @@ class PCMPIF(_IntegrateAndFireLeaky):
     others
         As in :class:`ATIFu`.
 
-    Raises
-    ------
-    TypeError, ValueError
-        Naming the argument, what came and what is wanted.
-
     Notes
     -----
     Source: Hwang et al. 2021, section "pre-charged membrane potential" and equation 2.
@@ -231,7 +221,7 @@ class PCMPIF(_IntegrateAndFireLeaky):
     ) -> None:
         value = as_threshold("threshold", threshold)
         as_v_init("precharge", precharge, 0.0, 1.0)
-        self._init_leaky(locals() | {"grad_scale": None}, precharge)
+        self._init_leaky(locals(), precharge)
         self._set_threshold(value, learn_threshold)
 
     @property
@@ -265,8 +255,8 @@ class ATIFnu(NonUniformIntegrateAndFireNeuron, _IntegrateAndFireLeaky):
 
     Raises
     ------
-    TypeError, ValueError
-        Naming the argument, what came and what is wanted; also in the forward pass after T steps without a reset.
+    ValueError
+        In the forward pass, after T steps without a reset.
 
     Notes
     -----

@@ -93,10 +93,10 @@ def bptt(
     num_steps : int
         Number of steps, with ``time_var=False``.
     time_var : bool
-        Whether the data vary over time: ``[T, N, ...]``, or ``[N, T, ...]`` with ``time_first=False``. Otherwise
-        ``[N, ...]`` is presented at every step.
+        True for data that vary over time, ``[T, N, ...]``, or ``[N, T, ...]`` with ``time_first=False``; False for
+        ``[N, ...]``, which is presented at every step.
     time_first : bool
-        Where the time is in data that vary.
+        Position of the time axis in data that vary.
     regularization : callable, optional
         Added to the loss: ``regularization(spk_seq)``.
     device : str or torch.device
@@ -110,7 +110,7 @@ def bptt(
     Raises
     ------
     TypeError, ValueError
-        Naming the argument, what came and what is wanted; before the first step of the optimizer.
+        If an argument is wrong, before the first step of the optimizer.
 
     Examples
     --------

@@ -62,11 +62,6 @@ class ASNNode(AdaptiveSpikingNeuron, HostNode):
     scale_output : bool
         Emit ``h`` in place of 1.
 
-    Raises
-    ------
-    TypeError, ValueError
-        Naming the argument, what came and what is wanted.
-
     Notes
     -----
     Pooling that is merged into the layer, filter, pool, spike: ``ASNNode(readout=True, tau_phi=5.0)``, the pooling,

@@ -1,4 +1,4 @@
-"""What SpikingJelly 2.0 expects of a node, whatever its dynamics: attributes, states, step modes, counters."""
+"""The contract of SpikingJelly 2.0 for a node of any dynamics: attributes, states, step modes, counters."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ States = tuple[Any, ...]
 
 
 class HostNode(ThresholdNeuron, neuron.BaseNode):
-    """State and host habits of all nodes; the first memory, ``v``, is a float until the first step."""
+    """Base of all nodes: the contract of the host. The first memory, ``v``, is a float until the first step."""
 
     threshold_name = "v_threshold"
     admits: ClassVar[Admits] = {
@@ -52,7 +52,7 @@ class HostNode(ThresholdNeuron, neuron.BaseNode):
         check_choice("step_mode", step_mode, ("s", "m"))
         neuron.BaseNode.__init__(self, 1.0, v_reset, surrogate_function, detach_reset, step_mode, store_v_seq)
 
-    # -- what the dynamics is made of -------------------------------------------------------------------------------
+    # -- to be defined by the dynamics ------------------------------------------------------------------------------
 
     def _states(self, x_seq: Tensor, states: States) -> States:
         """Return states for an input ``[T, N, ...]``: those given, or, where they do not fit it, those at the start.
@@ -67,7 +67,7 @@ class HostNode(ThresholdNeuron, neuron.BaseNode):
     # -- the host's contract: pure transitions with explicit states -------------------------------------------------
 
     def materialize_states(self, inputs: tuple[Tensor, ...], states: States, step_mode: str) -> States:
-        """Turn the memories into tensors of the shape of one step; none, or others of another shape, start afresh."""
+        """Return the memories as tensors of the shape of one step; those that do not fit the input start afresh."""
         x_seq = _input(inputs[0], step_mode)
         return tuple(_as_step(part, x_seq[0]) for part in self._states(x_seq, states))
 
@@ -82,7 +82,7 @@ class HostNode(ThresholdNeuron, neuron.BaseNode):
         return (spike_seq[0],), states
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the node; a counter that watches is shown all states, which it finds among the memories."""
+        """Run the node; under an operation counter the memories are materialised first, as the counter reads them."""
         if counted():
             self._remember(self.materialize_states(args, tuple(self._memories.values()), self.step_mode))
         return super().forward(*args, **kwargs)
@@ -142,7 +142,7 @@ class HostNode(ThresholdNeuron, neuron.BaseNode):
 
 
 def only_subtraction(reason: str) -> Admits:
-    """Return the check of ``v_reset`` for a node that knows no reset to zero."""
+    """Return the check of ``v_reset`` for a node without a reset to zero."""
     return {"v_reset": lambda node, value: None if value is None else bad_value("v_reset", value, f"None: {reason}")}
 
 
@@ -154,12 +154,12 @@ def _v_reset(value: Any) -> float | None:
 
 def _surrogate(function: SurrogateFunction) -> Callable[[Tensor], Tensor]:
     as_surrogate(function)
-    # one of its own: the host's default instances are shared
+    # a new instance: the host's default instances are shared
     return surrogate.Sigmoid() if function is None else function
 
 
 def _as_step(value: Any, x: Tensor) -> Any:
-    """Return a state with one value for every neuron of a step ``[N, ...]``, in memory of its own."""
+    """Return a state with one value for every neuron of a step ``[N, ...]``, in newly allocated memory."""
     if not isinstance(value, Tensor) or not value.is_floating_point():  # a step index
         return value
     if value.shape == x.shape:

@@ -132,11 +132,6 @@ class ATIFuNode(_IntegrateAndFireNode):
     backend
         Refused, with the name of what replaces it.
 
-    Raises
-    ------
-    TypeError, ValueError
-        Naming the argument, what came and what is wanted.
-
     Notes
     -----
     Source: Castagnetti et al. 2023, equations 2-7 and 9-12.
@@ -188,11 +183,6 @@ class PCMPIFNode(_IntegrateAndFireNode):
         Potential before the first step in units of the threshold, in [0, 1]: one value, or one per channel (dim 1).
     v_reset, surrogate_function, detach_reset, step_mode, store_v_seq, scale_output, fire_at_threshold, backend
         As in :class:`ATIFuNode`.
-
-    Raises
-    ------
-    TypeError, ValueError
-        Naming the argument, what came and what is wanted.
 
     Notes
     -----
@@ -265,8 +255,8 @@ class ATIFnuNode(NonUniformIntegrateAndFireNeuron, _IntegrateAndFireNode):
 
     Raises
     ------
-    TypeError, ValueError
-        Naming the argument, what came and what is wanted; also in the forward pass after T steps without a reset.
+    ValueError
+        In the forward pass, after T steps without a reset.
 
     Notes
     -----
@@ -315,7 +305,7 @@ class ATIFnuNode(NonUniformIntegrateAndFireNeuron, _IntegrateAndFireNode):
         self._init_points(points, recursion)
 
     def _fresh_copy(self) -> ATIFnuNode:
-        # A potential in a graph can not be deep-copied; the memo puts the start in its place.
+        # A potential in a graph cannot be deep-copied; the memo puts the start in its place.
         twin = copy.deepcopy(self, {id(self._memories["v"]): 0.0, id(self.v_seq): None})
         neuron.BaseNode.reset(twin)
         return twin

@@ -1,7 +1,7 @@
 """The conformance suite for spiking neurons: :func:`check_neuron`, for ours, the hosts' and anybody's.
 
-The checks are in ``both.py``, ``spikingjelly.py`` and ``snntorch.py``; the decorator ``check`` of ``suite.py`` registers
-a new one.
+The checks are in ``both.py``, ``spikingjelly.py`` and ``snntorch.py``; the decorator ``check`` of ``suite.py``
+registers a new one.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def check_neuron(
     shape: tuple[int, ...] = (3, 4, 5, 5),
     skip: tuple[str, ...] = (),
 ) -> list[str]:
-    """Hold a neuron against everything that its host and its users expect of one.
+    """Check a neuron against all that its host and its users expect of one.
 
     Equality is exact, of spikes and states, on random input and on a grid where ties are frequent.
 

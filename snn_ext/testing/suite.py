@@ -1,4 +1,4 @@
-"""What the checks stand on: a neuron, how its host runs, resets and detaches it, and the register of the checks."""
+"""The base of the checks: a neuron, how its host runs, resets and detaches it, and the register of the checks."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class Suite:
         raise NotImplementedError
 
     def has_explicit_mem(self) -> bool:
-        """Whether ``mem`` may be passed along: a neuron whose state is more than that says ``explicit_mem = False``."""
+        """Return True if ``mem`` may be passed along; a neuron with more state has ``explicit_mem = False``."""
         return bool(getattr(self.factory(), "explicit_mem", True))
 
     def sequence(self, neuron: Any, x_seq: Tensor) -> Tensor:

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from snn_ext.ops.adaptive_cuda import AdaptiveCudaExecution
-from tests.ops import adaptive_checks, checks
-from tests.ops.emulation import Emulator, recorded, self_test_kernels
+from tests.ops.asn.cases import Case as AsnCase
+from tests.ops.emulation import Emulator, comparison_kernels, recorded
+from tests.ops.integrate_and_fire.cases import Case
 
 
 @pytest.fixture(autouse=True)
@@ -25,11 +25,10 @@ def poisoned_memory() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def emulator() -> Emulator:
     """Return the CUDA source on the CPU, with every variant compiled that ``check_all`` needs."""
-    return Emulator(recorded(None, checks.run_all) + self_test_kernels())
+    return Emulator(recorded("integrate_and_fire", Case.run_all) + comparison_kernels("integrate_and_fire"))
 
 
 @pytest.fixture(scope="session")
-def adaptive_emulator() -> Emulator:
+def asn_emulator() -> Emulator:
     """Return the same for the adaptive neuron."""
-    kernels = AdaptiveCudaExecution
-    return Emulator(recorded(None, adaptive_checks.run_all, kernels) + self_test_kernels(kernels))
+    return Emulator(recorded("adaptive_spiking", AsnCase.run_all) + comparison_kernels("adaptive_spiking"))

@@ -1,4 +1,4 @@
-"""The CUDA source on the CPU: a back end that compiles it by g++ and runs it, through the launcher that users have."""
+"""The CUDA sources on the CPU: a loader that compiles them by g++, under the same machinery as a GPU."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from types import MappingProxyType, ModuleType
 from typing import Any
 
 import pytest
@@ -20,21 +19,26 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from snn_ext.ops import adaptive, integrate_and_fire, selection
-from snn_ext.ops.build import cache_folder, load_or_make
-from snn_ext.ops.cuda_execution import CudaExecution
-from snn_ext.ops.cuda_launcher import DTYPES, CudaKernels, Kernel
-from tests.ops import adaptive_checks, checks
+from snn_ext.ops import registry
+from snn_ext.ops.machine import cuda
+from snn_ext.ops.machine.build import cache_folder, load_or_make
+from snn_ext.ops.machine.cuda import CudaMachine, Kernel
+from snn_ext.ops.machine.source import DTYPES
+from snn_ext.ops.sequence import SequenceOp
+from tests.ops.harness import Case
 
 FLAGS = ("-std=c++17", "-O0", "-ffp-contract=off", "-fPIC", "-shared", "-w")
 HEADER = Path(__file__).with_name("cuda_on_cpu.h")
+
+OPERATORS = {op: found["cuda-cupy"] for op, found in registry.IMPLEMENTATIONS.items() if "cuda-cupy" in found}
+"""The CUDA implementation of every operator that has one."""
 
 Wanted = tuple[str, tuple[str, ...], str]
 """Source, options and name of a kernel."""
 
 
 class Recorder:
-    """A back end that runs nothing and remembers which kernels were asked for."""
+    """A loader that runs nothing and remembers which kernels were asked for."""
 
     name = "cuda-cupy"
 
@@ -97,24 +101,52 @@ class Emulator(Recorder):
         return launch
 
 
+def emulated(operator: str, loader: Recorder, source: str | None = None) -> CudaMachine:
+    """Return the CUDA implementation of an operator with another loader, and with another source if one is given."""
+    real = OPERATORS[operator]
+    return type(real)(real._package, real._agreement, loader, source)
+
+
+def source_of(operator: str, *replacements: tuple[str, str]) -> str:
+    """Return the CUDA source of an operator with changes; each has to apply exactly once."""
+    source = cuda.source(OPERATORS[operator].op, OPERATORS[operator]._package)
+    for old, new in replacements:
+        assert source.count(old) == 1, f"the source has {source.count(old)} times {old!r}"
+        source = source.replace(old, new)
+    return source
+
+
 @contextmanager
-def installed(*executions: CudaKernels) -> Iterator[None]:
-    """Put executions in the place of all others of their operators."""
-    with pytest.MonkeyPatch.context() as patch:
-        changed = {execution.operator: {execution.name: execution} for execution in executions}
-        patch.setattr(selection, "EXECUTIONS", MappingProxyType({**selection.EXECUTIONS, **changed}))
-        selection._select.cache_clear()
+def installed(*implementations: CudaMachine) -> Iterator[None]:
+    """Put implementations in the place of all others of their operators."""
+    changed = {found.op.name: {found.name: found} for found in implementations}
+    with replaced(changed):
         yield
-    selection._select.cache_clear()
 
 
-def recorded(
-    source: str | None, calls: Callable[[], object], kernels: type[CudaKernels] = CudaExecution
-) -> list[Wanted]:
+@contextmanager
+def replaced(changed: dict[str, dict[str, Any]]) -> Iterator[None]:
+    """Change what is registered for some operators."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registry, "IMPLEMENTATIONS", {**registry.IMPLEMENTATIONS, **changed})
+        registry._select.cache_clear()
+        yield
+    registry._select.cache_clear()
+
+
+def recorded(operator: str, calls: Callable[[], object], source: str | None = None) -> list[Wanted]:
     """Return the kernels that calls of an operator need."""
     recorder = Recorder()
-    with untested(), installed(kernels(recorder, source)):
+    with untested(), installed(emulated(operator, recorder, source)):
         calls()
+    return list(recorder.wanted)
+
+
+def comparison_kernels(operator: str) -> list[Wanted]:
+    """Return the kernels that the comparison with torch needs, for every dtype."""
+    recorder = Recorder()
+    for dtype in DTYPES:
+        emulated(operator, recorder)._failure(torch.device("cpu"), dtype)
     return list(recorder.wanted)
 
 
@@ -165,54 +197,29 @@ def _word(argument: int | float) -> int:
     return argument
 
 
-def self_test_kernels(kernels: type[CudaKernels] = CudaExecution) -> list[Wanted]:
-    """Return the kernels that the self-test of every dtype needs."""
-    recorder = Recorder()
-    for dtype in DTYPES:
-        kernels(recorder)._failure(torch.device("cpu"), dtype)
-    return list(recorder.wanted)
-
-
 @contextmanager
 def untested() -> Iterator[None]:
-    """Let kernels be used without a self-test."""
+    """Let kernels be used without a comparison with torch."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(CudaKernels, "_self_test", lambda *arguments: None)
+        patch.setattr(CudaMachine, "_tested", lambda *arguments: None)
         yield
-
-
-def emulated_source(*replacements: tuple[str, str], kernels: type[CudaKernels] = CudaExecution) -> str:
-    """Return a source with changes; each has to apply exactly once."""
-    source = kernels.source()
-    for old, new in replacements:
-        assert source.count(old) == 1, f"the source has {source.count(old)} times {old!r}"
-        source = source.replace(old, new)
-    return source
 
 
 # -- checks ------------------------------------------------------------------------------------------------------------
 
 
-def check(
-    execution: CudaKernels, emulator: Emulator, case: checks.Case | adaptive_checks.Case, gradients: bool = True
-) -> None:
-    """Hold an execution to the definition: in both orders of the threads, twice, between guard zones."""
-    plain = isinstance(case, checks.Case)
-    how, module, x_seq = (
-        (checks, integrate_and_fire, case.x_seq) if plain else (adaptive_checks, adaptive, case.current_seq)
-    )
-    with installed(execution), guard_zones(module) as check_zones:
+def check(implementation: CudaMachine, emulator: Emulator, case: Case, gradients: bool = True) -> None:
+    """Hold an implementation to the definition: in both orders of the threads, twice, between guard zones."""
+    with installed(implementation), guard_zones() as check_zones:
         for emulator.descending in (False, True, False):
-            how.check_exact(case)
-            if gradients and not x_seq.isnan().any():
-                how.check_gradients(case)
+            case.check_exact()
+            if gradients and not case.x_seq.isnan().any():
+                case.check_gradients()
             check_zones()
 
 
 @contextmanager
-def guard_zones(
-    module: ModuleType, names: tuple[str, ...] = ("_empty_outputs", "_empty_gradients")
-) -> Iterator[Callable[[], None]]:
+def guard_zones() -> Iterator[Callable[[], None]]:
     """Put everything that an operator writes between two zones, and yield what checks them."""
     zones: list[Tensor] = []
     size, mark = 4096, 12345.0
@@ -227,7 +234,7 @@ def guard_zones(
         assert not touched, f"Case(...): {touched} elements beyond the arrays were written"
 
     with pytest.MonkeyPatch.context() as patch:
-        for name in names:
-            empty = getattr(module, name)
-            patch.setattr(module, name, lambda *a, _empty=empty: tree_map(guarded, _empty(*a)))
+        for name in ("room", "room_for_gradients"):
+            room = getattr(SequenceOp, name)
+            patch.setattr(SequenceOp, name, lambda *a, _room=room: tree_map(guarded, _room(*a)))
         yield check_zones

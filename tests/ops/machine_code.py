@@ -15,17 +15,14 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from snn_ext.ops.adaptive_cuda import AdaptiveCudaExecution
-from snn_ext.ops.cuda_execution import CudaExecution
-from snn_ext.ops.cuda_launcher import CudaKernels
-from snn_ext.ops.nvrtc import load_nvrtc
-from snn_ext.ops.transfer_cuda import TransferCudaExecution
+from snn_ext.ops.machine.cuda import macros, options
+from snn_ext.ops.machine.nvrtc import load_nvrtc
+from tests.ops.emulation import OPERATORS, source_of
 
 ARCHITECTURES = ("sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_120")
-OPERATORS = {kernels.operator: kernels for kernels in (CudaExecution, AdaptiveCudaExecution, TransferCudaExecution)}
 Variant = tuple[int, ...]
 
 
@@ -33,17 +30,17 @@ Variant = tuple[int, ...]
 class Compiled:
     """The machine code of a kernel, and what the compiler's report says of it."""
 
-    code: bytes
+    code: bytes = field(repr=False)
     registers: int
     spilled: int
     """Bytes of a thread that are stored to memory because registers ran out."""
 
 
 @functools.lru_cache(maxsize=64)
-def compile_variant(variant: Variant, architecture: str, kernels: type[CudaKernels] = CudaExecution) -> Compiled:
+def compile_variant(operator: str, variant: Variant, architecture: str) -> Compiled:
     """Compile a variant, with a report."""
-    options = (*kernels.options(variant), "--ptxas-options=-v")
-    code, report = load_nvrtc().compile_with_log(kernels.source(), options, architecture)
+    flags = (*options(OPERATORS[operator].op, variant), "--ptxas-options=-v")
+    code, report = load_nvrtc().compile_with_log(source_of(operator), flags, architecture)
     registers, stack, stores = (
         int(re.search(pattern, report)[1])
         for pattern in (r"Used (\d+) registers", r"(\d+) bytes stack frame", r"(\d+) bytes spill stores")
@@ -69,46 +66,40 @@ def disassembler() -> Path | None:
     return path if path and path.exists() else None
 
 
-# -- all variants that the launcher can ask for ------------------------------------------------------------------------
+# -- all variants that a call can ask for ------------------------------------------------------------------------
 
 
-def geometries(kernels: type[CudaKernels] = CudaExecution) -> Iterator[Variant]:
+def geometries(operator: str) -> Iterator[Variant]:
     """Yield direction, dtype, static steps (0: any) and vector width."""
-    for backward, dtype, steps in itertools.product((0, 1), (0, 1, 2), (1,) if _is_transfer(kernels) else range(17)):
-        width = 4 if dtype == 0 else 8
-        if backward and kernels is AdaptiveCudaExecution:
-            width = 4 if 0 < steps <= 4 else 2
-        elif backward and not _is_transfer(kernels):
-            width = min(width, 2 if steps == 0 or steps > 8 else 4 if steps > 4 else 8)
-        elif steps == 0:
-            width = 4
+    found = OPERATORS[operator]
+    for backward, dtype, steps in itertools.product((0, 1), (0, 1, 2), (1,) if found.op.timeless else range(17)):
+        width = found.widest(bool(backward), steps or 17, 4 if dtype == 0 else 2)
         while width:
             yield backward, dtype, steps, width
             width //= 2
 
 
-def _is_transfer(kernels: type[CudaKernels]) -> bool:
-    return kernels is TransferCudaExecution
+def settings(operator: str, backward: int) -> list[Variant]:
+    """Return every combination of the other macros, in their order; without spikes there is no surrogate."""
+    op = OPERATORS[operator].op
+    counts = {setting.name: len(setting.values) or 2 for setting in op.settings} | {"surrogate": 7}
+    counts |= dict.fromkeys(op.backward_only, 1) if not backward else {}
+    names = macros(op)[4:]
+    found = itertools.product(*(range(counts.get(name.lower(), 2)) for name in names))
+    if "OUTPUT" not in names:
+        return list(found)
+    potential = op.codes(op.Settings("potential", *[0] * 5))[0]
+    output, unused = names.index("OUTPUT"), [names.index(name.upper()) for name in op.backward_only]
+    return [each for each in found if each[output] != potential or not any(each[place] for place in unused)]
 
 
-def settings(backward: int, kernels: type[CudaKernels] = CudaExecution) -> list[Variant]:
-    """Return every combination of the other macros, in their order."""
-    curves = range(7) if backward else range(1)
-    if _is_transfer(kernels):
-        return [()]
-    if kernels is CudaExecution:
-        return list(itertools.product(range(2), range(2), range(3), range(2), range(1 + backward), curves))
-    spiking = itertools.product(range(2), range(2), range(2), range(1 + backward), curves)
-    return [*spiking, *itertools.product((2,), range(2), range(2), (0,), (0,))]
-
-
-def variants(every: bool, kernels: type[CudaKernels] = CudaExecution) -> Iterator[Variant]:
-    """Yield every geometry with every setting, or with two settings in turn, which are all used in the end."""
-    turns = {backward: itertools.cycle(settings(backward, kernels)) for backward in (0, 1)}
-    for geometry in geometries(kernels):
+def variants(every: bool, operator: str) -> Iterator[Variant]:
+    """Yield every geometry with every setting, or with a few settings in turn, which are all used in the end."""
+    turns = {backward: itertools.cycle(settings(operator, backward)) for backward in (0, 1)}
+    for geometry in geometries(operator):
         backward = geometry[0]
-        count = 1 if _is_transfer(kernels) else 3 if backward else 2
-        chosen = settings(backward, kernels) if every else itertools.islice(turns[backward], count)
+        count = 1 if OPERATORS[operator].op.timeless else 3 if backward else 2
+        chosen = settings(operator, backward) if every else itertools.islice(turns[backward], count)
         for setting in chosen:
             yield *geometry, *setting
 
@@ -123,13 +114,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--part", default="1/1", metavar="K/N", help="only every N-th variant, starting at the K-th")
     chosen = parser.parse_args(arguments)
-    kernels = OPERATORS[chosen.operator]
     part, parts = map(int, chosen.part.split("/"))
     bad = 0
     for architecture in chosen.architectures:
         count = worst = registers = 0
-        for variant in itertools.islice(variants(chosen.every, kernels), part - 1, None, parts):
-            found = compile_variant(variant, architecture, kernels)
+        for variant in itertools.islice(variants(chosen.every, chosen.operator), part - 1, None, parts):
+            found = compile_variant(chosen.operator, variant, architecture)
             worst, registers, count = max(worst, found.spilled), max(registers, found.registers), count + 1
             if found.spilled and 0 < variant[2] <= 4:
                 bad += 1

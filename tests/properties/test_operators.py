@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from snn_ext import functional, ops
-from snn_ext.ops.selection import select
+from snn_ext.ops.registry import select
 from tests.properties import references as ref
 from tests.properties.profiles import examples
 from tests.properties.strategies import (
@@ -46,7 +46,7 @@ def derivative_of(surrogate: Any) -> ref.Derivative:
 
 def executions(op: str, dtype: torch.dtype) -> list[str]:
     unavailable = ops.implementation(op, "cpu", dtype).unavailable
-    return ["definition", *(name for name in ("torch", "cpu-native") if name not in unavailable)]
+    return ["definition", *(name for name in ("torch", "cpu") if name not in unavailable)]
 
 
 def run(execution: str, op: str, *args: Any, **options: Any) -> Any:

@@ -62,7 +62,7 @@ def test_layers_that_add_up_single_spikes_give_the_same_ones_and_notice_new_weig
     snn = powers_of_two(convert(ann, x, method="data-norm", precharge=0.5, fold_scales=False))
     simulation, wanted = Simulation(snn, chunk=4), loop(snn, x, T)
     assert torch.equal(torch.cat(list(simulation.run(x, T))), wanted)
-    if "cpu-native" not in implementation("spike_convolution", "cpu").unavailable:
+    if "cpu" not in implementation("spike_convolution", "cpu").unavailable:
         prepared = [type(kept.run).__name__ for kept in simulation._prepared.values()]
         assert prepared == ["_PackedLayer", "_PackedLayer", "Linear"]
     with torch.no_grad():
@@ -217,7 +217,7 @@ def test_bad_input_is_named() -> None:
 
 
 def test_a_neuron_that_is_called_twice_a_step_is_refused_by_name() -> None:
-    """Its calls share one potential step by step; layer by layer they can not."""
+    """Its calls share one potential step by step; layer by layer they cannot."""
 
     class Twice(nn.Module):
         def __init__(self) -> None:

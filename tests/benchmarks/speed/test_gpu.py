@@ -8,8 +8,7 @@ from contextlib import nullcontext
 from functools import partial, wraps
 from itertools import islice
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
-from typing import Any
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -26,10 +25,12 @@ from benchmarks.speed import gpu
 from benchmarks.speed.contenders import BASELINE, Contender, available
 from benchmarks.speed.measuring import Timing
 from snn_ext.ops import Implementation
-from snn_ext.ops.adaptive_cuda import AdaptiveCudaExecution
-from snn_ext.ops.cuda_execution import CudaExecution
-from tests.ops import adaptive_checks, checks
-from tests.ops.emulation import Emulator, emulated_source, installed, recorded, self_test_kernels, untested
+from tests.ops.asn import cases as asn_cases
+from tests.ops.emulation import Emulator, comparison_kernels, emulated, installed, recorded, source_of, untested
+from tests.ops.harness import Case
+from tests.ops.integrate_and_fire import cases
+
+IF, ASN = "integrate_and_fire", "adaptive_spiking"
 
 SETTING = gpu.Setting(torch.device("cpu"), neurons=24, rounds=2, images=1)
 
@@ -162,15 +163,15 @@ class Capture(TorchDispatchMode):
         return kept
 
 
-def few(module: ModuleType, name: str, step: int) -> Callable[[], Iterator[Any]]:
-    """Return a function that gives every so many of the small cases of a module."""
-    cases, field = getattr(module, name), "x_seq" if module is checks else "current_seq"
-    return lambda: islice((case for case in cases() if getattr(case, field).numel() < 1000), 1, None, step)
+def few(kind: type[Case], name: str, step: int) -> staticmethod:
+    """Return a function that gives every so many of the small cases of a kind."""
+    every = getattr(kind, name)
+    return staticmethod(lambda: islice((case for case in every() if case.x_seq.numel() < 1000), 1, None, step))
 
 
 FEW = [
-    (module, name, few(module, name, step))
-    for module, step in ((checks, 4), (adaptive_checks, 8))
+    (kind, name, few(kind, name, step))
+    for kind, step in ((cases.Case, 4), (asn_cases.Case, 8))
     for name in ("exact_cases", "gradient_cases")
 ]
 
@@ -179,14 +180,14 @@ FEW = [
 def emulator() -> Emulator:
     """Return the CUDA sources on the CPU, with the variants compiled that a few checks need."""
     with pytest.MonkeyPatch.context() as patch:
-        for module, name, value in FEW:
-            patch.setattr(module, name, value)
-        wanted = recorded(None, checks.run_all) + self_test_kernels()
-        return Emulator(wanted + recorded(None, adaptive_checks.run_all, AdaptiveCudaExecution))
+        for kind, name, value in FEW:
+            patch.setattr(kind, name, value)
+        wanted = recorded(IF, cases.Case.run_all) + comparison_kernels(IF)
+        return Emulator(wanted + recorded(ASN, asn_cases.Case.run_all))
 
 
 @pytest.fixture
-def emulated(monkeypatch: pytest.MonkeyPatch, emulator: Emulator) -> Iterator[pytest.MonkeyPatch]:
+def on_the_cpu(monkeypatch: pytest.MonkeyPatch, emulator: Emulator) -> Iterator[pytest.MonkeyPatch]:
     """Put the CUDA kernels on the CPU in the place of the CPU's, with streams and graphs faked."""
     stream = SimpleNamespace(wait_stream=lambda other: None)
     for name, fake in {
@@ -200,17 +201,17 @@ def emulated(monkeypatch: pytest.MonkeyPatch, emulator: Emulator) -> Iterator[py
         monkeypatch.setattr(torch.cuda, name, fake)
     monkeypatch.setattr(gpu, "gpu_clock", clock)
     monkeypatch.setattr(gpu, "CASES", [case for case in gpu.CASES if case is not gpu.steps])
-    for module, name, value in FEW:
-        monkeypatch.setattr(module, name, value)
+    for kind, name, value in FEW:
+        monkeypatch.setattr(kind, name, value)
     for module, name, arguments in (
-        (checks, "check_reproducible", {"size": 6001, "rounds": 2}),
-        (checks, "check_side_stream", {"size": 600}),
-        (checks, "check_graph", {"size": 600}),
-        (adaptive_checks, "check_graph", {"size": 60}),
+        (cases, "check_reproducible", {"size": 6001, "rounds": 2}),
+        (cases, "check_side_stream", {"size": 600}),
+        (cases, "check_graph", {"size": 600}),
+        (asn_cases, "check_graph", {"size": 60}),
     ):
         step = getattr(module, name)
         monkeypatch.setattr(module, name, wraps(step)(partial(step, **arguments)))
-    with installed(CudaExecution(emulator), AdaptiveCudaExecution(emulator)):
+    with installed(emulated(IF, emulator), emulated(ASN, emulator)):
         yield monkeypatch
 
 
@@ -218,7 +219,7 @@ ARGUMENTS = ["--device", "cpu", "--neurons", "24", "--rounds", "2", "--images", 
 
 
 def test_a_whole_run_on_the_emulated_kernels(
-    emulated: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    on_the_cpu: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert gpu.main([*ARGUMENTS, "--out", str(tmp_path)]) == 0
     captured = capsys.readouterr()
@@ -231,10 +232,10 @@ def test_a_whole_run_on_the_emulated_kernels(
 
 
 def test_a_wrong_kernel_is_found_before_it_is_measured(
-    emulated: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    on_the_cpu: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    wrong = emulated_source(("fire_at_threshold ? h >= theta", "fire_at_threshold ? h > theta"))
-    with untested(), installed(CudaExecution(Emulator(), wrong)):
+    wrong = source_of(IF, ("fire_at_threshold ? h >= theta", "fire_at_threshold ? h > theta"))
+    with untested(), installed(emulated(IF, Emulator(), wrong)):
         assert gpu.main([*ARGUMENTS, "--out", str(tmp_path)]) == 1
     assert "The kernels fail their checks, and nothing is measured: " in capsys.readouterr().err
     assert not list(tmp_path.iterdir())

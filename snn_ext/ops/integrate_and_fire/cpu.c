@@ -1,0 +1,159 @@
+/* integrate_and_fire over [T][N] arrays on the CPU; plain C, called through ctypes.
+
+   Neurons are cut into blocks of BLOCK; a block goes through all time steps while its state stays in the L1 cache (the
+   charges of a segment, in the backward pass, in the L2 cache), and the inner loops over its neurons are left to the
+   compiler's vectoriser. Blocks are handed out to the threads of one OpenMP region a call. The terms of a
+   parameter's gradient are added up for each block, and the blocks in their order, so that the result does not depend on
+   the number of threads. */
+
+#include "cpu.h"
+#include "step.h"
+
+enum { BLOCK = 4096 };
+DEFINE_ROWS(SEGMENT + 5)
+
+/* Call f with the kind of reset and the tie rule as constants: each combination gets a branch-free loop. */
+#define SPECIALISE(f, kind, at, ...)                                                                                  \
+    switch ((kind) * 2 + (at)) {                                                                                      \
+        case RESET_SUBTRACT * 2: f(RESET_SUBTRACT, 0, __VA_ARGS__); break;                                            \
+        case RESET_SUBTRACT * 2 + 1: f(RESET_SUBTRACT, 1, __VA_ARGS__); break;                                        \
+        case RESET_ZERO * 2: f(RESET_ZERO, 0, __VA_ARGS__); break;                                                    \
+        case RESET_ZERO * 2 + 1: f(RESET_ZERO, 1, __VA_ARGS__); break;                                                \
+        case RESET_NONE * 2: f(RESET_NONE, 0, __VA_ARGS__); break;                                                    \
+        default: f(RESET_NONE, 1, __VA_ARGS__); break;                                                                \
+    }
+
+/* -- forward ------------------------------------------------------------------------------------------------------ */
+
+STEP_FUNCTION void advance(int kind, int at, int m, const float *restrict x, float *restrict v, float theta,
+                           float *restrict spikes, float on, float off) {
+    for (int i = 0; i < m; i++) {
+        const float h = charge(v[i], x[i]), s = fires(h, theta, at);
+        spikes[i] = s != 0.0f ? on : off;
+        v[i] = reset(h, s, theta, kind);
+    }
+}
+
+static void forward_block(const forward_arguments *call, index_t b, int m) {
+    row_t *const rows = rows_of_thread();
+    float *buffer = rows[0], *out = rows[1], *v = call->v_end + b;
+    const index_t N = call->N;
+    const int dtype = call->dtype;
+    const float on = call->scale ? call->scale[0] : 1.0f, off = 0.0f * on;
+    start_row(call->v, call->v_stride, b, m, v);
+    for (index_t t = 0; t < call->T; t++) {
+        const float *row = load_row(call->x_seq, dtype, t * N + b, m, buffer);
+        const float theta = call->thresholds[t * call->thresholds_stride];
+        float *target = dtype == FLOAT32 ? (float *)call->spike_seq + t * N + b : out;
+        if (call->checkpoints && t && t % SEGMENT == 0)
+            memcpy(call->checkpoints + (t / SEGMENT - 1) * N + b, v, m * sizeof *v);
+        SPECIALISE(advance, call->reset, call->fire_at_threshold, m, row, v, theta, target, on, off)
+        if (dtype != FLOAT32) store_row(call->spike_seq, dtype, t * N + b, m, out);
+    }
+}
+
+EXPORT int forward(const forward_arguments *call) {
+    make_present(call->spike_seq, bytes_of(call->T * call->N, call->dtype), call->threads);
+    make_present(call->v_end, call->N * 4, call->threads);
+    FOR_EACH_BLOCK(forward_block)
+    return 0;
+}
+
+/* -- backward ----------------------------------------------------------------------------------------------------- */
+
+STEP_FUNCTION void recompute(int kind, int at, int m, const float *restrict x, float *restrict v, float theta,
+                             float *restrict h_row) {
+    for (int i = 0; i < m; i++) {
+        const float h = charge(v[i], x[i]);
+        h_row[i] = h;
+        v[i] = reset(h, fires(h, theta, at), theta, kind);
+    }
+}
+
+/* c: gradient of the potential, after the step on entry, before it on return. h is overwritten by s * g and d by the
+   terms of the threshold's gradient: what is still to be summed. */
+STEP_FUNCTION void retreat(int kind, int at, int m, int detach_reset, float *restrict h, float *restrict d,
+                           const float *restrict g, float scale, float theta, float *restrict c,
+                           float *restrict grad_x) {
+    for (int i = 0; i < m; i++) {
+        const float s = fires(h[i], theta, at);
+        float term;
+        const float e = step_backward(h[i], s, c[i], g[i] * scale, d[i], theta, kind, detach_reset, &term);
+        grad_x[i] = c[i] = e;
+        h[i] = s * g[i];
+        d[i] = term;
+    }
+}
+
+/* In float32 over one row of a block, in sixteen strands whatever the width of the machine's vectors. */
+static double sum_row(const float *row, int m) {
+    float strand[16] = {0};
+    double sum = 0.0;
+    int i = 0;
+    for (; i + 16 <= m; i += 16)
+        for (int k = 0; k < 16; k++) strand[k] += row[i + k];
+    for (int k = 0; k < 16; k++) sum += strand[k];
+    for (; i < m; i++) sum += row[i];
+    return sum;
+}
+
+STEP_FUNCTION index_t threshold_count(const backward_arguments *call) { return call->thresholds_stride ? call->T : 1; }
+
+/* A block has a row of sums over its neurons, for the gradients of [thresholds], scale and a potential of one element. */
+STEP_FUNCTION index_t sum_count(const backward_arguments *call) { return threshold_count(call) + 2; }
+
+static void backward_block(const backward_arguments *call, index_t b, int m, double *sums) {
+    row_t *const rows = rows_of_thread(), *const h = rows + 5;
+    float *c = rows[0], *v = rows[1], *d = rows[2], *buffer = rows[3], *out = rows[4];
+    double *const theta_sums = sums + b / BLOCK * sum_count(call), *const scale_sum = theta_sums + threshold_count(call);
+    const index_t N = call->N, stride = call->thresholds_stride;
+    const int dtype = call->dtype, kind = call->reset, at = call->fire_at_threshold;
+    const float scale = call->scale ? call->scale[0] : 1.0f;
+    if (call->grad_v_end) memcpy(c, call->grad_v_end + b, m * sizeof *c);
+    else memset(c, 0, m * sizeof *c);
+    for (index_t segment = (call->T - 1) / SEGMENT; segment >= 0; segment--) {
+        const index_t first = segment * SEGMENT, last = first + SEGMENT < call->T ? first + SEGMENT : call->T;
+        if (segment) memcpy(v, call->checkpoints + (segment - 1) * N + b, m * sizeof *v);
+        else start_row(call->v, call->v_stride, b, m, v);
+        for (index_t t = first; t < last; t++) {
+            const float *row = load_row(call->x_seq, dtype, t * N + b, m, buffer);
+            SPECIALISE(recompute, kind, at, m, row, v, call->thresholds[t * stride], h[t - first])
+        }
+        for (index_t t = last - 1; t >= first; t--) {
+            const float theta = call->thresholds[t * stride], *g = buffer;
+            float *h_row = h[t - first];
+            float *target = dtype == FLOAT32 && call->grad_x_seq ? (float *)call->grad_x_seq + t * N + b : out;
+            if (call->grad_spike_seq) g = load_row(call->grad_spike_seq, dtype, t * N + b, m, buffer);
+            else memset(buffer, 0, m * sizeof *buffer);
+            surrogate_row(call->surrogate, call->alpha, call->gain, m, h_row, theta, d);
+            if (call->detach_reset) SPECIALISE(retreat, kind, at, m, 1, h_row, d, g, scale, theta, c, target)
+            else SPECIALISE(retreat, kind, at, m, 0, h_row, d, g, scale, theta, c, target)
+            if (dtype != FLOAT32 && call->grad_x_seq) store_row(call->grad_x_seq, dtype, t * N + b, m, out);
+            if (call->grad_thresholds) theta_sums[t * stride] += sum_row(d, m);
+            if (call->grad_scale) *scale_sum += sum_row(h_row, m);
+        }
+    }
+    if (call->grad_v && !call->grad_v_stride) scale_sum[1] = sum_row(c, m);
+    else if (call->grad_v) memcpy(call->grad_v + b, c, m * sizeof *c);
+}
+
+/* Add one column of the blocks' sums in their order. */
+static float add_blocks(const backward_arguments *call, const double *sums, index_t column) {
+    double sum = 0.0;
+    for (index_t k = 0; k < block_count(call->N, BLOCK); k++) sum += sums[k * sum_count(call) + column];
+    return (float)sum;
+}
+
+/* A gradient that is not wanted is NULL. That of the potential is [N] or, with stride 0, a single element: a sum. */
+EXPORT int backward(const backward_arguments *call) {
+    const index_t thetas = threshold_count(call);
+    double *const sums = calloc(block_count(call->N, BLOCK) * sum_count(call), sizeof *sums);
+    if (!sums) return 1;
+    make_present(call->grad_x_seq, bytes_of(call->T * call->N, call->dtype), call->threads);
+    FOR_EACH_BLOCK(backward_block, sums)
+    for (index_t t = 0; call->grad_thresholds && t < thetas; t++) call->grad_thresholds[t] = add_blocks(call, sums, t);
+    if (call->grad_scale) *call->grad_scale = add_blocks(call, sums, thetas);
+    if (call->grad_v && !call->grad_v_stride) *call->grad_v = add_blocks(call, sums, thetas + 1);
+    free(sums);
+    return 0;
+}

@@ -1,0 +1,1 @@
+"""Compilation, cache, loading, comparison with torch and calls of C and CUDA sources."""

@@ -1,0 +1,181 @@
+"""Calls of ``integrate_and_fire``, on data on which one kind of mistake shows."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from snn_ext import functional, ops
+from tests.ops import harness
+from tests.ops.harness import SURROGATES, captured_results
+
+STEPS = (1, 2, 4, 15, 16, 17, 33, 255)
+SIZES = (1, 7, 63, 500, 1000)
+# More than two of the pieces that neurons are cut into, and not a multiple: blocks of C, chunks of torch.
+BLOCKS, CHUNKS = 8201, 65417
+KINDS = ("random", "eighths", "sixteenths", "ulp", "special")
+RESETS = ("subtract", "zero", "none")
+# Half way between two numbers of 16 bits: rounds to the even one, here the lower, there the upper.
+TIED_SCALES = {torch.float16: (1 + 2.0**-11, 1 + 3 * 2.0**-11), torch.bfloat16: (1 + 2.0**-8, 1 + 3 * 2.0**-8)}
+
+
+@dataclass(repr=False)
+class Case(harness.Case):
+    """Arguments of one call."""
+
+    x_seq: Tensor
+    v: Tensor | float
+    thresholds: Tensor
+    scale: Tensor | float | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    outputs = ("spikes", "potential")
+    accuracy = 2e-6
+
+    def run(self, module: Any) -> tuple[Tensor, Tensor]:
+        """Call the operator or the definition."""
+        return module.integrate_and_fire(self.x_seq, self.v, self.thresholds, scale=self.scale, **self.settings)
+
+    def wide(self) -> Case:
+        """Return the same case in float64."""
+        return replace(self, x_seq=self.x_seq.double(), thresholds=self.thresholds.double())
+
+    def leaves(self) -> dict[str, Tensor]:
+        """Return everything that may need a gradient, the potential in full size."""
+        dtype = functional.state_dtype(self.x_seq.dtype)
+        v = torch.as_tensor(self.v, dtype=dtype).expand(self.x_seq.shape[1:])
+        found = {"x_seq": self.x_seq, "v": v, "thresholds": self.thresholds.to(dtype)}
+        return found if self.scale is None else {**found, "scale": torch.as_tensor(self.scale, dtype=dtype)}
+
+    def with_leaves(self, leaves: dict[str, Tensor]) -> Case:
+        """Return the same case with other values for these."""
+        return replace(self, **leaves)
+
+    def term_magnitudes(self, incoming: list[Tensor]) -> dict[str, Tensor]:
+        """Sum of the magnitudes that are added up in the gradients of thresholds and scale."""
+        single, (g_spikes, g_v) = [], incoming
+        size = self.x_seq.shape[1]
+        for n in range(min(size, 64)):  # a sample that stands for all neurons
+            v = self.v[n : n + 1] if isinstance(self.v, Tensor) else self.v
+            thresholds = self.thresholds.expand(len(self.x_seq))
+            one = replace(self, x_seq=self.x_seq[:, n : n + 1], v=v, thresholds=thresholds)
+            single.append(one.gradients(functional, [g_spikes[:, n : n + 1], g_v[n : n + 1]]))
+        magnitudes = torch.stack([s["thresholds"].abs() for s in single]).mean(0) * size
+        terms = {"thresholds": magnitudes if len(self.thresholds) > 1 else magnitudes.sum()}
+        if self.scale is not None:
+            terms["scale"] = (self.run(functional)[0] * g_spikes).abs().sum() / float(self.scale)
+        return terms
+
+    def __repr__(self) -> str:
+        return (
+            f"Case({list(self.x_seq.shape)}, {self.x_seq.dtype}, {len(self.thresholds)} thresholds, scale={self.scale},"
+            f" {self.settings})"
+        )
+
+    @staticmethod
+    def exact_cases() -> Iterator[Case]:
+        """Every length with every size and every kind of data, the settings in turn."""
+        turns = itertools.cycle(
+            itertools.product(RESETS, (True, False), (torch.float32, torch.float16, torch.bfloat16))
+        )
+        for time_steps, size, kind in itertools.product(STEPS, SIZES, KINDS):
+            if time_steps * size <= 40_000:
+                reset, at, dtype = next(turns)
+                yield make_case(kind, time_steps, size, dtype, reset=reset, fire_at_threshold=at)
+        for reset, at, kind in itertools.product(RESETS, (True, False), KINDS):
+            yield make_case(kind, 4, 2100, reset=reset, fire_at_threshold=at)
+        for time_steps, size in ((4, BLOCKS), (33, BLOCKS), (3, CHUNKS)):
+            yield make_case("sixteenths", time_steps, size)
+
+    @staticmethod
+    def gradient_cases() -> Iterator[Case]:
+        """Every surrogate with every reset, then lengths around a checkpoint and sizes around a block."""
+        for surrogate, reset, detach in itertools.product(SURROGATES, RESETS, (False, True)):
+            yield make_case("random", 4, 23, surrogate=surrogate, reset=reset, detach_reset=detach)
+        for time_steps, size in ((1, 1), (2, 500), (15, 7), (16, 7), (17, 7), (33, 64), (48, 7), (4, 2100)):
+            yield make_case("random", time_steps, size)
+            yield make_case("eighths", time_steps, size, fire_at_threshold=False)
+        for dtype, time_steps in itertools.product((torch.float16, torch.bfloat16), (4, 17)):
+            yield make_case("random", time_steps, 64, dtype)
+        for time_steps, size in ((4, BLOCKS), (33, BLOCKS), (18, CHUNKS)):
+            yield make_case("random", time_steps, size)
+
+
+def make_input(kind: str, time_steps: int, size: int, thresholds: Tensor, seed: int = 0) -> Tensor:
+    """Return input ``[T, N]`` in float32 on which one kind of mistake shows."""
+    generator = torch.Generator().manual_seed(seed)
+    shape = (time_steps, size)
+    if kind == "random":
+        return torch.randn(shape, generator=generator) * 0.8 + 0.3
+    if kind == "eighths":
+        return torch.randint(-8, 17, shape, generator=generator) / 8
+    if kind == "sixteenths":
+        return torch.randint(-10, 21, shape, generator=generator) / 16
+    theta = thresholds.expand(time_steps).unsqueeze(1).expand(shape)
+    side = torch.randint(-1, 2, shape, generator=generator)
+    near = torch.where(side == 0, theta, torch.nextafter(theta, theta + side))
+    if kind == "ulp":
+        return near
+    values = torch.tensor([torch.nan, torch.inf, -torch.inf, 0.5, 1.0, -1e-40, 3e38])
+    return values[torch.randint(len(values), shape, generator=generator)]
+
+
+def make_case(kind: str, time_steps: int, size: int, dtype: torch.dtype = torch.float32, **settings: Any) -> Case:
+    """Return a case whose thresholds alternate between one and one per step, with and without scale."""
+    odd = (time_steps + size) % 2
+    generator = torch.Generator().manual_seed(size)
+    thresholds = torch.randint(4, 13, (time_steps if odd else 1,), generator=generator) / 8
+    v = 0.25 if time_steps % 2 else torch.randint(-4, 5, (size,), generator=generator) / 8
+    scale = TIED_SCALES.get(dtype, (0.7, 1.5))[time_steps % 2] if size % 3 else None
+    return Case(make_input(kind, time_steps, size, thresholds).to(dtype), v, thresholds, scale, settings)
+
+
+# -- what only a GPU can show ------------------------------------------------------------------------------------------
+
+
+def check_reproducible(device: torch.device | str, size: int = 3_000_001, rounds: int = 20) -> None:
+    """The same input gives the same bits, threshold's gradient included, whatever the order of the blocks."""
+    for time_steps, count in ((4, 1), (4, 4), (20, 20)):
+        generator = torch.Generator().manual_seed(time_steps)
+        x_seq = torch.randn(time_steps, size // time_steps, generator=generator).to(device).requires_grad_()
+        leaves = [x_seq, torch.ones(count, device=device, requires_grad=True)]
+        weight = torch.randn(x_seq.shape, generator=generator).to(device)
+        first = None
+        for _ in range(rounds):
+            found = torch.autograd.grad(ops.integrate_and_fire(leaves[0], 0.25, leaves[1])[0], leaves, weight)
+            first = first or found
+            assert all(map(torch.equal, found, first)), f"{time_steps} steps, {count} thresholds: other bits"
+
+
+def check_side_stream(device: torch.device | str, size: int = 1_000_000) -> None:
+    """A launch on a side stream waits for what was queued there before it."""
+    x_seq = torch.randint(-8, 17, (4, size), generator=torch.Generator().manual_seed(0)).to(device) / 8
+    want = training_results(x_seq)
+    stream = torch.cuda.Stream(device)
+    stream.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(stream):
+        shifted = x_seq.clone()
+        for _ in range(200):
+            shifted += 1.0
+        found = training_results(shifted - 200.0)  # eighths: every one of these sums is exact
+    torch.cuda.current_stream(device).wait_stream(stream)
+    assert all(map(torch.equal, found, want))
+
+
+def check_graph(device: torch.device | str, size: int = 100_000) -> None:
+    """A captured forward and backward pass gives for new input what an eager one gives; replayed again and again."""
+    x_seq = torch.randn(4, size, device=device)
+    captured_results(x_seq, lambda: training_results(x_seq))
+
+
+def training_results(x_seq: Tensor) -> list[Tensor]:
+    """Return spikes, final potential and gradients of input and threshold, without touching other state."""
+    leaves = [x_seq.detach().requires_grad_(), torch.full((1,), 0.75, device=x_seq.device, requires_grad=True)]
+    spike_seq, v = ops.integrate_and_fire(leaves[0], 0.25, leaves[1])
+    grads = torch.autograd.grad((spike_seq * x_seq.detach()).sum() + v.sum(), leaves)
+    return [spike_seq.detach(), v.detach(), *grads]
