@@ -39,7 +39,7 @@ EXPLANATIONS: dict[str, str] = {
 
 @dataclass(frozen=True)
 class Host:
-    """Where its tests are, what names its neuron there, and which of ours may stand for it."""
+    """The tests of a host, the name of its neuron there, and our neurons that may stand for it."""
 
     tests: str
     names: str

@@ -37,10 +37,11 @@ from recipes.lib.ranges import SEED, integer, new_folder, number
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "snn_ext"
 TESTS = {
-    "functional": ("functional", "ops", "test_activation.py", "test_errors.py"),
-    "ops": ("ops", "functional", "test_activation.py"),
+    "functional": ("functional", "ops", "neurons/test_aan.py", "test_errors.py"),
+    "ops": ("ops", "functional", "neurons/test_aan.py"),
+    "simulation": ("simulation", "evaluation", "conversion"),
     "conversion": ("conversion", "evaluation"),
-    "evaluation": ("evaluation", "conversion"),
+    "evaluation": ("evaluation", "simulation", "conversion"),
 }
 """Folders of the package, and the tests that stand for each: the mirrored ones, and those that rest on it."""
 MEMORY = 16 << 30

@@ -1,4 +1,4 @@
-"""What people run from a checkout: ``python -m recipes.NAME``."""
+"""Scripts to run from a checkout: ``python -m recipes.NAME``."""
 
 from .lib.command import quiet_while_importing
 

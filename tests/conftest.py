@@ -7,7 +7,7 @@ import pytest
 import torch
 
 matplotlib.use("Agg")
-# Small tensors: one thread is faster than waking another, and a busy neighbour can not slow it down.
+# Small tensors: one thread is faster than waking another, and a busy neighbour cannot slow it down.
 torch.set_num_threads(1)
 
 

@@ -22,7 +22,7 @@ from .recipes import Run
 __all__ = ["disk"]
 
 Both = tuple[Callable[[], None], Callable[[], None]]
-"""What is done in the process before the run, and what is done afterwards, to give it room."""
+"""Two actions of the process: one before the run, and one afterwards that gives it room."""
 Attack = Callable[[Path, random.Random], AbstractContextManager[Both]]
 
 NOBODY = 65_534

@@ -1,4 +1,4 @@
-"""What comes of a try, and tables of it."""
+"""Outcomes of tries, and tables of them."""
 
 from __future__ import annotations
 

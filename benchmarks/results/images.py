@@ -93,7 +93,7 @@ class Cell:
 
     @property
     def result(self) -> dict[str, Any] | None:
-        """What the finished run says; ``None`` if it is not finished or was another run."""
+        """Return the result of the finished run; ``None`` if it is not finished or was another run."""
         path, command = self.folder / "result.json", self.folder / "command.json"
         if not path.exists() or not command.exists():
             return None

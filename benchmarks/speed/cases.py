@@ -27,7 +27,7 @@ __all__ = ["CASES", "QUICK", "Row", "Settings"]
 
 @dataclass(frozen=True)
 class Settings:
-    """How long to measure."""
+    """Settings of a measurement."""
 
     rounds: int = 15
     seed: int = 0
@@ -42,9 +42,9 @@ class Row:
     value: float
     unit: str
     speedup: Ratio | None = None
-    """How many times faster than SpikingJelly's IFNode."""
+    """Speed-up over SpikingJelly's IFNode."""
     floor: Ratio | None = None
-    """How many times as long as a copy of the input into memory that is there."""
+    """Time as a multiple of a copy of the input into memory that is there."""
     demand: str = ""
     met: bool | None = None
 

@@ -67,7 +67,7 @@ def ours(device: torch.device | str = "cpu") -> dict[str, Contender]:
 
 
 def hosts(device: torch.device | str = "cpu") -> dict[str, Contender]:
-    """Return the hosts' neurons. IFNode is the baseline, though its threshold can not be trained."""
+    """Return the hosts' neurons. IFNode is the baseline, though its threshold cannot be trained."""
     if_node = neuron.IFNode(v_reset=None, step_mode="m").to(device)
     flex = neuron.FlexSN(_flex_core, 1, (nn.Parameter(torch.ones(1, device=device)),))
     leaky = snntorch.Leaky(beta=1.0, learn_threshold=True, reset_mechanism="subtract").to(device)

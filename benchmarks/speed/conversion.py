@@ -1,5 +1,7 @@
-"""How fast converted nets are simulated, and found: the engine against the host's loop, Spike-Norm and the search of
-pre-charges against running the net anew for every layer.
+"""Speed of simulations of converted nets, and of their search.
+
+The engine stands against the host's loop. Spike-Norm and the search of pre-charges stand against searches that run the
+net anew for each layer.
 
 Contenders of a case run in one process, in turns. The tests of what is measured run first; when one fails nothing is
 measured.

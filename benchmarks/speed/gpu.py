@@ -57,7 +57,7 @@ class Row:
     roof: float | None = None
     """Part of the bandwidth of a copy, for the bytes that a layer has to move."""
     speedup: float | None = None
-    """How many times as fast as SpikingJelly's IFNode."""
+    """Speed-up over SpikingJelly's IFNode."""
     demand: str = ""
     met: bool | None = None
     megabytes: float | None = None
@@ -66,7 +66,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Setting:
-    """Where and how large."""
+    """Device and sizes of a measurement."""
 
     device: torch.device
     neurons: int = 1 << 24
@@ -353,7 +353,7 @@ def _contenders(device: torch.device) -> dict[str, Contender]:
 
 
 def _working(calls: dict[str, Callable[[], object]]) -> dict[str, Callable[[], object]]:
-    """Leave out who can not do the case, with a line on why; ours have to."""
+    """Leave out who cannot do the case, with a line on why; ours have to."""
     found = {}
     for name, call in calls.items():
         try:

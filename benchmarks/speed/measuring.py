@@ -32,7 +32,7 @@ class Timing:
 
 @dataclass(frozen=True)
 class Ratio:
-    """How many times faster than the baseline: the quartiles over the rounds, and best time against best time."""
+    """Speed-up over the baseline: the quartiles over the rounds, and best time against best time."""
 
     low: float
     median: float

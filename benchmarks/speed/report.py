@@ -1,4 +1,4 @@
-"""What comes out: JSON, Markdown and a plot, each written whole or not at all."""
+"""Results as JSON, Markdown and a plot, each written whole or not at all."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a command does around its work: wrong input ends as a sentence, Ctrl-C, SIGTERM and a closed pipe as a status.
+"""The frame of a command: wrong input ends as a sentence, Ctrl-C, SIGTERM and a closed pipe as a status.
 
 Nothing here is slow to import, so that :func:`quiet_while_importing` comes before torch, which takes seconds.
 """

@@ -1,4 +1,4 @@
-"""Where data are kept, how files are written and read, and what their content is known by."""
+"""Folders of data, reading and writing of files, and hashes of their content."""
 
 from __future__ import annotations
 

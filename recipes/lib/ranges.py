@@ -65,7 +65,7 @@ def number(
 
 
 SEED = integer(0, 2**32 - 1)
-"""What every generator takes, NumPy's too."""
+"""The range that every generator takes, NumPy's too."""
 FRACTION = number(0.0, 1.0)
 PERCENT = number(0.0, 100.0)
 

@@ -18,7 +18,7 @@ __all__ = ["RunFolder", "own_folder", "read_log"]
 MARK = "recipe.json"
 """Says which recipe writes its results into a folder."""
 RESULTS = (".csv", ".json", ".jsonl", ".md", ".png", ".pt")
-"""What recipes write: files with such names are somebody's results."""
+"""Suffixes that recipes write: files with such names are somebody's results."""
 CHECK = "crc"
 """Key of the check of a line of the log and all before it."""
 A_LOG = "the log of a run", "remove it to go on without"
@@ -202,7 +202,7 @@ def _locked(path: Path) -> IO[str]:
         file.close()
         raise ValueError(f"--out: got {path}, in which another run is under way, want another folder")
     if free is None and os.name != "nt":
-        warnings.warn(f"--out: {path} can not be locked; see that no other run uses it", stacklevel=4)
+        warnings.warn(f"--out: {path} cannot be locked; see that no other run uses it", stacklevel=4)
     return file
 
 

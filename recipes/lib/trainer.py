@@ -49,9 +49,9 @@ class Trainer(train_classify.Trainer):
     rank = 0
     processes = 1
     checkpoint: dict[str, Any] | None = None
-    """What a continued run goes on from."""
+    """The state from which a run continues."""
     watched = "test"
-    """What the samples of ``test_loader`` are called in the log; the best epoch is the best on them."""
+    """Name of the samples of ``test_loader`` in the log; the best epoch is the best on them."""
 
     # -- hooks ------------------------------------------------------------------------------------------------------
 

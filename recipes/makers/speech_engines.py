@@ -56,7 +56,7 @@ PACES = (0.8, 1.0, 1.2)  # of festival, which speaks all words at once
 
 @dataclass(frozen=True)
 class Speaker:
-    """Who speaks: a voice of an engine, and how it is held.
+    """A speaker: a voice of an engine, with its pace and pitch.
 
     Attributes
     ----------

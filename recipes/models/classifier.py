@@ -1,4 +1,4 @@
-"""What VGG-16 and ResNet-18 share: a stem that never sees time, a body that may, and the mean over time."""
+"""The frame that VGG-16 and ResNet-18 share: a stem that never sees time, a body that may, and the mean over time."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ class Operation:
 
     @property
     def name(self) -> str:
-        """How the operation is called in error messages."""
+        """Name of the operation in error messages."""
         return name_of(self.node) if self.module is None else f"{kind_of(self.module)} {self.node.target}"
 
     def argument(self, index: int, name: str, default: Any = None) -> Any:

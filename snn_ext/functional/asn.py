@@ -124,8 +124,7 @@ def adaptive_spiking(
     Raises
     ------
     TypeError, ValueError
-        Naming the argument, what came and what is wanted. The values of constants that are tensors are looked at on the
-        CPU only, and not while compiling.
+        If an argument is wrong. Constants that are tensors are checked on the CPU only, and not while compiling.
 
     Notes
     -----
@@ -192,11 +191,6 @@ def postsynaptic_potential(
     state : PSPState
         State after the last step, float32 or float64.
 
-    Raises
-    ------
-    TypeError, ValueError
-        Naming the argument, what came and what is wanted.
-
     Notes
     -----
     Source: Zambrano et al. 2017, equations 1, 4 and 5.
@@ -228,7 +222,7 @@ def _filter(psc: Tensor, s: Tensor, current: Tensor, analog_input: bool, c: Cons
 
 
 class Constants(NamedTuple):
-    """What a step needs of the constants, in the dtype of the state; each without a dimension or broadcastable."""
+    """The constants as a step needs them, in the dtype of the state; each without a dimension or broadcastable."""
 
     m_f: Tensor
     theta_0: Tensor
@@ -244,7 +238,7 @@ _REASONS = {
     "tau_gamma": "the threshold would not adapt, or grow without limit",
     "tau_eta": "the neuron would not remember what its spikes have encoded, or never forget",
     "tau_beta": "a spike would have no effect, or a lasting one",
-    "tau_phi": "a filter can not be faster than none, which is 0",
+    "tau_phi": "a filter cannot be faster than none, which is 0",
     "dt": "time goes forward",
 }
 
@@ -298,7 +292,7 @@ def check_constant_values(name: str, value: Tensor) -> None:
 
 
 def may_be_looked_at(value: Tensor) -> bool:
-    """Whether the values of a tensor are at hand: on the CPU, and not while they are traced or mapped over."""
+    """Return True if the values of a tensor are at hand: on the CPU, and not while they are traced or mapped over."""
     hidden = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
     return value.device.type == "cpu" and not hidden
 
@@ -336,7 +330,7 @@ def check_adaptive_arguments(
     spike_height: str,
     detach_adaptation: bool,
 ) -> None:
-    """Raise for the first argument of :func:`adaptive_spiking` that can not be used; constants have their own check."""
+    """Raise for the first argument of :func:`adaptive_spiking` that cannot be used; constants have their own check."""
     _check_input(current_seq, state, ASNState, bias, analog_input)
     check_choice("spike_height", spike_height, ("fixed", "adaptive"))
     check_bool("detach_adaptation", detach_adaptation)
@@ -345,7 +339,7 @@ def check_adaptive_arguments(
 def check_potential_arguments(
     current_seq: Tensor, state: object, bias: Tensor | float | None, analog_input: bool
 ) -> None:
-    """Raise for the first argument of :func:`postsynaptic_potential` that can not be used."""
+    """Raise for the first argument of :func:`postsynaptic_potential` that cannot be used."""
     _check_input(current_seq, state, PSPState, bias, analog_input)
 
 

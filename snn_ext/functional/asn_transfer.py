@@ -69,11 +69,6 @@ def asn_transfer(
     Tensor
         f(S) in the shape and dtype of ``s``. NaN stays.
 
-    Raises
-    ------
-    TypeError, ValueError
-        Naming the argument, what came and what is wanted.
-
     Notes
     -----
     Source: Zambrano et al. 2017, equations 8-11.
@@ -121,7 +116,7 @@ def asn_spike_height(
     Raises
     ------
     TypeError, ValueError
-        Naming the argument, what came and what is wanted; also if a neuron with this threshold never fires at S = 1.
+        If an argument is wrong, or a neuron with this threshold never fires at S = 1.
 
     Examples
     --------
@@ -381,7 +376,7 @@ def _check_fires_at_one(theta_0: Constant) -> None:
         theta_0 = float(theta_0.max())
     if theta_0 >= 2.0:
         bad_value(
-            "theta_0", theta_0, "< 2 (it is m_f if not given): a signal of 1 never fires, and f(1) = 1 can not be"
+            "theta_0", theta_0, "< 2 (it is m_f if not given): a signal of 1 never fires, and f(1) = 1 cannot be"
         )
 
 

@@ -70,11 +70,6 @@ def integrate_and_fire(
     v : Tensor
         Potential after the last step, ``[N, ...]``; float64 for float64 input, float32 for any narrower one.
 
-    Raises
-    ------
-    TypeError, ValueError
-        Naming the argument, what came and what is wanted.
-
     Notes
     -----
     NaN never fires and stays NaN; ``+inf`` fires at every step; ``-inf`` is silent for ever.
@@ -129,7 +124,7 @@ def check_integrate_and_fire_arguments(
     fire_at_threshold: bool,
     scale: Tensor | float | None,
 ) -> None:
-    """Raise for the first argument of :func:`integrate_and_fire` that can not be used."""
+    """Raise for the first argument of :func:`integrate_and_fire` that cannot be used."""
     check_sequence("x_seq", x_seq)
     check_step("v", v, "x_seq", x_seq)
     if not isinstance(thresholds, Tensor) or not thresholds.is_floating_point():
@@ -176,7 +171,7 @@ def check_device(name: str, value: object, of: str, x_seq: Tensor) -> None:
 
 
 def broadcasts(shape: torch.Size, target: torch.Size) -> bool:
-    """Whether a tensor of ``shape`` can be expanded to ``target``."""
+    """Return True if a tensor of ``shape`` can be expanded to ``target``."""
     if len(shape) > len(target):
         return False
     return all(a in (1, b) for a, b in zip(reversed(shape), reversed(target), strict=False))

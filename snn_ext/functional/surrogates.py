@@ -279,7 +279,7 @@ def as_surrogate(function: Any) -> Surrogate | Callable[[Tensor], Tensor]:
     Raises
     ------
     TypeError
-        If it can not be called.
+        If it cannot be called.
     ValueError
         If a SpikingJelly surrogate has ``spiking=False``: its output is not a spike.
 

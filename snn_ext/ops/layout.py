@@ -56,7 +56,7 @@ def empty_step(x_seq: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def is_one(v: Tensor) -> bool:
-    """Whether a tensor is one element, expanded or not.
+    """Return True if a tensor is one element, expanded or not.
 
     Examples
     --------

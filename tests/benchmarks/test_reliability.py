@@ -178,7 +178,7 @@ def test_a_full_disk_has_to_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
             Path("result.json").write_text("1" * 500_000)
         except OSError as error:
             Path("result.json").unlink(missing_ok=True)
-            raise SystemExit(f"result.json: can not be written ({error})") from None
+            raise SystemExit(f"result.json: cannot be written ({error})") from None
 
     runs = {"saying": saying, "silent": lambda: Path("result.json").write_text("1" * 500_000) and None}
     monkeypatch.setattr(disk.recipes, "inputs", lambda folder: nullcontext())

@@ -44,7 +44,7 @@ def test_a_net_of_float64_stands_for_the_analog_net_to_its_last_digits(name: str
     ann, x = trained(NETS[name]()).double(), images(4).double()
     with torch.no_grad():
         for parameter in ann.parameters():
-            parameter += 1e-9 * torch.rand_like(parameter)  # what float32 can not hold
+            parameter += 1e-9 * torch.rand_like(parameter)  # what float32 cannot hold
         wanted = ann(x)
     snn = convert(ann, x, **options)
     torch.testing.assert_close(AnalogTwin(snn)(x), wanted, rtol=1e-12, atol=1e-13)

@@ -149,7 +149,7 @@ def test_nets_whose_report_names_no_integrate_and_fire_neurons_are_refused_uncha
 
 def test_the_search_leaves_states_that_are_in_a_graph_alone() -> None:
     snn, x = convert(trained(vgg()), images(), method="data-norm"), images()
-    snn(x).sum()  # with gradient: such a state can not be deep-copied
+    snn(x).sum()  # with gradient: such a state cannot be deep-copied
     state = snn.get_submodule("2").v
     optimize_precharge(snn, None, x, time_steps=3, candidates=2)
     assert snn.get_submodule("2").v is state and state.requires_grad

@@ -1,7 +1,7 @@
 /* What a CUDA source needs to be compiled as C++ and run on the CPU, one block after the other.
 
    The threads of a block are fibers, so that barriers and shuffles wait as they do on a GPU. A warp goes as far as it
-   can before the next one moves, the first warp and block first or the last. What this can not show: races between
+   can before the next one moves, the first warp and block first or the last. What this cannot show: races between
    blocks, or in any other order; the accuracy of approximate instructions; what a GPU's own conversions do. */
 
 #pragma once

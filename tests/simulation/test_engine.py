@@ -217,7 +217,7 @@ def test_bad_input_is_named() -> None:
 
 
 def test_a_neuron_that_is_called_twice_a_step_is_refused_by_name() -> None:
-    """Its calls share one potential step by step; layer by layer they can not."""
+    """Its calls share one potential step by step; layer by layer they cannot."""
 
     class Twice(nn.Module):
         def __init__(self) -> None:

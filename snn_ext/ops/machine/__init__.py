@@ -1,1 +1,1 @@
-"""How C and CUDA sources of operators are compiled, cached, loaded, compared with torch and called."""
+"""Compilation, cache, loading, comparison with torch and calls of C and CUDA sources."""

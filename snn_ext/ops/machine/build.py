@@ -29,7 +29,7 @@ _DIGEST_BYTES = hashlib.sha256().digest_size
 
 
 class BuildError(RuntimeError):
-    """Why there is no library, in one line."""
+    """The reason why there is no library, in one line."""
 
 
 def load_library(sources: dict[str, str]) -> ctypes.CDLL:
@@ -225,7 +225,7 @@ def why_not_trusted(place: Path) -> str | None:
 
 
 def _is_private(group: int) -> bool:
-    """Whether a group is the one that many systems make for each user alone, with a umask of 002."""
+    """Return True if a group is the one that many systems make for each user alone, with a umask of 002."""
     try:
         import grp
         import pwd

@@ -1,4 +1,4 @@
-"""Why the CUDA kernels cannot run here, a sentence for every broken set-up."""
+"""Reasons why the CUDA kernels cannot run here, a sentence for every broken set-up."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ __all__ = ["CompileError", "Nvrtc", "load_nvrtc"]
 
 
 class CompileError(RuntimeError):
-    """Why there is no machine code, in one line."""
+    """The reason why there is no machine code, in one line."""
 
 
 class Nvrtc:

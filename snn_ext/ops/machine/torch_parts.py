@@ -1,4 +1,4 @@
-"""What the implementations in torch share: neurons in chunks, and surrogates in place."""
+"""Parts that the implementations in torch share: neurons in chunks, and surrogates in place."""
 
 from __future__ import annotations
 

@@ -230,7 +230,7 @@ def test_system_without_locks_still_trains(tmp_path: Path, monkeypatch: pytest.M
     def fails(*_: Any) -> None:
         raise error
 
-    warns: Any = pytest.warns(UserWarning, match="can not be locked")
+    warns: Any = pytest.warns(UserWarning, match="cannot be locked")
     if isinstance(error, ImportError):  # Windows
         monkeypatch.setitem(sys.modules, "fcntl", None)
         warns = contextlib.nullcontext()
