@@ -50,7 +50,7 @@ class Agreement:
         implementation: SequenceImplementation,
         device: torch.device,
         dtype: torch.dtype = torch.float32,
-        time_steps: int = SEGMENT + 2,
+        time_steps: int = SEGMENT + 3,  # odd, for operators that flatten time: vectors of every width, and of one
     ) -> bool:
         """Return whether an implementation on a device agrees with torch on the CPU."""
         found, found_gradients = self._results(implementation, device, dtype, time_steps)
@@ -84,4 +84,4 @@ class Agreement:
 
 def _close(found: Tensor, want: Tensor) -> bool:
     rough = 1e-4 if want.dtype == torch.float32 else 1e-2
-    return torch.allclose(found, want, rtol=rough, atol=rough)
+    return torch.allclose(found, want, rtol=rough, atol=rough / 10)

@@ -194,7 +194,7 @@ class CudaMachine:
 
     def _agrees_on(self, device: torch.device, dtype: torch.dtype) -> bool:
         with self._loader.guard(device):  # every thread has a current device
-            return all(self._agreement(self, device, dtype, time_steps) for time_steps in (4, SEGMENT + 2))
+            return all(self._agreement(self, device, dtype, time_steps) for time_steps in (4, SEGMENT + 3))
 
     def _refuse_while_capturing(self) -> None:
         if self._loader.is_capturing():
