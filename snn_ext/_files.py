@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     import numpy as np
 
 __all__ = [
-    "DamagedFileError", "building", "has_hash_in_name", "intact", "load_arrays", "load_tensors", "lock", "read_json",
-    "replacing", "save_tensors", "scratch", "sealed", "sweep", "unsealed", "write_json",
+    "DamagedFileError", "building", "has_hash_in_name", "intact", "load_arrays", "load_tensors", "lock", "named",
+    "read_json", "replacing", "save_tensors", "scratch", "sealed", "sweep", "unsealed", "write_json",
 ]  # fmt: skip
 
 TEMPORARY = re.compile(r"\.snn_ext-[0-9a-f]{16}(\..*)?")
@@ -66,7 +66,7 @@ def replacing(path: Path) -> Iterator[Path]:
     mode = _mode(target)
     temporary, descriptor = _create(target.parent, target.suffix[-16:])
     try:
-        with _named(path):
+        with named(path):
             if mode is not None:
                 _change_mode(temporary, descriptor, mode | 0o600)
             yield temporary
@@ -78,7 +78,7 @@ def replacing(path: Path) -> Iterator[Path]:
         if os.name == "nt":  # which moves no open file
             os.close(descriptor)
             descriptor = -1
-        os.replace(temporary, target)
+        _move(temporary, target)
     finally:
         if descriptor >= 0:
             os.close(descriptor)
@@ -93,10 +93,10 @@ def building(folder: Path) -> Iterator[Path]:
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with scratch(folder.parent, mode=0o777) as temporary:
-        with _named(folder):
+        with named(folder):
             yield temporary
         try:
-            os.replace(temporary, folder)
+            _move(temporary, folder)
         except OSError:
             if not folder.is_dir():
                 raise
@@ -207,8 +207,16 @@ def _is(descriptor: int, path: Path) -> bool:
         return False
 
 
+def _move(temporary: Path, target: Path) -> None:
+    """Rename a file or folder; an error names the target alone, for the user has never seen the other name."""
+    try:
+        os.replace(temporary, target)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(target)) from error
+
+
 @contextmanager
-def _named(path: Path) -> Iterator[None]:
+def named(path: Path) -> Iterator[None]:
     """Add the name of the file to a system error without one, such as that of a full disk."""
     try:
         yield
@@ -291,7 +299,7 @@ def save_tensors(content: Any, path: Path) -> None:
         try:
             torch.save(content, temporary)
         except RuntimeError as error:
-            if "inline_container" not in str(error):
+            if not any(writer in str(error) for writer in ("inline_container", "iostream")):
                 raise
             raise OSError(errno.EIO, "cannot be written whole (is the disk full?)", str(path)) from error
 

@@ -276,7 +276,8 @@ def full_disk(size: int = 20_000) -> Iterator[None]:
         signal.signal(signal.SIGXFSZ, handler)
 
 
-def test_full_disk_leaves_the_old_content_and_names_the_file(tmp_path: Path) -> None:
+@pytest.mark.parametrize("size", [1, 100, 4_000, 20_000])  # torch fails in different ways
+def test_full_disk_leaves_the_old_content_and_names_the_file(tmp_path: Path, size: int) -> None:
     writers: dict[str, Callable[[Path], None]] = {
         "a.pt": lambda path: save_tensors({"a": torch.randn(100_000)}, path),
         "a.json": lambda path: write_json(path, {"a": "x" * 100_000}),
@@ -284,7 +285,7 @@ def test_full_disk_leaves_the_old_content_and_names_the_file(tmp_path: Path) -> 
     for name, write in writers.items():
         path = tmp_path / name
         path.write_bytes(b"old")
-        with full_disk(), pytest.raises(OSError, match=name):
+        with full_disk(size), pytest.raises(OSError, match=name):
             write(path)
         assert path.read_bytes() == b"old"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "a.pt"]
@@ -356,6 +357,13 @@ def test_only_files_of_that_name_are_swept_and_links_are_left(tmp_path: Path, mo
     sweep(tmp_path)
     assert not young.exists() and (tmp_path / "target" / "file").read_text() == "precious"
     assert all((tmp_path / name).read_text() == "precious" for name in kept)
+
+
+def test_a_file_where_a_folder_is_to_be_is_named_and_no_temporary_name_is_told(tmp_path: Path) -> None:
+    (tmp_path / "x").write_text("in the way")
+    with pytest.raises(NotADirectoryError, match="x'$") as caught, building(tmp_path / "x"):
+        pass
+    assert ".snn_ext" not in str(caught.value) and [path.name for path in tmp_path.iterdir()] == ["x"]
 
 
 def test_folder_is_there_whole_or_not_at_all_and_the_first_one_stays(tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ def _attempt(name: str, run: Run, want: Reference, title: str, attack: Attack, r
         clear = (
             _names_a_path(ended.errors)
             if run.command
-            else bool(re.match(r"\w*(OS|Permission|File\w+|Value)Error: ", told))
+            else bool(re.match(r"\w*(OS|Permission|File\w+|Directory|Value)Error: ", told))
         )
         why = "does not end" if ended.late else "" if clear or not ended.status else f"status {ended.status}: {told}"
         mend()

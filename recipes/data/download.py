@@ -13,7 +13,7 @@ from typing import IO
 
 from tqdm import tqdm
 
-from ..lib.files import DamagedFileError, building, intact, lock
+from ..lib.files import DamagedFileError, building, intact, lock, named
 
 __all__ = ["download", "unpack"]
 
@@ -136,7 +136,8 @@ def _fetch(url: str, part: Path) -> bool:
             tqdm(desc=part.stem, total=total, initial=have, unit="B", unit_scale=True, disable=None) as bar,
         ):
             while piece := response.read(PIECE):
-                file.write(piece)
+                with named(part):
+                    file.write(piece)
                 bar.update(len(piece))
         return total is None or _size(part) >= total
 

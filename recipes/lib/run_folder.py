@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from .files import DamagedFileError, intact, load_tensors, lock, read_json, replacing, save_tensors, write_json
+from .files import DamagedFileError, intact, load_tensors, lock, named, read_json, replacing, save_tensors, write_json
 
 __all__ = ["RunFolder", "own_folder", "read_log"]
 
@@ -140,7 +140,8 @@ class RunFolder:
         self._begin()
         count, check = self._chain
         self._chain = count + 1, _link(check, record)
-        with open(self.path / "log.jsonl", "a", encoding="utf-8") as file:
+        log = self.path / "log.jsonl"
+        with named(log), open(log, "a", encoding="utf-8") as file:
             file.write(json.dumps({**record, CHECK: self._chain[1]}) + "\n")
 
     def save(self, checkpoint: dict[str, Any], best: bool) -> None:

@@ -28,7 +28,7 @@ from tqdm import tqdm
 from snn_ext import parameter_groups
 
 from ..data.images import Batches, channel_statistics, load_images
-from .files import fingerprint, intact
+from .files import fingerprint, intact, named
 from .run_folder import RunFolder
 
 __all__ = ["Trainer", "processes"]
@@ -203,17 +203,19 @@ class Trainer(train_classify.Trainer):
                 better, best = test[1] > best, max(best, test[1])
                 thresholds = [p.flatten().tolist() for m in self.threshold_modules() for p in m.parameters()]
                 folder.log(**record, **notes, thresholds=thresholds, seconds=time.perf_counter() - began)
-                for name in names:
-                    if record[name] is not None:
-                        writer.add_scalar(name, record[name], epoch)
-                for i, threshold in enumerate(thresholds):
-                    writer.add_scalar(f"threshold/{i:02d}", threshold[0], epoch)
+                with named(args.out / "tensorboard"):
+                    for name in names:
+                        if record[name] is not None:
+                            writer.add_scalar(name, record[name], epoch)
+                    for i, threshold in enumerate(thresholds):
+                        writer.add_scalar(f"threshold/{i:02d}", threshold[0], epoch)
                 progress = {"epochs": epoch + 1, "best_accuracy": best, "last": record, "settings": folder.settings}
                 progress |= self.about()
                 folder.save({name: part.state_dict() for name, part in state.items()} | progress, better)
         result = {}
         if folder and writer:
-            writer.close()
+            with named(args.out / "tensorboard"):
+                writer.close()
             last = record or checkpoint["last"]  # of a run that was interrupted after its last epoch
             result = {"data": self.data.name, "best_accuracy": best, **last, **self.measure(args)}
             folder.finish(result)

@@ -27,6 +27,7 @@ from recipes.lib.spotter import CHECKPOINT, load_spotter  # noqa: E402
 from recipes.train_images import load_net  # noqa: E402
 from snn_ext import AAN  # noqa: E402
 from snn_ext import convert as convert_net  # noqa: E402
+from tests.test_files import full_disk  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -86,6 +87,14 @@ def test_log_can_be_removed_and_the_run_goes_on_without_it(tmp_path: Path) -> No
     folder.close()
     folder = RunFolder(tmp_path, {"seed": 0}, resume=True)
     assert folder.checkpoint() == {"epochs": 3} and [line["epoch"] for line in read_log(path)] == [2]
+    folder.close()
+
+
+def test_full_disk_names_the_log(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path, {"seed": 0}, resume=False)
+    folder.log(epoch=0)
+    with full_disk(1), pytest.raises(OSError, match=r"log\.jsonl"):
+        folder.log(epoch=1)
     folder.close()
 
 
