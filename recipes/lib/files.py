@@ -31,8 +31,8 @@ from snn_ext._files import (
 
 __all__ = [
     "DamagedFileError", "building", "data_folder", "feature_cache", "fingerprint", "has_hash_in_name", "intact",
-    "load_arrays", "load_tensors", "lock", "named", "read_json", "replacing", "save_figure", "save_tensors", "write_arrays",
-    "write_json",
+    "load_arrays", "load_tensors", "lock", "named", "read_json", "replacing", "save_figure", "save_tensors",
+    "write_arrays", "write_json",
 ]  # fmt: skip
 
 
