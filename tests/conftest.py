@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 import matplotlib
 import pytest
 import torch
@@ -9,6 +11,9 @@ import torch
 matplotlib.use("Agg")
 # Small tensors: one thread is faster than waking another, and a busy neighbour cannot slow it down.
 torch.set_num_threads(1)
+# A shell ignores Ctrl-C for jobs in the background, and the commands that the tests interrupt would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

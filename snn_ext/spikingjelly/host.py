@@ -38,6 +38,8 @@ class HostNode(ThresholdNeuron, neuron.BaseNode):
     reset: Callable[[], None]
     _append_v_seq: Callable[[Tensor], None]
     multi_step_functional_forward: Callable[..., tuple[tuple[Tensor, ...], States]]  # of the dynamics
+    _starts_from_memories: ClassVar[bool]
+    """True if no method of the contract is a user's: the memories after a reset are enough for our own dynamics."""
 
     def _init_node(
         self,
@@ -51,6 +53,11 @@ class HostNode(ThresholdNeuron, neuron.BaseNode):
         check_bool("detach_reset", detach_reset)
         check_choice("step_mode", step_mode, ("s", "m"))
         neuron.BaseNode.__init__(self, 1.0, v_reset, surrogate_function, detach_reset, step_mode, store_v_seq)
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        contract = "materialize_states", "single_step_functional_forward", "multi_step_functional_forward"
+        cls._starts_from_memories = all(getattr(cls, name).__module__.startswith("snn_ext.") for name in contract)
 
     # -- to be defined by the dynamics ------------------------------------------------------------------------------
 
@@ -106,9 +113,9 @@ class HostNode(ThresholdNeuron, neuron.BaseNode):
         return spike_seq
 
     def _given(self, inputs: tuple[Tensor, ...], step_mode: str) -> States:
-        """Return the memories for a functional forward; a start stays one value, unless a subclass materialises it."""
+        """Return the memories for a functional forward, as tensors for one that a user has defined."""
         memories = tuple(self._memories.values())
-        if type(self).materialize_states is HostNode.materialize_states:
+        if self._starts_from_memories:
             return memories
         return self.materialize_states(inputs, memories, step_mode)
 

@@ -354,3 +354,18 @@ def test_the_hosts_estimate_of_a_delay_knows_the_pre_charge(threshold: float, st
 def test_a_pre_charge_per_channel_is_no_reset_value() -> None:
     with pytest.raises(ValueError, match="v_init: got .*, want one value"):
         delay_start(PCMPIFNode(precharge=torch.tensor([0.5, 0.25, 0.0])))
+
+
+@pytest.mark.parametrize("step_mode", ["s", "m"])
+@pytest.mark.parametrize("node", NODES.values(), ids=NODES)
+def test_a_dynamics_of_the_user_is_given_tensors_from_the_first_step_on(node: Any, step_mode: str) -> None:
+    seen: list[Any] = []
+
+    class Recorded(type(node())):  # type: ignore[misc]
+        def multi_step_functional_forward(self, inputs: Any, states: Any, **kwargs: Any) -> Any:
+            seen.append(states)
+            return super().multi_step_functional_forward(inputs, states, **kwargs)
+
+    own = Recorded(step_mode=step_mode, **({"T": 3} if issubclass(Recorded, ATIFnuNode) else {}))
+    own(torch.rand(*([3] if step_mode == "m" else []), 2, 4))
+    assert all(isinstance(state, Tensor) for state in seen[0]) and seen[0][0].shape == (2, 4)
