@@ -18,7 +18,7 @@ from recipes.autoencoder import SIZE, Rebuilt, smallest_delay, tiles, untile
 from recipes.lib.command import command, run_main
 from recipes.lib.files import save_figure
 from recipes.lib.run_folder import own_folder
-from snn_ext.evaluation import Simulation
+from snn_ext.simulation import Simulation
 
 from .conversion_plots import curves, images
 from .pages import command_line, provenance, reduction, table, write_report

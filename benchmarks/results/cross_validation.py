@@ -26,7 +26,7 @@ from recipes.lib.ranges import Different, integer
 from recipes.lib.run_folder import own_folder
 from recipes.lib.training import right, seed_everything, train
 from snn_ext import convert, evaluate, set_precision
-from snn_ext.evaluation import Simulation
+from snn_ext.simulation import Simulation
 
 from .pages import mean_and_deviation, table, write_report
 

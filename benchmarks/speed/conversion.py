@@ -32,8 +32,8 @@ from recipes.models.adaptive import layout_net
 from snn_ext import convert
 from snn_ext.conversion import ConvertedNet, optimize_precharge
 from snn_ext.conversion.methods.spike_norm import spike_norm
-from snn_ext.evaluation import Simulation
 from snn_ext.hosts import is_neuron
+from snn_ext.simulation import Simulation
 
 from .cases import Settings
 from .measuring import measure, ratio

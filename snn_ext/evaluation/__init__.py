@@ -1,6 +1,5 @@
 """Evaluation of spiking nets: simulation; accuracy and latency at every step, rates, synaptic operations, energy."""
 
-from ..simulation import Simulation
 from .activity import LayerActivity, NetActivity, measure_activity
 from .arousal import Arousal, ArousedSimulation
 from .delay import Regime, best_delay, delay_regimes
@@ -22,7 +21,6 @@ __all__ = [
     "Margins",
     "NetActivity",
     "Regime",
-    "Simulation",
     "Synapses",
     "best_delay",
     "count_synapses",

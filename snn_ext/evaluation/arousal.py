@@ -80,7 +80,7 @@ class ArousedSimulation:
     arousal : Arousal
         Which samples are switched, and to which precision.
     chunk, memory
-        As in :class:`snn_ext.evaluation.Simulation`.
+        As in :class:`snn_ext.simulation.Simulation`.
 
     Attributes
     ----------

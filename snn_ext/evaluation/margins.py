@@ -59,7 +59,7 @@ def estimate_arousal(
     errors : float
         Percentage of the errors at low precision that must be switched.
     chunk, memory
-        As in :class:`snn_ext.evaluation.Simulation`.
+        As in :class:`snn_ext.simulation.Simulation`.
 
     Warns
     -----

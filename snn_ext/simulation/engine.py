@@ -47,7 +47,7 @@ class Simulation:
     --------
     >>> import torch
     >>> from torch import nn
-    >>> from snn_ext.evaluation import Simulation
+    >>> from snn_ext.simulation import Simulation
     >>> from snn_ext.spikingjelly import PCMPIFNode
     >>> net = nn.Sequential(nn.Identity(), PCMPIFNode(1.0, precharge=0.5))
     >>> torch.cat(list(Simulation(net).run(torch.tensor([[0.5, 0.25]]), time_steps=4))).sum(0)

@@ -20,7 +20,7 @@ from spikingjelly.activation_based.ann2snn import Converter  # noqa: E402
 import snn_ext  # noqa: E402
 from snn_ext import AAN, BNAAN, convert  # noqa: E402
 from snn_ext.conversion import ConvertedNet, DataNormRecipe, LayerReport, Report, SpikeNormRecipe  # noqa: E402
-from snn_ext.evaluation import Simulation  # noqa: E402
+from snn_ext.simulation import Simulation  # noqa: E402
 from snn_ext.spikingjelly import PCMPIFNode  # noqa: E402
 from tests.conversion.nets import ResNet, images, loop, trained, vgg  # noqa: E402
 from tests.reference import assert_unchanged, snapshot  # noqa: E402

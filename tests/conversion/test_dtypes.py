@@ -13,7 +13,7 @@ pytest.importorskip("spikingjelly")
 
 from snn_ext import AAN, BNAAN, convert  # noqa: E402
 from snn_ext.conversion import QuantizedReLU  # noqa: E402
-from snn_ext.evaluation import Simulation  # noqa: E402
+from snn_ext.simulation import Simulation  # noqa: E402
 from snn_ext.simulation.analog import AnalogTwin  # noqa: E402
 from tests.conversion.nets import ResNet, images, loop, trained, vgg  # noqa: E402
 

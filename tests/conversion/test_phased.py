@@ -13,7 +13,7 @@ pytest.importorskip("spikingjelly")
 from snn_ext import convert  # noqa: E402
 from snn_ext.conversion import QuantizedReLU, diagnose  # noqa: E402
 from snn_ext.conversion.phased import PhasedDelay  # noqa: E402
-from snn_ext.evaluation import Simulation  # noqa: E402
+from snn_ext.simulation import Simulation  # noqa: E402
 from snn_ext.simulation.analog import AnalogTwin  # noqa: E402
 from tests.conversion.nets import ResNet, dyadic, images, loop, spikes_of, trained, vgg  # noqa: E402
 

@@ -12,7 +12,7 @@ pytest.importorskip("spikingjelly")
 
 from snn_ext import AAN, convert  # noqa: E402
 from snn_ext.conversion import fold_scales, lower_thresholds, optimize_precharge  # noqa: E402
-from snn_ext.evaluation import Simulation  # noqa: E402
+from snn_ext.simulation import Simulation  # noqa: E402
 from snn_ext.simulation.analog import AnalogTwin  # noqa: E402
 from snn_ext.spikingjelly import ATIFuNode  # noqa: E402
 from tests.conversion.nets import ResNet, images, spikes_of, trained, vgg  # noqa: E402

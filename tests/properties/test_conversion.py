@@ -24,7 +24,7 @@ from spikingjelly.activation_based import functional as host  # noqa: E402
 
 from snn_ext import convert, snntorch  # noqa: E402
 from snn_ext.conversion import ConvertedNet, QuantizedReLU, fold_scales  # noqa: E402
-from snn_ext.evaluation import Simulation  # noqa: E402
+from snn_ext.simulation import Simulation  # noqa: E402
 from snn_ext.spikingjelly import ATIFuNode  # noqa: E402
 from tests.properties import references as ref  # noqa: E402
 from tests.properties.nets import (  # noqa: E402

@@ -15,8 +15,8 @@ from spikingjelly.activation_based import functional, layer, neuron  # noqa: E40
 from spikingjelly.activation_based.ann2snn import Converter, RateCodingRecipe  # noqa: E402
 
 from snn_ext import convert  # noqa: E402
-from snn_ext.evaluation import Simulation  # noqa: E402
 from snn_ext.ops import implementation, use_implementation  # noqa: E402
+from snn_ext.simulation import Simulation  # noqa: E402
 from snn_ext.simulation.spike_train import SpikeTrain  # noqa: E402
 from snn_ext.spikingjelly import ATIFnuNode, ATIFuNode, PCMPIFNode  # noqa: E402
 from tests.conversion.nets import ResNet, dyadic, images, loop, spikes_of, vgg  # noqa: E402
@@ -242,7 +242,7 @@ def test_memory_is_respected() -> None:
 LONG_RUN = """
 import resource, torch
 from torch import nn
-from snn_ext.evaluation import Simulation
+from snn_ext.simulation import Simulation
 from snn_ext.spikingjelly import PCMPIFNode
 layers, channels = [], 3
 for entry in (64, 64, 0, 128, 128, 0, 256, 256, 256, 0, 512, 512, 512, 0, 512, 512, 512, 0):

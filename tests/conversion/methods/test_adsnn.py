@@ -20,9 +20,10 @@ from spikingjelly.activation_based.ann2snn import Converter  # noqa: E402
 from recipes.models.adaptive import layout_net, preact_resnet18  # noqa: E402
 from snn_ext import AAN, BNAAN, convert, set_precision  # noqa: E402
 from snn_ext.conversion import AdSNNRecipe, QuantizedReLU  # noqa: E402
-from snn_ext.evaluation import Simulation, evaluate  # noqa: E402
+from snn_ext.evaluation import evaluate  # noqa: E402
 from snn_ext.functional import asn_spike_height  # noqa: E402
 from snn_ext.neurons.precision import fold_height  # noqa: E402
+from snn_ext.simulation import Simulation  # noqa: E402
 from snn_ext.spikingjelly import ASNNode  # noqa: E402
 from tests.conversion.nets import ResNet, images, loop, trained, vgg  # noqa: E402
 from tests.reference import assert_unchanged, snapshot  # noqa: E402
