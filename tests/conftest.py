@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import matplotlib
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 matplotlib.use("Agg")
 # Small tensors: one thread is faster than waking another, and a busy neighbour cannot slow it down.
@@ -15,6 +19,22 @@ torch.set_num_threads(1)
 def seeded() -> None:
     """Give every test the same random numbers, alone or in company."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def draft_figures() -> Iterator[None]:
+    """Draw the figures of the studies small and without a layout, which takes longer than a study on a few images."""
+    save = Figure.savefig
+
+    def savefig(figure: Figure, file: Any, **options: Any) -> None:
+        if "dpi" in options:  # from save_figure; the tests of the plots name none, and have their layout
+            figure.set_layout_engine("none")
+            options["dpi"] = 30
+        save(figure, file, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", savefig)
+        yield
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
