@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
+from typing import Any
 
 import matplotlib
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 matplotlib.use("Agg")
 # Small tensors: one thread is faster than waking another, and a busy neighbour cannot slow it down.
@@ -20,6 +23,22 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 def seeded() -> None:
     """Give every test the same random numbers, alone or in company."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def draft_figures() -> Iterator[None]:
+    """Draw the figures of the studies small and without a layout, which takes longer than a study on a few images."""
+    save = Figure.savefig
+
+    def savefig(figure: Figure, file: Any, **options: Any) -> None:
+        if "dpi" in options:  # from save_figure; the tests of the plots name none, and have their layout
+            figure.set_layout_engine("none")
+            options["dpi"] = 30
+        save(figure, file, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", savefig)
+        yield
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -84,10 +85,12 @@ def test_every_rival_approaches_the_analog_net(name: str) -> None:
     assert all(torch.equal(state[key], value) for key, value in ann.state_dict().items())
 
 
-def test_precharge_reports_and_draws_every_figure(tmp_path: Path) -> None:
+def test_precharge_reports_and_draws_every_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(precharge.SNAPSHOTS, "net2", (4, 8))
+    monkeypatch.setattr(precharge, "one_neuron", partial(precharge.one_neuron, time_steps=16, activations=32))
     report = precharge.main([
-        "--model", "net2", *TINY, "--time-steps", "110", "--max-delay", "20", "--delay-step", "10", "--search-images",
-        "4", "--search-steps", "8", "--out", str(tmp_path),
+        "--model", "net2", *TINY, "--time-steps", "12", "--max-delay", "4", "--delay-step", "2", "--search-images",
+        "4", "--search-steps", "4", "--out", str(tmp_path),
     ])  # fmt: skip
     for name in ("pre-charge 0.5", "by layer", "threshold x 0.5", "Regimes of the delay", "Error and latency"):
         assert name in report

@@ -33,16 +33,18 @@ def in_this_process(children: Children, command: list[str], **_: object) -> int:
 
 def test_second_call_runs_only_what_is_not_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     command = [*OPTIONS, "--out", str(tmp_path), "--rows", "ReLU", "ATIF-u"]
-    main([*command, "--jobs", "2"])
+    main([*command[:-1], "--jobs", "2"])  # the first row, in a process
     monkeypatch.setattr(Children, "call", in_this_process)
     unfinished = tmp_path / "cells" / "fashion-mnist-subset-vgg16-atif-u-0"
-    before = json.loads((unfinished / "result.json").read_text())
-    (unfinished / "result.json").unlink()
     runs: list[str] = []
     run = Cell.run
     monkeypatch.setattr(Cell, "run", lambda cell, *options: runs.append(cell.row) or run(cell, *options))
     main(command)
     assert runs == ["ATIF-u"]
+    before = json.loads((unfinished / "result.json").read_text())
+    (unfinished / "result.json").unlink()
+    main(command)
+    assert runs == ["ATIF-u"] * 2
     assert json.loads((unfinished / "result.json").read_text()) == before
     text = (tmp_path / "table.md").read_text()
     assert "sample of 32 + 20 images" in text and "CIFAR-10 (" not in text

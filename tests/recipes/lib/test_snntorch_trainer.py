@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 SNNTORCH = ["--host", "snntorch"]
 TINY = [
-    "--width", "0.0625", "--time-steps", "3", "--train-images", "64", "--test-images", "30", "--batch-size", "16",
+    "--width", "0.0625", "--time-steps", "3", "--train-images", "32", "--test-images", "20", "--batch-size", "16",
     "--epochs", "2", "--device", "cpu", "--v-threshold", "0.5",
 ]  # fmt: skip
 

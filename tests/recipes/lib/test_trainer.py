@@ -33,16 +33,26 @@ TINY = [
     "--log-every", "1", "--device", "cpu",
 ]  # fmt: skip
 
-# The process kills itself with SIGKILL, which nothing can catch, at one moment of its second epoch.
+# Each run kills itself with SIGKILL, which nothing can catch, at another moment of its second epoch. It is a fork, so
+# that torch is imported once; the process that forks has computed nothing, and no thread of it is missed.
 KILLED = """
-import io, os, signal, sys
+import io, os, signal, sys, traceback
 from pathlib import Path
 import torch
-torch.set_num_threads(int(sys.argv[2]))
+torch.set_num_threads(1)
 from recipes.lib import run_folder, trainer
 from recipes.train_images import main
 
-moment, calls = sys.argv[1], 0
+calls, folder, count = 0, Path(sys.argv[1]), int(sys.argv[2])
+ends = []
+for moment in sys.argv[3 : 3 + count]:
+    child = os.fork()
+    if not child:
+        break
+    ends.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+else:
+    print(ends, flush=True)
+    os._exit(ends != [-signal.SIGKILL] * count)
 
 def kill():
     os.kill(os.getpid(), signal.SIGKILL)
@@ -70,8 +80,15 @@ if moment == "between epochs":
     run_folder.RunFolder.save = nth(2, whole, lambda *args: (whole(*args), kill()))
 if moment == "before the result is written":
     run_folder.RunFolder.finish = lambda *_: kill()
-main(sys.argv[3:])
+try:
+    main([*sys.argv[3 + count :], "--out", str(folder / moment)])
+except BaseException:
+    traceback.print_exc()
+os._exit(1)
 """
+MOMENTS = [
+    "in the middle of an epoch", "while a checkpoint is written", "between epochs", "before the result is written",
+]  # fmt: skip
 
 
 DOUBLE = """
@@ -124,20 +141,21 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> P
     return folder
 
 
-@pytest.mark.parametrize(
-    "moment",
-    ["in the middle of an epoch", "while a checkpoint is written", "between epochs", "before the result is written"],
-)
-def test_killed_and_resumed_run_ends_in_the_same_bits(tmp_path: Path, undisturbed: Path, moment: str) -> None:
-    folder = tmp_path / "run"
-    arguments = [*TINY, "--out", str(folder)]
-    killed = subprocess.run(
-        [sys.executable, "-c", KILLED, moment, str(torch.get_num_threads()), *arguments],
-        env=environment(), cwd=ROOT, capture_output=True, text=True,
-    )  # fmt: skip
-    assert killed.returncode == -9, killed.stderr
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> Path:
+    """Return a folder with one killed run for each moment."""
+    folder = tmp_path_factory.mktemp("killed")
+    command = [sys.executable, "-c", KILLED, str(folder), str(len(MOMENTS)), *MOMENTS, *TINY]
+    done = subprocess.run(command, env=environment(), cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_killed_and_resumed_run_ends_in_the_same_bits(killed: Path, undisturbed: Path, moment: str) -> None:
+    folder = killed / moment
     assert (folder / "last.pt").exists() and not (folder / "result.json").exists()
-    main([*arguments, "--resume"])
+    main([*TINY, "--out", str(folder), "--resume"])
     assert_same(outcome(folder), outcome(undisturbed))
     assert not list(folder.glob(".*"))  # no half-written file is left
 
