@@ -325,8 +325,12 @@ def outcome(mutant: Mutant, tests: dict[str, dict[str, Any]], budget: float) -> 
     text = mutant.apply(path.read_text(encoding="utf-8"))
     called = f"{mutant.path}:{mutant.function}"
     chosen = [test for test, known in tests.items() if not mutant.function or called in known["calls"]]
-    if not mutant.function:  # at the level of the module: every test that calls anything in it
-        chosen = [test for test in tests if any(call.startswith(f"{mutant.path}:") for call in tests[test]["calls"])]
+    if not mutant.function:  # at the level of the module: every test of the module, and those that call anything in it
+        mirrored = f"/test_{path.stem}.py::"
+        chosen = [
+            test for test in tests
+            if mirrored in test or any(call.startswith(f"{mutant.path}:") for call in tests[test]["calls"])
+        ]  # fmt: skip
     chosen.sort(key=lambda test: tests[test]["seconds"])
     spent, within = 0.0, []
     for test in chosen:

@@ -378,3 +378,14 @@ def test_sqnr_is_differentiable_and_survives_half_precision_sums() -> None:
     theta = torch.tensor(0.9, requires_grad=True)
     sqnr(torch.rand(100), theta * torch.rand(100)).backward()
     assert theta.grad.isfinite()
+
+
+def test_error_bounds_are_the_errors_where_no_input_lies_on_an_edge() -> None:
+    sample = torch.rand(200, dtype=torch.float64).sort().values
+    edges = (torch.arange(1, 5, dtype=torch.float64) - 0.5) / 4
+    grid = torch.tensor([0.3, 0.7, 1.1], dtype=torch.float64)
+    found = quantization._error_bounds(sample, edges, grid)
+    for bound, number in zip(found, grid, strict=True):
+        count = (sample[:, None] >= number * edges).sum(1)
+        error = (sample - number * count / 4).square().sum()
+        assert bound <= error and bound == pytest.approx(float(error), rel=1e-9)  # or the search would find it, slowly
