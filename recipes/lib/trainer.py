@@ -171,7 +171,9 @@ class Trainer(train_classify.Trainer):
 
         # Batch norm sees the statistics of all processes, so its buffers are equal without being sent around.
         model = DistributedDataParallel(self.model, broadcast_buffers=False) if self.processes > 1 else self.model
-        writer = SummaryWriter(args.out / "tensorboard", purge_step=start) if folder else None
+        curves = args.out / "tensorboard"
+        with named(curves):
+            writer = SummaryWriter(curves, purge_step=start) if folder else None
         self.step_log, steps = folder, len(self.train_loader)
         record: dict[str, Any] = {}
         with tqdm(
@@ -203,7 +205,7 @@ class Trainer(train_classify.Trainer):
                 better, best = test[1] > best, max(best, test[1])
                 thresholds = [p.flatten().tolist() for m in self.threshold_modules() for p in m.parameters()]
                 folder.log(**record, **notes, thresholds=thresholds, seconds=time.perf_counter() - began)
-                with named(args.out / "tensorboard"):
+                with named(curves):
                     for name in names:
                         if record[name] is not None:
                             writer.add_scalar(name, record[name], epoch)
@@ -214,7 +216,7 @@ class Trainer(train_classify.Trainer):
                 folder.save({name: part.state_dict() for name, part in state.items()} | progress, better)
         result = {}
         if folder and writer:
-            with named(args.out / "tensorboard"):
+            with named(curves):
                 writer.close()
             last = record or checkpoint["last"]  # of a run that was interrupted after its last epoch
             result = {"data": self.data.name, "best_accuracy": best, **last, **self.measure(args)}

@@ -14,6 +14,7 @@ from unittest import mock
 
 import pytest
 import torch
+from torch.utils.tensorboard import SummaryWriter
 
 pytest.importorskip("spikingjelly")
 pytest.importorskip("torchvision")
@@ -239,6 +240,16 @@ def test_trainer_knows_the_default_of_a_setting_that_an_old_run_lacks(tmp_path: 
         content.get("settings", content).pop("label_smoothing")
         write_json(tmp_path / name, content)
     assert main([*TINY, "--out", str(tmp_path), "--resume"])["accuracy"] == outcome(undisturbed)[0]["accuracy"]
+
+
+def test_full_disk_names_the_curves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    for part in ("__init__", "add_scalar"):
+        with monkeypatch.context() as patch, pytest.raises(SystemExit, match="tensorboard: No space left"):
+            patch.setattr(SummaryWriter, part, full)
+            main([*TINY, "--out", str(tmp_path / part)])
 
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOLCK, "No locks available"), ImportError()])
