@@ -15,7 +15,8 @@ pytest.importorskip("spikingjelly")
 from spikingjelly.activation_based import functional, layer, neuron  # noqa: E402
 
 from snn_ext import ConstantInputNet, evaluate  # noqa: E402
-from snn_ext.simulation import Simulation, measure_activity  # noqa: E402
+from snn_ext.evaluation import measure_activity  # noqa: E402
+from snn_ext.simulation import Simulation  # noqa: E402
 from snn_ext.spikingjelly import ASNNode, ATIFnuNode, ATIFuNode, PCMPIFNode  # noqa: E402
 
 

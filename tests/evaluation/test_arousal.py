@@ -21,12 +21,12 @@ from snn_ext.evaluation import (  # noqa: E402
     ArousedSimulation,
     Evaluation,
     Margins,
-    Simulation,
     estimate_arousal,
     lowest_rate,
     observe_margins,
     sweep_precision,
 )
+from snn_ext.simulation import Simulation  # noqa: E402
 from snn_ext.simulation.analog import AnalogTwin  # noqa: E402
 from snn_ext.spikingjelly import ASNNode  # noqa: E402
 from tests.conversion.nets import images, loop, trained, vgg  # noqa: E402

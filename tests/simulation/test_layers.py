@@ -12,7 +12,8 @@ from torch.nn import functional as F
 pytest.importorskip("spikingjelly")
 
 from snn_ext import evaluate  # noqa: E402
-from snn_ext.simulation import RULES, Rule, Simulation, count_synapses, rule_of  # noqa: E402  # noqa: E402
+from snn_ext.evaluation import count_synapses  # noqa: E402
+from snn_ext.simulation import RULES, Rule, Simulation, rule_of  # noqa: E402
 from snn_ext.simulation.graph import as_graph  # noqa: E402
 from snn_ext.simulation.layers import UNKNOWN  # noqa: E402
 from snn_ext.spikingjelly import PCMPIFNode  # noqa: E402
