@@ -6,21 +6,15 @@ import torch
 from torch import Tensor
 
 from ..layout import flat, is_one
-from ..machine.torch_parts import chunk_size, surrogate_in_place
+from ..machine.torch_parts import AlwaysRuns, chunk_size, surrogate_in_place
 from ..sequence import SEGMENT, checkpoint_count
 from .operator import Inputs, Outputs, Settings
 
 __all__ = ["TorchImplementation"]
 
 
-class TorchImplementation:
+class TorchImplementation(AlwaysRuns):
     """A dozen in-place torch operations a step, on one chunk of neurons after the other."""
-
-    name = "torch"
-
-    def why_not(self, device: torch.device, dtype: torch.dtype) -> str | None:
-        """Return None: it always runs."""
-        return None
 
     def forward(self, inputs: Inputs, settings: Settings, checkpoints: Tensor | None, outputs: Outputs) -> None:
         """Filter, adapt and fire."""

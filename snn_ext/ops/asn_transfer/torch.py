@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from ...functional.integrate_and_fire import state_dtype
+from ..machine.torch_parts import AlwaysRuns
 from .operator import Inputs, Outputs, Settings
 
 __all__ = ["TorchImplementation"]
 
 
-class TorchImplementation:
+class TorchImplementation(AlwaysRuns):
     """A few in-place torch operations."""
-
-    name = "torch"
-
-    def why_not(self, device: torch.device, dtype: torch.dtype) -> str | None:
-        """Return None: it always runs."""
-        return None
 
     def forward(self, inputs: Inputs, settings: Settings, checkpoints: Tensor | None, outputs: Outputs) -> None:
         """Fill f."""

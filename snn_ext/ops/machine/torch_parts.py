@@ -1,19 +1,30 @@
-"""Parts that the implementations in torch share: neurons in chunks, and surrogates in place."""
+"""Parts that the implementations in torch share: their base, neurons in chunks, and surrogates in place."""
 
 from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor
 
 from ...functional.surrogates import ATan, PiecewiseExp, PiecewiseQuadratic, Sigmoid, SoftSign, SuperSpike
 
-__all__ = ["chunk_size", "surrogate_in_place"]
+__all__ = ["AlwaysRuns", "chunk_size", "surrogate_in_place"]
 
 # Neurons at a time: fewer than those for which torch forks threads (32768), as beside a busy neighbour every fork and
 # join may wait for it. Where there are very many, large chunks make forks rare, and two threads are worth them.
 _CHUNK, _LARGE_CHUNK = 32704, 262144
 _LOG2_E = 1.4426950408889634
+
+
+class AlwaysRuns:
+    """Base of the implementations in torch."""
+
+    name = "torch"
+
+    def why_not(self, device: torch.device, dtype: torch.dtype) -> str | None:
+        """Return None: it always runs."""
+        return None
 
 
 def chunk_size(v: Tensor) -> int:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..machine.cpu import Library, threads_for
 from ..machine.source import Argument
+from ..machine.torch_parts import AlwaysRuns
 from ..registry import register
 
 __all__ = ["CpuImplementation", "TorchImplementation"]
@@ -76,14 +77,8 @@ def _bare(kind: type[nn.Module], *sizes: Any, **settings: Any) -> nn.Module:
     return nn.utils.skip_init(kind, *sizes, **settings, device="cpu", dtype=torch.float32)
 
 
-class TorchImplementation:
+class TorchImplementation(AlwaysRuns):
     """The layer itself."""
-
-    name = "torch"
-
-    def why_not(self, device: torch.device, dtype: torch.dtype) -> str | None:
-        """Return None: it always runs."""
-        return None
 
     def prepare(self, layer: nn.Module) -> Callable[[Tensor], Tensor]:
         """Return the layer."""
