@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import fx, nn
 
-__all__ = ["ThreadTracer"]
+__all__ = ["ThreadTracer", "traced"]
 
 _LOCK = threading.RLock()
 
@@ -34,3 +34,14 @@ class ThreadTracer(fx.Tracer):
         if threading.get_ident() != self._thread:
             return attr_val
         return super().getattr(attr, attr_val, parameter_proxy_cache)
+
+
+def traced(net: nn.Module, tracer: ThreadTracer, name: str) -> fx.GraphModule:
+    """Return the graph of a net; ``name`` is the argument that an error names."""
+    try:
+        return fx.GraphModule(net, tracer.trace(net))
+    except Exception as error:
+        raise ValueError(
+            f"{name}: got {type(net).__name__}, which cannot be traced ({error}), "
+            "want a net whose forward pass does not depend on values"
+        ) from error

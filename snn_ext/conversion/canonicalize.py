@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
 
 from .._errors import bad_value
-from .._tracing import ThreadTracer
+from .._tracing import ThreadTracer, traced
 from ..hosts import is_neuron
 from ..neurons.aan import AAN
 from ..simulation.layers import RULES, module_of, rule_of
@@ -72,7 +72,7 @@ def canonicalize(ann: nn.Module, x: Tensor, *, pools: Literal["behind", "before"
     ann = _plain_copy(ann).to(x.device)
     _check_dtypes(ann, x)
     output = _run(ann, x)
-    graph, activations = _trace(ann), dict[str, Activation]()
+    graph, activations = traced(ann, _Tracer(), "ann"), dict[str, Activation]()
     graph.graph.eliminate_dead_code()
     _run(_Shapes(graph).run, x[:1].expand(2, *x.shape[1:]))  # two samples: a reshape that mixes samples shows
     own_modules(graph)
@@ -143,16 +143,6 @@ class _Tracer(ThreadTracer):
         known = type(m).forward.__module__.startswith(("torch.nn", "torch.ao.nn", "spikingjelly.", "snntorch."))
         contains = bool(m._modules) and not m.__module__.startswith("torch.")
         return known and not isinstance(m, nn.Sequential) and not contains
-
-
-def _trace(ann: nn.Module) -> fx.GraphModule:
-    try:
-        return fx.GraphModule(ann, _Tracer().trace(ann))
-    except Exception as error:
-        raise ValueError(
-            f"ann: got {type(ann).__name__}, which cannot be traced ({error}), want a net whose forward pass does "
-            "not depend on values"
-        ) from error
 
 
 class _Shapes(fx.Interpreter):

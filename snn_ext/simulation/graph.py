@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from .._errors import bad_type, bad_value
+from .._tracing import traced
 from ..hosts import LeafTracer, is_neuron, reset_neurons
 from ..neurons import AdaptiveSpikingNeuron
 from .layers import known_type, module_of, rule_of
@@ -34,7 +35,7 @@ def as_graph(net: nn.Module, name: str = "net") -> fx.GraphModule:
         bad_type(name, net, "an nn.Module")
     if hasattr(net, "one_step"):  # a converted net or a ConstantInputNet, whose forward pass may be that of T steps
         net = net.one_step()  # type: ignore[operator]
-    graph = net if isinstance(net, fx.GraphModule) else _traced(net, name)
+    graph = net if isinstance(net, fx.GraphModule) else traced(net, _Tracer(), name)
     called: set[nn.Module] = set()
     for node in graph.graph.nodes:
         module = module_of(graph, node)
@@ -50,16 +51,6 @@ class _Tracer(LeafTracer):
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return known_type(m) is not None or super().is_leaf_module(m, module_qualified_name)
-
-
-def _traced(net: nn.Module, name: str) -> fx.GraphModule:
-    try:
-        return fx.GraphModule(net, _Tracer().trace(net))
-    except Exception as error:
-        raise ValueError(
-            f"{name}: got {type(net).__name__}, which cannot be traced ({error}), "
-            "want a net whose forward pass does not depend on values"
-        ) from error
 
 
 @contextmanager
