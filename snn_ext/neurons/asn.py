@@ -46,12 +46,11 @@ class AdaptiveSpikingNeuron(ThresholdNeuron):
         trainable: bool,
         m_f: Any,
         theta_0: Any,
-        time_constants: dict[str, Any],
-        options: dict[str, Any],
+        checked: dict[str, Any],
         bias: Any,
     ) -> None:
         self._set_threshold(threshold, trainable)
-        for name, value in (time_constants | options).items():
+        for name, value in checked.items():
             setattr(self, name, value)
         self._hold("m_f", as_constant("m_f", m_f))
         self._hold("theta_0", as_constant("theta_0", m_f if theta_0 is None else theta_0))
@@ -210,10 +209,17 @@ def as_constant(name: str, value: Any) -> Tensor:
     return constant.reshape(1) if constant.ndim == 0 else constant
 
 
-def check_adaptive_options(
-    m_f: Any, theta_0: Any, time_constants: dict[str, Any], options: dict[str, Any], bias: Any
-) -> dict[str, float]:
-    """Check the arguments common to both hosts; return the time constants as floats, ``tau_phi`` filled in."""
+_TIMES = ("tau_gamma", "tau_eta", "tau_beta", "tau_phi", "dt")
+_OPTIONS = ("analog_input", "spike_height", "readout", "scale_output")
+
+
+def check_adaptive_options(given: dict[str, Any]) -> dict[str, Any]:
+    """Check the arguments common to both hosts, the ``locals()`` of a constructor.
+
+    Return the attributes that they become: the time constants as floats, ``tau_phi`` filled in, and the options.
+    """
+    m_f, theta_0, bias = given["m_f"], given["theta_0"], given["bias"]
+    times, options = ({name: given[name] for name in names} for names in (_TIMES, _OPTIONS))
     for name, value in (("m_f", m_f), ("theta_0", m_f if theta_0 is None else theta_0)):
         as_constant(name, value)
     for name, value in options.items():
@@ -227,10 +233,9 @@ def check_adaptive_options(
         bad_type(
             "bias", bias, "None or a floating tensor: one value, one per channel [C], or broadcastable to [N, ...]"
         )
-    times = dict(time_constants)
     if times["tau_phi"] is None:
         times["tau_phi"] = 50.0 if options["readout"] else 5.0
-    return {name: check_constant(name, value) for name, value in times.items()}
+    return {name: check_constant(name, value) for name, value in times.items()} | options
 
 
 def for_step(name: str, value: Tensor, x_seq: Tensor) -> Tensor:

@@ -96,12 +96,10 @@ class ASN(AdaptiveSpikingNeuron, HostNeuron):
     ) -> None:
         refuse_backend(backend)
         value = as_threshold("threshold", threshold)
-        times = dict(tau_gamma=tau_gamma, tau_eta=tau_eta, tau_beta=tau_beta, tau_phi=tau_phi, dt=dt)
-        options = dict(analog_input=analog_input, spike_height=spike_height, readout=readout, scale_output=scale_output)
-        checked = check_adaptive_options(m_f, theta_0, times, options, bias)  # before the host lists this neuron
+        checked = check_adaptive_options(locals())  # before the host lists this neuron
         _check_init_hidden(init_hidden)
         self._init_host(locals())
-        self._init_adaptive(value, learn_threshold, m_f, theta_0, checked, options, bias)
+        self._init_adaptive(value, learn_threshold, m_f, theta_0, checked, bias)
 
     def _advance(self, x_seq: Tensor, state: ASNState | None) -> tuple[Tensor, Tensor, ASNState]:
         state = self.start(x_seq) if state is None else state

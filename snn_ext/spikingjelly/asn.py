@@ -106,13 +106,11 @@ class ASNNode(AdaptiveSpikingNeuron, HostNode):
         refuse_backend(backend)
         threshold = as_threshold("v_threshold", v_threshold)
         self.admits["v_reset"](self, v_reset)
-        times = dict(tau_gamma=tau_gamma, tau_eta=tau_eta, tau_beta=tau_beta, tau_phi=tau_phi, dt=dt)
-        options = dict(analog_input=analog_input, spike_height=spike_height, readout=readout, scale_output=scale_output)
-        checked = check_adaptive_options(m_f, theta_0, times, options, bias)
+        checked = check_adaptive_options(locals())
         self._init_node(v_reset, surrogate_function, detach_reset, step_mode, store_v_seq)
         for name in ASNState._fields:
             self.register_memory(name, 0.0)
-        self._init_adaptive(threshold, False, m_f, theta_0, checked, options, bias)
+        self._init_adaptive(threshold, False, m_f, theta_0, checked, bias)
 
     def _states(self, x_seq: Tensor, states: States) -> States:
         shape = x_seq.shape[1:]
