@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from snn_ext.ops import registry
+from snn_ext.ops import implementation, registry, use_implementation
 from snn_ext.ops.machine import cuda
 from snn_ext.ops.machine.build import cache_folder, load_or_make
 from snn_ext.ops.machine.cuda import CudaMachine, Kernel
@@ -140,6 +140,50 @@ def recorded(operator: str, calls: Callable[[], object], source: str | None = No
     with untested(), installed(emulated(operator, recorder, source)):
         calls()
     return list(recorder.wanted)
+
+
+def with_bugs(
+    operator: str, cases: Mapping[str, Callable[[], Any]], bugs: Mapping[str, tuple[str, str, str]]
+) -> Emulator:
+    """Return the kernels of the source as it is and with each bug, all compiled in one unit.
+
+    A bug is a text of the source, what takes its place, and the case that has to catch it.
+    """
+
+    def wanted_by(source: str | None, name: str) -> list[Wanted]:
+        return recorded(operator, cases[name]().run_gradients, source)
+
+    wanted = [kernel for name in cases for kernel in wanted_by(None, name)]
+    for old, new, name in bugs.values():
+        wanted += wanted_by(source_of(operator, (old, new)), name)
+    return Emulator(wanted)
+
+
+def available(operator: str) -> list[str]:
+    """Return the implementations that run here without a GPU."""
+    unavailable = implementation(operator, "cpu").unavailable
+    return [name for name in ("cpu", "torch") if name not in unavailable]
+
+
+def fixtures(operator: str, emulator: str) -> tuple[Any, Any]:
+    """Return the fixtures ``running``, by every implementation and the emulated one, and ``running_on_cpu``."""
+    names = available(operator)
+
+    @pytest.fixture(params=[*names, "emulated"])
+    def running(request: pytest.FixtureRequest) -> Iterator[str]:
+        if request.param != "emulated":
+            with use_implementation(request.param):
+                yield request.param
+            return
+        with installed(emulated(operator, request.getfixturevalue(emulator))):
+            yield request.param
+
+    @pytest.fixture(params=names)
+    def running_on_cpu(request: pytest.FixtureRequest) -> Iterator[str]:
+        with use_implementation(request.param):
+            yield request.param
+
+    return running, running_on_cpu
 
 
 def comparison_kernels(operator: str) -> list[Wanted]:

@@ -9,7 +9,7 @@ import torch
 
 from snn_ext.ops import implementation
 from tests.ops.asn.cases import STEP_BUGS, Case, absorbed_case, make_case
-from tests.ops.emulation import OPERATORS, Emulator, Recorder, check, emulated, recorded, source_of, untested
+from tests.ops.emulation import OPERATORS, Emulator, Recorder, check, emulated, source_of, untested, with_bugs
 
 OPERATOR = "adaptive_spiking"
 CASES: dict[str, Callable[[], Case]] = {
@@ -57,14 +57,7 @@ BUGS = {
 @pytest.fixture(scope="module")
 def bugs() -> Emulator:
     """Return the source as it is and with each bug, all compiled in one unit."""
-    wanted = [kernel for name in CASES for kernel in wanted_by(None, name)]
-    for old, new, name in BUGS.values():
-        wanted += wanted_by(source_of(OPERATOR, (old, new)), name)
-    return Emulator(wanted)
-
-
-def wanted_by(source: str | None, name: str) -> list:
-    return recorded(OPERATOR, CASES[name]().run_gradients, source)
+    return with_bugs(OPERATOR, CASES, BUGS)
 
 
 @pytest.mark.parametrize("name", CASES)

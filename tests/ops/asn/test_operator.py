@@ -6,35 +6,19 @@ from torch import Tensor, nn
 
 from snn_ext import functional, ops
 from snn_ext.functional import Sigmoid
-from snn_ext.ops import implementation, use_implementation
+from snn_ext.ops import use_implementation
 from snn_ext.ops.asn.operator import Settings
 from snn_ext.ops.layout import as_steps_of, flat
 from tests.ops.asn.cases import KINDS, Case, make_case, make_input
-from tests.ops.emulation import emulated, installed
+from tests.ops.emulation import available, fixtures
 from tests.ops.harness import LAYOUTS, saved_tensors
 
-UNAVAILABLE = implementation("adaptive_spiking", "cpu").unavailable
-RUNNING = [name for name in ("cpu", "torch") if name not in UNAVAILABLE]
+RUNNING = available("adaptive_spiking")
+running, running_on_cpu = fixtures("adaptive_spiking", "asn_emulator")
 
 
 def settings_for(output: str) -> Settings:
     return Settings(output, False, False, 0, 4.0, 1.0)
-
-
-@pytest.fixture(params=[*RUNNING, "emulated"])
-def running(request: pytest.FixtureRequest):
-    if request.param != "emulated":
-        with use_implementation(request.param):
-            yield request.param
-        return
-    with installed(emulated("adaptive_spiking", request.getfixturevalue("asn_emulator"))):
-        yield request.param
-
-
-@pytest.fixture(params=RUNNING)
-def running_on_cpu(request: pytest.FixtureRequest):
-    with use_implementation(request.param):
-        yield request.param
 
 
 def test_every_implementation_is_the_definition(running: str) -> None:

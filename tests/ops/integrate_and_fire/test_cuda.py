@@ -30,9 +30,9 @@ from tests.ops.emulation import (
     check,
     emulated,
     installed,
-    recorded,
     source_of,
     untested,
+    with_bugs,
 )
 from tests.ops.integrate_and_fire.cases import Case, make_case
 
@@ -91,14 +91,7 @@ BUGS = {
 @pytest.fixture(scope="module")
 def bugs() -> Emulator:
     """Return the source as it is and with each bug, all compiled in one unit."""
-    wanted = [kernel for name in CASES for kernel in wanted_by(None, name)]
-    for old, new, name in BUGS.values():
-        wanted += wanted_by(source_of(OPERATOR, (old, new)), name)
-    return Emulator(wanted)
-
-
-def wanted_by(source: str | None, name: str) -> list:
-    return recorded(OPERATOR, CASES[name]().run_gradients, source)
+    return with_bugs(OPERATOR, CASES, BUGS)
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -10,30 +10,14 @@ from snn_ext.ops import implementation, use_implementation
 from snn_ext.ops.integrate_and_fire.operator import Settings
 from snn_ext.ops.layout import as_step_of, dense, in_order_of
 from snn_ext.ops.machine import torch_parts
-from tests.ops.emulation import emulated, installed
+from tests.ops.emulation import available, fixtures
 from tests.ops.harness import LAYOUTS, saved_tensors
 from tests.ops.integrate_and_fire.cases import KINDS, Case, make_case, make_input
 
-UNAVAILABLE = implementation("integrate_and_fire", "cpu").unavailable
-RUNNING = [name for name in ("cpu", "torch") if name not in UNAVAILABLE]
+RUNNING = available("integrate_and_fire")
+running, running_on_cpu = fixtures("integrate_and_fire", "emulator")
 SETTINGS = Settings("subtract", True, False, 0, 4.0, 1.0)
 THETA = torch.tensor([1.0])
-
-
-@pytest.fixture(params=[*RUNNING, "emulated"])
-def running(request: pytest.FixtureRequest):
-    if request.param != "emulated":
-        with use_implementation(request.param):
-            yield request.param
-        return
-    with installed(emulated("integrate_and_fire", request.getfixturevalue("emulator"))):
-        yield request.param
-
-
-@pytest.fixture(params=RUNNING)
-def running_on_cpu(request: pytest.FixtureRequest):
-    with use_implementation(request.param):
-        yield request.param
 
 
 @pytest.mark.slow
