@@ -11,8 +11,6 @@ pytest.importorskip("spikingjelly")
 
 from recipes.fit_quantizer import NEURONS, fit, input_samples, main, optima  # noqa: E402
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def test_optima_for_a_gaussian_are_those_of_the_specification() -> None:
     expected = {

@@ -21,8 +21,6 @@ from recipes.lib.spotter import Spotter, digit_accuracy, load_spotter, save_spot
 from recipes.spot_keywords import Options, main  # noqa: E402
 from tests.recipes.keyword_corpus import write_corpus  # noqa: E402
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 TINY = ["--width", "0.0625", "--time-steps", "2", "--batch-size", "8", "--epochs", "2", "--device", "cpu"]
 
 

@@ -19,8 +19,6 @@ from recipes.lib.neurons import make_spiking  # noqa: E402
 from recipes.models.resnet import resnet18  # noqa: E402
 from recipes.train_images import ImageTrainer, Options, load_net, main  # noqa: E402
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 TINY = [
     "--width", "0.0625", "--time-steps", "2", "--train-images", "48", "--test-images", "20", "--batch-size", "16",
     "--epochs", "1", "--device", "cpu", "--model", "resnet18", "--calibration-images", "100",

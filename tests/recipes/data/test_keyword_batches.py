@@ -12,8 +12,6 @@ from recipes.data.keyword_batches import FeatureBatches, KeywordBatches  # noqa:
 from recipes.data.mfcc import MFCC  # noqa: E402
 from recipes.data.speech_commands import Clips  # noqa: E402
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 MEAN, STD = torch.arange(10.0), torch.arange(1.0, 11.0)
 
 

@@ -29,8 +29,6 @@ from snn_ext import AAN  # noqa: E402
 from snn_ext import convert as convert_net  # noqa: E402
 from tests.test_files import full_disk  # noqa: E402
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def run_of_two_epochs(path: Path) -> Path:
     folder = RunFolder(path, {"seed": 0}, resume=False)

@@ -18,8 +18,6 @@ from recipes.lib.snntorch_trainer import assert_same_spikes, snntorch_neuron  # 
 from recipes.models.vgg import vgg16  # noqa: E402
 from recipes.train_images import Options, SnnTorchImageTrainer, load_net, main  # noqa: E402
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 SNNTORCH = ["--host", "snntorch"]
 TINY = [
     "--width", "0.0625", "--time-steps", "3", "--train-images", "32", "--test-images", "20", "--batch-size", "16",

@@ -18,8 +18,6 @@ from torch.utils.tensorboard import SummaryWriter
 
 pytest.importorskip("spikingjelly")
 pytest.importorskip("torchvision")
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 from recipes.data.images import Batches  # noqa: E402
 from recipes.lib.files import read_json, write_json  # noqa: E402
 from recipes.lib.run_folder import RunFolder, read_log  # noqa: E402
@@ -136,14 +134,14 @@ def assert_same(a: Any, b: Any) -> None:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> Path:
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("undisturbed") / "run"
     main([*TINY, "--out", str(folder)])
     return folder
 
 
 @pytest.fixture(scope="module")
-def killed(tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> Path:
+def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with one killed run for each moment."""
     folder = tmp_path_factory.mktemp("killed")
     command = [sys.executable, "-c", KILLED, str(folder), str(len(MOMENTS)), *MOMENTS, *TINY]

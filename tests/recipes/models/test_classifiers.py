@@ -15,8 +15,6 @@ from recipes.models.vgg import vgg16  # noqa: E402
 from snn_ext import replace_neurons  # noqa: E402
 from snn_ext.spikingjelly import ATIFuNode  # noqa: E402
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def test_resnet_has_the_size_that_the_paper_quotes() -> None:
     # 44.743 MB of float32 for one channel and 35 classes

@@ -11,7 +11,6 @@ pytest.importorskip("spikingjelly")
 from recipes.models import cifar, convertible  # noqa: E402
 from recipes.models.convertible import autoencoder, net1, net2, resnet, vgg16  # noqa: E402
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 SHAPES = [(1, 28), (3, 32)]
 
 

@@ -15,8 +15,6 @@ from recipes.models.resnet import resnet8  # noqa: E402
 from snn_ext import convert, evaluate, replace_neurons  # noqa: E402
 from snn_ext.spikingjelly import ATIFuNode  # noqa: E402
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 FEATURES = (1, 48, 10)
 
 
