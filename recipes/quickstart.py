@@ -124,11 +124,14 @@ def evaluate(
 def draw(rows: list[Row], found: dict[str, Evaluation], images: int, options: Options) -> None:
     """Draw the fine-tuned nets, and all nets at every step."""
     title = f"{FASHION_MNIST_SUBSET}, T = {options.time_steps}"
+    samples = next(iter(found.values())).samples
     for name, figure in {
         "accuracy_against_spikes": fine_tuning.accuracy_against_spikes([rows], images, title),
         "staircases": fine_tuning.staircases(rows, options.time_steps, title),
         "threshold_history": fine_tuning.threshold_history(rows, title),
-        "accuracy_latency_synops": accuracy_latency_synops(found, f"one ReLU net, {FASHION_MNIST_SUBSET}"),
+        "accuracy_latency_synops": accuracy_latency_synops(
+            found, f"one ReLU net, {FASHION_MNIST_SUBSET}, first {samples:,} test images"
+        ),
     }.items():
         save_figure(figure, options.out / f"{name}.png")
 
@@ -143,6 +146,7 @@ def main(options: Options) -> None:
         print(f"\n{FASHION_MNIST_SUBSET}, T = {options.time_steps}\n{fine_tuning.table(rows)}\n{fine_tuning.NOTES}\n")
         ann, calibration = plain(relu_net), list(first(train_set, options.calibration_images))
         found = evaluate(rows, convert(ann, calibration), ann, test_set, options)
+        print(f"At every step, on the first {next(iter(found.values())).samples:,} test images:")
         for name, e in found.items():
             reached = f"{float(e.accuracy[-1]):.2%} after {e.time_steps} steps"
             print(f"{name:<36}{reached}; 99 % of the ReLU net's {e.analog_accuracy:.2%} at step {e.latency[99.0]}")

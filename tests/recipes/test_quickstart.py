@@ -66,6 +66,8 @@ def test_a_run_writes_all_its_files_and_prints_every_variant(tmp_path, capsys):
     assert all(f"| {name} " in printed for name in VARIANTS)
 
     written = results(tmp_path / "new" / "folder")
+    (samples,) = {evaluation["samples"] for evaluation in written["conversions"].values()}
+    assert f"on the first {samples} test images:" in printed  # fewer than in the table above
     assert written["setting"]["data"] == "Fashion-MNIST subset (10,000 + 2,000 images)"
     rows = written["rows"]
     assert [row["name"] for row in rows] == VARIANTS
