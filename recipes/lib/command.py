@@ -81,6 +81,7 @@ def run_main(main: Callable[[], Any], after_interruption: str = "") -> NoReturn:
             sys.stdout.flush()
     except KeyboardInterrupt:
         status = INTERRUPTED
+        exec("")  # forgets a Ctrl-C inside an exec of text, as dataclasses do it; else ``python -m`` dies by the signal
         print("interrupted" + (f"; {after_interruption}" if after_interruption else ""), file=sys.stderr)
     except BrokenPipeError:
         status = PIPE_CLOSED

@@ -90,6 +90,16 @@ def test_signal_cleans_up_and_gives_its_status(number: int, status: int, told: s
     assert ended(program("time.sleep(60)"), number) == (status, told)
 
 
+@pytest.mark.parametrize("raised", ["raise KeyboardInterrupt", "exec('raise KeyboardInterrupt')"])
+def test_ctrl_c_inside_an_exec_of_text_gives_the_status_too(raised: str, tmp_path: Path) -> None:
+    text = f"from recipes.lib.command import run_main\n\ndef main():\n    {raised}\n\nrun_main(main)\n"
+    (tmp_path / "interrupted_module.py").write_text(text)
+    arguments = [sys.executable, "-m", "interrupted_module"]  # python -m alone looks at the flag that exec leaves
+    paths = os.pathsep.join([str(ROOT), str(tmp_path)])
+    process = subprocess.run(arguments, env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True)
+    assert (process.returncode, process.stderr) == (130, "interrupted\n")
+
+
 def test_background_job_that_ignores_ctrl_c_goes_on() -> None:
     process = program("time.sleep(0.3)", preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN))
     assert ended(process, signal.SIGINT) == (0, "cleaned up\n")
