@@ -290,7 +290,9 @@ def run_tests(tests: Sequence[str], *, watch: str | None = None, stop: bool = Tr
     plugin = _Tests(watch)
     options = ["-q", "-p", "no:cacheprovider", "-o", "addopts=--import-mode=importlib", "--rootdir", str(ROOT)]
     sys.stdout, sys.stderr = io.StringIO(), io.StringIO()
-    pytest.main([*options, *(["-x"] if stop else []), *tests], plugins=[plugin])
+    status = pytest.main([*options, *(["-x"] if stop else []), *tests], plugins=[plugin])
+    if status not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):  # the names of tests may follow from the package
+        plugin.failed.append(f"pytest: {pytest.ExitCode(status).name}")
     return plugin
 
 

@@ -27,12 +27,20 @@ def positive(x):
 
 def never_called(x):
     return x + 1
+
+
+LEVELS = 2
 '''
 TESTS = """
-from toy.functional.module import positive
+import pytest
+from toy.functional.module import LEVELS, positive
 
 def test_positive():
     assert positive(3) and not positive(-3)
+
+@pytest.mark.parametrize("level", range(LEVELS))
+def test_level(level):
+    assert positive(level + 1)
 """
 
 
@@ -64,8 +72,9 @@ def test_survivors_are_listed_and_what_is_known_is_kept(
     assert ("comparison", 6, "-    return x > 0\n+    return x >= 0") in found  # 0 itself is in no test
     assert not any("x < 0" in diff or "None" in diff for _, _, diff in found)
     assert {one["outcome"] for one in survivors if one["function"].startswith("never_called")} == {"no test"}
+    assert not any("LEVELS = 1" in diff for _, _, diff in found)  # then a test is missing, and pytest runs none at all
     printed = capsys.readouterr().out
-    assert "toy/functional/module.py:6 comparison: survived (1 tests)" in printed
+    assert "toy/functional/module.py:6 comparison: survived (3 tests)" in printed
     monkeypatch.setattr(mutation, "outcome", lambda *_: pytest.fail("run again"))
     assert mutation.main(command) == 0 and capsys.readouterr().out == printed
     assert (toy / "toy" / "functional" / "module.py").read_text() == MODULE
