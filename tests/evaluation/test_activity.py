@@ -32,6 +32,8 @@ def test_spikes_are_counted_per_neuron_and_sample_and_sqnr_leaves_negative_input
         assert result.spikes_per_neuron == pytest.approx(2.0)
         assert found.sqnr_db == pytest.approx(10 * math.log10((0.25 + 4.0) / 1.0), abs=1e-4)
         assert found.inputs.tolist() == currents.flatten().tolist()
+        alone = measure_activity(net, [(x, y) for x, y in zip(currents.split(1), torch.ones(6, 1).long(), strict=True)])
+        assert (alone.layers[0].neurons, alone.spikes_per_neuron) == (3, result.spikes_per_neuron)
 
 
 def test_a_neuron_stands_for_its_own_threshold() -> None:

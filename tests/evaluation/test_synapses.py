@@ -13,6 +13,7 @@ from spikingjelly.activation_based.op_counter import DispatchCounterMode, SynOpC
 
 from snn_ext import evaluate  # noqa: E402
 from snn_ext.evaluation import count_synapses  # noqa: E402
+from snn_ext.evaluation.connections import _identify, _marks  # noqa: E402
 from snn_ext.simulation.graph import as_graph  # noqa: E402
 from snn_ext.spikingjelly import PCMPIFNode  # noqa: E402
 
@@ -161,3 +162,13 @@ def test_max_pooling_passes_fewer_spikes_on_than_it_gets() -> None:
         nn.Conv2d(1, 4, 3, padding=1), nn.MaxPool2d(2), neuron.IFNode(v_reset=None), nn.Conv2d(4, 6, 3)
     )
     assert [layer.name for layer in evaluate(before, [x], 2, progress=False).layers] == ["2"]
+
+
+def test_a_value_between_two_marks_is_taken_for_neither() -> None:
+    marks = _marks(torch.zeros(50, dtype=torch.float64))
+    plain = torch.linspace(0.5, 2.0, 50, dtype=torch.float64)
+    index, all_known = _identify(marks * plain, plain, marks)
+    assert all_known and index.tolist() == list(range(50))
+    off = marks.clone()
+    off[7] += 1e-4  # far above rounding, far below the distance of two marks
+    assert not _identify(off * plain, plain, marks)[1]

@@ -174,7 +174,7 @@ def test_a_size_of_the_input_is_not_taken_for_that_of_a_chunk() -> None:
             h = self.node(self.conv(x))
             return self.head(h.view(x.size(0), -1)) + self.conv(x).mean([1, 2, 3]).unsqueeze(1)
 
-    net, x = dyadic(Net()), images()
+    net, x = dyadic(Net()), images()[:5]  # as many samples as columns would hide a mistaken dimension
     torch.testing.assert_close(simulate(net, x, chunk=4), loop(net, x, T))
 
 
@@ -191,6 +191,14 @@ def test_the_net_is_left_as_it_was() -> None:
     two = Simulation(snn, chunk=2)
     interleaved = [torch.cat(both) for both in zip(two.run(x, 6), two.run(x, 6), strict=True)]
     assert all(torch.equal(a[:2], a[2:]) for a in interleaved)
+
+
+def test_dropout_of_a_net_in_training_mode_is_left_out() -> None:
+    net = nn.Sequential(nn.Linear(6, 40), PCMPIFNode(), nn.Dropout(0.9), nn.Linear(40, 3)).train()
+    x = torch.randn(5, 6)
+    found = simulate(net, x)
+    assert net.training and net[2].training
+    torch.testing.assert_close(found, loop(net.eval(), x, T))
 
 
 def test_what_comes_before_the_first_neuron_runs_once() -> None:

@@ -100,6 +100,7 @@ def test_a_weighted_layer_is_what_its_entry_computes_with_other_weights(layer: A
     [
         (nn.AvgPool2d(2), 2),
         (nn.AvgPool2d((1, 2)), 1),
+        (nn.AvgPool2d(4), 4),
         (nn.AvgPool2d(3), None),
         (nn.AvgPool2d(2, ceil_mode=True), None),
         (nn.AvgPool2d(2, padding=1, count_include_pad=False), None),
