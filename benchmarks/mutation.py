@@ -291,7 +291,7 @@ def run_tests(tests: Sequence[str], *, watch: str | None = None, stop: bool = Tr
     options = ["-q", "-p", "no:cacheprovider", "-o", "addopts=--import-mode=importlib", "--rootdir", str(ROOT)]
     sys.stdout, sys.stderr = io.StringIO(), io.StringIO()
     status = pytest.main([*options, *(["-x"] if stop else []), *tests], plugins=[plugin])
-    if status not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):  # the names of tests may follow from the package
+    if status not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):  # names of tests may follow from the package
         plugin.failed.append(f"pytest: {pytest.ExitCode(status).name}")
     return plugin
 
