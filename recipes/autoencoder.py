@@ -10,30 +10,26 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
-from torch.nn import functional
-from tqdm import tqdm
 
 from snn_ext import convert
 from snn_ext.conversion import optimize_precharge
 from snn_ext.evaluation import Evaluation
 
-from .data.images import ImageData, load_images
+from .data.images import load_images
+from .data.pictures import padded, picture, tiles
 from .lib.cli import PRESET, Argument, Count, Positive, Rate, fill
 from .lib.command import command, run_main
 from .lib.evaluations import Evaluations
-from .lib.files import fingerprint, intact, load_tensors, save_figure, save_tensors
+from .lib.files import fingerprint, save_figure
 from .lib.options import DataOptions, RunOptions
 from .lib.ranges import Increasing, integer
+from .lib.reconstruction import train_autoencoder
 from .lib.run_folder import own_folder
-from .models.convertible import autoencoder
 
-SIZE = 32
 PRESETS: dict[str, dict[str, Any]] = {
     "small": {
         "width": 0.25, "epochs": 8, "batch_size": 64, "lr": 2e-3, "milestones": [6], "search_images": 32,
@@ -66,77 +62,6 @@ class Options(RunOptions, DataOptions):
     def __post_init__(self) -> None:
         fill(self, PRESETS[self.preset])
         super().__post_init__()
-
-
-def train_autoencoder(images: Tensor, options: Options, path: Path) -> nn.Module:
-    """Train with the squared error, or load the finished net; an interrupted training goes on after its last epoch.
-
-    Seed and epoch alone decide what an epoch draws, so a continued training ends in the same net.
-    """
-    torch.manual_seed(options.seed)
-    net = autoencoder(images.shape[1], width=options.width).to(options.device)
-    optimizer = torch.optim.Adam(net.parameters(), options.lr)
-    schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, options.milestones, 0.1)
-    names = ("data", "width", "epochs", "batch_size", "lr", "milestones", "seed")
-    settings = {name: getattr(options, name) for name in names} | {"images": len(images)}
-    state = {"net": net, "optimizer": optimizer, "schedule": schedule}
-    start = 0
-    if path.exists():
-        kind = "a checkpoint of this training", "remove it to start afresh"
-        checkpoint = load_tensors(path, *kind)
-        with intact(path, *kind):
-            there = checkpoint["settings"]
-        if there != settings:
-            raise ValueError(f"--out: got {path} of another training, want the same settings or another folder")
-        with intact(path, *kind):
-            for name, part in state.items():
-                part.load_state_dict(checkpoint[name])
-            start = checkpoint["epochs"]
-    steps = len(images) // options.batch_size
-    with tqdm(total=options.epochs * steps, initial=start * steps, desc="autoencoder", unit="batch") as bar:
-        for epoch in range(start, options.epochs):
-            generator = torch.Generator().manual_seed(1_000_003 * options.seed + epoch)
-            order = torch.randperm(len(images), generator=generator)[: steps * options.batch_size]
-            for index in order.split(options.batch_size):
-                batch = images[index].to(options.device)
-                loss = functional.mse_loss(net(batch), batch)
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                bar.set_postfix(loss=f"{loss.item():.4f}", refresh=False)
-                bar.update()
-            schedule.step()
-            saved = {name: part.state_dict() for name, part in state.items()}
-            save_tensors({**saved, "settings": settings, "epochs": epoch + 1}, path)
-    return net.eval()
-
-
-def padded(data: ImageData, part: str) -> Tensor:
-    """Return images ``[N, C, 32, 32]`` in [0, 1], with a black border if they are smaller."""
-    images = getattr(data, part)[0]
-    border = SIZE - images.shape[-1]
-    return functional.pad(images, (border // 2, border - border // 2) * 2).float() / 255.0
-
-
-def picture(data: ImageData, side: int = 8) -> tuple[str, Tensor]:
-    """Return a picture ``[C, H, W]`` in [0, 1] to rebuild, with its name."""
-    try:
-        from skimage.data import astronaut
-    except ImportError:
-        return f"{side}x{side} test images, {data.name}", untile(padded(data, "test")[: side * side], side)
-    image = torch.from_numpy(astronaut()).permute(2, 0, 1).float() / 255.0
-    return "scikit-image's astronaut", image.mean(0, keepdim=True) if data.channels == 1 else image
-
-
-def tiles(image: Tensor) -> Tensor:
-    """Cut ``[C, H, W]`` into tiles ``[N, C, 32, 32]``."""
-    cut = image.unflatten(2, (-1, SIZE)).unflatten(1, (-1, SIZE))
-    return cut.permute(1, 3, 0, 2, 4).flatten(0, 1)
-
-
-def untile(images: Tensor, columns: int) -> Tensor:
-    """Put tiles together again."""
-    return images.unflatten(0, (-1, columns)).permute(2, 0, 3, 1, 4).flatten(1, 2).flatten(2, 3)
 
 
 @dataclass(frozen=True)

@@ -9,27 +9,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
-from matplotlib.figure import Figure
 from spikingjelly.activation_based import functional
-from tabulate import tabulate
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from snn_ext.functional import Sigmoid, best_points, best_threshold, decode, nonuniform_staircase, sqnr, staircase
 from snn_ext.spikingjelly import ATIFnuNode, ATIFuNode
 
+from .data.distributions import SIGMA, input_samples
 from .lib.cli import Count, NewFolder, Seed
 from .lib.command import command, run_main
 from .lib.files import save_figure, write_json
+from .lib.quantizer_fits import Fit, table, training
 from .lib.run_folder import own_folder
 
 TIME_STEPS = 4
-SIGMA = 0.1  # root mean square of every input
 ALPHA = 10.0  # slope of the surrogate; with SpikingJelly's 4, ATIF-u stops 1.3 dB short of its optimum
 LEARNING_RATE = 1e-3
 BATCH = 1024
@@ -48,34 +47,6 @@ class Options:
     iterations: Annotated[Count, "of each training"] = 2500
     seed: Seed = 0
     out: Annotated[NewFolder, "folder"] = Path("runs/fit_quantizer")
-
-
-@dataclass
-class Fit:
-    """One training: at each evaluation the SQNR on the whole sample, and the threshold, or the points p_1..p_T.
-
-    ``edges`` has for n = 1..T the smallest input of the sample at which the neuron fires n times, NaN for none. For
-    ATIF-nu they are its points, in reverse order, only where the recursion is exact: training may leave that region.
-    """
-
-    iterations: list[int] = field(default_factory=list)
-    sqnr_db: list[float] = field(default_factory=list)
-    thresholds: list[list[float]] = field(default_factory=list)
-    edges: list[list[float]] = field(default_factory=list)
-
-
-def input_samples(size: int = 20_001) -> dict[str, Tensor]:
-    """Return the positive halves of the analytic distributions as evenly spaced quantiles, in order, of one RMS.
-
-    The mean over such a sample is the expectation to within a few 1e-4 dB; there is no noise in it.
-    """
-    share = (torch.arange(size, dtype=torch.float64) + 0.5) / size
-    samples = {
-        "Gaussian": torch.special.ndtri(0.5 + share / 2),
-        "Laplace": -torch.log1p(-share) / math.sqrt(2),
-        "uniform": share * math.sqrt(3),
-    }
-    return {name: (SIGMA * sample).float() for name, sample in samples.items()}
 
 
 def quantised(x: Tensor, threshold: float, time_steps: int = TIME_STEPS, v_init: float = 0.0) -> Tensor:
@@ -134,20 +105,6 @@ def fit(make: Callable[..., nn.Module], x: Tensor, iterations: int, *, seed: int
     return result
 
 
-def table(results: dict[str, dict[str, Any]]) -> str:
-    """Return optimum and training of every neuron and input, and the gains that the paper states."""
-    lines = []
-    for name, result in results.items():
-        best, fits = result["optima"], result["fits"]
-        fixed = best[f"IF, threshold 1, T = {TIME_STEPS}"][0]
-        u, nu, charged = (fits[neuron].sqnr_db[-1] for neuron in NEURONS)
-        pairs = [f"{best[neuron][0]:.2f} / {fits[neuron].sqnr_db[-1]:.2f}" for neuron in NEURONS]
-        lines.append([name, f"{fixed:.2f}", *pairs, f"{u - fixed:+.2f}", f"{nu - u:+.2f}", f"{charged - u:+.2f}"])
-    pairs = [f"{neuron}\noptimum / trained" for neuron in NEURONS]
-    header = ["input", "IF,\nthreshold 1", *pairs, "gain\nu - IF", "gain\nnu - u", "gain\npre-charge"]
-    return tabulate(lines, header, tablefmt="simple", disable_numparse=True)
-
-
 def fit_all(samples: Mapping[str, Tensor], options: Options) -> dict[str, dict[str, Any]]:
     """Return ``{input: {"optima": ..., "fits": ...}}``."""
     results: dict[str, dict[str, Any]] = {name: {"optima": optima(x), "fits": {}} for name, x in samples.items()}
@@ -171,26 +128,14 @@ def as_json(results: Mapping[str, dict[str, Any]], options: Options) -> dict[str
     return {"setting": setting, "inputs": inputs}
 
 
-def training(result: Mapping[str, Any]) -> Figure:
-    """Draw the SQNR of each neuron while it is trained; dotted: its optimum."""
-    figure = Figure(layout="constrained")
-    axes = figure.subplots()
-    for i, (kind, found) in enumerate(result["fits"].items()):
-        axes.plot(found.iterations, found.sqnr_db, color=f"C{i}", label=f"{kind} ({found.sqnr_db[-1]:.1f} dB)")
-        axes.axhline(result["optima"][kind][0], color=f"C{i}", lw=1, ls=":")
-    axes.set(xlabel="iteration", ylabel="SQNR (dB)", title=f"T = {TIME_STEPS}, Gaussian input; dotted: the optimum")
-    axes.legend(frameon=False)
-    return figure
-
-
 @command
 def main(options: Options) -> dict[str, dict[str, Any]]:
     """Fit every neuron to every input, print the table, and return what was found."""
     with own_folder(options.out, "fit_quantizer"):
         results = fit_all(input_samples(), options)
-        save_figure(training(results["Gaussian"]), options.out / "training.png")
+        save_figure(training(results["Gaussian"], TIME_STEPS), options.out / "training.png")
         write_json(options.out / "results.json", as_json(results, options))
-    print(f"SQNR in dB at T = {TIME_STEPS}, positive inputs of RMS {SIGMA}\n\n{table(results)}\n")
+    print(f"SQNR in dB at T = {TIME_STEPS}, positive inputs of RMS {SIGMA}\n\n{table(results, TIME_STEPS)}\n")
     print(f"written to {options.out}")
     return results
 

@@ -10,29 +10,19 @@ the words.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from torch import Tensor, nn
-
-from .data.augment import Augment
-from .data.features import features, to_float
-from .data.keyword_batches import FeatureBatches, KeywordBatches
-from .data.mfcc import MFCC
-from .data.speech_commands import Corpus, load
 from .lib.cli import PRESET, Argument, Count, Fraction, Positive, fill
-from .lib.clip_cost import clip_cost, confusion
 from .lib.command import command, run_main
-from .lib.files import feature_cache
+from .lib.keyword_trainer import HOSTS
 from .lib.neurons import NEURONS
 from .lib.options import RunOptions, TrainingOptions
-from .lib.snntorch_trainer import SnnTorchTrainer
-from .lib.spiking_trainer import SpikingOptions, SpikingTrainer, run
-from .lib.spotter import MODELS, RECURRENT, build_keyword_net
+from .lib.spiking_trainer import SpikingOptions, run
+from .lib.spotter import MODELS, RECURRENT
 
-__all__ = ["KeywordTrainer", "Options", "main"]
+__all__ = ["Options", "main"]
 
 # Castagnetti et al. 2023 state: SGD of rate 1e-3, times 0.1 every 20 epochs, 80 epochs, mixup of alpha 1, ResNet-18,
 # T = 4. What their crops are for a spectrogram is not stated; here clips move in time. Momentum and batch size are
@@ -81,81 +71,6 @@ class Options(SpikingOptions, RunOptions, TrainingOptions):
             raise ValueError(f"--data-dir: got {self.data_dir} with --data {self.data}, which has its own place")
         if self.start is not None and self.model == RECURRENT:
             raise ValueError(f"--from: got {self.start} with --model {RECURRENT}, which has no ReLU twin")
-
-
-class KeywordTrainer(SpikingTrainer):
-    """Trains on clips of words; the best epoch is the best on the validation set, the result is of the test set."""
-
-    watched = "validation"
-    same_net = ("data", "model", "width", "frames")
-
-    def read_data(self, args: Options) -> Corpus:
-        return load(args.data, args.data_dir)
-
-    def set_loaders(self, args: Options) -> None:
-        self.front_end = MFCC(args.frames).to(self.device)
-        corpus: Corpus = self.data
-        parts = {"train": corpus.train, "validation": corpus.validation, "test": corpus.test}
-        found = {part: features(clips, self.front_end, feature_cache()) for part, clips in parts.items()}
-        mean, std = found["train"].mean((0, 1, 2)), found["train"].std((0, 1, 2))
-        self.statistics = mean, std
-        self.train_loader = KeywordBatches(
-            corpus.train, args.batch_size, self.front_end, mean, std, _augment(args, corpus.noise),
-            background=args.background, mixup=args.mixup_alpha, seed=args.seed, rank=self.rank,
-            processes=self.processes,
-        )  # fmt: skip
-
-        def in_order(part: str, size: int, **share: int) -> FeatureBatches:
-            return FeatureBatches(found[part], parts[part].labels, size, mean, std, device=self.device, **share)
-
-        self.test_loader = in_order("validation", args.batch_size, rank=self.rank, processes=self.processes)
-        self.calibration_loader, self.whole_test = in_order("train", 100), in_order("test", 100)
-
-    def load_model(self, args: Options, num_classes: int) -> nn.Module:
-        if args.model != RECURRENT:
-            return super().load_model(args, num_classes)
-        self.neurons = []
-        return build_keyword_net(args, num_classes)
-
-    def build_net(self, options: Options, classes: int) -> Any:
-        return build_keyword_net(options, classes)
-
-    def about(self) -> dict[str, Any]:
-        mean, std = (statistic.tolist() for statistic in self.statistics)
-        return {"words": list(self.data.classes), "mean": mean, "std": std}
-
-    def note_epoch(self, seconds: float) -> dict[str, Any]:
-        return {"data_share": self.train_loader.seconds / seconds}
-
-    def measured_loader(self) -> Iterable[tuple[Tensor, Tensor]]:
-        return self.whole_test
-
-    def measure(self, args: Options) -> dict[str, Any]:
-        """Accuracy, activity, cost of a clip and confusion matrix of the last epoch's net, over the test set."""
-        result = super().measure(args)
-        return {
-            **result,
-            "test_clips": len(self.whole_test.labels),
-            "parameters": sum(p.numel() for p in self.model.parameters()),
-            **clip_cost(self.model, self.whole_test, args.time_steps),
-            "confusion": confusion(self.model, self.whole_test).tolist(),
-            "words": list(self.data.classes),
-        }
-
-
-class SnnTorchKeywordTrainer(SnnTorchTrainer, KeywordTrainer):
-    """The same with snnTorch's neurons and training loop."""
-
-
-HOSTS = {"spikingjelly": KeywordTrainer, "snntorch": SnnTorchKeywordTrainer}
-
-
-def _augment(args: Options, noise: Tensor) -> Augment:
-    masks = int(args.spec_augment)
-    return Augment(
-        shift=args.time_shift, noise_share=args.noise_share, noise=to_float(noise) if len(noise) else None,
-        time_masks=masks, band_masks=masks,
-    )  # fmt: skip
 
 
 @command

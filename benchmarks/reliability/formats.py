@@ -90,11 +90,13 @@ def _analog() -> Any:
 def _autoencoder() -> Any:
     from recipes import autoencoder
     from recipes.data.images import load_images
+    from recipes.data.pictures import padded
     from recipes.lib.cli import parse
+    from recipes.lib.reconstruction import train_autoencoder
 
     options = parse(autoencoder.Options, [*_PICTURES, "--out", "run"])
-    images = autoencoder.padded(load_images("fashion-mnist-subset").first(32, 64), "train")
-    return autoencoder.train_autoencoder(images, options, Path("run/autoencoder.pt")).state_dict()
+    images = padded(load_images("fashion-mnist-subset").first(32, 64), "train")
+    return train_autoencoder(images, options, Path("run/autoencoder.pt")).state_dict()
 
 
 def _make_autoencoder() -> None:

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from recipes import autoencoder
-from recipes.autoencoder import SIZE, Rebuilt, smallest_delay, tiles, untile
+from recipes.autoencoder import Rebuilt, smallest_delay
+from recipes.data.pictures import SIZE, tiles, untile
 from recipes.lib.command import command, run_main
 from recipes.lib.files import save_figure
 from recipes.lib.run_folder import own_folder

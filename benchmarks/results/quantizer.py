@@ -17,10 +17,12 @@ from torch.utils.data import DataLoader
 import snn_ext
 from recipes import fit_quantizer
 from recipes.data import FASHION_MNIST_SUBSET, fashion_mnist_subset
-from recipes.fit_quantizer import SIGMA, TIME_STEPS
+from recipes.data.distributions import SIGMA, input_samples
+from recipes.fit_quantizer import TIME_STEPS
 from recipes.lib.cli import NewFolder
 from recipes.lib.command import command, run_main
 from recipes.lib.files import save_figure, write_json
+from recipes.lib.quantizer_fits import table
 from recipes.lib.run_folder import own_folder
 from recipes.lib.training import seed_everything, train
 from recipes.models import small_cnn
@@ -43,7 +45,7 @@ def main(options: Options) -> dict[str, dict[str, Any]]:
     """Fit, draw, print and return ``{input: {"optima": ..., "fits": ...}}``."""
     started = time.perf_counter()
     with own_folder(options.out, "quantizer"):
-        samples = fit_quantizer.input_samples()
+        samples = input_samples()
         if options.recorded:
             samples["recorded"] = recorded_sample()
         results = fit_quantizer.fit_all(samples, options)
@@ -60,7 +62,7 @@ def main(options: Options) -> dict[str, dict[str, Any]]:
         content = fit_quantizer.as_json(results, options)
         content["setting"] |= {"recorded": RECORDED, "seconds": time.perf_counter() - started}
         write_json(options.out / "results.json", content)
-    print(f"SQNR in dB at T = {TIME_STEPS}, positive inputs of RMS {SIGMA}\n\n{fit_quantizer.table(results)}\n")
+    print(f"SQNR in dB at T = {TIME_STEPS}, positive inputs of RMS {SIGMA}\n\n{table(results, TIME_STEPS)}\n")
     if options.recorded:
         print(f"recorded: {RECORDED}")
     print(f"{content['setting']['seconds']:.0f} s; written to {options.out}")

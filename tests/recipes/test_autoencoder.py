@@ -12,7 +12,9 @@ pytest.importorskip("spikingjelly")
 from recipes import autoencoder  # noqa: E402
 from recipes.autoencoder import Options  # noqa: E402
 from recipes.data.images import load_images  # noqa: E402
+from recipes.data.pictures import padded, tiles, untile  # noqa: E402
 from recipes.lib.cli import parse  # noqa: E402
+from recipes.lib.reconstruction import train_autoencoder  # noqa: E402
 
 TINY = [
     "--train-images", "32", "--test-images", "64", "--batch-size", "16", "--width", "0.0625", "--epochs", "2",
@@ -22,9 +24,9 @@ TINY = [
 
 def test_an_interrupted_training_ends_in_the_same_net(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     options = parse(Options, [*TINY, "--out", str(tmp_path)])
-    images = autoencoder.padded(load_images("fashion-mnist-subset").first(32, 64), "train")
+    images = padded(load_images("fashion-mnist-subset").first(32, 64), "train")
     assert images.shape == (32, 1, 32, 32)
-    whole = autoencoder.train_autoencoder(images, options, tmp_path / "whole.pt").state_dict()
+    whole = train_autoencoder(images, options, tmp_path / "whole.pt").state_dict()
     save, calls = torch.save, []
 
     def interrupted(*arguments: object) -> None:
@@ -47,9 +49,9 @@ def test_an_interrupted_training_ends_in_the_same_net(tmp_path: Path, monkeypatc
 
 def test_tiles_and_pictures_are_inverse() -> None:
     image = torch.rand(3, 64, 96)
-    cut = autoencoder.tiles(image)
+    cut = tiles(image)
     assert cut.shape == (6, 3, 32, 32) and torch.equal(cut[1], image[:, :32, 32:64])
-    assert torch.equal(autoencoder.untile(cut, 3), image)
+    assert torch.equal(untile(cut, 3), image)
 
 
 def test_paper_preset_is_the_paper() -> None:

@@ -9,7 +9,8 @@ import torch
 
 pytest.importorskip("spikingjelly")
 
-from recipes.fit_quantizer import NEURONS, fit, input_samples, main, optima  # noqa: E402
+from recipes.data.distributions import input_samples  # noqa: E402
+from recipes.fit_quantizer import NEURONS, fit, main, optima  # noqa: E402
 
 
 def test_optima_for_a_gaussian_are_those_of_the_specification() -> None:
