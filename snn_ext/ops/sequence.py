@@ -160,8 +160,8 @@ class SequenceOp:
         for _ in range(total - used):
             outputs.append(torch.empty(0, dtype=dtype, device=device))
         count = checkpoint_count(shape[0]) if keep_checkpoints and used == total and not self.timeless else 0
-        size = x_seq.numel() // shape[0] if count else 0
-        return outputs, torch.empty((count, total, size), dtype=dtype, device=device)
+        size = (count, total, x_seq.numel() // shape[0]) if count else (0,)
+        return outputs, outputs[0].new_empty(size, dtype=dtype)
 
     def room_for_gradients(self, inputs: Any, wanted: Iterable[bool]) -> list[Tensor]:
         """Return room for the gradients; an operator has to return tensors, so one not wanted has no element."""
@@ -179,7 +179,7 @@ class SequenceOp:
         return found
 
     def _dense(self, x_seq: Tensor) -> Tensor:
-        return dense(x_seq.unsqueeze(0))[0] if self.timeless else dense(x_seq)
+        return dense(x_seq.unsqueeze(0))[0] if self.timeless and not x_seq.is_contiguous() else dense(x_seq)
 
     def _laid_out(self, x_seq: Tensor, inputs: SequenceOf[Any]) -> Any:
         """Return the inputs in the memory order of a dense sequence."""
