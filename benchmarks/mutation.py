@@ -328,7 +328,8 @@ def outcome(mutant: Mutant, tests: dict[str, dict[str, Any]], budget: float) -> 
     called = f"{mutant.path}:{mutant.function}"
     chosen = [test for test, known in tests.items() if not mutant.function or called in known["calls"]]
     if not mutant.function:  # at the level of the module: every test of the module, and those that call anything in it
-        mirrored = f"/test_{path.stem}.py::"
+        of_package = path.name == "__init__.py"
+        mirrored = f"/{path.parent.name}/" if of_package else f"/test_{path.stem}.py::"
         chosen = [
             test for test in tests
             if mirrored in test or any(call.startswith(f"{mutant.path}:") for call in tests[test]["calls"])
