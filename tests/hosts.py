@@ -14,7 +14,7 @@ from snn_ext.neurons import IntegrateAndFireNeuron
 
 POINTS = [1.0, 0.6, 0.3, 0.1]
 
-ARGUMENTS: dict[str, dict[str, Any]] = {  # of the neurons of the table, in both hosts; the first is positional
+ARGUMENTS: dict[str, dict[str, Any]] = {  # by name in the table, where the defaults show too little; in both hosts
     "atif-u": {"threshold": 0.75, "v_init": 0.25},
     "atif-nu": {"threshold": torch.tensor(POINTS), "T": 4, "v_init": 0.25},
     "pcmp": {"threshold": 0.75, "precharge": 0.25},
@@ -30,7 +30,7 @@ def factories(host: Host) -> dict[str, Callable[..., Any]]:
     """Return functions that make the neurons of a host, by the name of the class."""
 
     def factory(name: str) -> Callable[..., Any]:
-        kind, arguments = TABLE[name].of(host), dict(ARGUMENTS[name])
+        kind, arguments = TABLE[name].of(host), dict(ARGUMENTS.get(name, {}))
         positional = [arguments.pop("threshold")] if "threshold" in arguments else []
         trained = {"learn_threshold": True} if (host, name) == ("snntorch", "pcmp") else {}
         return lambda **options: kind(*positional, **HABITS[host] | arguments | trained | options)

@@ -14,24 +14,22 @@ from spikingjelly.activation_based import neuron, surrogate
 from torch import Tensor
 
 from snn_ext import testing
-from snn_ext.neurons import NEURONS as TABLE
 from snn_ext.neurons import Thresholds
-from snn_ext.snntorch import ASN, PCMPIF, ATIFnu, ATIFu
+from snn_ext.snntorch import ASN, PCMPIF, ATIFu
 from snn_ext.spikingjelly import ASNNode, ATIFnuNode, ATIFuNode, PCMPIFNode
 from snn_ext.testing import check_neuron
 from snn_ext.testing.suite import CHECKS
+from tests import hosts
 
 POINTS = torch.tensor([1.0, 0.6, 0.3, 0.1])
 
-NODES = {
-    "ATIF-u": lambda: ATIFuNode(0.75),
+NODES = hosts.NODES | {
     "ATIF-u pre-charged and scaled": lambda: ATIFuNode(0.7, v_init=0.5, scale_output=True),
     "ATIF-u per channel": lambda: ATIFuNode(0.7, v_init=torch.tensor([0.1, 0.2, 0.3, 0.4])),
     "ATIF-u trained pre-charge": lambda: ATIFuNode(0.7, v_init=torch.nn.Parameter(torch.tensor([0.3]))),
     "ATIF-u to zero": lambda: ATIFuNode(0.75, 0.0, surrogate.ATan(), True),
     "ATIF-u above": lambda: ATIFuNode(0.75, fire_at_threshold=False, grad_scale=0.1),
     "ATIF-u unknown surrogate": lambda: ATIFuNode(0.75, surrogate_function=surrogate.S2NN()),
-    "ATIF-nu": lambda: ATIFnuNode(POINTS, T=4),
     "ATIF-nu cumulative": lambda: ATIFnuNode(0.9, T=4, recursion="cumulative", scale_output=True),
     "ATIF-nu paper": lambda: ATIFnuNode(POINTS, T=4, recursion="paper", v_init=0.25, grad_scale="lsq"),
     "PCMP": lambda: PCMPIFNode(),
@@ -52,14 +50,11 @@ HOST_NODES = {
     "LIFNode": lambda: neuron.LIFNode(),
     "ParametricLIFNode": lambda: neuron.ParametricLIFNode(),
 }
-NEURONS = {
-    "ATIF-u": lambda: ATIFu(0.75),
+NEURONS = hosts.NEURONS | {
     "ATIF-u pre-charged and scaled": lambda: ATIFu(0.7, v_init=0.5, scale_output=True),
     "ATIF-u at": lambda: ATIFu(0.75, fire_at_threshold=True, spike_grad=snn.surrogate.sigmoid(25)),
     "ATIF-u to zero": lambda: ATIFu(reset_mechanism="zero"),
     "ATIF-u never reset": lambda: ATIFu(reset_mechanism="none"),
-    "ATIF-nu": lambda: ATIFnu(POINTS, T=4),
-    "ASN": lambda: ASN(),
     "ASN trained": lambda: ASN(0.7, learn_threshold=True, output=True, bias=torch.nn.Parameter(torch.tensor([0.1]))),
     "PCMP": lambda: PCMPIF(),
     "PCMP trained": lambda: PCMPIF(0.7, learn_threshold=True),
@@ -78,11 +73,6 @@ def test_every_public_function_of_a_suite_is_a_check_of_the_hosts_that_its_modul
             if list(inspect.signature(function).parameters) == ["suite"]
         }
         assert functions and functions == checks
-
-
-@pytest.mark.parametrize(("host", "neurons"), [("spikingjelly", NODES), ("snntorch", NEURONS)])
-def test_every_neuron_of_the_table_is_held_against_the_checks(host: Any, neurons: Any) -> None:
-    assert {type(make()) for make in neurons.values()} == {neuron.of(host) for neuron in TABLE.values()}
 
 
 @pytest.mark.parametrize("name", NODES | HOST_NODES)

@@ -1,58 +1,14 @@
 """The mathematics: pure, differentiable, any floating dtype, any device; float64 is the oracle of every faster path."""
 
-from .asn import ASNState, PSPState, adaptive_spiking, postsynaptic_potential
-from .asn_transfer import asn_ceiling, asn_interval, asn_spike_height, asn_transfer
-from .integrate_and_fire import integrate_and_fire, state_dtype
-from .quantization import (
-    best_points,
-    best_threshold,
-    decode,
-    nonuniform_staircase,
-    nonuniform_thresholds,
-    sqnr,
-    staircase,
-    uniform_points,
-)
-from .surrogates import (
-    ATan,
-    Erf,
-    PiecewiseExp,
-    PiecewiseQuadratic,
-    Sigmoid,
-    SoftSign,
-    SuperSpike,
-    Surrogate,
-    as_surrogate,
-    spike,
-)
+from .asn import *  # noqa: F403
+from .asn import __all__ as _asn
+from .asn_transfer import *  # noqa: F403
+from .asn_transfer import __all__ as _asn_transfer
+from .integrate_and_fire import *  # noqa: F403
+from .integrate_and_fire import __all__ as _integrate_and_fire
+from .quantization import *  # noqa: F403
+from .quantization import __all__ as _quantization
+from .surrogates import *  # noqa: F403
+from .surrogates import __all__ as _surrogates
 
-__all__ = [
-    "ASNState",
-    "ATan",
-    "Erf",
-    "PSPState",
-    "PiecewiseExp",
-    "PiecewiseQuadratic",
-    "Sigmoid",
-    "SoftSign",
-    "SuperSpike",
-    "Surrogate",
-    "adaptive_spiking",
-    "as_surrogate",
-    "asn_ceiling",
-    "asn_interval",
-    "asn_spike_height",
-    "asn_transfer",
-    "best_points",
-    "best_threshold",
-    "decode",
-    "nonuniform_staircase",
-    "nonuniform_thresholds",
-    "postsynaptic_potential",
-    "integrate_and_fire",
-    "spike",
-    "sqnr",
-    "staircase",
-    "state_dtype",
-    "uniform_points",
-]
+__all__ = [*_asn, *_asn_transfer, *_integrate_and_fire, *_quantization, *_surrogates]

@@ -13,7 +13,7 @@ from .._errors import bad_type, bad_value, check_bool, check_choice, check_real
 from .integrate_and_fire import as_step, check_device, check_sequence, check_step, state_dtype
 from .surrogates import Sigmoid, Surrogate, as_surrogate, spike
 
-__all__ = ["ASNState", "PSPState", "SpikeHeight", "adaptive_spiking", "postsynaptic_potential"]
+__all__ = ["ASNState", "PSPState", "adaptive_spiking", "postsynaptic_potential"]
 
 SpikeHeight = Literal["fixed", "adaptive"]
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from .._errors import bad_type, bad_value, check_bool, check_choice, describe
 from .surrogates import Sigmoid, Surrogate, as_surrogate, spike
 
-__all__ = ["Reset", "integrate_and_fire", "state_dtype"]
+__all__ = ["integrate_and_fire", "state_dtype"]
 
 Reset = Literal["subtract", "zero", "none"]
 

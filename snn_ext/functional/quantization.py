@@ -13,7 +13,6 @@ from .._errors import bad_type, bad_value, check_bool, check_choice, check_count
 from .integrate_and_fire import state_dtype
 
 __all__ = [
-    "Recursion",
     "best_points",
     "best_threshold",
     "decode",

@@ -24,7 +24,7 @@ from ...functional.surrogates import Sigmoid, Surrogate, as_surrogate
 from ..registry import check_definition_may_run, why_definition
 from ..sequence import Sequence, SequenceOp, State, Step, Table
 
-__all__ = ["OP", "Inputs", "Outputs", "Settings", "adaptive_spiking", "postsynaptic_potential"]
+__all__ = ["OP", "Inputs", "Outputs", "Settings", "agreement_case", "adaptive_spiking", "postsynaptic_potential"]
 
 
 class Inputs(NamedTuple):
@@ -196,3 +196,12 @@ def _stack(c: Constants, current_seq: Tensor) -> Tensor:
     if all(constant.numel() == 1 for constant in c):
         return torch.stack([constant.reshape(()) for constant in c])
     return torch.stack([constant.expand(current_seq.shape[1:]) for constant in c])
+
+
+def agreement_case(grid: Tensor, dtype: torch.dtype) -> tuple[Inputs, Settings]:
+    """Return the case on which compiled code has to agree with torch before it is used."""
+    psc, s, s_hat, adaptation = (grid[k].mul(0.002 * k) for k in range(len(OP.states)))
+    constants = torch.tensor([0.1, 0.2, 0.9, 0.95, 0.8, 0.7], dtype=grid.dtype, device=grid.device)
+    current_seq = grid.mul(0.07).remainder(0.5).to(dtype)
+    inputs = Inputs(current_seq, grid[1].mul(0.01), psc, s, s_hat, adaptation, constants)
+    return inputs, Settings("heights", False, False, 0, 4.0, 1.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from ... import functional
@@ -18,7 +19,7 @@ from ...functional.asn_transfer import (
 from ..registry import check_definition_may_run, why_definition
 from ..sequence import Sequence, SequenceOp
 
-__all__ = ["OP", "Inputs", "Outputs", "Settings", "asn_transfer"]
+__all__ = ["OP", "Inputs", "Outputs", "Settings", "agreement_case", "asn_transfer"]
 
 
 class Inputs(NamedTuple):
@@ -85,3 +86,8 @@ def asn_transfer(
             s, m_f, theta_0, tau_gamma=tau_gamma, tau_eta=tau_eta, tau_beta=tau_beta, exact=exact, cut=cut
         )
     return OP(Inputs(s), Settings(*transfer_coefficients(c), cut))[0]
+
+
+def agreement_case(grid: Tensor, dtype: torch.dtype) -> tuple[Inputs, Settings]:
+    """Return the case on which compiled code has to agree with torch before it is used."""
+    return Inputs(grid.mul(0.17).remainder(6.5).sub(0.5).to(dtype)), Settings(0.03, 0.01, 0.02, 0.06, 0.01, 0.0)

@@ -14,7 +14,7 @@ from ...functional.surrogates import Sigmoid, Surrogate, as_surrogate
 from ..registry import check_definition_may_run, why_definition
 from ..sequence import One, PerStep, Sequence, SequenceOp, State
 
-__all__ = ["OP", "Inputs", "Outputs", "Settings", "integrate_and_fire"]
+__all__ = ["OP", "Inputs", "Outputs", "Settings", "agreement_case", "integrate_and_fire"]
 
 
 class Inputs(NamedTuple):
@@ -103,3 +103,15 @@ def _as_state(value: Tensor | float, x_seq: Tensor, dtype: torch.dtype) -> Tenso
     if isinstance(value, Tensor):
         return value.to(dtype)
     return torch.full((), value, dtype=dtype, device=x_seq.device)
+
+
+def agreement_case(grid: Tensor, dtype: torch.dtype) -> tuple[Inputs, Settings]:
+    """Return the case on which compiled code has to agree with torch before it is used."""
+    time_steps, size = grid.shape
+    inputs = Inputs(
+        x_seq=grid.mul(0.7).remainder(5.0).sub(2.0).to(dtype),
+        v=torch.full((), 0.25, dtype=grid.dtype, device=grid.device).expand(size),
+        thresholds=grid[0, :time_steps].div(time_steps).add(0.5),
+        scale=None,
+    )
+    return inputs, Settings("subtract", True, False, 0, 4.0, 1.0)
