@@ -18,14 +18,20 @@ if TYPE_CHECKING:
     from . import conversion, evaluation, functional, neurons, ops, simulation, snntorch, spikingjelly, testing  # noqa: F401
     from .conversion.convert import convert
     from .evaluation.evaluate import evaluate
+    from .saving import load, save
 
 __version__ = "0.1.0"
 __all__ = [
-    "AAN", "BNAAN", "ConstantInputNet", "__version__", "calibrate", "convert", "evaluate", "parameter_groups",
-    "record_inputs", "register", "replace_neurons", "set_precision", "unregister",
+    "AAN", "BNAAN", "ConstantInputNet", "__version__", "calibrate", "convert", "evaluate", "load",
+    "parameter_groups", "record_inputs", "register", "replace_neurons", "save", "set_precision", "unregister",
 ]  # fmt: skip
 
-_FUNCTIONS = {"convert": "conversion", "evaluate": "evaluation"}  # large, or in need of a host: imported when used
+_FUNCTIONS = {
+    "convert": "conversion",
+    "evaluate": "evaluation",
+    "load": "saving",
+    "save": "saving",
+}  # large, or in need of a host: imported when used
 _MODULES = (
     "conversion", "evaluation", "functional", "neurons", "ops", "simulation", "snntorch", "spikingjelly", "testing"
 )  # fmt: skip
