@@ -32,7 +32,7 @@ PACKAGES = (
 METHODS = ("dim", "expand", "mul", "permute", "repeat", "size", "sum", "transpose", "unsqueeze")
 FUNCTIONS = (operator.mul, operator.sub, operator.truediv, torch.mul, torch.sum, torch.unsqueeze, getattr)
 """Operations beside those of the table of layer types: none of them does anything but compute."""
-_NOT_STORED = ("backend", "device", "dtype", "levels")
+_NOT_STORED = ("backend", "device", "dtype")
 """Arguments of constructors that say nothing about a layer that exists."""
 
 
@@ -109,6 +109,8 @@ def _arguments(name: str, module: nn.Module) -> dict[str, Any]:
         value = getattr(module, key, inspect.Parameter.empty)
         if isinstance(parameter.default, bool) and not isinstance(value, bool):  # bias=True, and bias is a tensor
             value = value is not None and value is not inspect.Parameter.empty
+        if isinstance(value, Tensor) and parameter.annotation in ("float", float):  # and the state replaces it
+            value = float(value)
         if value is not inspect.Parameter.empty:
             found[key] = value
         elif parameter.default is inspect.Parameter.empty:

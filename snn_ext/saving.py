@@ -18,7 +18,9 @@ from torch import fx, nn
 from ._description import build_graph, build_module, describe_graph, describe_module, tensors_of
 from ._errors import bad_type, bad_value
 from ._files import intact, load_tensors, save_tensors
+from .hosts import is_neuron
 from .simulation.graph import as_graph
+from .simulation.layers import known_type
 from .training import ConstantInputNet
 
 __all__ = ["load", "save"]
@@ -91,7 +93,8 @@ def _content(net: nn.Module, notes: dict[str, Any]) -> dict[str, Any]:
     if isinstance(net, ConstantInputNet):
         parts = {name: _content(getattr(net, name), {}) for name in ("stem", "body")}
         return {"format": FORMAT, "constant_input": net.time_steps, "notes": json.dumps(notes), **parts}
-    graph = as_graph(net)
+    alone = known_type(net) is not None or is_neuron(net)  # tracing would look into it
+    graph = as_graph(nn.Sequential(net) if alone else net)
     names = {
         op: [str(node.target) for node in graph.graph.nodes if node.op == op] for op in ("call_module", "get_attr")
     }
