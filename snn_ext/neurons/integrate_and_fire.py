@@ -50,6 +50,7 @@ class IntegrateAndFireNeuron(ThresholdNeuron):
     :meth:`thresholds`, :meth:`start` where there is no state yet, and :meth:`integrate`.
     """
 
+    dynamics = "integrate-and-fire"
     resizable = ("v_init",)
     v_init: Tensor
     scale_output: bool
