@@ -15,17 +15,13 @@ import torch
 from torch import Tensor
 
 from ..functional.integrate_and_fire import Reset
+from ..neurons.arguments import as_points, as_time_steps, as_v_init, check_options, check_recursion
 from ..neurons.base import Admits, as_threshold, refuse_backend
 from ..neurons.integrate_and_fire import (
     IFState,
     IntegrateAndFireNeuron,
     NonUniformIntegrateAndFireNeuron,
     Thresholds,
-    as_points,
-    as_time_steps,
-    as_v_init,
-    check_options,
-    check_recursion,
     only_points,
 )
 from .host import HostNeuron

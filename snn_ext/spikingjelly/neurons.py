@@ -16,16 +16,13 @@ from .._counting import aside
 from .._errors import bad_value
 from ..functional import state_dtype
 from ..functional.integrate_and_fire import Reset, broadcasts
+from ..neurons.arguments import as_points, as_time_steps, as_v_init, check_recursion
 from ..neurons.base import as_threshold, carried, refuse_backend
 from ..neurons.integrate_and_fire import (
     IFState,
     IntegrateAndFireNeuron,
     NonUniformIntegrateAndFireNeuron,
     Thresholds,
-    as_points,
-    as_time_steps,
-    as_v_init,
-    check_recursion,
     only_points,
 )
 from .host import HostNode, States, SurrogateFunction, only_subtraction
