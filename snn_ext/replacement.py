@@ -237,7 +237,7 @@ def _settings(old: nn.Module, new: nn.Module) -> dict[str, Any]:
         if new.fire_at_threshold == habit != rule:
             settings["fire_at_threshold"] = rule
     if isinstance(old, nn.ReLU) and getattr(new, "init_hidden", True) is False:
-        settings["init_hidden"] = True  # in place of a ReLU, which returns one tensor
+        settings["init_hidden"] = True  # instead of a ReLU, which returns one tensor
     for name, surrogate in (("surrogate_function", Sigmoid(4.0)), ("spike_grad", ATan(2.0))):
         if hasattr(old, name) and hasattr(new, name) and as_surrogate(getattr(new, name)) == surrogate:
             settings[name] = getattr(old, name)

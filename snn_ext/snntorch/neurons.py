@@ -113,7 +113,7 @@ class ATIFu(_IntegrateAndFireLeaky):
     v_init : float, Tensor or nn.Parameter
         Potential before the first step in units of the threshold: one value, or one per channel (dim 1).
     scale_output : bool
-        Emit ``threshold`` in place of 1.
+        Emit ``threshold`` instead of 1.
     fire_at_threshold : bool
         ``False`` fires at ``h > threshold`` (this host's habit), ``True`` at ``h >= threshold``.
     grad_scale : None, float or "lsq"

@@ -121,7 +121,7 @@ class ATIFuNode(_IntegrateAndFireNode):
         Potential before the first step in units of the threshold: one value, or one per channel (dim 1). 0.5 turns the
         floor of the staircase into rounding. A parameter is trained.
     scale_output : bool
-        Emit ``threshold`` in place of 1, so that the rate is the decoded value and the threshold learns its scale too.
+        Emit ``threshold`` instead of 1, so that the rate is the decoded value and the threshold learns its scale too.
     fire_at_threshold : bool
         ``True`` fires at ``h >= threshold`` (this host's habit), ``False`` at ``h > threshold``.
     grad_scale : None, float or "lsq"
@@ -248,7 +248,7 @@ class ATIFnuNode(NonUniformIntegrateAndFireNeuron, _IntegrateAndFireNode):
     surrogate_function, detach_reset, step_mode, store_v_seq, v_init, fire_at_threshold, grad_scale, backend
         As in :class:`ATIFuNode`.
     scale_output : bool
-        Emit ``p_1`` in place of 1.
+        Emit ``p_1`` instead of 1.
 
     Raises
     ------
