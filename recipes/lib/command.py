@@ -66,7 +66,7 @@ def run_main(main: Callable[[], Any], after_interruption: str = "") -> NoReturn:
     main : callable
         Its result is the exit status if it is an int.
     after_interruption : str
-        What the user is told after Ctrl-C besides that.
+        What the message after Ctrl-C adds.
     """
     _open_standard_streams()
     sys.unraisablehook, threading.excepthook = _interrupt_again, _leave_out_tensorboard
