@@ -1,4 +1,4 @@
-"""Run the hosts' own tests with our neurons in the place of theirs, and explain every difference.
+"""Run the hosts' own tests with our neurons instead of theirs, and explain every difference.
 
 ``python -m benchmarks.host_suites --spikingjelly CHECKOUT --snntorch CHECKOUT``
 
@@ -146,7 +146,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return int(unexplained > 0)
 
 
-# -- the plugin of pytest that puts our neuron in the place of the host's ---------------------------------------------
+# -- the plugin of pytest that puts our neuron instead of the host's ---------------------------------------------
 
 if REPORT in os.environ:  # before the checkout is on the path, which holds a copy of the host
     import snntorch

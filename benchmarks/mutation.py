@@ -193,7 +193,7 @@ def _clamp(node: ast.Call, text: str, span: Any) -> Iterator[tuple[int, int, str
 
 
 class _Source(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Imports a module from a text in the place of its file."""
+    """Imports a module from a text instead of its file."""
 
     def __init__(self, name: str, path: Path, text: str) -> None:
         self.name, self.path, self.text = name, path, text

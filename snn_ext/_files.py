@@ -74,7 +74,7 @@ def replacing(path: Path) -> Iterator[Path]:
                 _change_mode(temporary, descriptor, mode)
             os.fsync(descriptor)
             if not _is(descriptor, temporary):
-                raise OSError(errno.EBUSY, "somebody else has replaced the temporary file of", str(path))
+                raise OSError(errno.EBUSY, "another process has replaced the temporary file of", str(path))
         if os.name == "nt":  # which moves no open file
             os.close(descriptor)
             descriptor = -1
@@ -163,7 +163,7 @@ def _create(folder: Path, suffix: str = "", directory: bool = False, mode: int =
             path.mkdir(mode)
         new = os.O_RDONLY if directory else os.O_RDWR | os.O_CREAT | os.O_EXCL
         try:
-            descriptor = os.open(path, new | getattr(os, "O_NOFOLLOW", 0), 0o666)  # less the umask
+            descriptor = os.open(path, new | getattr(os, "O_NOFOLLOW", 0), 0o666)  # the umask is taken off
         except FileNotFoundError:
             if not directory:
                 raise
@@ -179,7 +179,7 @@ def _target(path: Path) -> Path:
     if path.is_symlink() and hasattr(os, "geteuid"):
         owner, parent = path.lstat().st_uid, path.parent.stat()
         if parent.st_mode & stat.S_IWOTH and owner not in (os.geteuid(), parent.st_uid):
-            reason = "is a link of somebody else, in a folder that everybody may write to"
+            reason = "is a link of another user, in a folder that every user may write to"
             raise PermissionError(errno.EACCES, reason, str(path))
     return Path(os.path.realpath(path))
 

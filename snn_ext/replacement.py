@@ -170,7 +170,7 @@ def _losses(old: nn.Module, new: nn.Module) -> dict[str, str]:
     if isinstance(old, nn.ReLU):
         return {}
     lost: dict[str, str] = {}
-    if isinstance(old, AdaptiveSpikingNeuron) != isinstance(new, AdaptiveSpikingNeuron):
+    if _dynamics(old) != _dynamics(new):
         lost["dynamics"] = ""
     elif isinstance(old, AdaptiveSpikingNeuron) and old.bias is not None and getattr(new, "bias", None) is None:
         lost["dynamics"] = "its bias in the factory or "
@@ -181,7 +181,7 @@ def _losses(old: nn.Module, new: nn.Module) -> dict[str, str]:
             isinstance(new, NonUniformIntegrateAndFireNeuron) and _threshold(new) is None
         ):
             lost["dynamics"] = "its points in the factory (as of old.at(T)) or "
-    elif not isinstance(old, IntegrateAndFireNeuron | AdaptiveSpikingNeuron) and type(old) is not type(new):
+    elif not isinstance(old, ThresholdNeuron) and type(old) is not type(new):
         if kinds & {"RLeaky", "RSynaptic", "SLSTM", "SConv2dLSTM"}:
             lost["recurrence"] = ""
         if kinds & {"Leaky", "RLeaky"}:
@@ -200,6 +200,11 @@ def _losses(old: nn.Module, new: nn.Module) -> dict[str, str]:
     if _initial(old) and not _initial(new):
         lost["initial potential"] = "v_init in the factory or "
     return lost
+
+
+def _dynamics(module: nn.Module) -> str:
+    """Return the equation of our neurons; of the host's, :func:`_losses` finds out what else they are."""
+    return module.dynamics if isinstance(module, ThresholdNeuron) else IntegrateAndFireNeuron.dynamics
 
 
 def _reset(module: nn.Module) -> str:
@@ -232,7 +237,7 @@ def _settings(old: nn.Module, new: nn.Module) -> dict[str, Any]:
         if new.fire_at_threshold == habit != rule:
             settings["fire_at_threshold"] = rule
     if isinstance(old, nn.ReLU) and getattr(new, "init_hidden", True) is False:
-        settings["init_hidden"] = True  # in place of a ReLU, which returns one tensor
+        settings["init_hidden"] = True  # instead of a ReLU, which returns one tensor
     for name, surrogate in (("surrogate_function", Sigmoid(4.0)), ("spike_grad", ATan(2.0))):
         if hasattr(old, name) and hasattr(new, name) and as_surrogate(getattr(new, name)) == surrogate:
             settings[name] = getattr(old, name)

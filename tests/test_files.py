@@ -218,7 +218,7 @@ def test_temporary_is_not_written_through_a_planted_link(tmp_path: Path, monkeyp
     monkeypatch.undo()
     with replacing(tmp_path / "x.txt") as temporary:
         temporary.write_text("new")
-    with pytest.raises(OSError, match="somebody else has replaced"), replacing(tmp_path / "x.txt") as temporary:
+    with pytest.raises(OSError, match="another process has replaced"), replacing(tmp_path / "x.txt") as temporary:
         temporary.unlink()
         temporary.symlink_to(victim)
     assert victim.read_text() == "precious" and (tmp_path / "x.txt").read_text() == "new"
@@ -258,7 +258,7 @@ def test_link_of_somebody_else_in_a_folder_for_all_is_refused(tmp_path: Path) ->
     with replacing(tmp_path / "x") as temporary:  # in a folder of ones own, as it was put there
         temporary.write_text("precious")
     tmp_path.chmod(0o1777)
-    with pytest.raises(PermissionError, match="link of somebody else"), replacing(tmp_path / "x"):
+    with pytest.raises(PermissionError, match="link of another user"), replacing(tmp_path / "x"):
         pytest.fail("was begun")
     assert (tmp_path / "victim").read_text() == "precious"
 

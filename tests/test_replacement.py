@@ -27,6 +27,20 @@ def test_settings_are_copied_where_the_factory_left_the_default() -> None:
     assert (new.detach_reset, new.step_mode, new.store_v_seq) == (True, "m", True)
 
 
+class OfOtherDynamics(ATIFuNode):
+    """Shares the parameters of an integrate-and-fire neuron, and not its equation."""
+
+    dynamics = "another"
+
+
+@pytest.mark.parametrize(("old", "new"), [(OfOtherDynamics, ATIFuNode), (ATIFuNode, OfOtherDynamics)])
+def test_a_subclass_of_another_equation_is_not_taken_for_its_base(old: type, new: type) -> None:
+    net = nn.Sequential(old())
+    with pytest.raises(ValueError, match="which loses its dynamics"):
+        replace_neurons(net, lambda _: new())
+    assert replace_neurons(net, lambda _: new(), drop=("dynamics",)) == 1
+
+
 def test_what_the_factory_says_wins() -> None:
     net = nn.Sequential(neuron.IFNode(0.5, None, surrogate.ATan(3.0)))
     replace_neurons(net, lambda _: ATIFuNode(2.0, surrogate_function=surrogate.Erf()))

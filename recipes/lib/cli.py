@@ -11,8 +11,8 @@ The annotation of a field says what the option takes, its default is the option'
 
 A ``bool`` is a switch, with ``--no-NAME`` unless it is False by default; a list takes several values. Each class gives
 its fields a group in ``--help``, titled by the first sentence of its docstring. What depends on several options is
-checked in ``__post_init__``: a ``ValueError`` that begins with the name of an option is told as argparse tells its own.
-No library does this with the messages that our ranges have.
+checked in ``__post_init__``: a ``ValueError`` that begins with the name of an option is printed like
+argparse's own errors. No library was found that keeps the messages of our ranges.
 
 Examples
 --------

@@ -66,10 +66,10 @@ def run_main(main: Callable[[], Any], after_interruption: str = "") -> NoReturn:
     main : callable
         Its result is the exit status if it is an int.
     after_interruption : str
-        What the user is told after Ctrl-C besides that.
+        What the message after Ctrl-C adds.
     """
     _open_standard_streams()
-    sys.unraisablehook = _interrupt_again
+    sys.unraisablehook, threading.excepthook = _interrupt_again, _leave_out_tensorboard
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # of a job in the background
         signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, _terminate)
@@ -123,6 +123,12 @@ def _interrupt_again(unraisable: Any) -> None:
         sys.__unraisablehook__(unraisable)
     else:
         threading.Timer(0.01, os.kill, (os.getpid(), again)).start()
+
+
+def _leave_out_tensorboard(error: threading.ExceptHookArgs) -> None:
+    """Print no traceback of TensorBoard's thread: the next call of its writer raises that error again."""
+    if not type(error.thread).__module__.startswith("tensorboard."):
+        threading.__excepthook__(error)
 
 
 def _open_standard_streams() -> None:

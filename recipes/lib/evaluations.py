@@ -82,7 +82,7 @@ class Evaluations:
         return value
 
     def _kept(self, slug: str, key: dict[str, Any]) -> dict[str, Any] | None:
-        """Return the content with this key; put a damaged file aside, for it may be somebody else's."""
+        """Return the content with this key; put a damaged file aside, as it may not be ours."""
         path = self.folder / f"{slug}.json"
         if not path.exists():
             return None

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from inspect import signature
 from typing import Annotated, Any, Literal
 
 from spikingjelly.activation_based import functional, neuron, surrogate
 from torch import nn
 
 from snn_ext import calibrate, replace_neurons
-from snn_ext.spikingjelly import ATIFnuNode, ATIFuNode, PCMPIFNode
+from snn_ext.hosts import Host
+from snn_ext.neurons import NEURONS as TABLE
+from snn_ext.neurons import IntegrateAndFireNeuron
 
 from .cli import Argument, Count, Positive, Rate
 from .options import Options
 from .ranges import number
 
-__all__ = [
-    "NEURONS", "NeuronOptions", "initial_potential", "make_spiking", "replace_activations", "spikingjelly_neuron",
-]  # fmt: skip
+__all__ = ["NEURONS", "NeuronOptions", "make_spiking", "replace_activations", "spikingjelly_neuron", "table_neuron"]
 
-NEURONS = ("relu", "if", "atif-u", "atif-nu", "pcmp")
+OURS = [name for name, neuron in TABLE.items() if issubclass(neuron.of("spikingjelly"), IntegrateAndFireNeuron)]
+"""The neurons of the table that are trained over a few steps; an adaptive neuron takes hundreds, by conversion."""
+NEURONS = ("relu", "if", *OURS)
 
 
 @dataclass(kw_only=True)
@@ -29,7 +32,7 @@ class NeuronOptions(Options):
 
     neuron: Annotated[str, NEURONS, "if: the host's, of fixed threshold"] = "atif-u"
     time_steps: Annotated[Count, Argument(metavar="T")] = 4
-    v_init: Annotated[float | None, number(), "V(0) in thresholds, for atif-u, atif-nu (default: 0), pcmp (0.5)"] = None
+    v_init: Annotated[float | None, number(), "V(0) in thresholds; not of if (default: 0, pcmp: 0.5)"] = None
     v_threshold: Annotated[float, number(1e-6), "at the start; for atif-nu the clip level p_1"] = 1.0
     recursion: Annotated[Literal["min", "paper", "cumulative"], "of atif-nu"] = "min"
     output: Annotated[Literal["scaled", "binary"], "a spike is a threshold, or 1"] = "scaled"
@@ -41,8 +44,8 @@ class NeuronOptions(Options):
     def __post_init__(self) -> None:
         """Refuse options that the chosen neuron has no use for."""
         if self.v_init is not None and self.neuron in ("relu", "if"):
-            raise ValueError(f"--v-init: got {self.v_init} with --neuron {self.neuron}, want atif-u, atif-nu or pcmp")
-        if self.grad_scale == "lsq" and not self.neuron.startswith("atif"):
+            raise ValueError(f"--v-init: got {self.v_init} with --neuron {self.neuron}, want {', '.join(OURS)}")
+        if self.grad_scale == "lsq" and not (self.neuron in OURS and "grad_scale" in _arguments(self.neuron)):
             raise ValueError(f"--grad-scale: got lsq with --neuron {self.neuron}, want a trainable threshold")
         if self.neuron == "if" and self.output == "scaled" and self.v_threshold != 1:
             raise ValueError(
@@ -67,20 +70,22 @@ def spikingjelly_neuron(options: NeuronOptions) -> nn.Module:
     }  # fmt: skip
     if options.neuron == "if":
         return neuron.IFNode(options.v_threshold, v_reset=None, **common)
-    common["scale_output"] = options.output == "scaled"
-    if options.neuron == "pcmp":
-        return PCMPIFNode(options.v_threshold, precharge=initial_potential(options), **common)
-    common |= {"v_init": initial_potential(options), "grad_scale": {"none": None, "lsq": "lsq"}[options.grad_scale]}
-    if options.neuron == "atif-u":
-        return ATIFuNode(options.v_threshold, **common)
-    return ATIFnuNode(options.v_threshold, T=options.time_steps, recursion=options.recursion, **common)
+    return table_neuron("spikingjelly", options, scale_output=options.output == "scaled", **common)
 
 
-def initial_potential(options: NeuronOptions) -> float:
-    """Return V(0) in thresholds."""
-    if options.v_init is not None:
-        return float(options.v_init)
-    return 0.5 if options.neuron == "pcmp" else 0.0
+def table_neuron(host: Host, options: NeuronOptions, **common: Any) -> nn.Module:
+    """Make the neuron of the table that the options name, with those of the options that its class takes."""
+    given = {
+        "v_init": options.v_init, "precharge": options.v_init, "T": options.time_steps, "recursion": options.recursion,
+        "grad_scale": None if options.grad_scale == "none" else options.grad_scale,
+    }  # fmt: skip
+    taken = _arguments(options.neuron, host)
+    chosen = {name: value for name, value in given.items() if name in taken and value is not None}
+    return TABLE[options.neuron].of(host)(options.v_threshold, **chosen, **common)
+
+
+def _arguments(neuron: str, host: Host = "spikingjelly") -> Iterable[str]:
+    return signature(TABLE[neuron].of(host)).parameters
 
 
 def replace_activations(

@@ -34,7 +34,7 @@ def device(text: str) -> str:
     """Take the name of a device that is there and holds numbers."""
     try:
         wanted = torch.device(text)
-        if wanted.type == "cuda":  # without a context on it, for there may be a process for each
+        if wanted.type == "cuda":  # without a context on it: several processes may share it
             there = torch.cuda.is_available() and (wanted.index or 0) < torch.cuda.device_count()
         else:
             there = torch.ones(1, device=wanted).cpu().item() == 1

@@ -22,10 +22,10 @@ from spikingjelly.activation_based import functional
 from torch import Tensor, nn
 
 from snn_ext.functional import Sigmoid
-from snn_ext.snntorch import PCMPIF, ATIFnu, ATIFu, bptt, reset
+from snn_ext.snntorch import PCMPIF, ATIFu, bptt, reset
 
 from ..models.classifier import Classifier
-from .neurons import NeuronOptions, initial_potential, make_spiking, replace_activations
+from .neurons import NeuronOptions, make_spiking, replace_activations, table_neuron
 from .spiking_trainer import SpikingTrainer
 
 __all__ = ["TRAINERS", "SnnTorchNet", "SnnTorchTrainer", "assert_same_spikes", "snntorch_neuron"]
@@ -39,12 +39,9 @@ def snntorch_neuron(options: NeuronOptions) -> nn.Module:
         "spike_grad": Sigmoid(options.alpha), "init_hidden": True, "fire_at_threshold": True,
         "scale_output": options.output == "scaled" and options.neuron != "if",
     }  # fmt: skip
-    threshold, v_init = options.v_threshold, initial_potential(options)
-    if options.neuron in ("if", "pcmp"):
-        return PCMPIF(threshold, precharge=v_init, **common)
-    if options.neuron == "atif-u":
-        return ATIFu(threshold, v_init=v_init, **common)
-    return ATIFnu(threshold, T=options.time_steps, recursion=options.recursion, v_init=v_init, **common)
+    if options.neuron == "if":
+        return PCMPIF(options.v_threshold, precharge=0.0, **common)
+    return table_neuron("snntorch", options, **common)
 
 
 class SnnTorchNet(nn.Module):

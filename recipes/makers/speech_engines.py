@@ -155,7 +155,7 @@ _speaking = threading.Lock()
 
 
 def _festival(voice: str, word: str, words: tuple[str, ...], pace: float) -> bytes:
-    """All words in one process, for it takes half a second to start."""
+    """Speak all words in one process, which takes half a second to start."""
     pace = min(PACES, key=lambda choice: abs(choice - pace))
     with _speaking:
         spoken = _spoken.setdefault((voice, pace), {})

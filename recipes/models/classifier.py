@@ -50,6 +50,6 @@ def stem_conv_norm(inputs: int, outputs: int, norm: bool) -> nn.Sequential:
 
 
 def conv_norm(inputs: int, outputs: int, norm: bool, kernel: int = 3, stride: int = 1) -> list[nn.Module]:
-    """Return a convolution that keeps the size (at stride 1) and its batch norm, or a bias in place of that."""
+    """Return a convolution that keeps the size (at stride 1) and its batch norm, or a bias instead."""
     convolution = layer.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=not norm)
     return [convolution, *[GlobalBatchNormSequence2d(outputs)] * norm]

@@ -59,7 +59,7 @@ def asn_transfer(
     tau_gamma, tau_eta, tau_beta : Tensor or float
         Time constants in ms, > 0; see :func:`adaptive_spiking`.
     exact : bool, optional
-        Solve equation 10 in place of its expansion; by default only where ``tau_beta`` differs from ``tau_eta``, as the
+        Solve equation 10 instead of its expansion; by default only where ``tau_beta`` differs from ``tau_eta``, as the
         expansion is made for equal ones.
     cut : float
         f is 0 up to here, >= 0. With ``theta_0 / 2`` it is the piecewise form, which jumps by h/2.
@@ -139,8 +139,8 @@ def asn_ceiling(
 ) -> Any:
     r"""Return the largest activation that one spike a step can carry.
 
-    :math:`h / (1 - e^{-dt/\tau_\beta})`; with adaptive height the threshold of a neuron that fires at every step,
-    :math:`\theta_0 (1 - G) / (1 - (1 + m_f) G)`, in the place of h, which is without limit where
+    :math:`h / (1 - e^{-dt/\tau_\beta})`; with adaptive height h is the threshold of a neuron that fires at every step,
+    :math:`\theta_0 (1 - G) / (1 - (1 + m_f) G)`, which has no limit where
     :math:`(1 + m_f)\,e^{-dt/\tau_\gamma} \ge 1`.
 
     Parameters

@@ -72,7 +72,7 @@ def integrate_and_fire(
 
     Notes
     -----
-    NaN never fires and stays NaN; ``+inf`` fires at every step; ``-inf`` is silent for ever.
+    NaN never fires and stays NaN; ``+inf`` fires at every step; ``-inf`` never fires again.
     Source: Castagnetti et al. 2023, equations 2-5 and 9-12; Hwang et al. 2021, equation 2.
 
     Examples

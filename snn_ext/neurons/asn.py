@@ -25,6 +25,7 @@ __all__ = ["AdaptiveSpikingNeuron", "as_constant", "check_adaptive_options", "fo
 class AdaptiveSpikingNeuron(ThresholdNeuron):
     """The constants of an adaptive spiking neuron, and its precision, which may be changed at any time."""
 
+    dynamics = "adaptive"
     resizable = ("m_f", "theta_0")
     resizable_ndim = 8
     m_f: Tensor

@@ -30,6 +30,7 @@ class ThresholdNeuron(nn.Module):
 
     _version = 2  # hosts' own neurons are version 1: tells whose checkpoint is being loaded
     threshold_name: ClassVar[str]  # the host's name for the threshold
+    dynamics: ClassVar[str]  # of which operator: replacing one by another loses it
     resizable: ClassVar[tuple[str, ...]]  # buffers that take the shape of a checkpoint's; no host's neuron has them
     resizable_ndim: ClassVar[int] = 1  # up to which they do
     admits: ClassVar[Admits] = {}

@@ -104,7 +104,7 @@ class SequenceOp:
         Settings that the forward pass does not use.
     used_states : callable, optional
         Number of states that the settings use, the first ones; all by default. A pass that does not use all of them
-        needs no checkpoints, for it recomputes nothing.
+        needs no checkpoints: it recomputes nothing.
     timeless : bool
         The sequence has no time: every element is on its own.
     exact : bool

@@ -280,7 +280,7 @@ def _mapped(fn: Callable[[Tensor], Tensor], state: Any) -> Any:
 def _fixed(neuron: Any, name: str, value: Any, instead: str) -> Any:
     """Refuse to change an attribute that has an effect in the host's constructor only."""
     if name in neuron.__dict__ and value is not neuron.__dict__[name]:
-        bad_value(name, value, f"{neuron.__dict__[name]!r}, as it was made: {instead}")
+        bad_value(name, value, f"{neuron.__dict__[name]!r}, the value of the constructor: {instead}")
     return value
 
 

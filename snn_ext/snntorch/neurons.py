@@ -15,17 +15,13 @@ import torch
 from torch import Tensor
 
 from ..functional.integrate_and_fire import Reset
+from ..neurons.arguments import as_points, as_time_steps, as_v_init, check_options, check_recursion
 from ..neurons.base import Admits, as_threshold, refuse_backend
 from ..neurons.integrate_and_fire import (
     IFState,
     IntegrateAndFireNeuron,
     NonUniformIntegrateAndFireNeuron,
     Thresholds,
-    as_points,
-    as_time_steps,
-    as_v_init,
-    check_options,
-    check_recursion,
     only_points,
 )
 from .host import HostNeuron
@@ -117,7 +113,7 @@ class ATIFu(_IntegrateAndFireLeaky):
     v_init : float, Tensor or nn.Parameter
         Potential before the first step in units of the threshold: one value, or one per channel (dim 1).
     scale_output : bool
-        Emit ``threshold`` in place of 1.
+        Emit ``threshold`` instead of 1.
     fire_at_threshold : bool
         ``False`` fires at ``h > threshold`` (this host's habit), ``True`` at ``h >= threshold``.
     grad_scale : None, float or "lsq"

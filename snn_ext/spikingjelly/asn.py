@@ -60,7 +60,7 @@ class ASNNode(AdaptiveSpikingNeuron, HostNode):
     surrogate_function, step_mode, store_v_seq, backend
         As in :class:`ATIFuNode`.
     scale_output : bool
-        Emit ``h`` in place of 1.
+        Emit ``h`` instead of 1.
 
     Notes
     -----

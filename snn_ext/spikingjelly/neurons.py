@@ -16,16 +16,13 @@ from .._counting import aside
 from .._errors import bad_value
 from ..functional import state_dtype
 from ..functional.integrate_and_fire import Reset, broadcasts
+from ..neurons.arguments import as_points, as_time_steps, as_v_init, check_recursion
 from ..neurons.base import as_threshold, carried, refuse_backend
 from ..neurons.integrate_and_fire import (
     IFState,
     IntegrateAndFireNeuron,
     NonUniformIntegrateAndFireNeuron,
     Thresholds,
-    as_points,
-    as_time_steps,
-    as_v_init,
-    check_recursion,
     only_points,
 )
 from .host import HostNode, States, SurrogateFunction, only_subtraction
@@ -124,7 +121,7 @@ class ATIFuNode(_IntegrateAndFireNode):
         Potential before the first step in units of the threshold: one value, or one per channel (dim 1). 0.5 turns the
         floor of the staircase into rounding. A parameter is trained.
     scale_output : bool
-        Emit ``threshold`` in place of 1, so that the rate is the decoded value and the threshold learns its scale too.
+        Emit ``threshold`` instead of 1, so that the rate is the decoded value and the threshold learns its scale too.
     fire_at_threshold : bool
         ``True`` fires at ``h >= threshold`` (this host's habit), ``False`` at ``h > threshold``.
     grad_scale : None, float or "lsq"
@@ -251,7 +248,7 @@ class ATIFnuNode(NonUniformIntegrateAndFireNeuron, _IntegrateAndFireNode):
     surrogate_function, detach_reset, step_mode, store_v_seq, v_init, fire_at_threshold, grad_scale, backend
         As in :class:`ATIFuNode`.
     scale_output : bool
-        Emit ``p_1`` in place of 1.
+        Emit ``p_1`` instead of 1.
 
     Raises
     ------

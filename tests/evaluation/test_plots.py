@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,8 @@ from tests.evaluation.nets import T, batches, small_net  # noqa: E402
 
 def test_figures_are_drawn(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
+    from matplotlib.figure import Figure
+
     from snn_ext.evaluation import plots
 
     found = evaluate(small_net(), batches(), T, delay=(0, 3), correlation_steps=(4, 8), progress=False)
@@ -22,6 +25,12 @@ def test_figures_are_drawn(tmp_path: Path) -> None:
     assert (tmp_path / "overview.png").read_bytes().startswith(b"\x89PNG")
     plots.delays({"net": found}).savefig(tmp_path / "delays.png")
     plots.correlations(found).savefig(tmp_path / "correlations.png")
+    legends = []
+    for copies in (1, 8):  # names of many layers would hide the curves
+        axes = Figure().subplots()
+        plots.draw_rates(axes, dataclasses.replace(found, layers=found.layers * copies))
+        legends.append(axes.get_legend() is not None)
+    assert legends == [True, False]
     with pytest.raises(ValueError, match="want evaluate"):
         plots.correlations(evaluate(small_net(), batches(), 2, progress=False))
     unlabelled = evaluate(small_net(), [batches()[0][0]], T, progress=False)

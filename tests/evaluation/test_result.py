@@ -12,11 +12,7 @@ import torch
 pytest.importorskip("spikingjelly")
 
 from snn_ext import evaluate  # noqa: E402
-from snn_ext.evaluation import (  # noqa: E402
-    Evaluation,
-    first_crossing,
-    last_crossing,
-)
+from snn_ext.evaluation import Evaluation, first_crossing, last_crossing  # noqa: E402
 from tests.evaluation.nets import T, batches, small_net  # noqa: E402
 
 
@@ -27,6 +23,13 @@ def test_crossings_first_and_last_and_none() -> None:
     assert (first_crossing(curve, 0.95), last_crossing(curve, 0.95)) == (None, None)
     assert (first_crossing(torch.ones(3), 1.0), last_crossing(torch.ones(3), 1.0)) == (1, 1)
     assert last_crossing(torch.tensor([1.0, 0.0]), 0.5) is None
+
+
+def test_first_step_of_a_small_error_counts_though_the_error_grows_again() -> None:
+    found = evaluate(small_net(), batches(), T, progress=False)
+    found.mse = torch.linspace(1.0, 0.1, T).repeat(1, 1)
+    found.mse[0, 2], found.mse[0, 3] = 0.3, 2.0
+    assert (found.steps_to_mse(0.3), found.steps_to_mse(0.1), found.steps_to_mse(0.05)) == (3, T, None)
 
 
 def test_json_holds_everything_and_csv_a_line_a_step(tmp_path: Path) -> None:

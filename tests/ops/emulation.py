@@ -96,7 +96,7 @@ class Emulator(Recorder):
             with self._lock:
                 library.set_order(self.descending, grid[0] - 1 if self.last_block_alone else 0)
                 if function(*grid, *block, words):
-                    raise RuntimeError(f"{name}: its threads wait for each other for ever")
+                    raise RuntimeError(f"{name}: its threads wait for each other")
 
         return launch
 
@@ -118,7 +118,7 @@ def source_of(operator: str, *replacements: tuple[str, str]) -> str:
 
 @contextmanager
 def installed(*implementations: CudaMachine) -> Iterator[None]:
-    """Put implementations in the place of all others of their operators."""
+    """Put implementations instead of all others of their operators."""
     changed = {found.op.name: {found.name: found} for found in implementations}
     with replaced(changed):
         yield

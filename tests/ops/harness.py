@@ -178,7 +178,7 @@ def on(device: torch.device | str) -> Any:
 
         return run
 
-    names = ("integrate_and_fire", "adaptive_spiking", "postsynaptic_potential")
+    names = {*ops.__all__} & {*functional.__all__}
     return SimpleNamespace(**{name: moved(getattr(ops, name)) for name in names})
 
 

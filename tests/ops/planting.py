@@ -1,4 +1,4 @@
-"""C sources of operators with a bug in them, built and put in the place of all other implementations."""
+"""C sources of operators with a bug in them, built and put instead of all other implementations."""
 
 from __future__ import annotations
 

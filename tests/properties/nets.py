@@ -215,7 +215,7 @@ START = {"floor": 0.0, "round": 0.5, "ceil": 1.0}
 def plain_spiking(
     ann: nn.Module, thresholds: dict[str, float], precharge: float = 0.0, *, zero: bool = False
 ) -> nn.Module:
-    """Return the analog net with neurons in the place of its activations; batch norm and scales stay where they are."""
+    """Return the analog net with neurons instead of its activations; batch norm and scales stay where they are."""
     net = copy.deepcopy(ann)
     for name, module in list(net.named_modules()):
         if isinstance(module, QuantizedReLU):
@@ -252,7 +252,7 @@ class Staircase(nn.Module):
 
 
 def plain_staircase(ann: nn.Module, thresholds: dict[str, float], precharge: float, time_steps: int) -> nn.Module:
-    """Return the analog net with staircases in the place of its activations."""
+    """Return the analog net with staircases instead of its activations."""
     net = copy.deepcopy(ann)
     for name, module in activations(ann).items():
         if isinstance(module, QuantizedReLU):

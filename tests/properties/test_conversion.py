@@ -1,4 +1,4 @@
-"""Random nets, converted: against the same nets with neurons, or staircases, in the place of their activations.
+"""Random nets, converted: against the same nets with neurons, or staircases, instead of their activations.
 
 Inputs, weights and the statistics of batch norm lie on grids and the arithmetic is float64, where all their sums are
 exact: so everything is compared to the last bit, ties included.

@@ -62,7 +62,7 @@ class Agreement:
         self, implementation: SequenceImplementation, device: torch.device, dtype: torch.dtype, time_steps: int
     ) -> tuple[list[Tensor], list[Tensor]]:
         op, size = self.op, 40 if time_steps <= SEGMENT else 37  # a multiple of every vector, and a prime
-        # On the CPU, for a user may have set another default device.
+        # On the CPU: a user may have set another default device.
         grid = torch.arange(time_steps * size, dtype=torch.float32, device=CPU).reshape(time_steps, size)
         inputs, settings = self.case(grid, dtype)
         inputs = op.Inputs(*(None if array is None else array.to(device) for array in inputs))

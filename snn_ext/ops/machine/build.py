@@ -237,7 +237,7 @@ def _is_private(group: int) -> bool:
 
 
 def _publish(library: Path, cached: Path) -> Path:
-    """Append the digest of the content, by which a damaged file is told, and rename into place."""
+    """Append the digest of the content, which shows damage, and rename the file into place."""
     content = library.read_bytes()
     library.write_bytes(content + hashlib.sha256(content).digest())
     library.chmod(0o700)  # whatever the umask is

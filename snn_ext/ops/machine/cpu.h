@@ -16,9 +16,9 @@
     for (index_t k = 0; k < block_count(call->N, BLOCK); k++)                                                         \
         function(call, k * BLOCK, (int)(call->N - k * BLOCK < BLOCK ? call->N - k * BLOCK : BLOCK), ##__VA_ARGS__);
 
-/* Rows of a block, not on the stack: that is 64 KB in some threads. A function hands them out, as the compiler would
-   else look up again and again where the thread has its own. They are a little longer than a power of two, as the same
-   place in two rows would else be the same place in the L1 cache. */
+/* Rows of a block, not on the stack: that is 64 KB in some threads. A function returns them, or the compiler would look
+   up the thread's own at every use. They are a little longer than a power of two, or the same element of all rows would
+   share one set of the L1 cache. */
 #define DEFINE_ROWS(count)                                                                                            \
     typedef float row_t[BLOCK + 32];                                                                                  \
     static __attribute__((noinline)) row_t *rows_of_thread(void) {                                                    \
@@ -121,7 +121,7 @@ static void surrogate_row(int curve, float alpha, float gain, int m, const float
 static index_t bytes_of(index_t elements, int dtype) { return elements * (dtype == FLOAT32 ? 4 : 2); }
 
 /* A fresh large array costs a page fault for every 4 KB when it is first written. With huge pages it is one for every
-   2 MB, and all threads take a share of them here, in place of one after the other in the midst of the work. */
+   2 MB, and all threads take a share of them here, before the work, instead of one at a time during it. */
 static void make_present(void *array, index_t bytes, int threads) {
 #if defined(__linux__) && defined(MADV_HUGEPAGE) && defined(MADV_POPULATE_WRITE)
     const uintptr_t huge = (uintptr_t)1 << 21, start = ((uintptr_t)array + huge - 1) & ~(huge - 1);

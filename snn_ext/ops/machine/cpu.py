@@ -139,7 +139,7 @@ class CpuImplementation(Library):
         return self._agreement(trial, torch.device("cpu"))
 
 
-# Threads of an OpenMP pool do not survive a fork, and a child that waits for them waits for ever; nor does the thread
+# Threads of an OpenMP pool do not survive a fork, and a child that waits for them never goes on; nor does the thread
 # that may have held the lock.
 _forked = False
 _lock = threading.Lock()

@@ -56,7 +56,7 @@ class CupyLoader(_CudaLoader):
     name = "cuda-cupy"
 
     def __init__(self) -> None:
-        # Kept for ever: with its wrapper CuPy may destroy the stream, which is torch's.
+        # Never dropped: with its wrapper CuPy may destroy the stream, which is torch's.
         self._streams: dict[tuple[torch.device, int], Any] = {}
 
     def why_not(self, device: torch.device) -> str | None:

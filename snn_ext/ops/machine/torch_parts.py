@@ -36,7 +36,7 @@ def chunk_size(v: Tensor) -> int:
 
 def surrogate_in_place(u: Tensor, curve: int, alpha: float, gain: float) -> Tensor:
     """Replace u by the surrogate's derivative: :mod:`snn_ext.functional.surrogates`, in place."""
-    # exp2 and sigmoid in place of exp: torch forks threads for an exp of more than 2048 elements.
+    # exp2 and sigmoid instead of exp: torch forks threads for an exp of more than 2048 elements.
     match curve:
         case Sigmoid.id:  # s (1 - s) = q - q^2 with q the smaller of s and 1 - s
             u.abs_().mul_(-alpha).sigmoid_().addcmul_(u, u, value=-1.0)

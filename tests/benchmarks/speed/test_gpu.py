@@ -188,7 +188,7 @@ def emulator() -> Emulator:
 
 @pytest.fixture
 def on_the_cpu(monkeypatch: pytest.MonkeyPatch, emulator: Emulator) -> Iterator[pytest.MonkeyPatch]:
-    """Put the CUDA kernels on the CPU in the place of the CPU's, with streams and graphs faked."""
+    """Put the CUDA kernels on the CPU instead of the CPU's, with streams and graphs faked."""
     stream = SimpleNamespace(wait_stream=lambda other: None)
     for name, fake in {
         "Stream": lambda device: stream,

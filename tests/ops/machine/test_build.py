@@ -233,6 +233,17 @@ def test_no_compiler_and_failing_compilers(monkeypatch: pytest.MonkeyPatch) -> N
         load_library(sources(8))
 
 
+def test_error_is_that_of_the_call_with_the_fewest_flags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiler = tmp_path / "cc"
+    compiler.write_text(
+        '#!/bin/sh\necho "error: -march $(echo $* | grep -c march) -fopenmp $(echo $* | grep -c openmp)"\nexit 1'
+    )
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CC", str(compiler))
+    with pytest.raises(BuildError, match="error: -march 0 -fopenmp 0"):
+        load_library(sources(8))
+
+
 def test_a_compiler_without_openmp_or_native_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     compiler = tmp_path / "plain-cc"
     refuse = 'case "$*" in *-fopenmp*|*-march*) echo "error: unknown flag" >&2; exit 1;; esac'

@@ -100,6 +100,22 @@ def test_ctrl_c_inside_an_exec_of_text_gives_the_status_too(raised: str, tmp_pat
     assert (process.returncode, process.stderr) == (130, "interrupted\n")
 
 
+def test_full_disk_in_the_thread_of_tensorboard_is_told_once(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    body = f"""
+from tensorboard.summary.writer import event_file_writer as writers
+def full(*_): raise OSError(28, "No space left on device")
+writers.RecordWriter.write = full
+try:
+    writers.EventFileWriter({str(tmp_path)!r})
+    raise AssertionError
+except OSError:
+    time.sleep(0.1)  # the thread goes on to its end
+"""
+    status, errors = ended(program(body.strip()))
+    assert (status, errors.splitlines()[-1]) == (0, "cleaned up")
+
+
 def test_background_job_that_ignores_ctrl_c_goes_on() -> None:
     process = program("time.sleep(0.3)", preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN))
     assert ended(process, signal.SIGINT) == (0, "cleaned up\n")
