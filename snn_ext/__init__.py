@@ -1,7 +1,7 @@
 """Trainable-threshold and pre-charged spiking neurons for SpikingJelly and snnTorch.
 
-Importing this package needs torch alone. Its parts are imported when they are first used; ``snn_ext.spikingjelly`` and
-``snn_ext.snntorch`` need their host.
+Importing this package loads nothing else: its parts are imported when they are first used. They need torch alone;
+``snn_ext.spikingjelly`` and ``snn_ext.snntorch`` need their host.
 """
 
 from importlib import import_module
