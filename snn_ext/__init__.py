@@ -1,39 +1,44 @@
 """Trainable-threshold and pre-charged spiking neurons for SpikingJelly and snnTorch.
 
-Importing this package needs torch alone. Its parts are imported when they are first used; ``snn_ext.spikingjelly`` and
-``snn_ext.snntorch`` need their host.
+Importing this package loads nothing else: its parts are imported when they are first used. They need torch alone;
+``snn_ext.spikingjelly`` and ``snn_ext.snntorch`` need their host.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .calibration import calibrate, record_inputs
-from .neurons.aan import AAN, BNAAN
-from .neurons.precision import set_precision
-from .registration import register, unregister
-from .replacement import replace_neurons
-from .training import ConstantInputNet, parameter_groups
-
 if TYPE_CHECKING:
     from . import conversion, evaluation, functional, neurons, ops, simulation, snntorch, spikingjelly, testing  # noqa: F401
+    from .calibration import calibrate, record_inputs
     from .conversion.convert import convert
     from .evaluation.evaluate import evaluate
+    from .neurons.aan import AAN, BNAAN
+    from .neurons.precision import set_precision
+    from .registration import register, unregister
+    from .replacement import replace_neurons
+    from .saving import load, save
+    from .training import ConstantInputNet, parameter_groups
 
 __version__ = "0.1.0"
 __all__ = [
-    "AAN", "BNAAN", "ConstantInputNet", "__version__", "calibrate", "convert", "evaluate", "parameter_groups",
-    "record_inputs", "register", "replace_neurons", "set_precision", "unregister",
+    "AAN", "BNAAN", "ConstantInputNet", "__version__", "calibrate", "convert", "evaluate", "load", "parameter_groups",
+    "record_inputs", "register", "replace_neurons", "save", "set_precision", "unregister",
 ]  # fmt: skip
 
-_FUNCTIONS = {"convert": "conversion", "evaluate": "evaluation"}  # large, or in need of a host: imported when used
+_MODULE_OF = {
+    "AAN": "neurons.aan", "BNAAN": "neurons.aan", "ConstantInputNet": "training", "calibrate": "calibration",
+    "convert": "conversion", "evaluate": "evaluation", "load": "saving", "parameter_groups": "training",
+    "record_inputs": "calibration", "register": "registration", "replace_neurons": "replacement", "save": "saving",
+    "set_precision": "neurons.precision", "unregister": "registration",
+}  # fmt: skip
 _MODULES = (
     "conversion", "evaluation", "functional", "neurons", "ops", "simulation", "snntorch", "spikingjelly", "testing"
 )  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
-    if name in _FUNCTIONS:
-        return getattr(import_module(f".{_FUNCTIONS[name]}", __name__), name)
+    if name in _MODULE_OF:
+        return getattr(import_module(f".{_MODULE_OF[name]}", __name__), name)
     if name in _MODULES:
         return import_module(f".{name}", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

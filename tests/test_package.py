@@ -36,7 +36,7 @@ def test_importing_needs_torch_alone() -> None:
 
 def test_importing_imports_no_host_and_no_heavy_package() -> None:
     loaded = run("import snn_ext, sys; print(sorted({m.split('.')[0] for m in sys.modules}))")
-    for name in ("spikingjelly", "snntorch", "torchvision", "torchaudio", "matplotlib", "cupy"):
+    for name in ("torch", "numpy", "spikingjelly", "snntorch", "torchvision", "torchaudio", "matplotlib", "cupy"):
         assert f"'{name}'" not in loaded
 
 
