@@ -332,7 +332,23 @@ def _cached_library() -> int:
     return _library()
 
 
+def _save_net() -> None:
+    import snn_ext
+
+    torch.manual_seed(0)
+    ann = nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3))
+    snn_ext.save(snn_ext.convert(ann, torch.rand(8, 2, 6, 6), method="data-norm"), "net.pt", notes={"seed": 0})
+
+
+def _saved_net() -> Any:
+    import snn_ext
+
+    net = snn_ext.load("net.pt")
+    return net.state_dict(), str(net), net.code, net.notes
+
+
 FORMATS: dict[str, Format] = {
+    "snn_ext.save": Format("net.pt", _save_net, _saved_net),
     "run: last.pt": Format("run/last.pt", _trained, lambda: _open_run().checkpoint()),
     "run: settings.json": Format("run/settings.json", _trained, lambda: _open_run().settings),
     "run: result.json": Format("run/result.json", _trained, lambda: _open_run().result),
