@@ -18,7 +18,7 @@ from spikingjelly.activation_based import functional  # noqa: E402
 from snn_ext import AAN, BNAAN, convert, evaluate  # noqa: E402
 from snn_ext.conversion import diagnose, optimize_precharge  # noqa: E402
 from snn_ext.hosts import LeafTracer  # noqa: E402
-from tests.conversion.nets import ResNet, images, loop, trained, vgg  # noqa: E402
+from tests.conversion.nets import ResNet, dyadic, images, loop, trained, vgg  # noqa: E402
 
 T = 6
 
@@ -53,7 +53,7 @@ NETS: dict[str, tuple[Callable[[], nn.Module], dict[str, Any]]] = {
 
 def of_a_sequence(name: str) -> tuple[Any, Tensor, Tensor]:
     make, options = NETS[name]
-    ann, x = trained(make()), images(3)
+    ann, x = dyadic(trained(make())), images(3)  # the largest activation is at its threshold: no rounding may decide
     snn = convert(ann, x, **options)
     steps, x_seq = loop(snn, x, T), x.expand(T, *x.shape).contiguous()
     functional.set_step_mode(snn, "m")
