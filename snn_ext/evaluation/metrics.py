@@ -189,6 +189,15 @@ class LayerSums:
             self._compare(spikes)
         self._t += steps
 
+    def add_counts(self, start: int, counts: Tensor, time_steps: int) -> None:
+        """Add neurons ``[N, ...]`` that fire in the first n of ``time_steps`` steps from ``start`` on."""
+        self.neurons = counts[0].numel()
+        for step in range(time_steps):
+            per_neuron = (counts > step).sum(0, dtype=torch.float32).flatten().double()
+            self.spikes[start + step] += per_neuron.sum().cpu()
+            if self.fan_out is not None:
+                self.synops[start + step] += (per_neuron @ self.fan_out).cpu()
+
     def end(self) -> None:
         """End a batch."""
         if self._pairs:
