@@ -125,10 +125,11 @@ class _Counts(fx.Interpreter):
         if is_max_pool(module):
             return known_type(module).forward(module, args[0])
         if is_spiking(module):
-            charge = args[0] + module.initial_potential(args[0].unsqueeze(0), module.thresholds())
-            level = charge / module.thresholds().clip_level
-            count = level.floor() if module.fire_at_threshold else level.ceil() - 1.0
-            return count.clamp(0.0, self.time_steps).to(args[0].dtype)
+            thresholds = module.thresholds()
+            charge = args[0] + module.initial_potential(args[0].unsqueeze(0), thresholds)
+            level = charge.div_(thresholds.clip_level)
+            count = level.floor_() if module.fire_at_threshold else level.ceil_().sub_(1.0)
+            return count.clamp_(0.0, self.time_steps).to(args[0].dtype)
         if is_delay(module):
             return args[0]
         y = super().call_module(target, args, kwargs)
@@ -136,7 +137,7 @@ class _Counts(fx.Interpreter):
         if bias is None or self.time_steps == 1:
             return y
         last = rule_of(module).feature_dim == -1
-        return y + (self.time_steps - 1) * (bias if last else bias.reshape(-1, *[1] * (y.ndim - 2)))
+        return y.add_((self.time_steps - 1) * (bias if last else bias.reshape(-1, *[1] * (y.ndim - 2))))
 
 
 class _Train:
