@@ -29,7 +29,7 @@ from recipes.lib.cli import Count, NewFile, Positive
 from recipes.lib.command import command, run_main
 from recipes.lib.files import replacing
 from recipes.models.adaptive import layout_net
-from snn_ext import convert
+from snn_ext import convert, evaluate
 from snn_ext.conversion import ConvertedNet, optimize_precharge
 from snn_ext.conversion.methods.spike_norm import spike_norm
 from snn_ext.hosts import is_neuron
@@ -44,6 +44,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TESTS = (
     "tests/ops/spike_convolution/test_spike_convolution.py",
     "tests/simulation/test_engine.py",
+    "tests/simulation/test_counts.py",
     "tests/conversion/methods/test_spike_norm.py",
     "tests/conversion/test_precharge.py",
     "tests/conversion/methods/test_adsnn.py",
@@ -145,6 +146,26 @@ def precharges(options: Options) -> list[dict[str, Any]]:
     return [_row(name, contenders, max(3, options.rounds // 3), 20.0, factor=candidates)]
 
 
+def phased(options: Options) -> list[dict[str, Any]]:
+    """Measure ``evaluate`` of a phased net, T = 4, against one pass of its analog net and against the same by steps."""
+    ann = vgg(LAYOUT, 0.25)
+    batch = torch.rand(50, 3, 32, 32), torch.arange(50) % 10
+    net = convert(ann, batch[0], method="data-norm", schedule="phased", time_steps=4)
+
+    def evaluated(chunk: int | None = None) -> object:
+        return evaluate(net, [batch], net.latency, chunk=chunk, progress=False)
+
+    @torch.no_grad()
+    def analog() -> object:
+        return ann(batch[0])
+
+    rounds = max(3, options.rounds // 3)
+    return [
+        _row("phased VGG-16 / 4, one analog pass", {"host": analog, "ours": evaluated}, options.rounds, 0.67),
+        _row("phased VGG-16 / 4, by steps", {"host": lambda: evaluated(32), "ours": evaluated}, rounds, 1.0),
+    ]
+
+
 def adaptive(options: Options) -> list[dict[str, Any]]:
     """Measure 500 ms of adaptive nets against a plain loop over the milliseconds, of the same net."""
     rows = []
@@ -208,6 +229,7 @@ CASES: dict[str, Callable[[Options], list[dict[str, Any]]]] = {
     "simulation": simulation,
     "spike-norm": thresholds,
     "pre-charge": precharges,
+    "phased": phased,
     "adsnn": adaptive,
     "memory": memory,
 }

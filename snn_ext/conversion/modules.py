@@ -28,6 +28,7 @@ class Scale(nn.Module):
     tensor([[2., 2., 2.]])
     """
 
+    is_affine = True
     weight: Tensor
     bias: Tensor | None
 

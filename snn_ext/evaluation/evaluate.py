@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from .._errors import bad_type, bad_value, check_bool, check_count
 from ..simulation.analog import AnalogTwin
+from ..simulation.counts import PhasedSimulation
 from ..simulation.engine import Simulation
 from ..simulation.graph import as_graph, evaluating, smoothed_readout, step_length
 from .arousal import Arousal, ArousedSimulation
@@ -93,6 +94,9 @@ def evaluate(
 
     Notes
     -----
+    A phased net that runs for its latency is evaluated by integer counts, which takes about as long as an analog net
+    (:class:`snn_ext.simulation.PhasedSimulation`), unless ``chunk`` or ``correlation_steps`` ask for single steps.
+
     Rates and activations are in units of the thresholds. Source of the metrics: Hwang et al. 2021 and Sengupta et al.
     2019.
 
@@ -161,6 +165,10 @@ class _Run:
         graph, self.correlation_steps, self.aroused = simulation.graph, correlation_steps, 0
         self.twin = AnalogTwin(graph, keep=bool(correlation_steps))
         time_steps, kinds = readout.time_steps, simulation.events.kinds
+        self.by_counts: PhasedSimulation | None = None
+        if not correlation_steps and isinstance(simulation, Simulation) and simulation.chunk is None:
+            if PhasedSimulation.admits(simulation, time_steps):
+                self.by_counts = PhasedSimulation(simulation)
         self.layers = {name: LayerSums(time_steps, correlation_steps) for name in kinds}
         self.synapses: Synapses | None = None
         self.labelled: bool | None = None  # not known yet
@@ -180,7 +188,7 @@ class _Run:
         place = f"in batch {number}"
         self._begin(x, labels, place)
         t = 0
-        for output in self.simulation.run(x, self.readout.time_steps, self._observe):
+        for output in self._outputs(x):
             check_finite("snn", output, f"an output in steps {t + 1} to {t + len(output)} {place}")
             self.readout.add(output)
             t += len(output)
@@ -188,6 +196,12 @@ class _Run:
             layer.end()
         if isinstance(self.simulation, ArousedSimulation):
             self.aroused += int(self.simulation.aroused.sum())
+
+    def _outputs(self, x: Tensor) -> Iterator[Tensor]:
+        time_steps = self.readout.time_steps
+        if self.by_counts is None:
+            return self.simulation.run(x, time_steps, self._observe)
+        return self.by_counts.run(x, time_steps, self._observe_counts)
 
     def _begin(self, x: Tensor, labels: Tensor | None, place: str) -> None:
         """Run the analog nets, and hand their outputs and activations to the sums."""
@@ -209,6 +223,10 @@ class _Run:
 
     def _observe(self, name: str, module: nn.Module, spikes: Tensor) -> None:
         self.layers[name].add(spikes)
+
+    def _observe_counts(self, name: str, start: int, counts: Tensor) -> None:
+        assert self.by_counts is not None
+        self.layers[name].add_counts(start, counts, self.by_counts.graph.time_steps)
 
     def _count_synapses(self) -> None:
         """Count the synapses once, at the shape that all samples have."""

@@ -189,6 +189,16 @@ class LayerSums:
             self._compare(spikes)
         self._t += steps
 
+    def add_counts(self, start: int, counts: Tensor, time_steps: int) -> None:
+        """Add neurons ``[N, ...]`` that fire in the first n of ``time_steps`` steps from ``start`` on."""
+        self.neurons = counts[0].numel()
+        counts, fired = counts.flatten(1), torch.empty_like(counts, dtype=torch.float32).flatten(1)
+        for step in range(time_steps):
+            per_neuron = torch.gt(counts, step, out=fired).sum(0).double()
+            self.spikes[start + step] += per_neuron.sum().cpu()
+            if self.fan_out is not None:
+                self.synops[start + step] += (per_neuron @ self.fan_out).cpu()
+
     def end(self) -> None:
         """End a batch."""
         if self._pairs:

@@ -15,6 +15,8 @@ from spikingjelly.activation_based import functional  # noqa: E402
 from spikingjelly.activation_based.op_counter import DispatchCounterMode, SynOpCounter  # noqa: E402
 
 from snn_ext import convert, evaluate  # noqa: E402
+from snn_ext.conversion import QuantizedReLU  # noqa: E402
+from tests.conversion.nets import dyadic, images, vgg  # noqa: E402
 
 T = 8
 
@@ -134,3 +136,15 @@ def test_phased_net_answers_at_its_latency(build: object, data: tuple[Tensor, Te
     assert float(evaluation.spikes[-1]) == pytest.approx(float(streaming.spikes[-1]), rel=0.25)
     per_spike = [float(e.synops[-1] / e.spikes[-1]) for e in (evaluation, streaming)]
     assert per_spike[0] == pytest.approx(per_spike[1], rel=0.25)
+
+
+@pytest.mark.parametrize("pool", [nn.AvgPool2d, nn.MaxPool2d])
+def test_phased_net_has_the_same_figures_by_counts_and_by_steps(pool: type[nn.Module]) -> None:
+    ann = dyadic(vgg(lambda: QuantizedReLU(4, 0.5, "round"), lambda: pool(2)))
+    x = images()
+    snn = convert(ann, x, method="data-norm", schedule="phased", time_steps=4)
+    loader = [(x[:5], torch.arange(5)), (x[5:], torch.arange(3))]
+    by_counts = evaluate(snn, loader, snn.latency, delay=(0, snn.latency - 4), top=(1, 2), progress=False)
+    by_steps = evaluate(snn, loader, snn.latency, delay=(0, snn.latency - 4), top=(1, 2), progress=False, chunk=7)
+    assert by_counts.to_json() == by_steps.to_json()
+    assert by_counts.spikes[-1] > 0
