@@ -32,6 +32,17 @@ def test_first_step_of_a_small_error_counts_though_the_error_grows_again() -> No
     assert (found.steps_to_mse(0.3), found.steps_to_mse(0.1), found.steps_to_mse(0.05)) == (3, T, None)
 
 
+def test_one_line_tells_accuracy_latency_and_cost_of_the_last_step() -> None:
+    found = evaluate(small_net(), batches(), T, progress=False)
+    found.correct = torch.full_like(found.correct, 0.25)
+    found.correct[..., -1], found.analog_correct = 0.5, (0.5,)
+    assert repr(found) == (
+        f"Evaluation({found.samples} samples, T = {T}, 50.00% (analog 50.00%), latency {found.latency}, "
+        f"{found.spikes[-1]:,.0f} spikes and {found.synops[-1]:,.0f} SynOps a sample)"
+    )
+    assert found.spikes[-1] > found.spikes[0]
+
+
 def test_json_holds_everything_and_csv_a_line_a_step(tmp_path: Path) -> None:
     found = evaluate(small_net(), batches(), T, delay=(0, 3), correlation_steps=(4,), top=(1, 2), progress=False)
     again = Evaluation.from_json(found.to_json(tmp_path / "evaluation.json"))
