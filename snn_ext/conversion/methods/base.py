@@ -34,6 +34,8 @@ class ConversionRecipe(FXConversionRecipe):
     calibration : Tensor, iterable or callable
         A batch of inputs, a loader, or a function that returns a loader. Leave it out in a recipe for
         :func:`snn_ext.convert`, which gets the calibration data itself.
+    output : str or int, optional
+        The output to convert, of a net with several: a key of a dict, a field of a dataclass, or a place in a tuple.
     memory : int
         Bytes that the simulations during conversion may take.
 
@@ -44,6 +46,7 @@ class ConversionRecipe(FXConversionRecipe):
     """
 
     calibration: Any = field(default=None, repr=False, kw_only=False)
+    output: str | int | None = None
     memory: int = 1 << 30
     _result: ConvertedNet | None = field(default=None, init=False, repr=False)
 
@@ -77,8 +80,10 @@ class ConversionRecipe(FXConversionRecipe):
         batches = Batches(self.calibration, device)
         x = batches.first()
         self.check_inputs(x)
-        net = self.build(canonicalize(ann, x[:_SAMPLES], pools=self.pools), batches)
-        net.to(memory_format=torch.channels_last)  # the weights of 2d convolutions, whose fast layout on a CPU it is
+        net = self.build(canonicalize(ann, x[:_SAMPLES], pools=self.pools, output=self.output), batches)
+        for parameter in net.parameters():
+            if parameter.ndim == 4:  # of a 2d convolution, whose fast layout on a CPU it is
+                parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
         return net.eval()
 
     # -- the host's hooks -------------------------------------------------------------------------------------------
