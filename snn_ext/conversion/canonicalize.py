@@ -28,6 +28,7 @@ from .outputs import select_output
 from .operations import canonicalize_operations, is_size
 from .pooling import pool_before_activations, pool_behind_activations
 from .quantized import QuantizedReLU
+from .signs import split_signs
 from .weights import fold_scale
 
 __all__ = ["AnalogNet", "canonicalize", "own_modules"]
@@ -40,7 +41,7 @@ class AnalogNet:
     Attributes
     ----------
     graph : fx.GraphModule
-        Layers of ``torch.nn``, each called once, and activations (``nn.ReLU``, ``nn.Hardtanh`` with a clip,
+        Layers of ``torch.nn`` and :class:`.modules.Scale`, each called once, and activations (``nn.ReLU``, ``nn.Hardtanh`` with a clip,
         :class:`QuantizedReLU`, :class:`snn_ext.AAN`). ``node.meta["shape"]`` is the shape of a value, for two samples.
     activations : dict of str to Activation
         By the name of their module, in the order of the forward pass.
@@ -90,6 +91,7 @@ def canonicalize(
     graph.graph.eliminate_dead_code()
     own_modules(graph)
     _run(partial(fold_constants, graph), x)
+    split_signs(graph)
     canonicalize_operations(graph, activations)
     graph.graph.eliminate_dead_code()
     _check_inputs(graph)

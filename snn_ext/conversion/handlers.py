@@ -183,6 +183,10 @@ def _pad(operation: Operation) -> None:
         operation.refuse(" with other values than 0", "zero padding")
 
 
+def _dropout(operation: Operation) -> None:
+    operation.refuse(" that is on in evaluation", "training=self.training")  # one that is off does nothing, and is gone
+
+
 # -- the table ---------------------------------------------------------------------------------------------------------
 
 _ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_", "__add__", "__radd__", "__iadd__")
@@ -196,10 +200,12 @@ _RESHAPES = (
     torch.flatten, torch.reshape, torch.squeeze, torch.unflatten, torch.unsqueeze,
     "flatten", "view", "reshape", "squeeze", "unflatten", "unsqueeze", "view_as", "reshape_as", nn.Flatten, nn.Unflatten,
 )  # fmt: skip
+_DROPOUTS = (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, torch.dropout)
 _CONVOLUTION = ("stride", "padding", "dilation", "groups")
 _TRANSPOSED = ("stride", "padding", "output_padding", "groups", "dilation")
 
 HANDLERS: dict[Any, Handler] = {
+    Scale: lambda operation: None,
     _BatchNorm: _batch_norm,
     F.batch_norm: _functional_batch_norm,
     **dict.fromkeys((*_ADDITIONS, *_SUBTRACTIONS, *_PRODUCTS), _arithmetic),
@@ -220,5 +226,6 @@ HANDLERS: dict[Any, Handler] = {
     **dict.fromkeys(_RESHAPES, _reshape),
     **dict.fromkeys((torch.chunk, torch.split, "chunk", "split"), _split),
     F.pad: _pad,
+    **dict.fromkeys(_DROPOUTS, _dropout),
 }
 """From the class of a module, a function, or the name of a tensor method to what is done to a call of it."""

@@ -20,7 +20,7 @@ def pool_behind_activations(graph: fx.GraphModule, activations: Activations) -> 
     Raises
     ------
     ValueError
-        If values that are pooled may be negative.
+        If values are pooled that are weighted sums of spikes.
     """
     _pool_before_scales(graph)
     moved = True
@@ -34,14 +34,14 @@ def pool_behind_activations(graph: fx.GraphModule, activations: Activations) -> 
                 pool.args, node.args, node.meta = (node,), (source,), dict(source.meta)  # type: ignore[union-attr]
                 node.append(pool)
                 moved = True
-    rectified, analog = dict[fx.Node, bool](), of_inputs(graph, activations)
+    spikes, analog = set[fx.Node](), of_inputs(graph, activations)
     for node in graph.graph.nodes:
-        if _is_max_pool(graph, node) and not rectified[node.args[0]] and node not in analog:
+        if _is_max_pool(graph, node) and not {*analog, *spikes}.issuperset(node.all_input_nodes):
             kind = kind_of(graph.get_submodule(str(node.target)))
-            refuse(f"{kind} {node.target} of values that may be negative", "it behind an activation", node)
-        inputs = [rectified[n] for n in node.all_input_nodes]
-        signed = rule_of_node(graph, node).weighted or isinstance(module_of(graph, node), Scale)
-        rectified[node] = calls(node, activations) or (bool(inputs) and all(inputs) and not signed)
+            refuse(f"{kind} {node.target} of values that no activation made", "it behind an activation", node)
+        passed = spikes.issuperset(node.all_input_nodes) and node.op != "placeholder"
+        if calls(node, activations) or (passed and not rule_of_node(graph, node).weighted):
+            spikes.add(node)
 
 
 def _pool_before_scales(graph: fx.GraphModule) -> None:

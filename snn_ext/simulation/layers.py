@@ -183,6 +183,7 @@ RULES: dict[Any, Rule] = {
     **dict.fromkeys((operator.getitem, torch.narrow, torch.select, torch.tile, F.pad), _MOVE),
     **dict.fromkeys(("narrow", "select", "repeat", "expand", "tile"), _MOVE),
     **dict.fromkeys((F.pixel_shuffle, F.pixel_unshuffle, F.channel_shuffle), _MOVE),
+    **dict.fromkeys((F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, torch.dropout), _IDENTITY),
     **dict.fromkeys(("contiguous", "detach", "clone", "float", torch.clone), _IDENTITY),
     **dict.fromkeys((torch.mean, "mean", torch.sum, "sum"), Rule(passes_unit=True, fractional_bits=None)),
     **dict.fromkeys((F.avg_pool1d, F.avg_pool2d, F.avg_pool3d), _MEAN),

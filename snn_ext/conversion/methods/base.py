@@ -34,10 +34,10 @@ class ConversionRecipe(FXConversionRecipe):
     calibration : Tensor, iterable or callable
         A batch of inputs, a loader, or a function that returns a loader. Leave it out in a recipe for
         :func:`snn_ext.convert`, which gets the calibration data itself.
-    output : str or int, optional
-        The output to convert, of a net with several: a key of a dict, a field of a dataclass, or a place in a tuple.
     memory : int
         Bytes that the simulations during conversion may take.
+    output : str or int, optional
+        The output to convert, of a net with several: a key of a dict, a field of a dataclass, or a place in a tuple.
 
     Notes
     -----
@@ -46,8 +46,8 @@ class ConversionRecipe(FXConversionRecipe):
     """
 
     calibration: Any = field(default=None, repr=False, kw_only=False)
-    output: str | int | None = None
     memory: int = 1 << 30
+    output: str | int | None = None
     _result: ConvertedNet | None = field(default=None, init=False, repr=False)
 
     pools: ClassVar[Literal["behind", "before"]] = "behind"
