@@ -14,6 +14,7 @@ from ..neurons.precision import fold_height
 from ..simulation.layers import module_of, rule_of, rule_of_node
 from ..spikingjelly import ASNNode
 from .canonicalize import AnalogNet
+from .gates import gates
 from .graph_tools import assign, calls, free_name, insert_behind, refuse, shape_of
 from .modules import Scale
 from .net import ConvertedNet
@@ -45,6 +46,8 @@ def adaptive_net(
     fold_scales : bool
         Put the height of spikes into the weights that receive them; else neurons emit it.
     """
+    for name in gates(analog_net.graph):
+        refuse(f"the gate {name}", "method='data-norm' or 'spike-norm': adaptive neurons have no gates")
     graph, x = copy.deepcopy(analog_net.graph), analog_net.x
     net = ConvertedNet(graph, graph.graph)
     biases, analog = _Silent(net, constants).biases(x[:1]), _analog(net, constants)

@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from .gates import MULTIPLICATIONS, is_gate
 from .graph_tools import Operation, bypass, free_name, insert_behind, is_data, shape_of
 from .modules import Scale
 from .weights import affine_of, per_channel
@@ -41,12 +42,24 @@ def _arithmetic(operation: Operation) -> None:
     node, first, second = operation.node, operation.argument(0, "input"), operation.argument(1, "other")
     if not (is_data(first) and is_data(second)):
         return _with_constants(operation)
-    if node.kwargs.keys() - {"other"} or len(node.args) > 2 or operation.target not in (*_ADDITIONS, *_SUBTRACTIONS):
+    known = (*_ADDITIONS, *_SUBTRACTIONS, *MULTIPLICATIONS)
+    if node.kwargs.keys() - {"other"} or len(node.args) > 2 or operation.target not in known:
         operation.refuse(" of two values", "x + y or x - y; a constant factor may be anywhere")
+    if operation.target in MULTIPLICATIONS:
+        return _gated(operation, first, second)
     if operation.target in _SUBTRACTIONS:
         name = free_name(operation.graph, f"{node.name}_negative")
         second = insert_behind(operation.graph, second, name, Scale(-torch.ones(1, dtype=torch.float64)), [node])
     operation.call(operator.add, first, second)  # never in place: a neuron's spikes are used twice
+
+
+def _gated(operation: Operation, first: fx.Node, second: fx.Node) -> None:
+    """Accept the product of a value and a gate."""
+    if is_gate(operation.graph, first):
+        first, second = second, first
+    if not is_gate(operation.graph, second) or is_gate(operation.graph, first):
+        operation.refuse(" of two values", "a product with a constant, or with a sigmoid gate")
+    operation.call(operator.mul, first, second)
 
 
 def _with_constants(operation: Operation) -> None:
@@ -191,8 +204,7 @@ def _dropout(operation: Operation) -> None:
 
 _ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_", "__add__", "__radd__", "__iadd__")
 _SUBTRACTIONS = (operator.sub, operator.isub, torch.sub, torch.subtract, "sub", "sub_", "subtract")
-_PRODUCTS = (
-    operator.mul, operator.imul, torch.mul, torch.multiply, "mul", "mul_", "multiply",
+_QUOTIENTS = (
     operator.truediv, operator.itruediv, torch.div, torch.divide, torch.true_divide, "div", "div_", "divide",
 )  # fmt: skip
 _OTHERS = (operator.neg, torch.neg, "neg", "neg_", torch.rsub, "rsub")
@@ -208,7 +220,7 @@ HANDLERS: dict[Any, Handler] = {
     Scale: lambda operation: None,
     _BatchNorm: _batch_norm,
     F.batch_norm: _functional_batch_norm,
-    **dict.fromkeys((*_ADDITIONS, *_SUBTRACTIONS, *_PRODUCTS), _arithmetic),
+    **dict.fromkeys((*_ADDITIONS, *_SUBTRACTIONS, *MULTIPLICATIONS, *_QUOTIENTS), _arithmetic),
     **dict.fromkeys(_OTHERS, _arithmetic),
     F.linear: _linear,
     **dict.fromkeys((torch.matmul, operator.matmul, "matmul"), _matmul),

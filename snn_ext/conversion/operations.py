@@ -14,6 +14,7 @@ from torch import fx, nn
 from ..hosts import is_neuron
 from ..simulation.layers import RULES, UNKNOWN, known_type, rule_of
 from .activations import ACTIVATIONS, Activation
+from .gates import gate_of
 from .graph_tools import Operation, bypass, is_data, kind_of, refuse
 from .handlers import HANDLERS
 
@@ -29,9 +30,12 @@ def canonicalize_operations(graph: fx.GraphModule, activations: dict[str, Activa
         if not node.meta.get("samples_first", True):
             operation.refuse(", which mixes samples", "the batch as the first dimension")
         activation, handler = _look_up(ACTIVATIONS, operation), _look_up(HANDLERS, operation)
+        gate = gate_of(operation)
         if activation is not None:
             found = activation(operation)
             activations[operation.become(found.module())] = found
+        elif gate is not None:
+            operation.become(gate)
         elif handler is not None:
             handler(operation)
         else:

@@ -146,6 +146,8 @@ class _Fold:
             return _ONE
         if rule.passes_unit and _are_equal(units) and len(units[0]) == 1:
             return units[0]
+        if node.target is operator.mul and len(units) == 2 and _is_one(units[1]):  # by a gate, which has no unit
+            return units[0]
         found = self._units_moved(node) if rule.passes_unit else None
         if found is None:
             self._settle(node)
@@ -165,7 +167,8 @@ class _Fold:
         ratio = torch.where(before == 0, torch.nan, behind / before).transpose(0, 1).flatten(1)
         units = ratio.nan_to_num(0.0).amax(1)
         fits = bool(((ratio == units.unsqueeze(1)) | ratio.isnan()).all())
-        return torch.where(units == 0, 1.0, units) if fits else None
+        units = torch.where(units == 0, 1.0, units)
+        return (units[:1] if bool((units == units[0]).all()) else units) if fits else None
 
     def _neuron(self, node: fx.Node, neuron: Any, unit: Tensor) -> Tensor:
         if len(unit) > 1:

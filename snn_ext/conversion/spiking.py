@@ -14,8 +14,9 @@ from ..simulation.plan import ancestors
 from ..spikingjelly import PCMPIFNode
 from .activations import Activation
 from .canonicalize import AnalogNet
+from .gates import is_gate
 from .graph_tools import assign, bypass, calls, calls_neuron, insert_behind, of_inputs, shape_of
-from .modules import PoissonEncoder, Scale, SpikeMaxPool1d, SpikeMaxPool2d, SpikeMaxPool3d
+from .modules import Gate, PoissonEncoder, Scale, SpikeMaxPool1d, SpikeMaxPool2d, SpikeMaxPool3d
 from .net import ConvertedNet
 from .quantized import START
 
@@ -46,6 +47,8 @@ def spiking_net(
             assign(net, name, _neuron(activation, v_reset, precharge))
             if channel_wise and activation.quantized is None:
                 _put_between_scales(net, node, dtype)
+        elif module is not None and is_gate(graph, node):
+            assign(net, name, Gate(module))
         elif module is not None and known_type(module) in _POOLS and node not in steady:
             assign(net, name, _POOLS[known_type(module)].like(module))
     net.to(analog.x.device)
