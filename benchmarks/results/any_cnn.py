@@ -1,7 +1,7 @@
 """All nets of torchvision, and one of each family of timm where it is installed: converted, or refused with the reason.
 
-``python -m benchmarks any-cnn --markdown docs/any-cnn-results.md`` keeps the nets that are done, so it can be interrupted and
-started again.
+``python -m benchmarks any-cnn --markdown docs/any-cnn-results.md`` keeps the nets that are done, so it can be
+interrupted and started again.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ METHOD: dict[str, Any] = {"method": "data-norm", "precharge": 0.5, "channel_wise
 PAGE = """\
 # Any convolutional net: results
 
-Which nets of torchvision{others} convert, what the others are refused for, and how far the output of a converted net is from
-that of the analog net after T steps. Weights are random, and batch norm has the statistics of random images, as after training:
-so the figures show that a conversion is right and how its error falls, and say nothing about accuracy on real images. Deep
-nets of random weights are the hard case: no pattern is stronger than the others. Images are of {size} x {size} pixels where a
-net takes them. The error is the root mean square over the outputs of the net, for {samples} of the images that thresholds were found on,
-relative to that of the outputs. Conversion is by maxima of channels and a pre-charge of 0.5.
+Which nets of torchvision{others} convert, what the others are refused for, and how far the output of a converted net is
+from that of the analog net after T steps. Weights are random, and batch norm has the statistics of random images. So
+the figures show that conversions are right and how their error falls; they say nothing about accuracy on real images.
+Deep nets of random weights are the hard case. Images are of {size} x {size} pixels where a net takes them. The error is
+the root mean square over the outputs for {samples} image(s) that thresholds were found on, relative to that of the
+outputs of the analog net. Thresholds are the maxima of channels, the pre-charge is 0.5.
 
 """
 
@@ -177,7 +177,9 @@ def page(rows: list[Row], options: Options) -> str:
     parts.append(provenance(command_line(options), options.seed))
     kinds = list(dict.fromkeys(row.kind for row in rows))
     counts = [[row.errors != [] for row in rows if row.kind == kind] for kind in kinds]
-    parts.append(f"\n{table([(k, sum(c), len(c)) for k, c in zip(kinds, counts, strict=True)], ['', 'convert', 'of'])}\n")
+    parts.append(
+        f"\n{table([(k, sum(c), len(c)) for k, c in zip(kinds, counts, strict=True)], ['', 'convert', 'of'])}\n"
+    )
     header = ["net", "parameters, millions", *(f"error, T = {t}" for t in options.time_steps)]
     for kind in kinds:
         own = [row for row in rows if row.kind == kind]

@@ -69,9 +69,9 @@ def adaptive_net(
                 refuse("an output that no activation reaches", "activations between input and output")
             options = {"bias": biases[source], "tau_phi": tau_readout} | _times(next(iter(constants.values())))
             _filter(net, source, READOUT, [node], options)
-    for module in net.modules():
-        if rule_of(module).weighted or isinstance(module, Scale):
-            module.bias = None
+    layers: list[Any] = [m for m in net.modules() if rule_of(m).weighted or isinstance(m, Scale)]
+    for layer in layers:
+        layer.bias = None
     if fold_scales and any(given.get("spike_height", "fixed") == "fixed" for given in constants.values()):
         _Heights(net).fold()
     net.to(x.device)

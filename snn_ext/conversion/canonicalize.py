@@ -24,8 +24,8 @@ from .activations import Activation
 from .constants import fold_constants
 from .graph_tools import assign, bypass, free_name, kind_of, name_of, refuse, shape_of
 from .modules import Scale
-from .outputs import select_output
 from .operations import canonicalize_operations, is_size
+from .outputs import select_output
 from .pooling import pool_before_activations, pool_behind_activations
 from .quantized import QuantizedReLU
 from .signs import split_signs
@@ -41,8 +41,9 @@ class AnalogNet:
     Attributes
     ----------
     graph : fx.GraphModule
-        Layers of ``torch.nn`` and :class:`.modules.Scale`, each called once, and activations (``nn.ReLU``, ``nn.Hardtanh`` with a clip,
-        :class:`QuantizedReLU`, :class:`snn_ext.AAN`). ``node.meta["shape"]`` is the shape of a value, for two samples.
+        Layers of ``torch.nn`` and :class:`.modules.Scale`, each called once, and activations (``nn.ReLU``,
+        ``nn.Hardtanh`` with a clip, :class:`QuantizedReLU`, :class:`snn_ext.AAN`). ``node.meta["shape"]`` is the shape
+        of a value, for two samples.
     activations : dict of str to Activation
         By the name of their module, in the order of the forward pass.
     x, output : Tensor

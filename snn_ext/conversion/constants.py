@@ -1,4 +1,4 @@
-"""What a net computes whatever its samples are: sizes, numbers and tensors, which become arguments of other operations."""
+"""What a net computes whatever its samples are: sizes, numbers and tensors, which become arguments."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ def fold_constants(graph: fx.GraphModule, x: Tensor) -> None:
     The net runs with two samples and with three. A size, a number or a type that is the same in both runs becomes a
     literal argument; the size of the batch stays a node. ``node.meta`` gets
 
-    - ``"shape"`` of a tensor, for two samples, and ``"samples_first"``: whether its first dimension is that of the batch;
+    - ``"shape"`` of a tensor, for two samples, and ``"samples_first"``: whether its first dimension is the batch;
     - ``"constant"``, the value of a tensor that no input reaches, as a parameter or arithmetic with some;
     - ``"size"`` of what is no tensor: whether it holds none either, as the size of the batch.
     """
     two, three = (_Values(graph).values_for(x[:1].repeat(n, *[1] * (x.ndim - 1))) for n in (2, 3))
-    varying: set[fx.Node] = set()
+    varying, passed = set[fx.Node](), dict[fx.Node, fx.Node]()
     for node in list(graph.graph.nodes):
         value, other = two[node], three[node]
         if node.op == "placeholder" or any(source in varying for source in node.all_input_nodes):
@@ -32,7 +32,8 @@ def fold_constants(graph: fx.GraphModule, x: Tensor) -> None:
             node.meta["shape"] = value.shape
             node.meta["samples_first"] = value.shape[:1] == (2,) and other.shape[:1] == (3,)
             if value.source is not None and node.op.startswith("call_"):
-                bypass(node, value.source)
+                passed[node] = passed.get(value.source, value.source)
+                bypass(node, passed[node])
         elif isinstance(value, Tensor):
             if node not in varying:
                 node.meta["constant"] = value

@@ -45,7 +45,8 @@ def convert(
         Options of the method, as the class documents them; it refuses others.
 
         - "spike-norm" and "data-norm": ``time_steps``, ``encoder``, ``seed``, ``precharge``, ``reset``, ``readout``,
-          ``schedule``, ``fold_scales``, ``residual``, ``channel_wise``, ``memory``, ``output``; "data-norm" has ``percentile``.
+          ``schedule``, ``fold_scales``, ``residual``, ``channel_wise``, ``memory``,
+          ``output``; "data-norm" has ``percentile``.
         - "adsnn": ``m_f``, ``spike_height``, ``percentile``, ``tau_phi``, ``tau_readout``, ``dt``, ``fold_scales``,
           ``memory``, ``output``.
 

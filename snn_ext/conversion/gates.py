@@ -19,7 +19,7 @@ MULTIPLICATIONS = (operator.mul, operator.imul, torch.mul, torch.multiply, "mul"
 
 
 def gate_of(operation: Operation) -> nn.Module | None:
-    """Return the gate that a call is, if it only multiplies other values: squeeze-and-excitation, attention over space."""
+    """Return the gate that a call is, if it only multiplies other values, as in squeeze-and-excitation."""
     kinds = type(operation.module).__mro__ if operation.module is not None else (operation.target,)
     kind = next((_GATES[kind] for kind in kinds if kind in _GATES), None)
     return kind() if kind is not None and operation.node.users and all(map(_multiplies, operation.node.users)) else None

@@ -85,7 +85,9 @@ def _result(operation: Operation, value: fx.Node, x: Tensor) -> Tensor:
 
     args, kwargs = fx.map_arg((operation.node.args, operation.node.kwargs), argument)
     target: Any = operation.node.target
-    result: Tensor = getattr(args[0], target)(*args[1:], **kwargs) if isinstance(target, str) else target(*args, **kwargs)
+    result: Tensor = (
+        getattr(args[0], target)(*args[1:], **kwargs) if isinstance(target, str) else target(*args, **kwargs)
+    )
     return result
 
 
@@ -172,22 +174,21 @@ def _reshape(operation: Operation) -> None:
 def _split(operation: Operation) -> None:
     """Turn the parts that are used into slices."""
     node, dim = operation.node, operation.argument(2, "dim", 0)
-    parts = {user: user.args[1] for user in node.users if user.target is operator.getitem}
+    parts: dict[fx.Node, Any] = {user: user.args[1] for user in node.users if user.target is operator.getitem}
     if len(parts) < len(node.users) or not all(isinstance(part, int) for part in parts.values()):
         operation.refuse(" whose parts are used together", "each part on its own")
     sizes = _part_sizes(operation, shape_of(node.args[0])[dim])
     starts = [0, *accumulate(sizes)]
     for user, part in parts.items():
-        index = part % len(sizes)  # type: ignore[operator]
+        index = part % len(sizes)
         Operation(operation.graph, user).call(torch.narrow, node.args[0], dim, starts[index], sizes[index])
 
 
 def _part_sizes(operation: Operation, size: int) -> list[int]:
     """Return the sizes of the parts, by an example."""
-    given: Any = operation.argument(1, "chunks", operation.argument(1, "split_size", None))
-    if given is None:
-        given = operation.argument(1, "split_size_or_sections")
-    name = operation.node.target if isinstance(operation.node.target, str) else operation.node.target.__name__
+    names = ("chunks", "split_size", "split_size_or_sections")
+    given = next(value for name in names if (value := operation.argument(1, name)) is not None)
+    name = operation.target if isinstance(operation.target, str) else operation.target.__name__
     return [len(part) for part in getattr(torch.empty(size), name)(given)]
 
 
@@ -210,7 +211,8 @@ _QUOTIENTS = (
 _OTHERS = (operator.neg, torch.neg, "neg", "neg_", torch.rsub, "rsub")
 _RESHAPES = (
     torch.flatten, torch.reshape, torch.squeeze, torch.unflatten, torch.unsqueeze,
-    "flatten", "view", "reshape", "squeeze", "unflatten", "unsqueeze", "view_as", "reshape_as", nn.Flatten, nn.Unflatten,
+    "flatten", "view", "reshape", "squeeze", "unflatten", "unsqueeze", "view_as", "reshape_as",
+    nn.Flatten, nn.Unflatten,
 )  # fmt: skip
 _DROPOUTS = (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, torch.dropout)
 _CONVOLUTION = ("stride", "padding", "dilation", "groups")

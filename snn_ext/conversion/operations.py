@@ -80,7 +80,7 @@ def _plain(module: Any) -> Any:
 
 
 def _refuse_unknown(operation: Operation) -> None:
-    module, target = operation.module, operation.target
+    module = operation.module
     if module is None:
         hint = "ReLU, ReLU6, clamp, average or maximum pooling, addition, concatenation, flattening or dropout"
         refuse(f"the call of {operation.name}", hint, operation.node)
@@ -93,5 +93,3 @@ def _refuse_unknown(operation: Operation) -> None:
     elif "Norm" in kind_of(module):
         hint = "a batch norm, which is an affine function after training"
     operation.refuse("", hint)
-
-

@@ -59,4 +59,4 @@ SLOPES: dict[Any, Callable[[Operation], Any]] = {
     **dict.fromkeys((F.prelu, torch.prelu, "prelu"), lambda operation: operation.constant(1, "weight")),
     **dict.fromkeys((torch.abs, torch.absolute, operator.abs, "abs", "absolute"), lambda operation: -1.0),
 }
-"""From the class of a module, a function or the name of a tensor method to the slope below zero, one or one a channel."""
+"""From the class of a module, a function or the name of a tensor method to the slope below zero, ``[1]`` or ``[C]``."""

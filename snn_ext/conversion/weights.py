@@ -48,7 +48,7 @@ def fold_scale(layer: Any, weight: Tensor, bias: Tensor | None, outputs: int) ->
 
 
 def per_channel(field: Tensor) -> Tensor | None:
-    """Return the number, ``[1]``, or the numbers per channel, ``[C]``, that a tensor repeats; ``None`` for any other."""
+    """Return the number ``[1]``, or those per channel ``[C]``, that a tensor repeats; ``None`` for any other."""
     if not bool((field != field.flatten()[0]).any()):
         return field.flatten()[:1]
     channels = field.transpose(0, 1).flatten(1) if field.ndim > 1 else field[:0].reshape(0, 1)
