@@ -30,6 +30,7 @@ STUDIES = {
     "adsnn": "results.adsnn",
     "adsnn-images": "results.adsnn_images",
     "cross-validation": "results.cross_validation",
+    "any-cnn": "results.any_cnn",
     "keywords": "results.keywords",
     "listener": "results.listener",
     "reliability": "reliability.__main__",

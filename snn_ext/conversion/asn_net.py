@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..neurons.aan import AAN
 from ..neurons.asn import AdaptiveSpikingNeuron
@@ -15,10 +14,10 @@ from ..neurons.precision import fold_height
 from ..simulation.layers import module_of, rule_of, rule_of_node
 from ..spikingjelly import ASNNode
 from .canonicalize import AnalogNet
+from .gates import gates
 from .graph_tools import assign, calls, free_name, insert_behind, refuse, shape_of
 from .modules import Scale
 from .net import ConvertedNet
-from .weights import affine_of
 
 __all__ = ["READOUT", "adaptive_net"]
 
@@ -47,6 +46,8 @@ def adaptive_net(
     fold_scales : bool
         Put the height of spikes into the weights that receive them; else neurons emit it.
     """
+    for name in gates(analog_net.graph):
+        refuse(f"the gate {name}", "method='data-norm' or 'spike-norm': adaptive neurons have no gates")
     graph, x = copy.deepcopy(analog_net.graph), analog_net.x
     net = ConvertedNet(graph, graph.graph)
     biases, analog = _Silent(net, constants).biases(x[:1]), _analog(net, constants)
@@ -68,7 +69,9 @@ def adaptive_net(
                 refuse("an output that no activation reaches", "activations between input and output")
             options = {"bias": biases[source], "tau_phi": tau_readout} | _times(next(iter(constants.values())))
             _filter(net, source, READOUT, [node], options)
-    _remove_biases(net, x.dtype)
+    layers: list[Any] = [m for m in net.modules() if rule_of(m).weighted or isinstance(m, Scale)]
+    for layer in layers:
+        layer.bias = None
     if fold_scales and any(given.get("spike_height", "fixed") == "fixed" for given in constants.values()):
         _Heights(net).fold()
     net.to(x.device)
@@ -150,15 +153,6 @@ def _bias(value: Tensor) -> Tensor | None:
     channels = value[0].flatten(1)[:, 0] if value.ndim > 2 else value[0]
     constant = torch.equal(value, channels.reshape(1, -1, *[1] * (value.ndim - 2)).expand_as(value))
     return (channels if constant else value).clone()
-
-
-def _remove_biases(net: ConvertedNet, dtype: torch.dtype) -> None:
-    for node in list(net.graph.nodes):
-        module: Any = module_of(net, node)
-        if rule_of(module).weighted:
-            module.bias = None
-        elif isinstance(module, _BatchNorm):
-            assign(net, str(node.target), Scale(affine_of(module)[0]).to(dtype))
 
 
 # -- heights of spikes -----------------------------------------------------------------------------------------------

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
-import operator
+import inspect
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import partial
+from typing import Any, Literal, NoReturn
 
 import torch
 from torch import Tensor, fx, nn
@@ -20,11 +21,15 @@ from ..hosts import is_neuron
 from ..neurons.aan import AAN
 from ..simulation.layers import RULES, module_of, rule_of
 from .activations import Activation
-from .graph_tools import bypass, free_name, kind_of, name_of, refuse, shape_of
-from .operations import ARITHMETIC, canonicalize_operations, is_size
+from .constants import fold_constants
+from .graph_tools import assign, bypass, free_name, kind_of, name_of, refuse, shape_of
+from .modules import Scale
+from .operations import canonicalize_operations, is_size
+from .outputs import select_output
 from .pooling import pool_before_activations, pool_behind_activations
 from .quantized import QuantizedReLU
-from .weights import fold_batch_norm
+from .signs import split_signs
+from .weights import fold_scale
 
 __all__ = ["AnalogNet", "canonicalize", "own_modules"]
 
@@ -36,8 +41,9 @@ class AnalogNet:
     Attributes
     ----------
     graph : fx.GraphModule
-        Layers of ``torch.nn``, each called once, and activations (``nn.ReLU``, ``nn.Hardtanh`` with a clip,
-        :class:`QuantizedReLU`, :class:`snn_ext.AAN`). ``node.meta["shape"]`` is the shape of a value, for two samples.
+        Layers of ``torch.nn`` and :class:`.modules.Scale`, each called once, and activations (``nn.ReLU``,
+        ``nn.Hardtanh`` with a clip, :class:`QuantizedReLU`, :class:`snn_ext.AAN`). ``node.meta["shape"]`` is the shape
+        of a value, for two samples.
     activations : dict of str to Activation
         By the name of their module, in the order of the forward pass.
     x, output : Tensor
@@ -51,45 +57,55 @@ class AnalogNet:
 
 
 @torch.no_grad()
-def canonicalize(ann: nn.Module, x: Tensor, *, pools: Literal["behind", "before"] = "behind") -> AnalogNet:
+def canonicalize(
+    ann: nn.Module,
+    x: Tensor,
+    *,
+    pools: Literal["behind", "before"] = "behind",
+    output: str | int | None = None,
+) -> AnalogNet:
     """Copy a net into a graph of known layers with batch norm folded, and find its activations.
 
     Parameters
     ----------
     ann : nn.Module
-        A trained net of one input and one output; it is not changed.
+        A trained net of one input; it is not changed.
     x : Tensor
         A few samples of its input, on the device where the copy is wanted: the copy has to compute on them what the
         net does.
     pools : {"behind", "before"}
         The side of the activations on which maximum poolings are put.
+    output : str or int, optional
+        Which of several outputs: a key of a dict, a field of a dataclass, or a place in a tuple.
 
     Raises
     ------
     ValueError
         If the net contains something that cannot be converted; says what, where it is, and what to do.
     """
+    _check_signature(ann)
     ann = _plain_copy(ann).to(x.device)
     _check_dtypes(ann, x)
-    output = _run(ann, x)
+    wanted = _run(ann, x)
     graph, activations = traced(ann, _Tracer(), "ann"), dict[str, Activation]()
+    wanted = select_output(graph, wanted, output)
     graph.graph.eliminate_dead_code()
-    _run(_Shapes(graph).run, x[:1].expand(2, *x.shape[1:]))  # two samples: a reshape that mixes samples shows
     own_modules(graph)
-    _fold_sizes(graph)
+    _run(partial(fold_constants, graph), x)
+    split_signs(graph)
     canonicalize_operations(graph, activations)
     graph.graph.eliminate_dead_code()
     _check_inputs(graph)
-    _fold_batch_norms(graph)
+    _fold_scales(graph, x.dtype)
     (pool_behind_activations if pools == "behind" else pool_before_activations)(graph, activations)
     if not activations:
         refuse("no activation at all", "a net with at least one ReLU, ReLU6, clamp, QuantizedReLU or AAN")
     graph = _rebuilt(graph)
     order = [str(node.target) for node in graph.graph.nodes if node.op == "call_module"]
     activations = {name: activations[name] for name in order if name in activations}
-    if not bool(output.isfinite().all()):
+    if not bool(wanted.isfinite().all()):
         bad_value("calibration", "inputs for which the output of ann is not finite", "finite values")
-    return AnalogNet(graph, activations, x, _checked_output(graph, x, output))
+    return AnalogNet(graph, activations, x, _checked_output(graph, x, wanted))
 
 
 # -- the copy and its trace ------------------------------------------------------------------------------------------
@@ -112,6 +128,19 @@ def _plain_copy(ann: nn.Module) -> nn.Module:
             for name, weight in weights.items():
                 module.register_parameter(name, nn.Parameter(weight))
     return ann
+
+
+def _check_signature(ann: nn.Module) -> None:
+    """Refuse a net that needs several arguments, before its inputs are blamed."""
+    given = inspect.signature(ann.forward).parameters.values()
+    needed = [p.name for p in given if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    if len(needed) > 1:
+        _refuse_inputs(needed)
+
+
+def _refuse_inputs(names: Sequence[str]) -> NoReturn:
+    want = "a net of one input, as a module around it that cuts them out of one: net(x[:, :3], x[:, 3:])"
+    refuse(f"{len(names)} inputs ({', '.join(names)})", want)
 
 
 def _check_dtypes(ann: nn.Module, x: Tensor) -> None:
@@ -145,16 +174,6 @@ class _Tracer(ThreadTracer):
         return known and not isinstance(m, nn.Sequential) and not contains
 
 
-class _Shapes(fx.Interpreter):
-    """Writes the shape of every tensor into ``node.meta["shape"]``."""
-
-    def run_node(self, n: fx.Node) -> Any:
-        value = super().run_node(n)
-        if isinstance(value, Tensor):
-            n.meta["shape"] = value.shape
-        return value
-
-
 def _checked_output(graph: fx.GraphModule, x: Tensor, wanted: Tensor) -> Tensor:
     """Return the output of the copy, which has to be that of the net."""
     output: Tensor = graph(x)
@@ -182,42 +201,12 @@ def own_modules(graph: fx.GraphModule) -> None:
                 graph.add_submodule(node.target, copy.deepcopy(graph.get_submodule(target)))
 
 
-def _fold_sizes(graph: fx.GraphModule) -> None:
-    """Constant-fold ``x.size(i)`` and ``x.shape[i]`` for i > 0, and arithmetic on them; the batch size stays a node."""
-    for node in list(graph.graph.nodes):
-        value = _size(node)
-        if value is None and node.op == "call_function" and node.target in ARITHMETIC and not node.all_input_nodes:
-            value = node.target(*node.args)
-        if value is not None:
-            for user in list(node.users):
-                _put_number(user, node, value)
-
-
-def _put_number(user: fx.Node, node: fx.Node, value: Any) -> None:
-    def number(argument: Any) -> Any:
-        return value if argument is node else argument
-
-    user.args, user.kwargs = fx.node.map_aggregate((user.args, user.kwargs), number)
-
-
-def _size(node: fx.Node) -> int | None:
-    """Return the size that a node asks for, unless it is that of the batch."""
-    if node.op == "call_method" and node.target == "size" and len(node.args) == 2:
-        source, dim = node.args
-    elif node.target is operator.getitem and is_size(node.args[0]) and isinstance(node.args[1], int):
-        source, dim = node.args[0].args[0], node.args[1]  # type: ignore[union-attr]
-    else:
-        return None
-    shape = shape_of(source)
-    return shape[dim] if isinstance(dim, int) and dim % len(shape) else None
-
-
 def _check_inputs(graph: fx.GraphModule) -> None:
     """Refuse several inputs, and parameters and sizes that enter a computation."""
     inputs = [n for n in graph.graph.nodes if n.op == "placeholder"]
     used = [n for n in inputs if n.users]
     if len(used) != 1:
-        refuse(f"{len(used)} inputs ({', '.join(map(str, used))})", "a net of one input")
+        _refuse_inputs([str(node) for node in used])
     for node in inputs:
         if not node.users:
             graph.graph.erase_node(node)
@@ -228,18 +217,35 @@ def _check_inputs(graph: fx.GraphModule) -> None:
             refuse(f"{name_of(next(iter(node.users)))}, which depends on a size", "a net of fixed shapes", node)
 
 
-def _fold_batch_norms(graph: fx.GraphModule) -> None:
-    """Fold batch norm into the layer before it; without such a layer it stays, as a layer."""
+def _fold_scales(graph: fx.GraphModule, dtype: torch.dtype) -> None:
+    """Fold batch norm, and any factor, into the layer or the scale before it; without such a layer it stays."""
     for node in list(graph.graph.nodes):
-        norm, before = module_of(graph, node), node.args[0] if node.args else None
-        if not isinstance(norm, _BatchNorm) or not isinstance(before, fx.Node) or len(before.users) > 1:
+        scale, before = module_of(graph, node), node.args[0] if node.args else None
+        if not isinstance(scale, Scale):
             continue
-        layer = module_of(graph, before)
-        rule = rule_of(layer)
-        # A linear layer over [N, C, L] mixes another dimension than that along which the norm runs.
-        if rule.weighted and rule.feature_dim % len(shape_of(node)) == 1:
-            fold_batch_norm(layer, norm)
+        if isinstance(before, fx.Node) and len(before.users) == 1 and _takes_up(graph, before, node, scale):
             bypass(node)
+    for module in graph.modules():
+        if isinstance(module, Scale):
+            module.to(dtype)
+
+
+def _takes_up(graph: fx.GraphModule, before: fx.Node, node: fx.Node, scale: Scale) -> bool:
+    """Fold a scale into the layer before it, if there is one."""
+    layer: Any = module_of(graph, before)
+    rule = rule_of(layer)
+    if isinstance(layer, Scale):
+        offset = None if layer.bias is None else layer.bias * scale.weight
+        bias = scale.bias if offset is None else offset if scale.bias is None else offset + scale.bias
+        assign(graph, str(before.target), Scale(layer.weight * scale.weight, bias))
+        return True
+    shape = shape_of(node)
+    # A linear layer over [N, C, L] mixes another dimension than that along which the norm runs.
+    numbers = all(v is None or len(v) == 1 for v in (scale.weight, scale.bias))
+    if not rule.weighted or not (numbers or rule.feature_dim % len(shape) == 1):
+        return False
+    fold_scale(layer, scale.weight, scale.bias, shape[rule.feature_dim])
+    return True
 
 
 def _rebuilt(graph: fx.GraphModule) -> fx.GraphModule:

@@ -20,9 +20,10 @@ def convert(
 ) -> ConvertedNet:
     """Convert a trained net to a spiking one: a ReLU net to integrate-and-fire neurons, a net of AANs to adaptive ones.
 
-    Convolutions, linear layers and transposed convolutions with batch norm behind them; ReLU, ReLU6 and clamp as
-    modules or functions, and :class:`snn_ext.conversion.QuantizedReLU`; average and maximum pooling, addition,
-    concatenation, flattening, dropout. Anything else is refused by name. The net itself is not changed.
+    Convolutions, linear layers and transposed convolutions, batch norm; ReLU, ReLU6, LeakyReLU, PReLU and clamp as
+    modules or functions, and :class:`snn_ext.conversion.QuantizedReLU`; average and maximum pooling; sums, differences
+    and constant factors; whatever moves elements within a sample, as concatenation, slices and permutations. Anything
+    else is refused by name. The net itself is not changed.
 
     The converted net takes the input at every step, or a sequence ``[T, N, ...]`` in step mode "m". With the linear
     read-out the mean of its output over time is the output of the analog net, in that net's own units.
@@ -30,7 +31,7 @@ def convert(
     Parameters
     ----------
     ann : nn.Module
-        A trained net of one input and one output that ``torch.fx`` can trace.
+        A trained net of one input that ``torch.fx`` can trace. Of several outputs ``output`` names one.
     calibration : Tensor, iterable or callable
         Inputs, from which thresholds are found: one batch, a loader (of inputs, or tuples that begin with them), or a
         function that returns one.
@@ -44,9 +45,10 @@ def convert(
         Options of the method, as the class documents them; it refuses others.
 
         - "spike-norm" and "data-norm": ``time_steps``, ``encoder``, ``seed``, ``precharge``, ``reset``, ``readout``,
-          ``schedule``, ``fold_scales``, ``residual``, ``channel_wise``, ``memory``; "data-norm" has ``percentile``.
+          ``schedule``, ``fold_scales``, ``residual``, ``channel_wise``, ``memory``,
+          ``output``; "data-norm" has ``percentile``.
         - "adsnn": ``m_f``, ``spike_height``, ``percentile``, ``tau_phi``, ``tau_readout``, ``dt``, ``fold_scales``,
-          ``memory``.
+          ``memory``, ``output``.
 
     Returns
     -------

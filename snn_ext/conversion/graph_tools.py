@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -13,8 +13,8 @@ from ..hosts import is_neuron
 from ..simulation.layers import module_of
 
 __all__ = [
-    "Operation", "assign", "bypass", "calls", "calls_neuron", "free_name", "insert_behind", "kind_of", "name_of",
-    "refuse", "shape_of",
+    "Operation", "assign", "bypass", "calls", "calls_neuron", "free_name", "insert_behind", "is_data",
+    "kind_of", "name_of", "of_inputs", "refuse", "shape_of",
 ]  # fmt: skip
 
 
@@ -62,6 +62,17 @@ class Operation:
         self.node.op, self.node.target, self.node.args, self.node.kwargs = "call_module", name, (source,), {}
         return name
 
+    def call(self, function: Callable[..., Any], *args: Any) -> None:
+        """Call a function instead, with other arguments."""
+        self.node.op, self.node.target, self.node.args, self.node.kwargs = "call_function", function, args, {}
+
+    def constant(self, index: int, name: str, default: Any = None) -> Any:
+        """Return an argument that no input of the net reaches: a number, or the tensor; refuse any other."""
+        value = self.argument(index, name, default)
+        if is_data(value):
+            self.refuse(f" with a {name} that depends on the input", "a parameter, or a number")
+        return value.meta["constant"] if isinstance(value, fx.Node) else value
+
     def refuse(self, got: str, want: str) -> NoReturn:
         """Raise the error that names this operation and its place; ``got`` follows the name."""
         refuse(f"{self.name}{got}", want, self.node)
@@ -78,10 +89,25 @@ def calls_neuron(graph: fx.GraphModule, node: fx.Node) -> bool:
     return module is not None and is_neuron(module)
 
 
+def of_inputs(graph: fx.GraphModule, activations: Container[str]) -> set[fx.Node]:
+    """Return the values that are computed from the inputs without an activation."""
+    found: set[fx.Node] = set()
+    for node in graph.graph.nodes:
+        sources = node.all_input_nodes
+        if node.op == "placeholder" or (sources and found.issuperset(sources) and not calls(node, activations)):
+            found.add(node)
+    return found
+
+
 def shape_of(node: Any) -> torch.Size:
     """Return the shape of a value, for a batch of two samples."""
     shape: torch.Size = node.meta["shape"]
     return shape
+
+
+def is_data(value: Any) -> bool:
+    """Return True for a value that is computed from the samples, and is no size."""
+    return isinstance(value, fx.Node) and "constant" not in value.meta
 
 
 def kind_of(module: nn.Module) -> str:
@@ -110,9 +136,9 @@ def free_name(graph: fx.GraphModule, name: str) -> str:
     return found
 
 
-def bypass(node: fx.Node) -> None:
-    """Remove an operation that returns its input."""
-    node.replace_all_uses_with(node.all_input_nodes[0])
+def bypass(node: fx.Node, source: fx.Node | None = None) -> None:
+    """Remove an operation that returns one of its inputs, by default the first."""
+    node.replace_all_uses_with(node.all_input_nodes[0] if source is None else source)
     node.graph.erase_node(node)
 
 

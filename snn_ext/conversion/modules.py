@@ -10,7 +10,7 @@ import torch
 from spikingjelly.activation_based import base
 from torch import Tensor, nn
 
-__all__ = ["PoissonEncoder", "Scale", "SpikeMaxPool1d", "SpikeMaxPool2d", "SpikeMaxPool3d", "over_channels"]
+__all__ = ["Gate", "PoissonEncoder", "Scale", "SpikeMaxPool1d", "SpikeMaxPool2d", "SpikeMaxPool3d", "over_channels"]
 
 States = tuple[Any, ...]
 
@@ -122,6 +122,49 @@ class SpikeMaxPool3d(nn.MaxPool3d, _SpikeMaxPool):
     """Exact max pooling of spikes over ``[N, C, D, H, W]``, by the rule of :class:`SpikeMaxPool2d`."""
 
     _pool, forward = nn.MaxPool3d.forward, base.MemoryModule.forward
+
+
+class Gate(base.MemoryModule):
+    r"""A factor that multiplies spikes: the function of the mean current so far, as in squeeze-and-excitation.
+
+    .. math:: g(t) = f\Big( \frac{1}{t} \sum_{s=1}^{t} I(s) \Big)
+
+    An approximation: it approaches the gate of the analog net, and the early steps, in which the mean is not yet that
+    of the rates, weigh less and less.
+
+    Parameters
+    ----------
+    gate : nn.Module
+        The function, as ``nn.Sigmoid()``.
+
+    Examples
+    --------
+    >>> import torch
+    >>> gate = Gate(torch.nn.Hardsigmoid())
+    >>> [round(gate(torch.tensor([[current]])).item(), 2) for current in (3.0, -3.0, 0.0)]     # means 3, 0, 0
+    [1.0, 0.5, 0.5]
+    """
+
+    emits_spikes = False
+
+    def __init__(self, gate: nn.Module) -> None:
+        super().__init__()
+        self.gate = gate
+        self.register_memory("mean", 0.0)
+        self.register_memory("t", 0)
+
+    def materialize_states(self, inputs: tuple[Tensor, ...], states: States, step_mode: str) -> States:
+        x = inputs[0][0] if step_mode == "m" else inputs[0]
+        mean, t = states
+        return (mean, t) if isinstance(mean, Tensor) and mean.shape == x.shape else (torch.zeros_like(x), 0)
+
+    def single_step_functional_forward(
+        self, inputs: tuple[Tensor, ...], states: States, **kwargs: object
+    ) -> tuple[tuple[Tensor, ...], States]:
+        """Take in one step: ``((x,), (mean, t)) -> ((gate,), (mean, t + 1))``."""
+        x, (mean, t) = inputs[0], states
+        mean = mean + (x - mean) / (t + 1)
+        return (self.gate(mean),), (mean, t + 1)
 
 
 class PoissonEncoder(base.MemoryModule):

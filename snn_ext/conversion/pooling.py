@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from torch import fx
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..simulation.layers import module_of, rule_of_node
 from .activations import Activation
-from .graph_tools import calls, free_name, kind_of, refuse
+from .graph_tools import calls, free_name, insert_behind, kind_of, of_inputs, refuse
+from .modules import Scale
 
 __all__ = ["pool_before_activations", "pool_behind_activations"]
 
@@ -20,8 +20,9 @@ def pool_behind_activations(graph: fx.GraphModule, activations: Activations) -> 
     Raises
     ------
     ValueError
-        If values that are pooled may be negative.
+        If values are pooled that are weighted sums of spikes.
     """
+    _pool_before_scales(graph)
     moved = True
     while moved:
         moved = False
@@ -33,14 +34,26 @@ def pool_behind_activations(graph: fx.GraphModule, activations: Activations) -> 
                 pool.args, node.args, node.meta = (node,), (source,), dict(source.meta)  # type: ignore[union-attr]
                 node.append(pool)
                 moved = True
-    rectified: dict[fx.Node, bool] = {}
+    spikes, analog = set[fx.Node](), of_inputs(graph, activations)
     for node in graph.graph.nodes:
-        if _is_max_pool(graph, node) and not rectified[node.args[0]]:
+        if _is_max_pool(graph, node) and not {*analog, *spikes}.issuperset(node.all_input_nodes):
             kind = kind_of(graph.get_submodule(str(node.target)))
-            refuse(f"{kind} {node.target} of values that may be negative", "it behind an activation", node)
-        inputs = [rectified[n] for n in node.all_input_nodes]
-        weighted = rule_of_node(graph, node).weighted or isinstance(module_of(graph, node), _BatchNorm)
-        rectified[node] = calls(node, activations) or (bool(inputs) and all(inputs) and not weighted)
+            refuse(f"{kind} {node.target} of values that no activation made", "it behind an activation", node)
+        passed = spikes.issuperset(node.all_input_nodes) and node.op != "placeholder"
+        if calls(node, activations) or (passed and not rule_of_node(graph, node).weighted):
+            spikes.add(node)
+
+
+def _pool_before_scales(graph: fx.GraphModule) -> None:
+    """Put maximum poolings before scales without a negative factor, as of a batch norm behind a ReLU."""
+    for pool in list(graph.graph.nodes):
+        scale = module_of(graph, pool.args[0]) if _is_max_pool(graph, pool) else None
+        while isinstance(scale, Scale) and bool((scale.weight >= 0).all()):
+            behind = free_name(graph, f"{pool.args[0].target}_pooled")
+            insert_behind(graph, pool, behind, Scale(scale.weight, scale.bias))
+            pool.replace_input_with(pool.args[0], pool.args[0].args[0])
+            scale = module_of(graph, pool.args[0])
+    graph.graph.eliminate_dead_code()
 
 
 def pool_before_activations(graph: fx.GraphModule, activations: Activations) -> None:
@@ -53,6 +66,7 @@ def pool_before_activations(graph: fx.GraphModule, activations: Activations) -> 
     ValueError
         If a pooling has no activation beside it.
     """
+    _pool_before_scales(graph)
     moved = True
     while moved:
         moved = False

@@ -13,10 +13,10 @@ from torch import Tensor, fx, nn
 from .._errors import bad_value
 from ..neurons.integrate_and_fire import IntegrateAndFireNeuron
 from ..simulation.graph import as_graph
-from ..simulation.layers import module_of, rule_of_node
+from ..simulation.layers import known_type, module_of, rule_of_node
 from .canonicalize import own_modules
 from .graph_tools import bypass, free_name, insert_behind, shape_of
-from .modules import Scale
+from .modules import Scale, over_channels
 from .net import ConvertedNet
 from .weights import multiply, scale_columns, scale_rows
 
@@ -144,15 +144,31 @@ class _Fold:
             elif not _is_one(units[0]):
                 scale_columns(module, units[0])
             return _ONE
-        if node.target in _CONCATENATIONS and not (_are_equal(units) and len(units[0]) == 1) and _joins_channels(node):
-            sources: Any = node.args[0] if node.args else node.kwargs["tensors"]
-            return torch.cat([self.units[s].expand(shape_of(s)[1]) for s in sources])
-        if isinstance(module, nn.Flatten) and len(units[0]) > 1:
-            return units[0].repeat_interleave(shape_of(node)[1] // len(units[0]))
-        if rule.passes_unit and _are_equal(units) and not (rule.moves_channels and len(units[0]) > 1):
+        if rule.passes_unit and _are_equal(units) and len(units[0]) == 1:
             return units[0]
-        self._settle(node)
-        return _ONE
+        if node.target is operator.mul and len(units) == 2 and _is_one(units[1]):  # by a gate, which has no unit
+            return units[0]
+        found = self._units_moved(node) if rule.passes_unit else None
+        if found is None:
+            self._settle(node)
+        return _ONE if found is None else found
+
+    def _units_moved(self, node: fx.Node) -> Tensor | None:
+        """Return the units per channel behind an operation, found by running it; ``None`` if it has none."""
+        if any("shape" not in source.meta for source in node.all_input_nodes):
+            return None
+        generator = torch.Generator().manual_seed(0)
+        plain, scaled = dict[fx.Node, Tensor](), dict[fx.Node, Tensor]()
+        for source in node.all_input_nodes:  # integers, so that sums with units of float32 are exact
+            plain[source] = torch.randint(1, 1 << 12, shape_of(source), generator=generator).double()
+            scaled[source] = plain[source] * over_channels(self.units[source], plain[source].ndim)
+        before, behind = (_run(self.net, node, values) for values in (plain, scaled))
+        # what is 0 has any unit
+        ratio = torch.where(before == 0, torch.nan, behind / before).transpose(0, 1).flatten(1)
+        units = ratio.nan_to_num(0.0).amax(1)
+        fits = bool(((ratio == units.unsqueeze(1)) | ratio.isnan()).all())
+        units = torch.where(units == 0, 1.0, units)
+        return (units[:1] if bool((units == units[0]).all()) else units) if fits else None
 
     def _neuron(self, node: fx.Node, neuron: Any, unit: Tensor) -> Tensor:
         if len(unit) > 1:
@@ -169,7 +185,7 @@ class _Fold:
     def _scale(self, node: fx.Node, scale: Any, unit: Tensor) -> Tensor:
         multiply(scale, "weight", unit)
         source = node.all_input_nodes[0]
-        if scale.bias is None and len(source.users) == 1:
+        if scale.bias is None and len(source.users) == 1 and bool((scale.weight > 0).all()):
             self.units[source] = scale.weight.double().cpu()
             bypass(node)
         return _ONE
@@ -181,13 +197,16 @@ class _Fold:
                 self.units[_insert_scale(self.net, source, user, self.units[source])] = _ONE
 
 
-_CONCATENATIONS = (torch.cat, torch.concat, torch.concatenate)
-
-
-def _joins_channels(node: fx.Node) -> bool:
-    dim = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
-    shape = node.all_input_nodes[0].meta.get("shape")
-    return shape is not None and dim in (1, 1 - len(shape))
+def _run(net: fx.GraphModule, node: fx.Node, values: dict[fx.Node, Tensor]) -> Tensor:
+    """Run one operation that passes units, in float64; a pooling of spikes pools values."""
+    args, kwargs = fx.map_arg((node.args, node.kwargs), values.__getitem__)
+    target: Any = node.target
+    if node.op == "call_module":
+        module: Any = module_of(net, node)
+        result: Tensor = known_type(module).forward(module, *args, **kwargs)
+    else:
+        result = getattr(args[0], target)(*args[1:], **kwargs) if node.op == "call_method" else target(*args, **kwargs)
+    return result
 
 
 def _insert_scale(net: fx.GraphModule, source: fx.Node, user: fx.Node, unit: Tensor) -> fx.Node:

@@ -8,18 +8,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..simulation.layers import known_type, module_of
 from ..simulation.plan import ancestors
 from ..spikingjelly import PCMPIFNode
 from .activations import Activation
 from .canonicalize import AnalogNet
-from .graph_tools import assign, bypass, calls, calls_neuron, insert_behind, shape_of
-from .modules import PoissonEncoder, Scale, SpikeMaxPool1d, SpikeMaxPool2d, SpikeMaxPool3d
+from .gates import is_gate
+from .graph_tools import assign, bypass, calls, calls_neuron, insert_behind, of_inputs, shape_of
+from .modules import Gate, PoissonEncoder, Scale, SpikeMaxPool1d, SpikeMaxPool2d, SpikeMaxPool3d
 from .net import ConvertedNet
 from .quantized import START
-from .weights import affine_of
 
 __all__ = ["INPUT", "OUTPUT", "ThresholdSetter", "emit_ones", "neurons", "residual_units", "spiking_net"]
 
@@ -37,6 +36,7 @@ def spiking_net(
     """
     graph, dtype = copy.deepcopy(analog.graph), analog.x.dtype
     net = ConvertedNet(graph, graph.graph)
+    steady = of_inputs(graph, analog.activations) if encoder == "direct" else set()
     for node in list(net.graph.nodes):
         module, name = module_of(net, node), str(node.target)
         if node.op == "placeholder" and encoder != "direct":
@@ -47,9 +47,9 @@ def spiking_net(
             assign(net, name, _neuron(activation, v_reset, precharge))
             if channel_wise and activation.quantized is None:
                 _put_between_scales(net, node, dtype)
-        elif isinstance(module, _BatchNorm):
-            assign(net, name, Scale(*affine_of(module)).to(dtype))
-        elif module is not None and known_type(module) in _POOLS:
+        elif module is not None and is_gate(graph, node):
+            assign(net, name, Gate(module))
+        elif module is not None and known_type(module) in _POOLS and node not in steady:
             assign(net, name, _POOLS[known_type(module)].like(module))
     net.to(analog.x.device)
     net.graph.lint()

@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..simulation.layers import rule_of
 
-__all__ = ["affine_of", "fold_batch_norm", "multiply", "scale_columns", "scale_rows"]
+__all__ = ["affine_of", "fold_scale", "multiply", "per_channel", "scale_columns", "scale_rows"]
 
 
 def scale_rows(layer: Any, factor: Tensor) -> None:
@@ -40,12 +39,20 @@ def _over(weight: Tensor, rows: Tensor) -> Tensor:
     return rows.reshape(len(weight), -1, *[1] * (weight.ndim - 2))
 
 
-def fold_batch_norm(layer: Any, norm: _BatchNorm) -> None:
-    """Fold the batch norm behind a layer into it, in place."""
-    weight, bias = affine_of(norm)
+def fold_scale(layer: Any, weight: Tensor, bias: Tensor | None, outputs: int) -> None:
+    """Fold ``weight * x + bias`` behind a layer into it, in place."""
     scale_rows(layer, weight)
-    offset = bias if layer.bias is None else layer.bias.detach().double() + bias
-    layer.bias = nn.Parameter(offset.to(layer.weight.dtype), requires_grad=layer.weight.requires_grad)
+    if bias is not None:
+        offset = bias.double().expand(outputs) if layer.bias is None else layer.bias.detach().double() + bias
+        layer.bias = nn.Parameter(offset.to(layer.weight.dtype), requires_grad=layer.weight.requires_grad)
+
+
+def per_channel(field: Tensor) -> Tensor | None:
+    """Return the number ``[1]``, or those per channel ``[C]``, that a tensor repeats; ``None`` for any other."""
+    if not bool((field != field.flatten()[0]).any()):
+        return field.flatten()[:1]
+    channels = field.transpose(0, 1).flatten(1) if field.ndim > 1 else field[:0].reshape(0, 1)
+    return channels[:, 0] if len(channels) and bool((channels == channels[:, :1]).all()) else None
 
 
 def affine_of(norm: Any) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_map
 
 from .._errors import bad_value
-from ..simulation.graph import Events, Recorder, events_of, is_delay, is_filter, is_max_pool, is_spiking
+from ..simulation.graph import Events, Recorder, events_of, is_delay, is_filter, is_gate, is_max_pool, is_spiking
 from ..simulation.layers import UNKNOWN, Rule, module_of, rule_of, rule_of_node
 from .connections import Connections, connections, is_linear
 
@@ -207,10 +207,13 @@ class _Count:
         for source in node.all_input_nodes:
             value = self.values[source]
             if isinstance(value, Tensor):
-                if source in self.moving and value.is_floating_point():
+                if source in self.moving and value.is_floating_point() and not self._is_gate(source):
                     yield source
             elif source in self.moving and _holds_tensors(value):
                 yield from self._inputs(source)
+
+    def _is_gate(self, node: fx.Node) -> bool:
+        return is_gate(module_of(self.graph, node))  # a factor of spikes, and none itself
 
     def _run(self, node: fx.Node, env: dict[fx.Node, Tensor]) -> Any:
         """Run one operation in float64, and those before it that are not in ``env``; other spikes are 0.
@@ -224,7 +227,7 @@ class _Count:
             known = self.values[source]
             if source.op == "get_attr":
                 return tree_map(_double, known)
-            if source not in self.moving:
+            if source not in self.moving or self._is_gate(source):
                 return tree_map(_any_number, known)
             if not _holds_tensors(known):
                 return known  # a size

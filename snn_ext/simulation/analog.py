@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, fx
 
 from ..neurons import AdaptiveSpikingNeuron
-from .graph import as_graph, is_delay, is_filter, is_max_pool, is_spiking, unit_of
+from .graph import as_graph, is_delay, is_filter, is_gate, is_max_pool, is_spiking, unit_of
 from .layers import known_type
 
 __all__ = ["AnalogTwin"]
@@ -58,6 +58,8 @@ class AnalogTwin(fx.Interpreter):
         module: Any = self.fetch_attr(target)
         if is_max_pool(module):  # a pooling of spikes too: the rates are values
             return known_type(module).forward(module, args[0])
+        if is_gate(module):
+            return module.gate(args[0])
         if is_delay(module):  # or a gate, of the phased schedule
             return args[0]
         if is_filter(module):

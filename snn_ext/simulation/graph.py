@@ -16,7 +16,7 @@ from ..neurons import AdaptiveSpikingNeuron
 from .layers import known_type, module_of, rule_of
 
 __all__ = [
-    "Events", "Recorder", "as_graph", "emits_spikes", "evaluating", "events_of", "is_delay", "is_filter",
+    "Events", "Recorder", "as_graph", "emits_spikes", "evaluating", "events_of", "is_delay", "is_filter", "is_gate",
     "is_max_pool", "is_spiking", "is_stateful", "module_of", "smoothed_readout", "step_length", "unit_of",
 ]  # fmt: skip
 
@@ -153,7 +153,12 @@ def step_length(graph: fx.GraphModule) -> float | None:
 
 def is_delay(module: nn.Module | None) -> bool:
     """Return True for a module with a state that passes on what it gets, perhaps later."""
-    return is_stateful(module) and not emits_spikes(module) and not is_filter(module)
+    return is_stateful(module) and not emits_spikes(module) and not is_filter(module) and not is_gate(module)
+
+
+def is_gate(module: nn.Module | None) -> bool:
+    """Return True for a factor from the mean of a current, with the attribute ``gate``, its function."""
+    return is_stateful(module) and isinstance(getattr(module, "gate", None), nn.Module)
 
 
 def is_filter(module: nn.Module | None) -> bool:

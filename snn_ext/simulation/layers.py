@@ -40,10 +40,7 @@ class Rule:
         The output is the input when the net is evaluated, as with dropout.
     passes_unit : bool
         ``f(u x) = u f(x)`` for any number u > 0, so a scale may be moved through it. One with several inputs passes
-        a unit that all of them have.
-    moves_channels : bool
-        Dimension 1 of the output is not that of the input (nor blocks of it): one unit passes, units per channel do
-        not.
+        a unit that all of them have. Units per channel are found by running it.
     fractional_bits : int or None
         How many bits the output needs more than its inputs to be exact, digits behind the point and growth of sums
         together; ``None`` if it need not be a binary fraction, as an average over three.
@@ -59,7 +56,6 @@ class Rule:
     window: Window | None = None
     identity: bool = False
     passes_unit: bool = False
-    moves_channels: bool = False
     fractional_bits: int | None = 0
     separable: bool = False
 
@@ -158,8 +154,7 @@ _AVERAGE_POOL = Rule(pooling="mean", window=_fixed_window, passes_unit=True, sep
 _ADAPTIVE_POOL = Rule(pooling="mean", window=_adaptive_window, passes_unit=True, separable=True)
 _MEAN = Rule(passes_unit=True, fractional_bits=None, separable=True)  # over a window that the rule does not know
 _IDENTITY = Rule(identity=True, passes_unit=True)
-_RESHAPE = Rule(passes_unit=True)
-_MOVE = Rule(passes_unit=True, moves_channels=True)
+_MOVE = Rule(passes_unit=True)  # of elements, which stay what they are
 _SUM = Rule(passes_unit=True, fractional_bits=1)
 
 RULES: dict[Any, Rule] = {
@@ -170,18 +165,27 @@ RULES: dict[Any, Rule] = {
     **dict.fromkeys((nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d), _AVERAGE_POOL),
     **dict.fromkeys((nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d), _ADAPTIVE_POOL),
     **dict.fromkeys((nn.Upsample, nn.UpsamplingNearest2d, nn.UpsamplingBilinear2d), _MEAN),
-    **dict.fromkeys((nn.Flatten, nn.ZeroPad2d), _RESHAPE),
+    **dict.fromkeys((nn.Flatten, nn.Unflatten, nn.PixelShuffle, nn.PixelUnshuffle, nn.ChannelShuffle), _MOVE),
+    **dict.fromkeys((nn.ZeroPad1d, nn.ZeroPad2d, nn.ZeroPad3d), _MOVE),
+    **dict.fromkeys((nn.ReflectionPad1d, nn.ReflectionPad2d, nn.ReflectionPad3d), _MOVE),
+    **dict.fromkeys((nn.ReplicationPad1d, nn.ReplicationPad2d, nn.ReplicationPad3d), _MOVE),
+    **dict.fromkeys((nn.CircularPad1d, nn.CircularPad2d, nn.CircularPad3d), _MOVE),
     **dict.fromkeys((nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d), _IDENTITY),
     **dict.fromkeys((nn.AlphaDropout, nn.FeatureAlphaDropout), _IDENTITY),
     # functions, and tensor methods by name
     **dict.fromkeys((operator.add, operator.iadd, torch.add), _SUM),
     **dict.fromkeys(("add", "add_", "__add__", "__radd__", "__iadd__"), _SUM),
-    **dict.fromkeys((torch.cat, torch.concat, torch.concatenate), _RESHAPE),
-    **dict.fromkeys((torch.flatten, torch.reshape, torch.squeeze, "flatten", "view", "reshape", "squeeze"), _RESHAPE),
-    **dict.fromkeys((operator.getitem, F.pad), _MOVE),
+    **dict.fromkeys((torch.cat, torch.concat, torch.concatenate, torch.stack), _MOVE),
+    **dict.fromkeys((torch.flatten, torch.reshape, torch.squeeze, torch.unsqueeze, torch.unflatten), _MOVE),
+    **dict.fromkeys(("flatten", "view", "reshape", "squeeze", "unsqueeze", "unflatten"), _MOVE),
+    **dict.fromkeys((torch.permute, torch.transpose, torch.swapaxes, torch.swapdims, torch.movedim), _MOVE),
+    **dict.fromkeys(("permute", "transpose", "swapaxes", "swapdims", "movedim", "mT"), _MOVE),
+    **dict.fromkeys((operator.getitem, torch.narrow, torch.select, torch.tile, F.pad), _MOVE),
+    **dict.fromkeys(("narrow", "select", "repeat", "expand", "tile"), _MOVE),
+    **dict.fromkeys((F.pixel_shuffle, F.pixel_unshuffle, F.channel_shuffle), _MOVE),
     **dict.fromkeys((F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, torch.dropout), _IDENTITY),
-    **dict.fromkeys(("contiguous", "detach", "clone", "float"), _IDENTITY),
-    **dict.fromkeys((torch.mean, "mean"), Rule(passes_unit=True, fractional_bits=None)),
+    **dict.fromkeys(("contiguous", "detach", "clone", "float", torch.clone), _IDENTITY),
+    **dict.fromkeys((torch.mean, "mean", torch.sum, "sum"), Rule(passes_unit=True, fractional_bits=None)),
     **dict.fromkeys((F.avg_pool1d, F.avg_pool2d, F.avg_pool3d), _MEAN),
     **dict.fromkeys((F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d), _MEAN),
     **dict.fromkeys((F.interpolate, F.upsample, F.upsample_nearest, F.upsample_bilinear), _MEAN),

@@ -36,6 +36,8 @@ class ConversionRecipe(FXConversionRecipe):
         :func:`snn_ext.convert`, which gets the calibration data itself.
     memory : int
         Bytes that the simulations during conversion may take.
+    output : str or int, optional
+        The output to convert, of a net with several: a key of a dict, a field of a dataclass, or a place in a tuple.
 
     Notes
     -----
@@ -45,6 +47,7 @@ class ConversionRecipe(FXConversionRecipe):
 
     calibration: Any = field(default=None, repr=False, kw_only=False)
     memory: int = 1 << 30
+    output: str | int | None = None
     _result: ConvertedNet | None = field(default=None, init=False, repr=False)
 
     pools: ClassVar[Literal["behind", "before"]] = "behind"
@@ -77,8 +80,10 @@ class ConversionRecipe(FXConversionRecipe):
         batches = Batches(self.calibration, device)
         x = batches.first()
         self.check_inputs(x)
-        net = self.build(canonicalize(ann, x[:_SAMPLES], pools=self.pools), batches)
-        net.to(memory_format=torch.channels_last)  # the weights of 2d convolutions, whose fast layout on a CPU it is
+        net = self.build(canonicalize(ann, x[:_SAMPLES], pools=self.pools, output=self.output), batches)
+        for parameter in net.parameters():
+            if parameter.ndim == 4:  # of a 2d convolution, whose fast layout on a CPU it is
+                parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
         return net.eval()
 
     # -- the host's hooks -------------------------------------------------------------------------------------------

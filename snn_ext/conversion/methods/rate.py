@@ -14,6 +14,7 @@ from ...simulation.layers import rule_of_node
 from ..activations import Activation
 from ..batches import Batches
 from ..canonicalize import AnalogNet
+from ..gates import gates
 from ..graph_tools import assign, calls, insert_behind, refuse
 from ..modules import over_channels
 from ..net import ConvertedNet
@@ -121,6 +122,7 @@ class RateRecipe(ConversionRecipe):
     def build(self, analog: AnalogNet, batches: Batches) -> ConvertedNet:
         """Put neurons in, set thresholds, fold scales, check; then find pre-charges and apply the schedule."""
         self._check_activations(analog)
+        self._check_gates(gates(analog.graph))
         if self.readout == "spikes":
             _append_readout(analog)
         net = spiking_net(
@@ -149,6 +151,16 @@ class RateRecipe(ConversionRecipe):
         steps = net.latency or min(self.time_steps or _REPORT_STEPS, _MOST_REPORT_STEPS)
         measure_rates(net, x, rates, steps, window=net.latency and self.time_steps, memory=self.memory)
         return net
+
+    def _check_gates(self, found: list[str]) -> None:
+        if found and self.schedule == "phased":
+            bad_value("schedule", "phased", f"'streaming' for a net with gates ({', '.join(found)})")
+        if found:
+            warnings.warn(
+                f"ann: {len(found)} gate{'s' * (len(found) > 1)} ({', '.join(found[:3])}{', ...' * (len(found) > 3)}) "
+                "follow the mean of their current so far, an approximation that improves with time",
+                stacklevel=2,
+            )
 
     def _check_activations(self, analog: AnalogNet) -> None:
         for name, activation in analog.activations.items():

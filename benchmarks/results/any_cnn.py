@@ -1,0 +1,205 @@
+"""All nets of torchvision, and one of each family of timm where it is installed: converted, or refused with the reason.
+
+``python -m benchmarks any-cnn --markdown docs/any-cnn-results.md`` keeps the nets that are done, so it can be
+interrupted and started again.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torchvision import models
+
+import snn_ext
+from recipes.lib.cli import Count, NewFile, NewFolder, Seed
+from recipes.lib.command import command, run_main
+from recipes.lib.files import read_json, replacing, write_json
+from recipes.lib.run_folder import own_folder
+from snn_ext.simulation import Simulation
+
+from .pages import command_line, provenance, table
+
+KINDS = {"classification": models, "segmentation": models.segmentation, "video": models.video}
+SIZES: dict[str, tuple[int, ...]] = {"video": (16, 56, 56), "s3d": (16, 208, 208), "mvit": (16, 224, 224)}
+SIZES |= {"inception": (96, 96), "vit": (224, 224), "maxvit": (224, 224)}
+"""Sizes of the inputs of a kind, or of nets by the beginning of their name; 64 x 64 for others."""
+METHOD: dict[str, Any] = {"method": "data-norm", "precharge": 0.5, "channel_wise": True}
+PAGE = """\
+# Any convolutional net: results
+
+Which nets of torchvision{others} convert, what the others are refused for, and how far the output of a converted net is
+from that of the analog net after T steps. Weights are random, and batch norm has the statistics of random images. So
+the figures show that conversions are right and how their error falls; they say nothing about accuracy on real images.
+Deep nets of random weights are the hard case. Images are of {size} x {size} pixels where a net takes them. The error is
+the root mean square over the outputs for {samples} image(s) that thresholds were found on, relative to that of the
+outputs of the analog net. Thresholds are the maxima of channels, the pre-charge is 0.5.
+
+"""
+
+
+@dataclass(kw_only=True)
+class Options:
+    """Study."""
+
+    out: Annotated[NewFolder, "folder"] = Path("runs/any_cnn")
+    nets: Annotated[list[str], "beginnings of the names of the nets, none: all"] = field(default_factory=list)
+    time_steps: Annotated[list[Count], "T of the errors"] = field(default_factory=lambda: [8, 32, 128])
+    size: Annotated[Count, "pixels of an image"] = 64
+    samples: Annotated[Count, "on which the error is measured"] = 1
+    largest: Annotated[Count, "millions of parameters of the largest net that is tried"] = 150
+    seed: Seed = 0
+    markdown: Annotated[NewFile | None, "file for the page"] = None
+
+
+@dataclass
+class Row:
+    """What came out of one net: errors by T, or the reason against it."""
+
+    kind: str
+    name: str
+    parameters: float
+    reason: str | None = None
+    errors: list[float] = field(default_factory=list)
+    gates: bool = False
+    seconds: float = 0.0
+
+
+@command
+def main(options: Options) -> list[Row]:
+    """Try net after net, print a line for each, and write the page."""
+    rows: list[Row] = []
+    setting = {name: getattr(options, name) for name in ("time_steps", "size", "samples", "largest", "seed")}
+    with own_folder(options.out, "any_cnn"):
+        file = options.out / "results.json"
+        found = read_json(file, "the nets that are done", "remove it to try them again") if file.exists() else {}
+        done = {row["name"]: Row(**row) for row in found.get("rows", []) if found["setting"] == setting}
+        for kind, name in names(options.nets):
+            rows.append(done.get(name) or tried(kind, name, options))
+            print(f"{kind:<15}{name:<32}{rows[-1].reason or _errors(rows[-1])}", flush=True)
+            done[name] = rows[-1]
+            write_json(file, {"setting": setting, "rows": [asdict(row) for row in done.values()]})
+    if options.markdown is not None:
+        with replacing(options.markdown) as temporary:
+            temporary.write_text(page(rows, options), encoding="utf-8")
+    return rows
+
+
+def names(chosen: Iterable[str] = ()) -> Iterator[tuple[str, str]]:
+    """Yield kind and name of all nets, or of those whose names begin with one of ``chosen``."""
+    every = [(kind, name) for kind, module in KINDS.items() for name in models.list_models(module=module)]
+    try:
+        import timm
+    except ImportError:
+        pass
+    else:
+        every += [("timm", timm.list_models(module=module)[0]) for module in timm.list_modules()]
+    beginnings = tuple(chosen) or ("",)
+    yield from ((kind, name) for kind, name in every if name.startswith(beginnings))
+
+
+def tried(kind: str, name: str, options: Options) -> Row:
+    """Convert one net and measure it; a refusal is a result."""
+    torch.manual_seed(options.seed)
+    started = time.perf_counter()
+    with torch.device("meta"):
+        row = Row(kind, name, sum(p.numel() for p in made(kind, name).parameters()) / 1e6)
+    if row.parameters > options.largest:
+        row.reason = f"not tried: more than {options.largest} million parameters"
+        return row
+    size = next((s for k, s in SIZES.items() if name.startswith(k) or kind == k), (options.size, options.size))
+    size = next((s for k, s in SIZES.items() if name.startswith(k)), size)
+    net, x = made(kind, name).eval(), torch.randn(16, 3, *size)
+    output = "out" if kind == "segmentation" else None
+    try:
+        snn_ext.conversion.canonicalize.canonicalize(net, x[:1], output=output)
+        with_statistics(net, x[: 4 if kind == "video" else len(x)])
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            snn = snn_ext.convert(net, x[:4], **METHOD, time_steps=1, output=output)
+        row.gates = any("gate" in str(warning.message) for warning in caught)
+        row.errors = errors(net, snn, x[: options.samples], options.time_steps, output)
+    except (ValueError, RuntimeError) as error:
+        row.reason = " ".join(str(error).split()).removeprefix("ann: got ")
+    row.seconds = time.perf_counter() - started
+    return row
+
+
+def made(kind: str, name: str) -> nn.Module:
+    """Return a net with random weights."""
+    if kind == "timm":
+        import timm
+
+        net: nn.Module = timm.create_model(name)
+        return net
+    options: dict[str, Any] = {"weights": None}
+    options |= {"weights_backbone": None} if kind == "segmentation" else {}
+    options |= {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
+    return models.get_model(name, **options)
+
+
+@torch.no_grad()
+def with_statistics(net: nn.Module, x: Tensor) -> None:
+    """Give batch norm the statistics of some images."""
+    norms = [module for module in net.modules() if isinstance(module, _BatchNorm)]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the plain mean over batches
+        norm.train()
+    net(x)
+    net.eval()
+
+
+@torch.no_grad()
+def errors(net: nn.Module, snn: Any, x: Tensor, time_steps: list[int], output: str | None) -> list[float]:
+    """Return the relative error of the mean output after each of some numbers of steps."""
+    wanted: Any = net(x)
+    wanted, total, step, found = wanted if output is None else wanted[output], 0, 0, list[float]()
+    for chunk in Simulation(snn).run(x, max(time_steps)):
+        for y in chunk:
+            total, step = total + y, step + 1
+            if step in time_steps:
+                found.append(float((total / step - wanted).norm() / wanted.norm()))
+    return found
+
+
+def page(rows: list[Row], options: Options) -> str:
+    """Return the page: how many convert, their errors, and the reasons of the others."""
+    others = " and of timm" if any(row.kind == "timm" for row in rows) else ""
+    parts = [PAGE.format(others=others, size=options.size, samples=options.samples)]
+    parts.append(provenance(command_line(options), options.seed))
+    kinds = list(dict.fromkeys(row.kind for row in rows))
+    counts = [[row.errors != [] for row in rows if row.kind == kind] for kind in kinds]
+    parts.append(
+        f"\n{table([(k, sum(c), len(c)) for k, c in zip(kinds, counts, strict=True)], ['', 'convert', 'of'])}\n"
+    )
+    header = ["net", "parameters, millions", *(f"error, T = {t}" for t in options.time_steps)]
+    for kind in kinds:
+        own = [row for row in rows if row.kind == kind]
+        good = [[_name(r), f"{r.parameters:.1f}", *(f"{e:.3f}" for e in r.errors)] for r in own if r.errors]
+        bad = [[r.name, r.reason] for r in own if r.reason]
+        parts.append(f"\n## {kind.capitalize()}\n")
+        parts += [f"\n{table(good, header)}\n"] if good else []
+        parts += [f"\n{table(bad, ['net', 'reason'])}\n"] if bad else []
+    if any(row.gates for row in rows):
+        parts.append("\n\\* with gates (squeeze-and-excitation), which are approximated.\n")
+    return "".join(parts)
+
+
+def _name(row: Row) -> str:
+    return f"{row.name} \\*" if row.gates else row.name
+
+
+def _errors(row: Row) -> str:
+    return ", ".join(f"{error:.3f}" for error in row.errors) + f"  ({row.seconds:.0f} s)"
+
+
+if __name__ == "__main__":
+    run_main(main)
