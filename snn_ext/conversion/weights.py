@@ -9,7 +9,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..simulation.layers import rule_of
 
-__all__ = ["affine_of", "fold_batch_norm", "multiply", "scale_columns", "scale_rows"]
+__all__ = ["affine_of", "fold_batch_norm", "multiply", "scale_columns", "scale_rows", "shift_rows"]
 
 
 def scale_rows(layer: Any, factor: Tensor) -> None:
@@ -23,6 +23,12 @@ def scale_rows(layer: Any, factor: Tensor) -> None:
     multiply(layer, "weight", weight)
     if layer.bias is not None:
         multiply(layer, "bias", factor)
+
+
+def shift_rows(layer: Any, offset: Tensor) -> None:
+    """Add one number per outgoing channel to the output of a layer: to its bias."""
+    bias = offset.double() if layer.bias is None else layer.bias.detach().double() + offset
+    layer.bias = nn.Parameter(bias.to(layer.weight.dtype), requires_grad=layer.weight.requires_grad)
 
 
 def scale_columns(layer: Any, factor: Tensor) -> None:
@@ -44,8 +50,7 @@ def fold_batch_norm(layer: Any, norm: _BatchNorm) -> None:
     """Fold the batch norm behind a layer into it, in place."""
     weight, bias = affine_of(norm)
     scale_rows(layer, weight)
-    offset = bias if layer.bias is None else layer.bias.detach().double() + bias
-    layer.bias = nn.Parameter(offset.to(layer.weight.dtype), requires_grad=layer.weight.requires_grad)
+    shift_rows(layer, bias)
 
 
 def affine_of(norm: Any) -> tuple[Tensor, Tensor]:
