@@ -21,7 +21,7 @@ from .spiking import OUTPUT, ThresholdSetter
 
 __all__ = ["AnalogSamples", "calibrate"]
 
-_POSITIONS, _ROWS = 1024, 8192
+_POSITIONS, _ROWS = 4096, 8192
 """Positions of a channel for the search, and for a regression of weights."""
 
 
@@ -65,8 +65,9 @@ def calibrate(
         if name in analog.activations:
             if correct_weights:
                 _correct(layers, node.all_input_nodes[0].all_input_nodes[0], samples.layers[name])
-            search = _search(layers, node, samples.layers[name], analog.activations[name].clip)
-            _apply(thresholds, name, search, samples.layers[name])
+            few = samples.layers[name].fewer(memory // (4 * time_steps * analog.x.element_size()))
+            search = _search(layers, node, few, analog.activations[name].clip)
+            _apply(thresholds, name, search, few)
         for _ in layers.finish(node):
             pass
     if correct_weights and samples.output is not None:
@@ -94,9 +95,10 @@ class _Samples:
         sample, place = self.places[batch]
         return value.reshape(*value.shape[:3], -1)[:, sample, :, place].permute(1, 2, 0)
 
-    def fewer(self, count: int) -> _Samples:
-        """Return every k-th position, so that about ``count`` remain."""
-        step = math.ceil(self.current.shape[1] / count)
+    def fewer(self, values: int) -> _Samples:
+        """Return every k-th position, so that there are enough for a search, and at most so many values."""
+        channels, positions = self.current.shape
+        step = math.ceil(positions / max(1, min(_POSITIONS, values // channels)))
         places = [(sample[::step], place[::step]) for sample, place in self.places]
         starts = [0, *torch.tensor([len(sample) for sample, _ in self.places]).cumsum(0).tolist()]
         kept = torch.cat([torch.arange(a, b, step) for a, b in zip(starts, starts[1:], strict=False)])
@@ -177,24 +179,23 @@ def _correct(layers: Layerwise, node: fx.Node, samples: _Samples) -> None:
 
 
 def _search(layers: Layerwise, node: fx.Node, samples: _Samples, clip: float | None) -> ChannelSearch:
-    samples, shared = samples.fewer(_POSITIONS), str(node.target) == OUTPUT
+    shared = str(node.target) == OUTPUT
     neuron: Any = layers.net.get_submodule(str(node.target))
     current = torch.cat([
         torch.cat([samples.of(chunk, batch) for chunk in layers.current(node, batch)])
         for batch in range(len(layers.batches))
     ], dim=2)  # fmt: skip
     start = least_squares_threshold(samples.current, samples.target, layers.time_steps, shared=shared)
-    search = ChannelSearch(
+    return ChannelSearch(
         current, samples.target, start, limit=clip, shared=shared, fire_at_threshold=neuron.fire_at_threshold
     )
-    return search
 
 
 def _apply(thresholds: ThresholdSetter, name: str, search: ChannelSearch, samples: _Samples) -> None:
     before = search.error.mean()
     search.run()
     power = samples.target.square().mean().clamp_min(torch.finfo(samples.target.dtype).tiny)
-    thresholds.errors[name] = tuple(float((error / power).sqrt()) for error in (before, search.error.mean()))
+    thresholds.errors[name] = float((before / power).sqrt()), float((search.error.mean() / power).sqrt())
     value = search.threshold[:1] if name == OUTPUT else search.threshold
     thresholds.set(name, value, "calibrated")
     modules: dict[str, Any] = dict(thresholds.net.named_modules())

@@ -35,7 +35,12 @@ def feeder(net: fx.GraphModule, node: fx.Node) -> fx.Node | None:
             stack.extend(source.all_input_nodes)
         elif _is_regression(net, source):
             found.append(source)
-    return max(found, key=lambda n: module_of(net, n).weight.numel(), default=None)  # type: ignore[union-attr, arg-type]
+    return max(found, key=lambda n: _weights(module_of(net, n)), default=None)
+
+
+def _weights(layer: Any) -> int:
+    count: int = layer.weight.numel()
+    return count
 
 
 def _is_regression(net: fx.GraphModule, node: fx.Node) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -32,9 +31,8 @@ class CalibratedRecipe(RateRecipe):
     .. math:: E(\theta, v, b) = \left\langle \left[\frac{\theta}{T}\, n(I + b; \theta, v) - a\right]^2 \right\rangle
 
     small: n is the count of T steps of the neuron under the current I that arrives from the layers before, and a the
-    analog activation. On residual nets the weights before each layer are corrected first, in closed form. The inputs
-    need no labels; 32 are enough for a small net. A net that is calibrated for T steps gets better with more steps, and
-    worse with fewer.
+    analog activation. The weights before each layer are corrected first, in closed form. The inputs need no labels;
+    32 to 256 of them are enough. A net that is calibrated for T steps is worse with fewer steps.
 
     Parameters
     ----------
@@ -44,9 +42,9 @@ class CalibratedRecipe(RateRecipe):
         T: as many steps as the net is to run.
     samples : int
         The first inputs of the calibration data are used, up to this number.
-    correct_weights : bool or "residual"
-        Correct weights and biases by ridge regression of what the mean current lacks, wherever the error on a quarter
-        of the inputs, which is held out, gets smaller; by default in nets with additions.
+    correct_weights : bool
+        Correct weights and biases by ridge regression of what the mean current lacks, in each layer in which the error
+        on a quarter of the inputs, which is held out, gets smaller.
     schedule : {"streaming", "phased"}
         In the phased schedule nothing but the staircase is left to calibrate: each threshold has the least squared
         error for T.
@@ -78,7 +76,7 @@ class CalibratedRecipe(RateRecipe):
 
     time_steps: int = 8
     samples: int = 256
-    correct_weights: bool | Literal["residual"] = "residual"
+    correct_weights: bool = True
     progress: bool = True
     precharge: float = field(default=0.5, init=False)
     reset: Literal["subtract"] = field(default="subtract", init=False)
@@ -108,19 +106,17 @@ class CalibratedRecipe(RateRecipe):
                 value = least_squares_threshold(layer.current, layer.target, self.time_steps, shared=shared)
                 thresholds.set(name, value[:1] if shared else value, "least squared error")
             return
-        correct = self.correct_weights
-        if correct == "residual":
-            correct = any(node.target is operator.add for node in analog.graph.graph.nodes)
         calibrate(
             thresholds, analog, inputs, self.time_steps,
-            correct_weights=correct, memory=self.memory, progress=self.progress,
+            correct_weights=self.correct_weights, memory=self.memory, progress=self.progress,
         )  # fmt: skip
 
     def _stands_for(self, analog: AnalogNet, thresholds: ThresholdSetter) -> Tensor:
         """Return the output of the net with the corrections in it."""
         if self.schedule == "phased":
             return super()._stands_for(analog, thresholds)
-        return AnalogTwin(thresholds.net)(analog.x)  # type: ignore[no-any-return]
+        output: Tensor = AnalogTwin(thresholds.net)(analog.x)
+        return output
 
     def _rates(self, analog: AnalogNet, thresholds: ThresholdSetter) -> dict[str, Tensor]:
         """Return the rates of the analog net: corrections make up for the time that spikes take."""

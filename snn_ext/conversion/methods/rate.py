@@ -186,7 +186,8 @@ class RateRecipe(ConversionRecipe):
         for name, clip in clips.items():
             assign(analog.graph, name, nn.Hardtanh(0.0, float(clip)))
         x = self._seen(analog.x)
-        return analog.graph(x) if clips or not torch.equal(x, analog.x) else analog.output  # type: ignore[no-any-return]
+        output: Tensor = analog.graph(x) if clips or not torch.equal(x, analog.x) else analog.output
+        return output
 
     def _seen(self, x: Tensor) -> Tensor:
         """Return what the encoder can carry of an input."""
