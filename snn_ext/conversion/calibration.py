@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 from tqdm import tqdm
 
 from ..simulation.layers import module_of
 from .canonicalize import AnalogNet
-from .channel_search import ChannelSearch, least_squares_threshold
+from .channel_search import START, ChannelSearch, least_squares_threshold
 from .graph_tools import shape_of
 from .layerwise import Layerwise
+from .quantized import START as QUANTIZED_START
+from .quantized import QuantizedReLU
 from .refit import feeder, inputs_of, refit
 from .spiking import OUTPUT, ThresholdSetter
 
@@ -66,7 +69,9 @@ def calibrate(
             if correct_weights:
                 _correct(layers, node.all_input_nodes[0].all_input_nodes[0], samples.layers[name])
             few = samples.layers[name].fewer(memory // (4 * time_steps * analog.x.element_size()))
-            search = _search(layers, node, few, analog.activations[name].clip)
+            if not bool(few.target.any()):
+                warnings.warn(f"calibration: {name} was never active; its threshold is 1", stacklevel=2)
+            search = _search(layers, node, few, analog.activations[name].clip, analog.graph.get_submodule(name))
             _apply(thresholds, name, search, few)
         for _ in layers.finish(node):
             pass
@@ -178,17 +183,25 @@ def _correct(layers: Layerwise, node: fx.Node, samples: _Samples) -> None:
         layers.forget()
 
 
-def _search(layers: Layerwise, node: fx.Node, samples: _Samples, clip: float | None) -> ChannelSearch:
+def _search(
+    layers: Layerwise, node: fx.Node, samples: _Samples, clip: float | None, activation: nn.Module
+) -> ChannelSearch:
+    """Return the search at its start: a quantised activation has threshold and pre-charge already."""
     shared = str(node.target) == OUTPUT
     neuron: Any = layers.net.get_submodule(str(node.target))
     current = torch.cat([
         torch.cat([samples.of(chunk, batch) for chunk in layers.current(node, batch)])
         for batch in range(len(layers.batches))
     ], dim=2)  # fmt: skip
-    start = least_squares_threshold(samples.current, samples.target, layers.time_steps, shared=shared)
+    if isinstance(activation, QuantizedReLU):
+        threshold, precharge = activation.threshold.detach().reshape(1), QUANTIZED_START[activation.rounding]
+    else:
+        threshold = least_squares_threshold(samples.current, samples.target, layers.time_steps, shared=shared)
+        precharge = START
     return ChannelSearch(
-        current, samples.target, start, limit=clip, shared=shared, fire_at_threshold=neuron.fire_at_threshold
-    )
+        current, samples.target, threshold, precharge,
+        limit=clip, shared=shared, fire_at_threshold=neuron.fire_at_threshold,
+    )  # fmt: skip
 
 
 def _apply(thresholds: ThresholdSetter, name: str, search: ChannelSearch, samples: _Samples) -> None:

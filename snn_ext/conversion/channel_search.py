@@ -78,7 +78,9 @@ class ChannelSearch:
     target : Tensor
         Analog activations a, ``[C, M]``.
     threshold : Tensor
-        ``[C]``, where the search starts, with a pre-charge of 1/2 and no bias.
+        ``[C]`` or ``[1]``, where the search starts, without a bias.
+    precharge : float
+        Where the search starts, in units of the threshold.
     limit : float or None
         Largest threshold.
     shared : bool
@@ -109,6 +111,7 @@ class ChannelSearch:
         current: Tensor,
         target: Tensor,
         threshold: Tensor,
+        precharge: float = START,
         *,
         limit: float | None = None,
         shared: bool = False,
@@ -117,8 +120,8 @@ class ChannelSearch:
         self._current, self._target, self._shared = current, target, shared
         self._limit = torch.inf if limit is None else limit
         self._fires = torch.ge if fire_at_threshold else torch.gt
-        self.threshold = threshold.to(target).clamp(max=self._limit)
-        self.precharge, self.bias = torch.full_like(self.threshold, START), torch.zeros_like(self.threshold)
+        self.threshold = threshold.to(target).clamp(max=self._limit).expand(len(target))
+        self.precharge, self.bias = torch.full_like(target[:, 0], precharge), torch.zeros_like(target[:, 0])
         self.error = self._errors(self.threshold[None], self.precharge[None], self.bias[None])[0]
 
     def run(self) -> None:

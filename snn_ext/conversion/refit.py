@@ -66,8 +66,7 @@ def inputs_of(layer: Any, x: Tensor, sample: Tensor, place: Tensor, shape: torch
     """
     if isinstance(layer, nn.Linear):
         return x[sample]
-    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
-    x, dims = F.pad(x, layer._reversed_padding_repeated_twice, mode), len(shape) - 2
+    x, dims = F.pad(x, layer._reversed_padding_repeated_twice), len(shape) - 2
     index = []
     for dim, start in enumerate(torch.unravel_index(place, shape[2:])):
         taps = torch.arange(layer.kernel_size[dim], device=x.device) * layer.dilation[dim]
@@ -138,7 +137,8 @@ class _Ridge:
 
     def slope(self, penalty: float) -> Tensor:
         """Return ``[G, K, O]``."""
-        diagonal = self._gram.diagonal(dim1=1, dim2=2).mean(1).clamp_min(torch.finfo(torch.float64).tiny)
+        diagonal = self._gram.diagonal(dim1=1, dim2=2).mean(1)
+        diagonal = torch.where(diagonal > 0, diagonal, torch.ones_like(diagonal))  # no spike arrives
         ridge = torch.eye(self._gram.shape[1]).to(self._gram) * (penalty * diagonal)[:, None, None]
         return torch.linalg.solve(self._gram + ridge, self._moment).to(self._x)
 

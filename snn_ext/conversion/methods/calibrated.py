@@ -111,6 +111,9 @@ class CalibratedRecipe(RateRecipe):
             correct_weights=self.correct_weights, memory=self.memory, progress=self.progress,
         )  # fmt: skip
 
+    def _check_precharge(self) -> None:
+        """Check nothing: the pre-charge is no option, and that of a quantised activation is its own."""
+
     def _stands_for(self, analog: AnalogNet, thresholds: ThresholdSetter) -> Tensor:
         """Return the output of the net with the corrections in it."""
         if self.schedule == "phased":

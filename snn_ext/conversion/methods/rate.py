@@ -157,7 +157,12 @@ class RateRecipe(ConversionRecipe):
         quantized = [activation.quantized is not None for activation in analog.activations.values()]
         if any(quantized) and self.reset == "zero":
             bad_value("reset", "zero", "'subtract' for quantised activations")
-        if all(quantized) and self.precharge not in (0.0, "optimize") and self.readout == "linear":
+        if all(quantized):
+            self._check_precharge()
+
+    def _check_precharge(self) -> None:
+        """Raise if a pre-charge is given for a net of quantised activations."""
+        if self.precharge not in (0.0, "optimize") and self.readout == "linear":
             bad_value("precharge", self.precharge, "0.0 for a net of quantised activations: their rounding is theirs")
 
     def _units(self, analog: AnalogNet) -> dict[str, str | None]:
