@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["ChannelSearch", "least_squares_threshold"]
+__all__ = ["LARGEST_PRECHARGE", "START", "ChannelSearch", "least_squares_threshold"]
 
 START = 0.5
 """Pre-charge that rounds to the nearest count under constant current."""
@@ -14,7 +14,7 @@ _FRACTIONS = torch.linspace(0.15, 1.05, 40)
 # the whole range of thresholds and pre-charges, the second around what the first has found.
 _COARSE = torch.linspace(0.1, 1.05, 30), torch.linspace(0.0, 0.95, 12), torch.linspace(-0.6, 0.6, 13)
 _FINE = torch.linspace(0.8, 1.25, 16), torch.linspace(-0.08, 0.08, 7), torch.linspace(-0.12, 0.12, 13)
-_LARGEST_PRECHARGE = 0.99
+LARGEST_PRECHARGE = 0.99
 # Candidates times positions that are advanced at a time: the state stays in the second-level cache.
 _BLOCK = 49_152
 
@@ -130,7 +130,7 @@ class ChannelSearch:
         for factors, precharges, biases in (_COARSE, _FINE):
             theta, v, b = (grid.to(self.threshold).unsqueeze(1) for grid in (factors, precharges, biases))
             self._try(threshold=(theta * reference).clamp(max=self._limit))
-            self._try(precharge=(center * self.precharge + v).clamp(0.0, _LARGEST_PRECHARGE))
+            self._try(precharge=(center * self.precharge + v).clamp(0.0, LARGEST_PRECHARGE))
             self._try(bias=self.bias + b * self.threshold / len(self._current))
             reference, center = self.threshold, 1.0
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+import torch
 from torch import Tensor
 
-from ..._errors import check_count
+from ..._errors import bad_value, check_count
 from ...simulation.analog import AnalogTwin
 from ..activations import Activation
 from ..batches import Batches
@@ -17,6 +18,7 @@ from ..channel_search import least_squares_threshold
 from ..modules import over_channels
 from ..net import ConvertedNet
 from ..spiking import OUTPUT, ThresholdSetter
+from ..tuning import tune
 from .rate import RateRecipe
 
 __all__ = ["CalibratedRecipe"]
@@ -48,6 +50,11 @@ class CalibratedRecipe(RateRecipe):
     schedule : {"streaming", "phased"}
         In the phased schedule nothing but the staircase is left to calibrate: each threshold has the least squared
         error for T.
+    tune : {"nothing", "channels", "weights"}
+        Afterwards let thresholds, pre-charges and biases, or the weights too, follow the surrogate gradient of the
+        squared distance to the analog output, on the same inputs; a quarter of them, held out, decides when to stop.
+    epochs : int
+        Of the tuning, at most.
     progress : bool
         Show a progress bar (tqdm).
 
@@ -77,6 +84,8 @@ class CalibratedRecipe(RateRecipe):
     time_steps: int = 8
     samples: int = 256
     correct_weights: bool = True
+    tune: Literal["nothing", "channels", "weights"] = "nothing"
+    epochs: int = 20
     progress: bool = True
     precharge: float = field(default=0.5, init=False)
     reset: Literal["subtract"] = field(default="subtract", init=False)
@@ -88,6 +97,9 @@ class CalibratedRecipe(RateRecipe):
         super().check()
         check_count("time_steps", self.time_steps)
         check_count("samples", self.samples)
+        check_count("epochs", self.epochs)
+        if self.tune != "nothing" and self.schedule == "phased":
+            bad_value("tune", self.tune, "'nothing' with schedule='phased'")
 
     def build(self, analog: AnalogNet, batches: Batches) -> ConvertedNet:
         """Build the net; in the streaming schedule the levels of quantised activations are only a target."""
@@ -110,6 +122,12 @@ class CalibratedRecipe(RateRecipe):
             thresholds, analog, inputs, self.time_steps,
             correct_weights=self.correct_weights, memory=self.memory, progress=self.progress,
         )  # fmt: skip
+        if self.tune != "nothing":
+            targets = torch.cat([analog.graph(x) for x in inputs])
+            tune(
+                thresholds, torch.cat(inputs), targets, self.time_steps,
+                epochs=self.epochs, weights=self.tune == "weights", progress=self.progress,
+            )  # fmt: skip
 
     def _check_precharge(self) -> None:
         """Check nothing: the pre-charge is no option, and that of a quantised activation is its own."""
