@@ -25,6 +25,7 @@ STUDIES = {
     "conversion": "results.conversion",
     "normalisation": "results.normalisation",
     "methods": "results.methods",
+    "calibrated": "results.calibrated",
     "precharge": "results.precharge",
     "autoencoder": "results.autoencoder",
     "adsnn": "results.adsnn",

@@ -86,7 +86,7 @@ def _convert(index: int, rng: random.Random) -> Any:
     from snn_ext import convert
 
     ann, loader = _nets(rng)
-    options = rng.choice([{"precharge": 0.5}, {"method": "spike-norm", "reset": "subtract", "time_steps": 10}, {}])
+    options = rng.choice([{"method": "data-norm", "precharge": 0.5}, {"method": "spike-norm", "time_steps": 10}, {}])
     before = {name: value.clone() for name, value in ann.state_dict().items()}
     snn = convert(ann, loader, **options)
     assert all(torch.equal(before[name], value) for name, value in ann.state_dict().items()), "the net was changed"
@@ -97,7 +97,7 @@ def _evaluate(index: int, rng: random.Random) -> Any:
     from snn_ext import convert, evaluate
 
     ann, loader = _nets(rng)
-    snn = convert(ann, loader, precharge=0.5)
+    snn = convert(ann, loader, method="data-norm", precharge=0.5)
     return evaluate(snn, loader, 20, ann=ann, resume=f"files/{index}.pt", progress=False).to_json()
 
 

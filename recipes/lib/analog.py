@@ -38,6 +38,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "net2": convertible.net2,
     "resnet20-bn": cifar.resnet20,
     "vgg16-bn": cifar.vgg16,
+    "small-cnn": cifar.small_cnn,
 }
 RESNETS = ("resnet18", "resnet20", "resnet34")
 
@@ -58,7 +59,7 @@ _HE = _PLAIN | {
     "crop": 4, "flip": True,
 }  # fmt: skip
 PAPER: dict[str, dict[str, Any]] = {
-    **dict.fromkeys(("resnet20-bn", "vgg16-bn"), _HE),
+    **dict.fromkeys(("resnet20-bn", "vgg16-bn", "small-cnn"), _HE),
     **dict.fromkeys(("vgg16", *RESNETS), _SENGUPTA),
     "net1": _HWANG | {"epochs": 200, "opt": "adam", "lr": 1e-3, "weight_decay": 1e-4, "lr_milestones": [60, 120, 180]},
     "net2": _HWANG | {
@@ -84,6 +85,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "net2": _SMALL | {"width": 0.125, "inputs": "unit"},
     "resnet20-bn": _SHORT,
     "vgg16-bn": _SHORT | {"width": 0.25, "lr": 0.05},
+    "small-cnn": _SMALL | {"epochs": 8, "lr": 4e-3},
 }
 PRESETS = {"small": SMALL, "paper": PAPER}
 SAME_NET = ("data", "model", "width", "constraint", "inputs")

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from .classifier import scaled
 from .convertible import VGG
 
-__all__ = ["resnet20", "vgg16"]
+__all__ = ["resnet20", "small_cnn", "vgg16"]
 
 
 def resnet20(classes: int = 10, in_channels: int = 3, *, width: float = 1.0, size: int = 32) -> nn.Sequential:
@@ -90,6 +90,22 @@ def vgg16(classes: int = 10, in_channels: int = 3, *, width: float = 1.0, size: 
             layers += [*_conv_norm(channels, scaled(int(entry), width)), nn.ReLU()]
             channels = scaled(int(entry), width)
     return _initialised(nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes)))
+
+
+def small_cnn(classes: int = 10, in_channels: int = 3, *, width: float = 1.0, size: int = 32) -> nn.Sequential:
+    """Build the net of the quickstart: three convolutions of 8, 32 and 64 channels, each before average pooling.
+
+    Examples
+    --------
+    >>> small_cnn(in_channels=1, size=28)(torch.rand(2, 1, 28, 28)).shape
+    torch.Size([2, 10])
+    """
+    layers: list[nn.Module] = []
+    channels = in_channels
+    for outputs in (8, 32, 64):
+        layers += [*_conv_norm(channels, scaled(outputs, width)), nn.ReLU(), nn.AvgPool2d(2)]
+        channels = scaled(outputs, width)
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels * (size // 8) ** 2, classes))
 
 
 def _conv_norm(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> list[nn.Module]:

@@ -2,7 +2,7 @@
 
 from .convert import convert
 from .diagnosis import LayerDiagnosis, diagnose
-from .methods import AdSNNRecipe, ConversionRecipe, DataNormRecipe, RateRecipe, SpikeNormRecipe
+from .methods import AdSNNRecipe, CalibratedRecipe, ConversionRecipe, DataNormRecipe, RateRecipe, SpikeNormRecipe
 from .modules import PoissonEncoder, Scale, SpikeMaxPool1d, SpikeMaxPool2d, SpikeMaxPool3d
 from .net import ConvertedNet
 from .phased import PhasedIFNode
@@ -13,6 +13,7 @@ from .scales import fold_scales
 
 __all__ = [
     "AdSNNRecipe",
+    "CalibratedRecipe",
     "ConversionRecipe",
     "ConvertedNet",
     "DataNormRecipe",

@@ -55,6 +55,15 @@ class Batches:
         if not found:
             bad_value("calibration", "no batch", "at least one")
 
+    def upto(self, samples: int) -> list[Tensor]:
+        """Return the first batches with so many samples in all, or with all that there are."""
+        found: list[Tensor] = []
+        for x in self:
+            found.append(x[: samples - sum(map(len, found))])
+            if sum(map(len, found)) == samples:
+                break
+        return found
+
     def first(self) -> Tensor:
         """Return the first batch."""
         return next(iter(self))

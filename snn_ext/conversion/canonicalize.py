@@ -55,6 +55,20 @@ class AnalogNet:
     x: Tensor
     output: Tensor
 
+    def currents(self, x: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """Return the input of each activation for some samples, and the output."""
+        found: dict[str, Tensor] = {}
+
+        def keep(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+            return lambda module, inputs: found.update({name: inputs[0]})
+
+        hooks = [self.graph.get_submodule(name).register_forward_pre_hook(keep(name)) for name in self.activations]
+        try:
+            return found, self.graph(x)
+        finally:
+            for hook in hooks:
+                hook.remove()
+
 
 @torch.no_grad()
 def canonicalize(

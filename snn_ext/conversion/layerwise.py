@@ -49,6 +49,10 @@ class Layerwise:
         """Return the nodes of the graph that are layers of neurons, in the order of the forward pass."""
         return [node for node in self._order if node.op != "output"]
 
+    def output(self) -> fx.Node:
+        """Return the node whose value is the output."""
+        return self._simulation.output()
+
     def current(self, node: fx.Node, batch: int) -> Iterator[Tensor]:
         """Yield the current into a layer for one batch, ``[T', N, ...]``, chunk after chunk.
 
@@ -71,13 +75,21 @@ class Layerwise:
             return
         kept: list[Tensor] = []
         room = self.memory - sum(map(_nbytes, chain.from_iterable(self._current.values())))
-        for values in self._simulation.stream(self.batches[batch], self.time_steps, [source], self._trains[batch]):
+        for values in self.values([source], batch):
             chunk = values[source]
             room -= _nbytes(chunk)
             kept = [*kept, chunk] if room >= 0 else []
             yield chunk
         if room >= 0:
             self._current[batch] = kept
+
+    def values(self, nodes: Sequence[fx.Node], batch: int) -> Iterator[dict[fx.Node, Tensor]]:
+        """Yield values of the graph for one batch, ``[T', N, ...]``, chunk after chunk; they are not kept."""
+        return self._simulation.stream(self.batches[batch], self.time_steps, nodes, self._trains[batch])
+
+    def forget(self) -> None:
+        """Drop the current that is kept: the weights before the visited layer have changed."""
+        self._node = None
 
     def is_constant(self, node: fx.Node) -> bool:
         """Return True if the current into a layer is the same at every step."""

@@ -37,6 +37,10 @@ class LayerReport:
         arrive, or spikes of several values.
     steps : int or None
         Steps after which ``rate_error`` was measured.
+    start_error, found_error : float or None
+        Root mean square error of the decoded values on the calibration data, relative to that of the activations,
+        where the search of ``method="calibrated"`` starts and ends: under the current that arrives from the layers
+        before, as they are calibrated.
     """
 
     name: str
@@ -47,6 +51,8 @@ class LayerReport:
     rule: str
     relative_threshold: float | None = None
     steps: int | None = None
+    start_error: float | None = None
+    found_error: float | None = None
 
     def describe(self, neuron: Any) -> None:
         """Take over threshold at rest and height of a spike from an adaptive neuron."""

@@ -18,7 +18,7 @@ from .canonicalize import own_modules
 from .graph_tools import bypass, free_name, insert_behind, shape_of
 from .modules import Scale, over_channels
 from .net import ConvertedNet
-from .weights import multiply, scale_columns, scale_rows
+from .weights import multiply, scale_columns, scale_rows, shift_rows
 
 __all__ = ["arriving_spikes", "fold", "fold_scales"]
 
@@ -83,16 +83,21 @@ def fold(net: ConvertedNet, keep_output: bool = True) -> ConvertedNet:
 
 
 def _push_back(net: fx.GraphModule, node: fx.Node) -> None:
-    """Fold a scale into the rows of the layer before it, through additions."""
+    """Fold a scale into the rows of the layer before it, through additions; its bias into one of them."""
     scale: Any = module_of(net, node)
     source = node.all_input_nodes[0]
-    if len(source.users) > 1 or scale.bias is not None:
+    if len(source.users) > 1:
         return
     if source.target is operator.add:
-        for operand in source.all_input_nodes:
-            _push_back(net, _insert_scale(net, operand, source, scale.weight))
+        bias = scale.bias
+        for operand in sorted(source.all_input_nodes, key=lambda n: not rule_of_node(net, n).weighted):
+            inserted = _insert_scale(net, operand, source, scale.weight)
+            module_of(net, inserted).bias, bias = bias, None  # type: ignore[union-attr]
+            _push_back(net, inserted)
     elif rule_of_node(net, source).weighted and (len(scale.weight) == 1 or _mixes_channels(net, source)):
         scale_rows(module_of(net, source), scale.weight)
+        if scale.bias is not None:
+            shift_rows(module_of(net, source), scale.bias)
     else:
         return
     bypass(node)

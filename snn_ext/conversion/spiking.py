@@ -118,6 +118,8 @@ class ThresholdSetter:
         The thresholds that were set, ``[1]`` or ``[C]``, in the units of the analog net.
     rules : dict of str to str
         Where each comes from.
+    errors : dict of str to (float, float)
+        Relative errors of calibrated layers before and after their search.
     """
 
     def __init__(
@@ -126,6 +128,7 @@ class ThresholdSetter:
         self.net, self.activations, self.units = net, activations, units or {}
         self.values: dict[str, Tensor] = {}
         self.rules: dict[str, str] = {}
+        self.errors: dict[str, tuple[float, float]] = {}
 
     def given(self, name: str) -> tuple[Tensor, str] | None:
         """Return threshold and rule of a layer for which none is to be found; ``None`` for any other layer."""

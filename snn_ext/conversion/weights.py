@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ..simulation.layers import rule_of
 
-__all__ = ["affine_of", "fold_scale", "multiply", "per_channel", "scale_columns", "scale_rows"]
+__all__ = ["affine_of", "fold_scale", "multiply", "per_channel", "scale_columns", "scale_rows", "shift_rows"]
 
 
 def scale_rows(layer: Any, factor: Tensor) -> None:
@@ -22,6 +22,12 @@ def scale_rows(layer: Any, factor: Tensor) -> None:
     multiply(layer, "weight", weight)
     if layer.bias is not None:
         multiply(layer, "bias", factor)
+
+
+def shift_rows(layer: Any, offset: Tensor) -> None:
+    """Add one number per outgoing channel to the output of a layer: to its bias."""
+    bias = offset.double() if layer.bias is None else layer.bias.detach().double() + offset
+    layer.bias = nn.Parameter(bias.to(layer.weight.dtype), requires_grad=layer.weight.requires_grad)
 
 
 def scale_columns(layer: Any, factor: Tensor) -> None:
@@ -43,8 +49,7 @@ def fold_scale(layer: Any, weight: Tensor, bias: Tensor | None, outputs: int) ->
     """Fold ``weight * x + bias`` behind a layer into it, in place."""
     scale_rows(layer, weight)
     if bias is not None:
-        offset = bias.double().expand(outputs) if layer.bias is None else layer.bias.detach().double() + bias
-        layer.bias = nn.Parameter(offset.to(layer.weight.dtype), requires_grad=layer.weight.requires_grad)
+        shift_rows(layer, bias.expand(outputs))
 
 
 def per_channel(field: Tensor) -> Tensor | None:

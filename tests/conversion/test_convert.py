@@ -36,8 +36,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "per channel": {"method": "data-norm", "channel_wise": True},
     "unfolded": {"method": "data-norm", "fold_scales": False},
     "unfolded per channel": {"method": "data-norm", "fold_scales": False, "channel_wise": True},
-    "spike-norm": {"time_steps": 48},
-    "spike-norm per channel": {"time_steps": 48, "channel_wise": True},
+    "spike-norm": {"method": "spike-norm", "time_steps": 48},
+    "spike-norm per channel": {"method": "spike-norm", "time_steps": 48, "channel_wise": True},
     "optimised": {"method": "data-norm", "precharge": "optimize", "time_steps": 40},
     "input neurons": {"method": "data-norm", "encoder": "if"},
 }
@@ -228,11 +228,13 @@ def test_recipes_run_in_the_hosts_converter() -> None:
 
 
 def test_reset_to_zero_is_a_choice() -> None:
-    snn = convert(trained(vgg()), images(), time_steps=16, encoder="poisson", reset="zero", seed=5)
+    snn = convert(trained(vgg()), images(), method="spike-norm", time_steps=16, encoder="poisson", reset="zero", seed=5)
     assert snn.get_submodule("2").v_reset == 0.0 and snn.get_submodule("input_spikes").seed == 5
 
 
 BAD: dict[str, dict[str, Any]] = {
+    "precharge: got 0.5, want an option of CalibratedRecipe": {"method": "calibrated", "precharge": 0.5},
+    "samples: got 0": {"method": "calibrated", "samples": 0},
     "method: got 'x'": {"method": "x"},
     "percentile: got 99.0, want an option of SpikeNormRecipe": {"percentile": 99.0},
     "percentile: got 0": {"method": "data-norm", "percentile": 0},
@@ -257,7 +259,7 @@ BAD: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("message", BAD)
 def test_bad_arguments_are_named(message: str) -> None:
     with pytest.raises((TypeError, ValueError), match=message):
-        convert(vgg(), images(), **BAD[message])
+        convert(vgg(), images(), **{"method": "spike-norm"} | BAD[message])
 
 
 def test_bad_calibration_is_named() -> None:

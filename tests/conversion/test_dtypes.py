@@ -34,7 +34,7 @@ OPTIONS: list[dict[str, Any]] = [
     {"method": "data-norm"},
     {"method": "data-norm", "channel_wise": True},
     {"method": "data-norm", "channel_wise": True, "fold_scales": False},
-    {"time_steps": 4, "channel_wise": True},
+    {"method": "spike-norm", "time_steps": 4, "channel_wise": True},
 ]
 
 

@@ -123,7 +123,7 @@ def names(state: tuple[Any, ...]) -> list[Any]:
 READS: dict[str, tuple[Callable[[], Any], Callable[[Any, Tensor], object]]] = {
     "data-norm": (mlp, lambda net, x: convert(net, x, method="data-norm", precharge="optimize", time_steps=3)),
     "percentile": (mlp, lambda net, x: convert(net, x, method="data-norm", percentile=90.0, fold_scales=False)),
-    "spike-norm": (mlp, lambda net, x: convert(net, x, time_steps=3, channel_wise=True)),
+    "spike-norm": (mlp, lambda net, x: convert(net, x, method="spike-norm", time_steps=3, channel_wise=True)),
     "phased": (mlp, lambda net, x: convert(net, x, method="data-norm", schedule="phased", time_steps=2)),
     "adsnn": (mlp, lambda net, x: convert(net, x, method="adsnn", spike_height="adaptive")),
     "fold_scales": (lambda: mlp(lambda: ATIFuNode(0.5, scale_output=True)), lambda net, x: fold_scales(net)),

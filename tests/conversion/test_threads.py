@@ -46,7 +46,7 @@ def adaptive() -> nn.Module:
 
 JOBS: list[tuple[Callable[[], nn.Module], dict[str, Any]]] = [
     (ResNet, {"method": "data-norm", "precharge": "optimize", "time_steps": 4}),
-    (vgg, {"time_steps": 4, "channel_wise": True}),
+    (vgg, {"time_steps": 4, "progress": False}),
     (adaptive, {"method": "adsnn", "m_f": 0.3}),
     (lambda: vgg(pool=lambda: nn.MaxPool2d(2)), {"method": "data-norm", "percentile": 99.0}),
 ]

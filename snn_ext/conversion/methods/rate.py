@@ -135,14 +135,14 @@ class RateRecipe(ConversionRecipe):
         )
         thresholds = ThresholdSetter(net, analog.activations, self._units(analog))
         self.set_thresholds(thresholds, analog, batches)
-        wanted, x = self._wanted(analog, thresholds.values), analog.x
+        net.time_steps, net.clips = self.time_steps, _clips(thresholds)
+        wanted, x = self._wanted(analog, thresholds), analog.x
         arriving = arriving_spikes(net, thresholds.values, INPUT)
         if self.fold_scales:
             fold(net, keep_output=self.readout == "linear")
         elif OUTPUT in analog.activations:
             emit_ones(net, OUTPUT)
-        net.time_steps, net.clips = self.time_steps, _clips(thresholds)
-        rates = check_result(net, x, wanted)
+        rates = check_result(net, x, wanted) | self._rates(analog, thresholds)
         net.report = Report(self._layer_report(net, name, thresholds, arriving.get(name)) for name in neurons(net))
         if self.precharge == "optimize":
             optimize_precharge(net, None, batches, time_steps=self.time_steps or 255, memory=self.memory)
@@ -169,7 +169,12 @@ class RateRecipe(ConversionRecipe):
         quantized = [activation.quantized is not None for activation in analog.activations.values()]
         if any(quantized) and self.reset == "zero":
             bad_value("reset", "zero", "'subtract' for quantised activations")
-        if all(quantized) and self.precharge not in (0.0, "optimize") and self.readout == "linear":
+        if all(quantized):
+            self._check_precharge()
+
+    def _check_precharge(self) -> None:
+        """Raise if a pre-charge is given for a net of quantised activations."""
+        if self.precharge not in (0.0, "optimize") and self.readout == "linear":
             bad_value("precharge", self.precharge, "0.0 for a net of quantised activations: their rounding is theirs")
 
     def _units(self, analog: AnalogNet) -> dict[str, str | None]:
@@ -181,25 +186,40 @@ class RateRecipe(ConversionRecipe):
             bad_value("residual", "unit-threshold", "'junction' for a net without residual units")
         return units
 
-    def _wanted(self, analog: AnalogNet, thresholds: dict[str, Tensor]) -> Tensor | None:
-        """Return the output that rates stand for in the end: of the analog net, its quantised activations clipped only.
+    def _wanted(self, analog: AnalogNet, thresholds: ThresholdSetter) -> Tensor | None:
+        """Return the output that rates stand for in the end.
 
-        None for an output that consists of spikes as it is, in the units of each channel. The analog net is changed.
+        None for an output that consists of spikes as it is, in the units of each channel.
         """
+        output = self._stands_for(analog, thresholds)
+        if self.readout == "linear":
+            return output
+        scale = thresholds.values.get(OUTPUT)
+        return None if scale is None else output / over_channels(scale.to(output), output.ndim)
+
+    def _stands_for(self, analog: AnalogNet, thresholds: ThresholdSetter) -> Tensor:
+        """Return the output of the analog net, its quantised activations clipped only; the analog net is changed."""
         clips = {name: a.quantized.threshold for name, a in analog.activations.items() if a.quantized is not None}
         for name, clip in clips.items():
             assign(analog.graph, name, nn.Hardtanh(0.0, float(clip)))
-        x = analog.x.clamp(-1.0, 1.0) if self.encoder == "poisson" else analog.x
+        x = self._seen(analog.x)
         output: Tensor = analog.graph(x) if clips or not torch.equal(x, analog.x) else analog.output
-        if self.readout == "linear":
-            return output
-        return output / over_channels(thresholds[OUTPUT].to(output), output.ndim) if OUTPUT in thresholds else None
+        return output
+
+    def _seen(self, x: Tensor) -> Tensor:
+        """Return what the encoder can carry of an input."""
+        return x.clamp(-1.0, 1.0) if self.encoder == "poisson" else x
+
+    def _rates(self, analog: AnalogNet, thresholds: ThresholdSetter) -> dict[str, Tensor]:
+        """Return the rates that layers are to approach, where these are not those of what the net stands for."""
+        return {}
 
     def _layer_report(
         self, net: ConvertedNet, name: str, thresholds: ThresholdSetter, arriving: float | None
     ) -> LayerReport:
         neuron: Any = net.get_submodule(name)
         value, activation = thresholds.values.get(name, torch.ones(1)), thresholds.activations.get(name)
+        start_error, found_error = thresholds.errors.get(name, (None, None))
         per_channel = self.channel_wise and activation is not None and activation.quantized is None
         return LayerReport(
             name=name,
@@ -209,6 +229,8 @@ class RateRecipe(ConversionRecipe):
             rate_error=None,
             rule=thresholds.rules.get(name, "input"),
             relative_threshold=None if arriving is None or len(value) > 1 else float(value) / arriving,
+            start_error=start_error,
+            found_error=found_error,
         )
 
 

@@ -13,7 +13,7 @@ pytest.importorskip("spikingjelly")
 pytest.importorskip("torchvision")
 
 import snn_ext  # noqa: E402
-from benchmarks.results import autoencoder, conversion, methods, normalisation, precharge, rivals  # noqa: E402
+from benchmarks.results import autoencoder, calibrated, conversion, methods, normalisation, precharge, rivals  # noqa: E402
 from benchmarks.results.conversion_plots import images  # noqa: E402
 from recipes.lib.cli import parse  # noqa: E402
 from snn_ext.spikingjelly import PCMPIFNode  # noqa: E402
@@ -134,3 +134,15 @@ def test_pictures_name_their_columns_and_rows() -> None:
     figure = images({"a": [torch.rand(1, 4, 4)] * 2, "b": [torch.rand(3, 4, 4)] * 2}, ["step 1", "analog"], "title")
     assert [axes.get_title() for axes in figure.axes] == ["step 1", "analog", "", ""]
     assert [axes.get_ylabel() for axes in figure.axes] == ["a", "", "b", ""]
+
+
+def test_calibrated_reports_every_way_and_number_of_steps_over_seeds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny = TINY[: TINY.index("--time-steps")]
+    ways = ["calibrated", "data-norm 99 % per channel, pre-charge 0.5", "RateCoding Max"]
+    command = ["--model", "small-cnn", *tiny, "--seeds", "0", "1", "--steps", "2", "4", "--out", str(tmp_path)]
+    report = calibrated.main([*command, "--ways", *ways])
+    assert all(f"| {way}" in report for way in ways) and "| T = 2" in report and "Seed 0 1" in report
+    monkeypatch.setattr("recipes.lib.evaluations.evaluate", lambda *_, **__: pytest.fail("evaluated again"))
+    assert calibrated.main([*command, "--ways", *ways]) == report

@@ -18,6 +18,7 @@ from spikingjelly.activation_based.ann2snn import Converter  # noqa: E402
 from snn_ext import AAN, convert  # noqa: E402
 from snn_ext.conversion import (  # noqa: E402
     AdSNNRecipe,
+    CalibratedRecipe,
     ConvertedNet,
     DataNormRecipe,
     QuantizedReLU,
@@ -31,6 +32,7 @@ from snn_ext.conversion.spiking import ThresholdSetter  # noqa: E402
 from tests.conversion.nets import ResNet, images, loop, trained, vgg  # noqa: E402
 
 DOCS = Path(__file__).parents[3] / "docs"
+PAGES = {"adsnn": "adsnn.md", "calibrated": "calibration.md"}
 
 
 def options_of(method: str) -> dict[str, Any]:
@@ -39,7 +41,7 @@ def options_of(method: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_option_is_documented_with_its_default_where_a_user_looks(method: str) -> None:
-    page = (DOCS / ("adsnn.md" if method == "adsnn" else "conversion.md")).read_text(encoding="utf-8")
+    page = (DOCS / PAGES.get(method, "conversion.md")).read_text(encoding="utf-8")
     cells = [[cell.strip(" `") for cell in line.split("|")] for line in page.splitlines() if line.startswith("| `")]
     rows = {row[1]: row[2] for row in cells}
     recipes = "\n".join(kind.__doc__ or "" for kind in METHODS[method].__mro__)
@@ -55,6 +57,7 @@ def test_every_option_is_documented_with_its_default_where_a_user_looks(method: 
     [
         (DataNormRecipe, "data-norm", {"percentile": 99.0, "precharge": 0.5}),
         (SpikeNormRecipe, "spike-norm", {"time_steps": 9, "channel_wise": True}),
+        (CalibratedRecipe, "calibrated", {"time_steps": 4, "progress": False}),
         (AdSNNRecipe, "adsnn", {"spike_height": "adaptive"}),
     ],
 )
@@ -117,8 +120,10 @@ RUNS: dict[str, tuple[Any, dict[str, Any], int]] = {
     "data-norm": (vgg, {"method": "data-norm"}, 7 + 2),
     "percentile": (vgg, {"method": "data-norm", "percentile": 99.0}, 7 + 4),
     "phased": (vgg, {"method": "data-norm", "schedule": "phased", "time_steps": 3}, 7 + 2),
-    "spike-norm": (vgg, {"time_steps": 9}, 7 + 1 + 2),
+    "spike-norm": (vgg, {"method": "spike-norm", "time_steps": 9}, 7 + 1 + 2),
     "quantised": (quantized, {"method": "data-norm"}, 7 + 2 + 1),
+    # Two runs of the analog net, each batch; the current for the search, the spikes; the check before the fold.
+    "calibrated": (vgg, {"time_steps": 3, "progress": False}, 7 + 7),
     "adsnn": (lambda: vgg(AAN), {"method": "adsnn"}, 7 + 2 + 1),
     "adsnn, another precision": (lambda: vgg(AAN), {"method": "adsnn", "m_f": 0.3}, 7 + 2 + 2),
 }

@@ -49,7 +49,7 @@ def test_relative_thresholds_are_those_of_the_papers_algorithm(encoder: str, res
     with torch.no_grad():
         wanted = algorithm_1([layer.weight for layer in linear], train, reset)
     options: dict[str, Any] = {"seed": 4} if encoder == "poisson" else {}
-    snn = convert(ann, x, time_steps=T, encoder=encoder, reset=reset, **options)
+    snn = convert(ann, x, time_steps=T, method="spike-norm", encoder=encoder, reset=reset, **options)
     scale = 1.0
     for layer, theta in zip(snn.report, wanted, strict=True):
         scale *= theta
@@ -77,7 +77,9 @@ def from_the_input(snn: Any, x: Tensor, layers: list[Any]) -> list[float]:
 @pytest.mark.parametrize("make", [vgg, ResNet, lambda: vgg(pool=lambda: nn.MaxPool2d(2))], ids=["vgg", "resnet", "max"])
 def test_thresholds_are_the_largest_currents_of_the_finished_net_in_any_memory(make: Any, memory: int) -> None:
     ann, x = dyadic(make(), 3), images(4)
-    snn = convert(ann, [x[:3], x[3:]], time_steps=T, memory=memory, fold_scales=False, readout="spikes")
+    snn = convert(
+        ann, [x[:3], x[3:]], time_steps=T, method="spike-norm", memory=memory, fold_scales=False, readout="spikes"
+    )
     largest = from_the_input(snn, x, snn.report)
     assert [layer.threshold for layer in snn.report] == pytest.approx(largest, rel=1e-5)
     assert {layer.rule for layer in snn.report} == {"Spike-Norm"}
@@ -123,7 +125,7 @@ def test_thresholds_per_channel_are_those_of_the_algorithm_by_hand(memory: int) 
     batches = [torch.randint(0, 17, (n, 6)) / 16 for n in (4, 1, 3)]
     with torch.no_grad():
         wanted = per_channel_algorithm_1(ann, batches)
-    snn = convert(ann, batches, channel_wise=True, time_steps=T, memory=memory)
+    snn = convert(ann, batches, channel_wise=True, time_steps=T, method="spike-norm", memory=memory)
     for layer, theta in zip(snn.report, wanted, strict=True):
         assert layer.threshold == pytest.approx(theta.tolist(), rel=1e-4)
 
@@ -134,7 +136,9 @@ def test_thresholds_per_channel_are_the_largest_currents_of_the_finished_net_in_
     make: Any, memory: int
 ) -> None:
     ann, x = dyadic(make(), 3), images(4)
-    snn = convert(ann, [x[:3], x[3:]], channel_wise=True, time_steps=T, memory=memory, fold_scales=False)
+    snn = convert(
+        ann, [x[:3], x[3:]], channel_wise=True, time_steps=T, method="spike-norm", memory=memory, fold_scales=False
+    )
     largest: dict[str, Tensor] = {}
 
     def keep(name: str) -> Any:
@@ -165,7 +169,7 @@ def test_clips_and_quantised_thresholds_are_not_exceeded() -> None:
     ann = trained(vgg(relu=nn.ReLU6))
     with torch.no_grad():
         ann[0].weight *= 40
-    snn = convert(ann, images(), time_steps=T)
+    snn = convert(ann, images(), time_steps=T, method="spike-norm")
     assert snn.report[0].threshold == 6.0 and all(layer.threshold <= 6.0 for layer in snn.report)
 
 
@@ -197,6 +201,6 @@ def test_trains_and_currents_that_are_kept_stay_within_the_memory(memory: int) -
 
 
 def test_unit_threshold_keeps_spike_norm_for_what_comes_before() -> None:
-    snn = convert(trained(ResNet()), images(), time_steps=T, residual="unit-threshold")
+    snn = convert(trained(ResNet()), images(), time_steps=T, method="spike-norm", residual="unit-threshold")
     assert [layer.rule for layer in snn.report] == ["Spike-Norm"] + ["unit threshold"] * 6
     assert len({layer.threshold for layer in snn.report}) == 1

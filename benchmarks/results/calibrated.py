@@ -1,0 +1,109 @@
+"""Few steps without training: the calibrated conversion beside our other ones and SpikingJelly's recipes, over seeds.
+
+``python -m benchmarks calibrated --model resnet20-bn --width 0.5 --seeds 0 1 2 --out runs/calibrated/resnet20``
+
+A net is trained for each seed, converted for each number of steps, and evaluated at that step; every step counts. All
+conversions get the same calibration images, the first of the training images. What is finished is kept.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+from torch import nn
+
+from recipes.convert import METHODS
+from recipes.lib.analog import Analog, ConversionOptions, trained
+from recipes.lib.cli import Argument, Count, Seed
+from recipes.lib.command import command, run_main
+from recipes.lib.evaluations import Evaluations
+from recipes.lib.ranges import Different
+from recipes.lib.run_folder import own_folder
+from snn_ext.evaluation import Evaluation
+
+from .pages import command_line, provenance, spread, table, write_report
+from .rivals import RIVALS, convert
+
+__all__ = ["CALIBRATED", "WAYS", "main"]
+
+_QUIET = {"method": "calibrated", "progress": False}
+CALIBRATED: dict[str, dict[str, Any]] = {
+    "calibrated": _QUIET,
+    "calibrated, weights as they are": _QUIET | {"correct_weights": False},
+    "calibrated on 32 images": _QUIET | {"samples": 32},
+}
+"""A net of these is made for each number of steps; the others are made once."""
+_BEFORE = "data-norm 99 % per channel, pre-charge 0.5"
+WAYS = CALIBRATED | {_BEFORE: METHODS[_BEFORE]} | RIVALS
+
+
+@dataclass(kw_only=True)
+class Options(ConversionOptions):
+    """Study."""
+
+    seed: int = field(default=0, init=False)
+    seeds: Annotated[list[Seed], Different, "of the trainings"] = field(default_factory=lambda: [0])
+    steps: Annotated[list[Count], Different, "T"] = field(default_factory=lambda: [2, 4, 8, 16])
+    ways: Annotated[list[str], WAYS, Argument(metavar="NAME"), "by name"] = field(default_factory=lambda: list(WAYS))
+    calibration_images: Annotated[Count, "the first of the training images"] = 256
+    eval_images: Annotated[Count | None, "test on a sample of the test images"] = None
+
+
+@command
+def main(options: Options) -> str:
+    """Train what is not trained, convert and evaluate what is not evaluated, and return the report."""
+    found: dict[str, list[dict[int, Evaluation]]] = {name: [] for name in options.ways}
+    with own_folder(options.out, "calibrated"):
+        for seed in options.seeds:
+            each, folder = copy.copy(options), options.out / f"seed-{seed}"
+            each.seed = seed
+            analog = trained(each, folder / "analog")
+            for name in options.ways:
+                found[name].append(evaluate(analog, name, options, Evaluations(folder / "evaluations")))
+        text = f"### Few steps: {analog.title}, {analog.data.name}\n\n{_text(found, options)}\n"
+        seeds = " ".join(map(str, options.seeds))
+        return write_report(options.out, text + "\n" + provenance(command_line(options), seeds))
+
+
+def evaluate(analog: Analog, name: str, options: Options, kept: Evaluations) -> dict[int, Evaluation]:
+    """Return for each T the evaluation of the net that is converted for it."""
+    found: dict[int, Evaluation] = {}
+    for steps in sorted(options.steps, reverse=True):
+        way = WAYS[name] | ({"time_steps": steps} if name in CALIBRATED else {})
+        if name not in CALIBRATED and found:  # one net for all
+            found[steps] = found[max(found)]
+            continue
+
+        def make(way: Mapping[str, Any] = way) -> nn.Module:
+            return convert(analog.net, list(analog.loader("train", options.calibration_images)), **way)
+
+        settings = {"way": {k: str(v) for k, v in way.items()}, "calibration_images": options.calibration_images}
+        each = f"{name}, T {steps}"
+        found[steps], _ = analog.evaluate(kept, each, make, steps, images=options.eval_images, settings=settings)
+    return found
+
+
+def _text(found: Mapping[str, Sequence[Mapping[int, Evaluation]]], options: Options) -> str:
+    steps, any_ones = sorted(options.steps), [one[max(options.steps)] for one in next(iter(found.values()))]
+    accuracies = spread([100 * e.analog_accuracy for e in any_ones], 2)
+    rows = [
+        [
+            name,
+            *(spread([100 * float(one[t].accuracy[t - 1]) for one in runs], 2) for t in steps),
+            *(spread([float(one[t].spikes[t - 1]) / 1e3 for one in runs], 1) for t in steps[-1:]),
+        ]
+        for name, runs in found.items()
+    ]
+    header = ["conversion", *(f"T = {t}" for t in steps), f"10^3 spikes at {steps[-1]}"]
+    return (
+        f"Accuracy in %, constant input, linear read-out, every step counted; {any_ones[0].samples:,} test images, "
+        f"{options.calibration_images} for calibration, analog net {accuracies} %. Mean over the seeds "
+        f"{' '.join(map(str, options.seeds))}, with (smallest..largest) if there are several.\n\n{table(rows, header)}"
+    )
+
+
+if __name__ == "__main__":
+    run_main(main, "the same command continues")

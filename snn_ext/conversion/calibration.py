@@ -1,0 +1,217 @@
+"""Calibration layer by layer, on the spiking net as it is so far."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from tqdm import tqdm
+
+from ..simulation.layers import module_of
+from .canonicalize import AnalogNet
+from .channel_search import START, ChannelSearch, least_squares_threshold
+from .graph_tools import shape_of
+from .layerwise import Layerwise
+from .quantized import START as QUANTIZED_START
+from .quantized import QuantizedReLU
+from .refit import feeder, inputs_of, refit
+from .spiking import OUTPUT, ThresholdSetter
+
+__all__ = ["AnalogSamples", "calibrate"]
+
+_POSITIONS, _ROWS = 4096, 8192
+"""Positions of a channel for the search, and for a regression of weights."""
+
+
+def calibrate(
+    thresholds: ThresholdSetter,
+    analog: AnalogNet,
+    batches: Sequence[Tensor],
+    time_steps: int,
+    *,
+    correct_weights: bool,
+    memory: int = 1 << 30,
+    progress: bool = True,
+) -> None:
+    """Set threshold, pre-charge and bias of every channel of one layer after the other, as the layer is visited.
+
+    Parameters
+    ----------
+    thresholds : ThresholdSetter
+        Of a net with thresholds per channel; its weights are changed too.
+    analog : AnalogNet
+        The net that it stands for.
+    batches : sequence of Tensor
+        Calibration inputs.
+    time_steps : int
+        T.
+    correct_weights : bool
+        Correct the weights before each layer, where that is better on inputs that are held out.
+    memory : int
+        Bytes for spike trains, as many for the current into one layer, and a quarter for the analog net.
+    progress : bool
+        Show a progress bar.
+
+    Notes
+    -----
+    Source: Hwang et al. 2021, algorithm 1, taken to three parameters of each channel.
+    """
+    samples = AnalogSamples(analog, batches, _ROWS if correct_weights else _POSITIONS, memory // 4)
+    layers = Layerwise(thresholds.net, batches, time_steps, memory)
+    for node in tqdm(layers.layers(), "calibrate", unit="layer", dynamic_ncols=True, disable=not progress):
+        name = str(node.target)
+        if name in analog.activations:
+            if correct_weights:
+                _correct(layers, node.all_input_nodes[0].all_input_nodes[0], samples.layers[name])
+            few = samples.layers[name].fewer(memory // (4 * time_steps * analog.x.element_size()))
+            if not bool(few.target.any()):
+                warnings.warn(f"calibration: {name} was never active; its threshold is 1", stacklevel=2)
+            search = _search(layers, node, few, analog.activations[name].clip, analog.graph.get_submodule(name))
+            _apply(thresholds, name, search, few)
+        for _ in layers.finish(node):
+            pass
+    if correct_weights and samples.output is not None:
+        _correct(layers, layers.output(), samples.output)
+
+
+@dataclass
+class _Samples:
+    """What the analog net computes at random positions of a layer, the same for all channels.
+
+    Attributes
+    ----------
+    places : list of (Tensor, Tensor)
+        For each batch the index of the sample, and of the place in the flattened output.
+    current, target : Tensor
+        Input and output of the activation, ``[C, M]``.
+    """
+
+    places: list[tuple[Tensor, Tensor]]
+    current: Tensor
+    target: Tensor
+
+    def of(self, value: Tensor, batch: int) -> Tensor:
+        """Return the values ``[T', C, M_b]`` of ``[T', N, C, ...]`` at the positions in a batch."""
+        sample, place = self.places[batch]
+        return value.reshape(*value.shape[:3], -1)[:, sample, :, place].permute(1, 2, 0)
+
+    def fewer(self, values: int) -> _Samples:
+        """Return every k-th position, so that there are enough for a search, and at most so many values."""
+        channels, positions = self.current.shape
+        step = math.ceil(positions / max(1, min(_POSITIONS, values // channels)))
+        places = [(sample[::step], place[::step]) for sample, place in self.places]
+        starts = [0, *torch.tensor([len(sample) for sample, _ in self.places]).cumsum(0).tolist()]
+        kept = torch.cat([torch.arange(a, b, step) for a, b in zip(starts, starts[1:], strict=False)])
+        kept = kept.to(self.current.device)
+        return _Samples(places, self.current[:, kept], self.target[:, kept])
+
+
+class AnalogSamples:
+    """One pass of the analog net, of which some random positions are kept, in bounded memory.
+
+    Attributes
+    ----------
+    layers : dict of str to _Samples
+        By the name of the activation.
+    output : _Samples or None
+        All of an output ``[N, F]``.
+    """
+
+    def __init__(self, analog: AnalogNet, batches: Sequence[Tensor], positions: int, memory: int = 1 << 28) -> None:
+        shapes = {str(n.target): shape_of(n) for n in analog.graph.graph.nodes if str(n.target) in analog.activations}
+        bytes_a_position = 2 * analog.x.element_size() * sum(shape[1] for shape in shapes.values())
+        positions = max(1, min(positions, memory // bytes_a_position))
+        sizes, generator = [len(x) for x in batches], torch.Generator().manual_seed(0)
+        places = {
+            name: _places(sizes, math.prod(shape[2:]), positions, generator, analog.x.device)
+            for name, shape in shapes.items()
+        }
+        kept: dict[str, list[Tensor]] = {name: [] for name in shapes}
+        outputs = []
+        for batch, x in enumerate(batches):
+            currents, output = analog.currents(x)
+            for name, current in currents.items():
+                kept[name].append(_Samples(places[name], current, current).of(current.unsqueeze(0), batch)[0])
+            outputs.append(output)
+        self.layers: dict[str, _Samples] = {}
+        for name, parts in kept.items():
+            current = torch.cat(parts, 1)
+            target = analog.graph.get_submodule(name)(current.T).T.contiguous()
+            self.layers[name] = _Samples(places[name], current, target)
+        self.output: _Samples | None = None
+        if outputs[0].ndim == 2:
+            every = _places(sizes, 1, sum(sizes), generator, analog.x.device)
+            self.output = _Samples(every, torch.cat(outputs).T, torch.cat(outputs).T)
+
+
+def _places(
+    sizes: Sequence[int], places: int, count: int, generator: torch.Generator, device: torch.device
+) -> list[tuple[Tensor, Tensor]]:
+    """Draw positions in the order of the samples, batch by batch; all of them, if there are not more."""
+    total = sum(sizes) * places
+    chosen = torch.arange(total)
+    if total > count:
+        chosen = torch.randint(total, (count,), generator=generator).sort().values
+    samples, found, start = chosen // places, [], 0
+    for size in sizes:
+        here = (samples >= start) & (samples < start + size)
+        found.append(((samples[here] - start).to(device), (chosen[here] % places).to(device)))
+        start += size
+    return found
+
+
+def _correct(layers: Layerwise, node: fx.Node, samples: _Samples) -> None:
+    """Correct the weights before a sum by what its mean over time lacks."""
+    fed = feeder(layers.net, node)
+    if fed is None or layers.is_constant(fed):
+        return
+    layer: Any = module_of(layers.net, fed)
+    source, inputs, means = fed.all_input_nodes[0], [], []
+    for batch in range(len(layers.batches)):
+        total: dict[fx.Node, Tensor] = {}
+        for values in layers.values([node, source], batch):
+            total = {n: values[n].sum(0) + total.get(n, 0.0) for n in (node, source)}
+        mean = {n: value / layers.time_steps for n, value in total.items()}
+        means.append(samples.of(mean[node].unsqueeze(0), batch)[0])
+        inputs.append(inputs_of(layer, mean[source], *samples.places[batch], shape_of(fed)))
+    if refit(layer, torch.cat(inputs), (samples.current - torch.cat(means, 1)).T):
+        layers.forget()
+
+
+def _search(
+    layers: Layerwise, node: fx.Node, samples: _Samples, clip: float | None, activation: nn.Module
+) -> ChannelSearch:
+    """Return the search at its start: a quantised activation has threshold and pre-charge already."""
+    shared = str(node.target) == OUTPUT
+    neuron: Any = layers.net.get_submodule(str(node.target))
+    current = torch.cat([
+        torch.cat([samples.of(chunk, batch) for chunk in layers.current(node, batch)])
+        for batch in range(len(layers.batches))
+    ], dim=2)  # fmt: skip
+    if isinstance(activation, QuantizedReLU):
+        threshold, precharge = activation.threshold.detach().reshape(1), QUANTIZED_START[activation.rounding]
+    else:
+        threshold = least_squares_threshold(samples.current, samples.target, layers.time_steps, shared=shared)
+        precharge = START
+    return ChannelSearch(
+        current, samples.target, threshold, precharge,
+        limit=clip, shared=shared, fire_at_threshold=neuron.fire_at_threshold,
+    )  # fmt: skip
+
+
+def _apply(thresholds: ThresholdSetter, name: str, search: ChannelSearch, samples: _Samples) -> None:
+    before = search.error.mean()
+    search.run()
+    power = samples.target.square().mean().clamp_min(torch.finfo(samples.target.dtype).tiny)
+    thresholds.errors[name] = float((before / power).sqrt()), float((search.error.mean() / power).sqrt())
+    value = search.threshold[:1] if name == OUTPUT else search.threshold
+    thresholds.set(name, value, "calibrated")
+    modules: dict[str, Any] = dict(thresholds.net.named_modules())
+    neuron, scale = modules[name], modules[f"{name}_before"]
+    neuron.v_init = search.precharge.to(neuron.v_init)
+    scale.bias = search.bias * scale.weight

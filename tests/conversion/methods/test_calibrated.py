@@ -1,0 +1,255 @@
+"""The calibrated conversion: better than where it starts, on every kind of net, and as safe as the other methods."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+pytest.importorskip("spikingjelly")
+
+from snn_ext import convert  # noqa: E402
+from snn_ext.conversion import CalibratedRecipe, ConvertedNet, QuantizedReLU, Report  # noqa: E402
+from snn_ext.evaluation import evaluate  # noqa: E402
+from snn_ext.simulation import Simulation  # noqa: E402
+from tests.conversion.nets import ResNet, images, loop, trained, vgg  # noqa: E402
+from tests.reference import assert_unchanged, snapshot  # noqa: E402
+
+T = 8
+QUIET: dict[str, Any] = {"time_steps": T, "progress": False}
+
+
+class Branches(nn.Module):
+    """A concatenation of two branches, one of them pooled."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.head = nn.Conv2d(2, 3, 3, 2, 1), nn.Conv2d(2, 4, 3, padding=1), nn.Linear(112, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.cat([self.a(x).relu(), nn.functional.max_pool2d(self.b(x).relu(), 2)], 1).flatten(1))
+
+
+class NormBehindSum(nn.Module):
+    """A batch norm that stands behind a sum, where no layer takes it up."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.head = nn.Conv2d(2, 2, 3, padding=1), nn.BatchNorm2d(2), nn.Linear(128, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.norm(self.conv(x) + x).relu().flatten(1))
+
+
+def grouped() -> nn.Module:
+    convolutions = nn.Conv2d(2, 4, 3), nn.Conv2d(4, 6, 3, padding="same", groups=2)
+    return nn.Sequential(convolutions[0], nn.ReLU6(), convolutions[1], nn.ReLU(), nn.Flatten(), nn.Linear(216, 3))
+
+
+NETS: dict[str, Callable[[], nn.Module]] = {
+    "maximum pooling": lambda: vgg(pool=lambda: nn.MaxPool2d(2)),
+    "residual": ResNet,
+    "concatenation": Branches,
+    "norm behind a sum": NormBehindSum,
+    "clips and groups": grouped,
+    "quantised": lambda: vgg(lambda: QuantizedReLU(8, 0.5)),
+    "one dimension": lambda: nn.Sequential(
+        nn.Flatten(2), nn.Conv1d(2, 5, 3, dilation=2), nn.ReLU(), nn.Conv1d(5, 4, 3, stride=2), nn.ReLU(),
+        nn.ConvTranspose1d(4, 3, 3), nn.ReLU(), nn.Flatten(), nn.LazyLinear(3),
+    ),
+}  # fmt: skip
+
+
+def built(name: str, x: Tensor) -> nn.Module:
+    net = NETS[name]()
+    with torch.no_grad():
+        net(x)
+    return trained(net)
+
+
+def error(snn: nn.Module, ann: nn.Module, x: Tensor, time_steps: int = T) -> float:
+    output = torch.cat(list(Simulation(snn).run(x, time_steps))).mean(0)
+    with torch.no_grad():
+        return float((output - ann(x)).square().mean().sqrt())
+
+
+@pytest.mark.parametrize("correct", [False, True], ids=["search", "weights too"])
+@pytest.mark.parametrize("name", NETS)
+def test_every_kind_of_net_gets_nearer_to_the_analog_one(name: str, correct: bool) -> None:
+    x = images(24)
+    ann = built(name, x)
+    before = snapshot(ann)
+    snn = convert(ann, [x[:10], x[10:]], correct_weights=correct, **QUIET)
+    assert_unchanged(ann, before)
+    plain = convert(ann, x, method="data-norm", channel_wise=True)
+    # Thresholds of quantised activations are right as they are.
+    assert error(snn, ann, x) < (1.1 if name == "quantised" else 0.7) * error(plain, ann, x)
+    found = [(layer.start_error, layer.found_error) for layer in snn.report]
+    assert all(after <= start for start, after in found) and any(after < start for start, after in found)
+    assert [layer.name for layer in snn.report] == [layer.name for layer in plain.report]
+    assert all(0.0 <= v < 1.0 for layer in snn.report for v in layer.precharge)
+
+
+@pytest.mark.parametrize("options", [
+    {"encoder": "if"}, {"encoder": "poisson", "time_steps": 64, "seed": 3}, {"fold_scales": False},
+], ids=str)  # fmt: skip
+def test_encoders_and_unfolded_scales(options: dict[str, Any]) -> None:
+    ann, x = trained(ResNet()), images(16)
+    snn = convert(ann, x, **QUIET | options)
+    steps = snn.time_steps or T
+    plain = convert(ann, x, method="data-norm", **options)
+    assert error(snn, ann, x, steps) < error(plain, ann, x, steps)
+
+
+def test_counted_output_has_one_threshold_so_that_counts_compare() -> None:
+    ann, x = trained(vgg()), images(16)
+    snn = convert(ann, x, readout="spikes", **QUIET)
+    output = torch.cat(list(Simulation(snn).run(x, T)))
+    assert ((output == 0) | (output == 1)).all() and isinstance(snn.report[-1].scale, float)
+    with torch.no_grad():
+        assert (output.mean(0) * snn.report[-1].scale - ann(x).relu()).abs().mean() < 0.1
+
+
+def test_the_phased_schedule_has_the_thresholds_of_the_staircase() -> None:
+    ann, x = trained(vgg()), images(16)
+    found = {
+        method: convert(ann, x, schedule="phased", time_steps=4, **options)
+        for method, options in (
+            ("calibrated", {"progress": False}),
+            ("maximum", {"method": "data-norm", "channel_wise": True, "precharge": 0.5}),
+        )
+    }
+    errors = {method: error(snn, ann, x, snn.latency or 0) for method, snn in found.items()}
+    assert errors["calibrated"] < errors["maximum"]
+    quantised = trained(vgg(lambda: QuantizedReLU(4, 0.5)))
+    exact = convert(quantised, x, schedule="phased", time_steps=4, progress=False)
+    assert error(exact, quantised, x, exact.latency or 0) < 1e-5
+
+
+def test_the_same_data_in_other_batches_and_little_memory_give_the_same_net() -> None:
+    ann, x = trained(ResNet()), images(24)
+    wanted = convert(ann, x, memory=1 << 22, **QUIET)
+    for batches in (x, [x[:5], x[5:6], x[6:]]):
+        snn = convert(ann, batches, memory=1 << 22, **QUIET)
+        for layer, other in zip(snn.report, wanted.report, strict=True):
+            torch.testing.assert_close(torch.tensor(layer.threshold), torch.tensor(other.threshold))
+    assert convert(ann, x, memory=1 << 22, **QUIET).report == wanted.report
+
+
+def test_samples_bound_what_is_used_of_an_endless_loader() -> None:
+    ann, x = trained(vgg()), images(12)
+
+    def endless() -> Any:
+        while True:
+            yield x[:5], None
+            yield x[5:], None
+
+    few = convert(ann, endless, samples=12, **QUIET)
+    assert few.report == convert(ann, [x[:5], x[5:]], **QUIET).report
+
+
+def test_a_calibrated_net_keeps_the_promises_of_a_converted_one() -> None:
+    pytest.importorskip("snntorch")
+    from snn_ext.snntorch import reset
+
+    ann, x = trained(ResNet()), images(16)
+    snn = convert(ann, x, **QUIET)
+    wanted = loop(snn, x, T)
+    for twin in (pickle.loads(pickle.dumps(snn)), copy.deepcopy(snn)):
+        assert isinstance(twin, ConvertedNet) and twin.report == snn.report
+        assert torch.equal(loop(twin, x, T), wanted)
+    assert Report.from_json(snn.report.to_json()) == snn.report and "calibrated" in str(snn.report)
+    other = convert(ann, x.flip(-1), **QUIET)
+    other.load_state_dict(snn.state_dict())
+    assert torch.equal(loop(other, x, T), wanted)
+    theirs = snn.to_snntorch()
+    reset(theirs)
+    with torch.no_grad():
+        torch.testing.assert_close(torch.stack([theirs(x) for _ in range(T)]), wanted)
+    labels = torch.zeros(16, dtype=torch.long)
+    assert evaluate(snn, [(x, labels)], T, ann=ann, progress=False).time_steps == T
+    kinds = {type(m).__module__.split(".")[0] for m in snn.modules()}
+    assert kinds <= {"torch", "snn_ext", "spikingjelly"}
+
+
+def test_a_silent_layer_and_a_dead_channel_convert() -> None:
+    ann, x = trained(vgg()), images(8)
+    with torch.no_grad():
+        ann[0].weight[0], ann[0].bias[0] = 0.0, -1.0
+        ann[4].weight.zero_()
+        ann[4].bias.fill_(-1.0)
+    with pytest.warns(UserWarning, match="calibration: 5 was never active; its threshold is 1"):
+        snn = convert(ann, x, **QUIET)
+    assert error(snn, ann, x) < 1e-4
+
+
+def test_the_search_beats_its_start_on_a_current_that_varies() -> None:
+    from snn_ext.conversion.channel_search import ChannelSearch, least_squares_threshold
+
+    current = torch.randn(4, 3, 200) + torch.tensor([-1.0, 0.0, 2.0])[:, None]
+    target = current.mean(0).relu()
+    search = ChannelSearch(current, target, least_squares_threshold(current.mean(0), target, 4))
+    start = search.error
+    search.run()
+    assert (search.error <= start).all() and search.error.sum() < 0.9 * start.sum()
+    v, count = search.precharge[:, None] * search.threshold[:, None], 0.0
+    for x in current:  # the neuron, written out
+        v = v + x + search.bias[:, None]
+        spike = (v >= search.threshold[:, None]).float()
+        v, count = v - spike * search.threshold[:, None], count + spike
+    found = (count * search.threshold[:, None] / 4 - target).square().mean(1)
+    torch.testing.assert_close(found, search.error)
+
+
+@pytest.mark.parametrize("layer", [
+    nn.Conv2d(4, 6, 3, stride=2, padding=1, groups=2), nn.Conv1d(4, 6, 3, dilation=2, padding=(1,)),
+    nn.Conv3d(4, 6, 2, padding=1),
+], ids=str)  # fmt: skip
+def test_a_correction_of_weights_finds_the_weights(layer: Any) -> None:
+    from snn_ext.conversion.refit import inputs_of, refit
+
+    x = torch.randn(20, 4, *[5] * (layer.weight.ndim - 2))
+    wanted = copy.deepcopy(layer)
+    for parameter in wanted.parameters():
+        nn.init.normal_(parameter)
+    with torch.no_grad():
+        residual = wanted(x) - layer(x)
+    places = residual[0, 0].numel()
+    every = torch.arange(20 * places)
+    inputs = inputs_of(layer, x, every // places, every % places, residual.shape)
+    assert refit(layer, inputs, residual.flatten(2).movedim(1, 2).flatten(0, 1))
+    torch.testing.assert_close(layer.weight, wanted.weight, atol=0.02, rtol=0.02)
+    torch.testing.assert_close(layer.bias, wanted.bias, atol=0.02, rtol=0.02)
+    assert not refit(layer, inputs, torch.randn(len(inputs), 6) * 1e-6 * torch.arange(len(inputs))[:, None].eq(0))
+
+
+def test_options_of_the_other_methods_are_refused_by_name() -> None:
+    for name in ("precharge", "reset", "channel_wise", "residual"):
+        with pytest.raises(TypeError, match=f"{name}: got .* want an option of CalibratedRecipe"):
+            convert(vgg(), images(), **{name: True})
+    with pytest.raises(TypeError, match="correct_weights"):
+        CalibratedRecipe(correct_weights="residual")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("tune", ["channels", "weights"])
+@pytest.mark.parametrize("name", ["residual", "maximum pooling", "quantised"])
+def test_tuning_never_leaves_the_inputs_it_holds_out_worse_and_gets_nearer_on_them(name: str, tune: Any) -> None:
+    x = images(32)
+    ann = built(name, x)
+    options = QUIET | {"time_steps": 3, "correct_weights": False}
+    before, after = convert(ann, x, **options), convert(ann, x, tune=tune, epochs=8, **options)
+    held = x[-8:]
+    assert error(after, ann, held, 3) <= error(before, ann, held, 3) * (1 + 1e-5)
+    assert after.report == convert(ann, x, tune=tune, epochs=8, **options).report
+    assert after.report[0].rule.endswith("tuned") and after.step_mode == "s"
+    assert not any(p.grad is not None for p in ann.parameters())
+
+
+def test_tuning_is_for_the_streaming_schedule() -> None:
+    with pytest.raises(ValueError, match="tune: got 'weights', want 'nothing' with schedule='phased'"):
+        convert(vgg(), images(), tune="weights", schedule="phased")
