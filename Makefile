@@ -9,9 +9,10 @@ JOBS ?= 2
 quickstart: $(VENV)/.installed
 	$(RUN) -m recipes.quickstart
 
-# In two processes, for most machines have two cores; make test JOBS=8 takes more, JOBS=0 one process.
+# In two processes, for most machines have two cores; make test JOBS=8 takes more, JOBS=0 one process. Each begins with a half
+# of the tests, so that modules share their fixtures, and takes from the other in the end.
 test: $(VENV)/.installed
-	$(RUN) -m pytest -n $(JOBS)
+	$(RUN) -m pytest -n $(JOBS) --dist worksteal
 
 # Many times the examples of the default run, new ones each time; the number of each property is printed.
 properties: $(VENV)/.installed
