@@ -23,7 +23,7 @@ from recipes.lib.cli import Count, NewFile, NewFolder, Seed
 from recipes.lib.command import command, run_main
 from recipes.lib.files import read_json, replacing, write_json
 from recipes.lib.run_folder import own_folder
-from snn_ext.simulation import Simulation
+from snn_ext.simulation import AnalogTwin, Simulation
 
 from .pages import command_line, provenance, table
 
@@ -40,7 +40,8 @@ from that of the analog net after T steps. Weights are random, and batch norm ha
 the figures show that conversions are right and how their error falls; they say nothing about accuracy on real images.
 Deep nets of random weights are the hard case. Images are of {size} x {size} pixels where a net takes them. The error is
 the root mean square over the outputs for {samples} image(s) that thresholds were found on, relative to that of the
-outputs of the analog net. Thresholds are the maxima of channels, the pre-charge is 0.5.
+outputs of the analog net; the limit is the error of exact rates, which is approached with T. Thresholds are the maxima
+of channels, the pre-charge is 0.5.
 
 """
 
@@ -61,13 +62,14 @@ class Options:
 
 @dataclass
 class Row:
-    """What came out of one net: errors by T, or the reason against it."""
+    """What came out of one net: errors by T and in the limit of exact rates, or the reason against it."""
 
     kind: str
     name: str
     parameters: float
     reason: str | None = None
     errors: list[float] = field(default_factory=list)
+    limit: float | None = None
     gates: bool = False
     seconds: float = 0.0
 
@@ -109,8 +111,7 @@ def tried(kind: str, name: str, options: Options) -> Row:
     """Convert one net and measure it; a refusal is a result."""
     torch.manual_seed(options.seed)
     started = time.perf_counter()
-    with torch.device("meta"):
-        row = Row(kind, name, sum(p.numel() for p in made(kind, name).parameters()) / 1e6)
+    row = Row(kind, name, parameters(kind, name) / 1e6)
     if row.parameters > options.largest:
         row.reason = f"not tried: more than {options.largest} million parameters"
         return row
@@ -125,11 +126,19 @@ def tried(kind: str, name: str, options: Options) -> Row:
             warnings.simplefilter("always")
             snn = snn_ext.convert(net, x[:4], **METHOD, time_steps=1, output=output)
         row.gates = any("gate" in str(warning.message) for warning in caught)
-        row.errors = errors(net, snn, x[: options.samples], options.time_steps, output)
+        row.errors, row.limit = errors(net, snn, x[: options.samples], options.time_steps, output)
     except (ValueError, RuntimeError) as error:
         row.reason = " ".join(str(error).split()).removeprefix("ann: got ")
     row.seconds = time.perf_counter() - started
     return row
+
+
+def parameters(kind: str, name: str) -> int:
+    """Return the number of parameters of a net, without making it."""
+    if kind != "timm":
+        return int(models.get_model_weights(name).DEFAULT.meta["num_params"])
+    with torch.device("meta"):
+        return sum(p.numel() for p in made(kind, name).parameters())
 
 
 def made(kind: str, name: str) -> nn.Module:
@@ -158,16 +167,20 @@ def with_statistics(net: nn.Module, x: Tensor) -> None:
 
 
 @torch.no_grad()
-def errors(net: nn.Module, snn: Any, x: Tensor, time_steps: list[int], output: str | None) -> list[float]:
-    """Return the relative error of the mean output after each of some numbers of steps."""
+def errors(net: nn.Module, snn: Any, x: Tensor, time_steps: list[int], output: str | None) -> tuple[list[float], float]:
+    """Return the relative error of the mean output after each of some numbers of steps, and that of exact rates."""
     wanted: Any = net(x)
     wanted, total, step, found = wanted if output is None else wanted[output], 0, 0, list[float]()
+
+    def error(y: Tensor) -> float:
+        return float((y - wanted).norm() / wanted.norm())
+
     for chunk in Simulation(snn).run(x, max(time_steps)):
         for y in chunk:
             total, step = total + y, step + 1
             if step in time_steps:
-                found.append(float((total / step - wanted).norm() / wanted.norm()))
-    return found
+                found.append(error(total / step))
+    return found, error(AnalogTwin(snn, keep=False)(x))
 
 
 def page(rows: list[Row], options: Options) -> str:
@@ -180,10 +193,14 @@ def page(rows: list[Row], options: Options) -> str:
     parts.append(
         f"\n{table([(k, sum(c), len(c)) for k, c in zip(kinds, counts, strict=True)], ['', 'convert', 'of'])}\n"
     )
-    header = ["net", "parameters, millions", *(f"error, T = {t}" for t in options.time_steps)]
+    header = ["net", "parameters, millions", *(f"error, T = {t}" for t in options.time_steps), "limit"]
     for kind in kinds:
         own = [row for row in rows if row.kind == kind]
-        good = [[_name(r), f"{r.parameters:.1f}", *(f"{e:.3f}" for e in r.errors)] for r in own if r.errors]
+        good = [
+            [_name(r), f"{r.parameters:.1f}", *(f"{e:.3f}" for e in r.errors), f"{r.limit:.0e}"]
+            for r in own
+            if r.errors
+        ]
         bad = [[r.name, r.reason] for r in own if r.reason]
         parts.append(f"\n## {kind.capitalize()}\n")
         parts += [f"\n{table(good, header)}\n"] if good else []
