@@ -23,6 +23,7 @@ from recipes.lib.cli import Count, NewFile, NewFolder, Seed
 from recipes.lib.command import command, run_main
 from recipes.lib.files import read_json, replacing, write_json
 from recipes.lib.run_folder import own_folder
+from snn_ext.conversion.canonicalize import canonicalize
 from snn_ext.simulation import AnalogTwin, Simulation
 
 from .pages import command_line, provenance, table
@@ -41,7 +42,8 @@ the figures show that conversions are right and how their error falls; they say 
 Deep nets of random weights are the hard case. Images are of {size} x {size} pixels where a net takes them. The error is
 the root mean square over the outputs for {samples} image(s) that thresholds were found on, relative to that of the
 outputs of the analog net; the limit is the error of exact rates, which is approached with T. Thresholds are the maxima
-of channels, the pre-charge is 0.5.
+of channels, the pre-charge is 0.5. Errors are measured for nets of up to {measured} million parameters; of the others
+the table says that they convert.
 
 """
 
@@ -56,6 +58,7 @@ class Options:
     size: Annotated[Count, "pixels of an image"] = 64
     samples: Annotated[Count, "on which the error is measured"] = 1
     largest: Annotated[Count, "millions of parameters of the largest net that is tried"] = 150
+    measured: Annotated[Count, "millions of parameters of the largest net whose errors are measured"] = 150
     seed: Seed = 0
     markdown: Annotated[NewFile | None, "file for the page"] = None
 
@@ -78,7 +81,9 @@ class Row:
 def main(options: Options) -> list[Row]:
     """Try net after net, print a line for each, and write the page."""
     rows: list[Row] = []
-    setting = {name: getattr(options, name) for name in ("time_steps", "size", "samples", "largest", "seed")}
+    setting = {
+        name: getattr(options, name) for name in ("time_steps", "size", "samples", "largest", "measured", "seed")
+    }
     with own_folder(options.out, "any_cnn"):
         file = options.out / "results.json"
         found = read_json(file, "the nets that are done", "remove it to try them again") if file.exists() else {}
@@ -120,7 +125,9 @@ def tried(kind: str, name: str, options: Options) -> Row:
     net, x = made(kind, name).eval(), torch.randn(16, 3, *size)
     output = "out" if kind == "segmentation" else None
     try:
-        snn_ext.conversion.canonicalize.canonicalize(net, x[:1], output=output)
+        canonicalize(net, x[:1], output=output)  # the part of the conversion that may refuse a net
+        if row.parameters > options.measured:
+            return row
         with_statistics(net, x[: 4 if kind == "video" else len(x)])
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
@@ -186,21 +193,17 @@ def errors(net: nn.Module, snn: Any, x: Tensor, time_steps: list[int], output: s
 def page(rows: list[Row], options: Options) -> str:
     """Return the page: how many convert, their errors, and the reasons of the others."""
     others = " and of timm" if any(row.kind == "timm" for row in rows) else ""
-    parts = [PAGE.format(others=others, size=options.size, samples=options.samples)]
+    parts = [PAGE.format(others=others, size=options.size, samples=options.samples, measured=options.measured)]
     parts.append(provenance(command_line(options), options.seed))
     kinds = list(dict.fromkeys(row.kind for row in rows))
-    counts = [[row.errors != [] for row in rows if row.kind == kind] for kind in kinds]
+    counts = [[row.reason is None for row in rows if row.kind == kind] for kind in kinds]
     parts.append(
         f"\n{table([(k, sum(c), len(c)) for k, c in zip(kinds, counts, strict=True)], ['', 'convert', 'of'])}\n"
     )
     header = ["net", "parameters, millions", *(f"error, T = {t}" for t in options.time_steps), "limit"]
     for kind in kinds:
         own = [row for row in rows if row.kind == kind]
-        good = [
-            [_name(r), f"{r.parameters:.1f}", *(f"{e:.3f}" for e in r.errors), f"{r.limit:.0e}"]
-            for r in own
-            if r.errors
-        ]
+        good = [[_name(row), f"{row.parameters:.1f}", *_cells(row, options)] for row in own if row.reason is None]
         bad = [[r.name, r.reason] for r in own if r.reason]
         parts.append(f"\n## {kind.capitalize()}\n")
         parts += [f"\n{table(good, header)}\n"] if good else []
@@ -214,8 +217,18 @@ def _name(row: Row) -> str:
     return f"{row.name} \\*" if row.gates else row.name
 
 
+def _cells(row: Row, options: Options) -> list[str | None]:
+    if row.limit is None:
+        return [None] * (len(options.time_steps) + 1)
+    return [*(f"{error:.3f}" for error in row.errors), f"{row.limit:.0e}"]
+
+
 def _errors(row: Row) -> str:
-    return ", ".join(f"{error:.3f}" for error in row.errors) + f"  ({row.seconds:.0f} s)"
+    return (
+        "converts"
+        if row.limit is None
+        else ", ".join(f"{error:.3f}" for error in row.errors) + f"  ({row.seconds:.0f} s)"
+    )
 
 
 if __name__ == "__main__":
