@@ -23,7 +23,8 @@ from recipes.lib.cli import Count, NewFile, NewFolder, Seed
 from recipes.lib.command import command, run_main
 from recipes.lib.files import read_json, replacing, write_json
 from recipes.lib.run_folder import own_folder
-from snn_ext.simulation import Simulation
+from snn_ext.conversion.canonicalize import canonicalize
+from snn_ext.simulation import AnalogTwin, Simulation
 
 from .pages import command_line, provenance, table
 
@@ -40,7 +41,9 @@ from that of the analog net after T steps. Weights are random, and batch norm ha
 the figures show that conversions are right and how their error falls; they say nothing about accuracy on real images.
 Deep nets of random weights are the hard case. Images are of {size} x {size} pixels where a net takes them. The error is
 the root mean square over the outputs for {samples} image(s) that thresholds were found on, relative to that of the
-outputs of the analog net. Thresholds are the maxima of channels, the pre-charge is 0.5.
+outputs of the analog net; the limit is the error of exact rates, which is approached with T. Thresholds are the maxima
+of channels, the pre-charge is 0.5. Errors are measured for nets of up to {measured} million parameters; of the others
+the table says that they convert.
 
 """
 
@@ -55,19 +58,21 @@ class Options:
     size: Annotated[Count, "pixels of an image"] = 64
     samples: Annotated[Count, "on which the error is measured"] = 1
     largest: Annotated[Count, "millions of parameters of the largest net that is tried"] = 150
+    measured: Annotated[Count, "millions of parameters of the largest net whose errors are measured"] = 150
     seed: Seed = 0
     markdown: Annotated[NewFile | None, "file for the page"] = None
 
 
 @dataclass
 class Row:
-    """What came out of one net: errors by T, or the reason against it."""
+    """What came out of one net: errors by T and in the limit of exact rates, or the reason against it."""
 
     kind: str
     name: str
     parameters: float
     reason: str | None = None
     errors: list[float] = field(default_factory=list)
+    limit: float | None = None
     gates: bool = False
     seconds: float = 0.0
 
@@ -76,7 +81,9 @@ class Row:
 def main(options: Options) -> list[Row]:
     """Try net after net, print a line for each, and write the page."""
     rows: list[Row] = []
-    setting = {name: getattr(options, name) for name in ("time_steps", "size", "samples", "largest", "seed")}
+    setting = {
+        name: getattr(options, name) for name in ("time_steps", "size", "samples", "largest", "measured", "seed")
+    }
     with own_folder(options.out, "any_cnn"):
         file = options.out / "results.json"
         found = read_json(file, "the nets that are done", "remove it to try them again") if file.exists() else {}
@@ -109,8 +116,7 @@ def tried(kind: str, name: str, options: Options) -> Row:
     """Convert one net and measure it; a refusal is a result."""
     torch.manual_seed(options.seed)
     started = time.perf_counter()
-    with torch.device("meta"):
-        row = Row(kind, name, sum(p.numel() for p in made(kind, name).parameters()) / 1e6)
+    row = Row(kind, name, parameters(kind, name) / 1e6)
     if row.parameters > options.largest:
         row.reason = f"not tried: more than {options.largest} million parameters"
         return row
@@ -119,17 +125,27 @@ def tried(kind: str, name: str, options: Options) -> Row:
     net, x = made(kind, name).eval(), torch.randn(16, 3, *size)
     output = "out" if kind == "segmentation" else None
     try:
-        snn_ext.conversion.canonicalize.canonicalize(net, x[:1], output=output)
+        canonicalize(net, x[:1], output=output)  # the part of the conversion that may refuse a net
+        if row.parameters > options.measured:
+            return row
         with_statistics(net, x[: 4 if kind == "video" else len(x)])
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             snn = snn_ext.convert(net, x[:4], **METHOD, time_steps=1, output=output)
         row.gates = any("gate" in str(warning.message) for warning in caught)
-        row.errors = errors(net, snn, x[: options.samples], options.time_steps, output)
+        row.errors, row.limit = errors(net, snn, x[: options.samples], options.time_steps, output)
     except (ValueError, RuntimeError) as error:
         row.reason = " ".join(str(error).split()).removeprefix("ann: got ")
     row.seconds = time.perf_counter() - started
     return row
+
+
+def parameters(kind: str, name: str) -> int:
+    """Return the number of parameters of a net, without making it."""
+    if kind != "timm":
+        return int(models.get_model_weights(name).DEFAULT.meta["num_params"])
+    with torch.device("meta"):
+        return sum(p.numel() for p in made(kind, name).parameters())
 
 
 def made(kind: str, name: str) -> nn.Module:
@@ -158,32 +174,36 @@ def with_statistics(net: nn.Module, x: Tensor) -> None:
 
 
 @torch.no_grad()
-def errors(net: nn.Module, snn: Any, x: Tensor, time_steps: list[int], output: str | None) -> list[float]:
-    """Return the relative error of the mean output after each of some numbers of steps."""
+def errors(net: nn.Module, snn: Any, x: Tensor, time_steps: list[int], output: str | None) -> tuple[list[float], float]:
+    """Return the relative error of the mean output after each of some numbers of steps, and that of exact rates."""
     wanted: Any = net(x)
     wanted, total, step, found = wanted if output is None else wanted[output], 0, 0, list[float]()
+
+    def error(y: Tensor) -> float:
+        return float((y - wanted).norm() / wanted.norm())
+
     for chunk in Simulation(snn).run(x, max(time_steps)):
         for y in chunk:
             total, step = total + y, step + 1
             if step in time_steps:
-                found.append(float((total / step - wanted).norm() / wanted.norm()))
-    return found
+                found.append(error(total / step))
+    return found, error(AnalogTwin(snn, keep=False)(x))
 
 
 def page(rows: list[Row], options: Options) -> str:
     """Return the page: how many convert, their errors, and the reasons of the others."""
     others = " and of timm" if any(row.kind == "timm" for row in rows) else ""
-    parts = [PAGE.format(others=others, size=options.size, samples=options.samples)]
+    parts = [PAGE.format(others=others, size=options.size, samples=options.samples, measured=options.measured)]
     parts.append(provenance(command_line(options), options.seed))
     kinds = list(dict.fromkeys(row.kind for row in rows))
-    counts = [[row.errors != [] for row in rows if row.kind == kind] for kind in kinds]
+    counts = [[row.reason is None for row in rows if row.kind == kind] for kind in kinds]
     parts.append(
         f"\n{table([(k, sum(c), len(c)) for k, c in zip(kinds, counts, strict=True)], ['', 'convert', 'of'])}\n"
     )
-    header = ["net", "parameters, millions", *(f"error, T = {t}" for t in options.time_steps)]
+    header = ["net", "parameters, millions", *(f"error, T = {t}" for t in options.time_steps), "limit"]
     for kind in kinds:
         own = [row for row in rows if row.kind == kind]
-        good = [[_name(r), f"{r.parameters:.1f}", *(f"{e:.3f}" for e in r.errors)] for r in own if r.errors]
+        good = [[_name(row), f"{row.parameters:.1f}", *_cells(row, options)] for row in own if row.reason is None]
         bad = [[r.name, r.reason] for r in own if r.reason]
         parts.append(f"\n## {kind.capitalize()}\n")
         parts += [f"\n{table(good, header)}\n"] if good else []
@@ -197,8 +217,18 @@ def _name(row: Row) -> str:
     return f"{row.name} \\*" if row.gates else row.name
 
 
+def _cells(row: Row, options: Options) -> list[str | None]:
+    if row.limit is None:
+        return [None] * (len(options.time_steps) + 1)
+    return [*(f"{error:.3f}" for error in row.errors), f"{row.limit:.0e}"]
+
+
 def _errors(row: Row) -> str:
-    return ", ".join(f"{error:.3f}" for error in row.errors) + f"  ({row.seconds:.0f} s)"
+    return (
+        "converts"
+        if row.limit is None
+        else ", ".join(f"{error:.3f}" for error in row.errors) + f"  ({row.seconds:.0f} s)"
+    )
 
 
 if __name__ == "__main__":
