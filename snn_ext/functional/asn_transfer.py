@@ -375,9 +375,7 @@ def _check_fires_at_one(theta_0: Constant) -> None:
             return
         theta_0 = float(theta_0.max())
     if theta_0 >= 2.0:
-        bad_value(
-            "theta_0", theta_0, "< 2 (it is m_f if not given): a signal of 1 never fires, and f(1) = 1 cannot be"
-        )
+        bad_value("theta_0", theta_0, "< 2 (it is m_f if not given): a signal of 1 never fires, and f(1) = 1 cannot be")
 
 
 def is_exact(c: TransferConstants, exact: bool | None) -> bool:
