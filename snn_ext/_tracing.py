@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import threading
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from types import FrameType
 from typing import Any
 
+import torch
 from torch import fx, nn
 
-__all__ = ["ThreadTracer", "traced"]
+__all__ = ["ThreadTracer", "source_of", "traced"]
 
 _LOCK = threading.RLock()
+_TOOLS = tuple(f"{Path(module).parent}{os.sep}" for module in (torch.__file__, __file__))
 
 
 class ThreadTracer(fx.Tracer):
@@ -28,7 +34,17 @@ class ThreadTracer(fx.Tracer):
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         if threading.get_ident() != self._thread:
             return forward(*args, **kwargs)
+        return self.call_own_module(m, forward, args, kwargs)
+
+    def call_own_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """Record the call of a module in the thread that traces, or trace through it."""
         return super().call_module(m, forward, args, kwargs)
+
+    def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
+        """Create a node; ``meta["source"]`` is the line of the net that it comes from."""
+        node = super().create_node(*args, **kwargs)
+        node.meta["source"] = _innermost(traceback.walk_stack(None))
+        return node
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
         if threading.get_ident() != self._thread:
@@ -41,7 +57,23 @@ def traced(net: nn.Module, tracer: ThreadTracer, name: str) -> fx.GraphModule:
     try:
         return fx.GraphModule(net, tracer.trace(net))
     except Exception as error:
+        place = source_of(error)
         raise ValueError(
-            f"{name}: got {type(net).__name__}, which cannot be traced ({error}), "
+            f"{name}: got {type(net).__name__}, which cannot be traced ({error}{place and f'; {place}'}), "
             "want a net whose forward pass does not depend on values"
         ) from error
+
+
+def source_of(error: Exception) -> str:
+    """Return the line of the net in which an error was raised, as ``"net.py, line 3"``, or ``""``."""
+    return _innermost(reversed(list(traceback.walk_tb(error.__traceback__))))
+
+
+def _innermost(frames: Iterable[tuple[FrameType, int]]) -> str:
+    """Return the first of some frames, innermost first, that belongs neither to torch nor to this package."""
+    for frame, line in frames:
+        if frame.f_code is ThreadTracer.trace.__code__:
+            break
+        if not frame.f_code.co_filename.startswith(_TOOLS):
+            return f"{Path(frame.f_code.co_filename).name}, line {line}"
+    return ""

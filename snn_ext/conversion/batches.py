@@ -22,7 +22,7 @@ class Batches:
         One batch; batches, or tuples that begin with the input, such as a ``DataLoader`` yields; or a function of no
         argument that returns such an iterable. An iterator, which can be used only once, is kept in memory.
     device : torch.device, optional
-        Device of the batches.
+        Device of the batches. Inputs of 16 bits become float32, which holds them exactly.
 
     Examples
     --------
@@ -51,7 +51,8 @@ class Batches:
             if not isinstance(x, Tensor) or not x.is_floating_point() or x.ndim < 2 or len(x) < 1:
                 bad_value("calibration", x, "batches of floating inputs [N, ...], or tuples that begin with them")
             found = True
-            yield x.detach().to(self.device)
+            x = x.detach().to(self.device)
+            yield x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
         if not found:
             bad_value("calibration", "no batch", "at least one")
 

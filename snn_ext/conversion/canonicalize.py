@@ -12,21 +12,21 @@ from typing import Any, Literal, NoReturn
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.utils import parametrize
 
 from .._errors import bad_value
-from .._tracing import ThreadTracer, traced
+from .._tracing import ThreadTracer, source_of, traced
 from ..hosts import is_neuron
 from ..neurons.aan import AAN
 from ..simulation.layers import RULES, module_of, rule_of
 from .activations import Activation
 from .constants import fold_constants
-from .graph_tools import assign, bypass, free_name, kind_of, name_of, refuse, shape_of
+from .graph_tools import assign, bypass, free_name, name_of, refuse, shape_of
 from .modules import Scale
+from .obstacles import Obstacles
 from .operations import canonicalize_operations, is_size
 from .outputs import select_output
 from .pooling import pool_before_activations, pool_behind_activations
+from .preparation import TOLERANCE, plain_copy, relative_error
 from .quantized import QuantizedReLU
 from .signs import split_signs
 from .weights import fold_scale
@@ -48,12 +48,15 @@ class AnalogNet:
         By the name of their module, in the order of the forward pass.
     x, output : Tensor
         Samples, and the output of the graph for them.
+    notes : list of str
+        What the report of each layer has to say about the copy.
     """
 
     graph: fx.GraphModule
     activations: dict[str, Activation]
     x: Tensor
     output: Tensor
+    notes: list[str]
 
     def currents(self, x: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """Return the input of each activation for some samples, and the output."""
@@ -97,9 +100,9 @@ def canonicalize(
     ValueError
         If the net contains something that cannot be converted; says what, where it is, and what to do.
     """
+    obstacles = Obstacles()
+    ann, notes = plain_copy(ann, x, obstacles)
     _check_signature(ann)
-    ann = _plain_copy(ann).to(x.device)
-    _check_dtypes(ann, x)
     wanted = _run(ann, x)
     graph, activations = traced(ann, _Tracer(), "ann"), dict[str, Activation]()
     wanted = select_output(graph, wanted, output)
@@ -107,7 +110,8 @@ def canonicalize(
     own_modules(graph)
     _run(partial(fold_constants, graph), x)
     split_signs(graph)
-    canonicalize_operations(graph, activations)
+    canonicalize_operations(graph, activations, obstacles)
+    obstacles.raise_all()
     graph.graph.eliminate_dead_code()
     _check_inputs(graph)
     _fold_scales(graph, x.dtype)
@@ -119,29 +123,10 @@ def canonicalize(
     activations = {name: activations[name] for name in order if name in activations}
     if not bool(wanted.isfinite().all()):
         bad_value("calibration", "inputs for which the output of ann is not finite", "finite values")
-    return AnalogNet(graph, activations, x, _checked_output(graph, x, wanted))
+    return AnalogNet(graph, activations, x, _checked_output(graph, x, wanted), notes)
 
 
 # -- the copy and its trace ------------------------------------------------------------------------------------------
-
-
-def _plain_copy(ann: nn.Module) -> nn.Module:
-    """Copy a net in evaluation mode, with weights that a parametrisation computes turned into parameters."""
-    for name, module in ann.named_modules():
-        computed = rule_of(module).weighted and "weight" not in module._parameters
-        if computed and not parametrize.is_parametrized(module):
-            refuse(f"{kind_of(module)} {name} with a weight that is computed", "remove_weight_norm before")
-    ann = copy.deepcopy(ann).eval()
-    for module in ann.modules():
-        if parametrize.is_parametrized(module):
-            # Not by remove_parametrizations: a copy shares its class with the original, and would spoil that too.
-            names = list(module.parametrizations)  # type: ignore[arg-type]
-            weights = {name: getattr(module, name).detach().clone() for name in names}
-            module.__class__ = type(module).__bases__[0]
-            del module.parametrizations
-            for name, weight in weights.items():
-                module.register_parameter(name, nn.Parameter(weight))
-    return ann
 
 
 def _check_signature(ann: nn.Module) -> None:
@@ -157,17 +142,6 @@ def _refuse_inputs(names: Sequence[str]) -> NoReturn:
     refuse(f"{len(names)} inputs ({', '.join(names)})", want)
 
 
-def _check_dtypes(ann: nn.Module, x: Tensor) -> None:
-    """Refuse 16-bit nets, whose folded weights would be rounded far more than the net itself, and mixed ones."""
-    layers = [module for module in ann.modules() if rule_of(module).weighted or isinstance(module, _BatchNorm)]
-    tensors = (t for layer in layers for t in (*layer.parameters(), *layer.buffers()) if t.is_floating_point())
-    found = sorted({str(t.dtype) for t in tensors})
-    if len(found) > 1 or not set(found) <= {"torch.float32", "torch.float64"}:
-        bad_value("ann", f"weights of {' and '.join(found)}", "torch.float32 or torch.float64: convert ann.float()")
-    if found and str(x.dtype) != found[0]:
-        bad_value("calibration", x, f"inputs of {found[0]}, as the weights of ann")
-
-
 def _run(ann: Callable[[Tensor], Any], x: Tensor) -> Any:
     try:
         return ann(x)
@@ -178,24 +152,53 @@ def _run(ann: Callable[[Tensor], Any], x: Tensor) -> Any:
 
 
 class _Tracer(ThreadTracer):
-    """Keeps layers and neurons whole, a host's too; traces through everything else."""
+    """Keeps layers and neurons whole, a host's too, and what cannot be traced; traces through everything else.
+
+    An argument that has a default takes it. The class of a layer may have a forward of its own, which is traced.
+    """
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        if type(m) in RULES or isinstance(m, QuantizedReLU | AAN | _BatchNorm) or is_neuron(m):
-            return True
-        known = type(m).forward.__module__.startswith(("torch.nn", "torch.ao.nn", "spikingjelly.", "snntorch."))
+        if type(m) in RULES or (is_neuron(m) and not isinstance(m, nn.ReLU)):
+            return "forward" not in vars(m)
+        home = type(m).forward.__module__
+        if "forward" in vars(m) or not home.startswith((*_HOMES, "torch.ao.nn", "spikingjelly.", "snntorch.")):
+            return False
         contains = bool(m._modules) and not m.__module__.startswith("torch.")
-        return known and not isinstance(m, nn.Sequential) and not contains
+        return isinstance(m, QuantizedReLU | AAN) or not (isinstance(m, nn.Sequential) or contains)
+
+    def call_own_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        stack = dict(self.module_stack)
+        try:
+            return super().call_own_module(m, forward, args, kwargs)
+        except Exception as error:  # the module becomes a node, so that the obstacles behind it are found as well
+            self.module_stack.clear()
+            self.module_stack.update(stack)
+            proxy = self.create_proxy("call_module", self.path_of_module(m), args, kwargs)
+            proxy.node.meta |= {"untraced": str(error), "source": source_of(error)}
+            return proxy
+
+    def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> tuple[Any, list[Any]]:
+        fn, args = super().create_args_for_root(root_fn, is_module, concrete_args)
+        parameters = inspect.signature(root_fn).parameters
+        for k, name in enumerate(inspect.unwrap(root_fn).__code__.co_varnames[: len(args)]):
+            default = parameters[name].default if name in parameters else inspect.Parameter.empty
+            if default is not inspect.Parameter.empty and isinstance(args[k], fx.Proxy):
+                self.graph.erase_node(args[k].node)
+                args[k] = default
+        return fn, args
+
+
+_HOMES = ("torch.nn", __name__.partition(".")[0])
 
 
 def _checked_output(graph: fx.GraphModule, x: Tensor, wanted: Tensor) -> Tensor:
     """Return the output of the copy, which has to be that of the net."""
     output: Tensor = graph(x)
-    error = float((output - wanted).abs().max())
-    if not error <= 1e-3 * (1.0 + float(wanted.abs().max())):
+    error = relative_error(output, wanted)
+    if not error <= TOLERANCE:
         raise ValueError(
-            f"ann: got a net whose copy of known layers differs from it by {error:.3g}, want layers that do in "
-            "evaluation what their torch.nn base class does, and no operation in place on a value used again"
+            f"ann: got a net whose copy of known layers differs from it by {error:.3g} of its output, want layers that "
+            "do in evaluation what their torch.nn base class does, and no operation in place on a value used again"
         )
     return output
 

@@ -13,15 +13,32 @@ from ..hosts import is_neuron
 from ..simulation.layers import module_of
 
 __all__ = [
-    "Operation", "assign", "bypass", "calls", "calls_neuron", "free_name", "insert_behind", "is_data",
+    "Operation", "Refusal", "assign", "bypass", "calls", "calls_neuron", "free_name", "insert_behind", "is_data",
     "kind_of", "name_of", "of_inputs", "refuse", "shape_of",
 ]  # fmt: skip
 
 
+class Refusal(ValueError):
+    """What a net contains that cannot be converted, where, and what to train in its place."""
+
+    def __init__(self, got: str, want: str, node: fx.Node | None = None) -> None:
+        self.place = _place(node)
+        super().__init__(f"ann: got {got}{self.place and f' ({self.place})'}, which cannot be converted, want {want}")
+        self.got, self.want, self.node = got, want, node
+
+
 def refuse(got: str, want: str, node: fx.Node | None = None) -> NoReturn:
-    """Raise the ``ValueError`` that names what a net contains, where, and what it should be replaced by."""
-    place = "" if node is None else f" (at {node.format_node() if node.op == 'output' else node.name})"
-    raise ValueError(f"ann: got {got}{place}, which cannot be converted, want {want}")
+    """Raise the :class:`Refusal` that names what a net contains, where, and what it should be replaced by."""
+    raise Refusal(got, want, node)
+
+
+def _place(node: fx.Node | None) -> str:
+    """Return the module in which a function is called, and the source line of a call."""
+    if node is None:
+        return ""
+    path, kind = next(reversed(node.meta.get("nn_module_stack", {"": ("", object)}).values()))
+    inside = f"in {path}, a {kind.__name__}" if path and node.op != "call_module" else ""
+    return "; ".join(filter(None, (inside, node.meta.get("source", ""))))
 
 
 @dataclass(frozen=True)

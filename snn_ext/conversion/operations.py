@@ -15,31 +15,37 @@ from ..hosts import is_neuron
 from ..simulation.layers import RULES, UNKNOWN, known_type, rule_of
 from .activations import ACTIVATIONS, Activation
 from .gates import gate_of
-from .graph_tools import Operation, bypass, is_data, kind_of, refuse
+from .graph_tools import Operation, bypass, calls, is_data, refuse
 from .handlers import HANDLERS
+from .obstacles import Obstacles, instead_of
 
 __all__ = ["canonicalize_operations", "is_size"]
 
 
-def canonicalize_operations(graph: fx.GraphModule, activations: dict[str, Activation]) -> None:
-    """Turn every operation of a graph into a known layer, and collect the activations by name."""
+def canonicalize_operations(graph: fx.GraphModule, activations: dict[str, Activation], obstacles: Obstacles) -> None:
+    """Turn every operation of a graph into a known layer, collect the activations by name, and note what is refused."""
     for node in list(graph.graph.nodes):
-        operation = Operation(graph, node)
-        if not node.op.startswith("call_") or not is_data(node) or is_size(node):
-            continue  # a size serves reshapes; others are refused at the end
-        if not node.meta.get("samples_first", True):
-            operation.refuse(", which mixes samples", "the batch as the first dimension")
-        activation, handler = _look_up(ACTIVATIONS, operation), _look_up(HANDLERS, operation)
-        gate = gate_of(operation)
-        if activation is not None:
-            found = activation(operation)
-            activations[operation.become(found.module())] = found
-        elif gate is not None:
-            operation.become(gate)
-        elif handler is not None:
-            handler(operation)
-        else:
-            _by_rule(operation)
+        if node.op.startswith("call_") and is_data(node) and not is_size(node):
+            with obstacles.noted():  # a size serves reshapes; others are refused at the end
+                _canonicalize(Operation(graph, node), activations)
+
+
+def _canonicalize(operation: Operation, activations: dict[str, Activation]) -> None:
+    if not operation.node.meta.get("samples_first", True):
+        operation.refuse(", which mixes samples", "the batch as the first dimension")
+    activation, handler = _look_up(ACTIVATIONS, operation), _look_up(HANDLERS, operation)
+    gate = gate_of(operation)
+    if activation is not None:
+        found, source = activation(operation), operation.argument(0, "input")
+        if found == Activation() and calls(source, activations):  # a ReLU of what is rectified already
+            return bypass(operation.node, source)
+        activations[operation.become(found.module())] = found
+    elif gate is not None:
+        operation.become(gate)
+    elif handler is not None:
+        handler(operation)
+    else:
+        _by_rule(operation)
 
 
 def is_size(node: Any) -> bool:
@@ -80,16 +86,12 @@ def _plain(module: Any) -> Any:
 
 
 def _refuse_unknown(operation: Operation) -> None:
-    module = operation.module
+    module, reason = operation.module, operation.node.meta.get("untraced")
     if module is None:
-        hint = "ReLU, ReLU6, clamp, average or maximum pooling, addition, concatenation, flattening or dropout"
-        refuse(f"the call of {operation.name}", hint, operation.node)
-    if is_neuron(module):
+        refuse(f"the call of {operation.name}", instead_of(operation), operation.node)
+    if is_neuron(module) and not isinstance(module, nn.ReLU):
         operation.refuse(", a spiking neuron already", "a net of analog activations")
-    hint = "a ReLU, ReLU6, clamp or QuantizedReLU in its place, and the net trained with it"
-    is_last = any(user.op == "output" for user in operation.node.users)
-    if isinstance(module, nn.Softmax | nn.LogSoftmax | nn.Sigmoid) and is_last:
-        hint = "the net without it: convert what gives the logits, and apply it to the mean of the output"
-    elif "Norm" in kind_of(module):
-        hint = "a batch norm, which is an affine function after training"
-    operation.refuse("", hint)
+    if reason is not None:
+        want = "a forward pass that does not depend on values; for quantised activations QuantizedReLU"
+        operation.refuse(f", which cannot be traced ({reason})", want)
+    operation.refuse("", instead_of(operation))

@@ -34,7 +34,7 @@ def select_output(graph: fx.GraphModule, result: Any, output: str | int | None) 
         return result
     names = ", ".join(f"output={name!r}" for name, value in values.items() if isinstance(value, Tensor))
     if output is None:
-        refuse(f"an output that is a {type(result).__name__}", f"the name of the one to convert: {names}", node)
+        refuse(f"an output that is a {type(result).__name__}", f"the name of the one to convert: {names}")
     value, part = values.get(output), parts.get(output)
     if not isinstance(value, Tensor) or not isinstance(part, fx.Node):
         bad_value("output", output, names or "None for a net that returns one tensor")

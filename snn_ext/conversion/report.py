@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, SupportsIndex
 
-__all__ = ["LayerReport", "Report"]
+__all__ = ["LayerReport", "Notes", "Report"]
 
 Numbers = float | list[float]
 
@@ -36,11 +37,16 @@ class LayerReport:
         Threshold in units of the spikes that arrive, as the paper on Spike-Norm gives it; ``None`` where no spikes
         arrive, or spikes of several values.
     steps : int or None
-        Steps after which ``rate_error`` was measured.
+        Steps after which ``rate_error`` and ``value_error`` were measured.
     start_error, found_error : float or None
         Root mean square error of the decoded values on the calibration data, relative to that of the activations,
         where the search of ``method="calibrated"`` starts and ends: under the current that arrives from the layers
         before, as they are calibrated.
+    value_error : float or None
+        Root mean square of decoded value minus activation, relative to that of the activation: it compares methods,
+        whatever their thresholds are. ``None`` for a layer that is silent on those samples.
+    notes : list of str
+        What was warned of during conversion.
     """
 
     name: str
@@ -53,6 +59,8 @@ class LayerReport:
     steps: int | None = None
     start_error: float | None = None
     found_error: float | None = None
+    value_error: float | None = None
+    notes: list[str] = field(default_factory=list)
 
     def describe(self, neuron: Any) -> None:
         """Take over threshold at rest and height of a spike from an adaptive neuron."""
@@ -93,13 +101,26 @@ class Report(list[LayerReport]):
         return cls(LayerReport(**layer) for layer in json.loads(text))
 
     def __str__(self) -> str:
-        head = f"{'layer':<28}{'threshold':>12}{'pre-charge':>12}{'scale':>12}{'rate error':>12}  rule"
+        head = f"{'layer':<28}{'threshold':>12}{'pre-charge':>12}{'scale':>12}{'error':>12}  rule"
         rows = (
             f"{layer.name:<28}{_show(layer.threshold):>12}{_show(layer.precharge):>12}{_show(layer.scale):>12}"
-            f"{'-' if layer.rate_error is None else format(layer.rate_error, '.4f'):>12}  {layer.rule}"
+            f"{'-' if layer.value_error is None else format(layer.value_error, '.4f'):>12}  {layer.rule}"
             for layer in self
         )
-        return "\n".join([head, *rows])
+        notes: dict[str, list[str]] = {}
+        for layer in self:
+            for note in layer.notes:
+                notes.setdefault(note, []).append(layer.name)
+        return "\n".join([head, *rows, *(f"{', '.join(names)}: {note}" for note, names in notes.items())])
+
+
+class Notes(dict[str, list[str]]):
+    """What the report of each layer has to say, which is warned of as well."""
+
+    def add(self, name: str, text: str) -> None:
+        """Note something about a layer, and warn of it."""
+        self.setdefault(name, []).append(text)
+        warnings.warn(f"calibration: {name} {text}", stacklevel=3)
 
 
 def _show(value: Numbers) -> str:

@@ -19,6 +19,8 @@ from .graph_tools import assign, bypass, calls, calls_neuron, insert_behind, of_
 from .modules import Gate, PoissonEncoder, Scale, SpikeMaxPool1d, SpikeMaxPool2d, SpikeMaxPool3d
 from .net import ConvertedNet
 from .quantized import START
+from .report import Notes
+from .thresholds import above_floor
 
 __all__ = ["INPUT", "OUTPUT", "ThresholdSetter", "emit_ones", "neurons", "residual_units", "spiking_net"]
 
@@ -120,6 +122,8 @@ class ThresholdSetter:
         Where each comes from.
     errors : dict of str to (float, float)
         Relative errors of calibrated layers before and after their search.
+    notes : Notes
+        What the report of each layer has to say.
     """
 
     def __init__(
@@ -129,6 +133,7 @@ class ThresholdSetter:
         self.values: dict[str, Tensor] = {}
         self.rules: dict[str, str] = {}
         self.errors: dict[str, tuple[float, float]] = {}
+        self.notes = Notes()
 
     def given(self, name: str) -> tuple[Tensor, str] | None:
         """Return threshold and rule of a layer for which none is to be found; ``None`` for any other layer."""
@@ -155,7 +160,7 @@ class ThresholdSetter:
         before, after = (modules.get(f"{name}_{place}") for place in ("before", "after"))
         neuron, device = modules[name], modules[name].v_threshold.device
         if before is None or after is None:
-            neuron.v_threshold = value.to(device, copy=True)
+            neuron.v_threshold = above_floor(name, value).to(device, copy=True)
         else:
             dtype = before.weight.dtype
             before.weight, after.weight = (v.to(device, dtype) for v in (value.double().reciprocal(), value))

@@ -3,14 +3,35 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Iterable
 from fractions import Fraction
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["LargestActivations", "order_statistic"]
+from .._errors import bad_value, check_real
+from ..neurons.base import MIN_THRESHOLD
+from .report import Notes
+
+__all__ = ["LargestActivations", "above_floor", "check_percentile", "order_statistic"]
+
+
+def check_percentile(percentile: float) -> None:
+    """Raise if an option is no percentile, or the fraction that stands for one."""
+    want = "a number in [1, 100], in percent"
+    if check_real("percentile", percentile, want) < 1.0 or percentile > 100.0:
+        meant = f": {100.0 * percentile:g} for the fraction {percentile:g}" if 0.0 < percentile < 1.0 else ""
+        bad_value("percentile", percentile, want + meant)
+
+
+def above_floor(name: str, threshold: Tensor) -> Tensor:
+    """Return the threshold of a layer, or raise if it is below the least one that a neuron can have."""
+    if not bool((threshold >= MIN_THRESHOLD).all()):
+        raise ValueError(
+            f"calibration: got activations of {float(threshold.min()):.3g} in {name}, want at least the smallest "
+            f"threshold, {MIN_THRESHOLD:g}: weights before it that are multiplied, and those behind it divided"
+        )
+    return threshold
 
 
 class LargestActivations:
@@ -31,6 +52,8 @@ class LargestActivations:
     ----------
     maxima : dict of str to Tensor
         The true maximum over all batches, ``[1]`` or ``[C]``.
+    notes : Notes
+        Layers that are silent, or whose percentile is 0.
     """
 
     def __init__(
@@ -39,6 +62,7 @@ class LargestActivations:
         self._ann, self._names, self._batches, self._channel_wise = ann, list(names), batches, channel_wise
         self._counts = dict.fromkeys(self._names, 0)
         self.maxima: dict[str, Tensor] = {}
+        self.notes = Notes()
 
         def note(name: str, rows: Tensor) -> None:
             self._counts[name] += rows.shape[1]
@@ -51,8 +75,8 @@ class LargestActivations:
         """Return the maximum, or a percentile: the smallest value with at least that share at or below it.
 
         A percentile is an order statistic of all values, zeros included. It takes a second pass, in which only the
-        largest values are kept. Where nothing was ever active, a channel gets the threshold of its layer, a layer 1,
-        with a warning.
+        largest values are kept. Where it is 0, the maximum is taken. Where nothing was ever active, a channel gets the
+        threshold of its layer, a layer 1. Both are noted.
         """
         found = self.maxima
         if percentile < 100.0:
@@ -65,7 +89,21 @@ class LargestActivations:
 
             self._watch(keep)
             found = {name: values.amin(1) for name, values in largest.items()}
-        return {name: _positive(name, found[name].float(), self.maxima[name].float()) for name in self._names}
+        return {name: self._positive(name, found[name].float(), percentile) for name in self._names}
+
+    def _positive(self, name: str, threshold: Tensor, percentile: float) -> Tensor:
+        maximum = self.maxima[name].float()
+        layer = maximum.amax()
+        if not bool(layer > 0):
+            self.notes.add(name, "was never active; its threshold is 1")
+            return torch.ones_like(threshold)
+        if not bool(layer.isfinite()):
+            raise ValueError(f"calibration: got an activation of {float(layer)} in {name}, want finite ones")
+        seldom = int(((threshold <= 0) & (maximum > 0)).sum())
+        if seldom:
+            where = f" in {seldom} channels" if self._channel_wise else ""
+            self.notes.add(name, f"is active too seldom for percentile {percentile:g}{where}; the maximum is taken")
+        return torch.where(threshold > 0, threshold, torch.where(maximum > 0, maximum, layer))
 
     @torch.no_grad()
     def _watch(self, see: Callable[[str, Tensor], None]) -> None:
@@ -101,14 +139,3 @@ def order_statistic(values: Tensor, percentile: float) -> Tensor:
 def _rank(percentile: float, count: int) -> int:
     """Return the 1-based rank of a percentile, exactly: as the decimal fraction that it is written as."""
     return max(1, math.ceil(Fraction(repr(float(percentile))) * count / 100))
-
-
-def _positive(name: str, threshold: Tensor, maximum: Tensor) -> Tensor:
-    layer = maximum.amax()
-    if not bool(layer > 0):
-        warnings.warn(f"calibration: {name} was never active; its threshold is 1", stacklevel=3)
-        return torch.ones_like(threshold)
-    if not bool(layer.isfinite()):
-        raise ValueError(f"calibration: got an activation of {float(layer)} in {name}, want finite ones")
-    fallback = torch.where(maximum > 0, maximum, layer)  # a percentile of 0 in a layer that is seldom active
-    return torch.where(threshold > 0, threshold, fallback)

@@ -20,7 +20,7 @@ from ..canonicalize import AnalogNet
 from ..graph_tools import assign, refuse
 from ..net import ConvertedNet
 from ..report import LayerReport, Report
-from ..thresholds import LargestActivations
+from ..thresholds import LargestActivations, above_floor, check_percentile
 from .base import ConversionRecipe, check_result, measure_rates
 
 __all__ = ["AdSNNRecipe"]
@@ -94,8 +94,7 @@ class AdSNNRecipe(ConversionRecipe):
         for name in ("tau_phi", "dt"):
             check_constant(name, getattr(self, name))
         check_real("tau_readout", self.tau_readout, "a finite number >= 0: 0 is no filter", 0.0)
-        if check_real("percentile", self.percentile, "a number in (0, 100]", 0.0, 100.0) <= 0:
-            bad_value("percentile", self.percentile, "a number in (0, 100]")
+        check_percentile(self.percentile)
         if self.spike_height == "fixed" and self.percentile != 100.0:
             bad_value("percentile", self.percentile, "100.0 with spike_height='fixed', whose unit is that of the AANs")
         if self.spike_height == "adaptive" and not self.fold_scales:
@@ -109,6 +108,7 @@ class AdSNNRecipe(ConversionRecipe):
         units, rule = {name: torch.ones(1) for name in activations}, "AAN"
         if self.spike_height == "adaptive":
             units, rule = largest.thresholds(self.percentile), f"ReLU, unit: percentile {self.percentile:g}"
+            units = {name: above_floor(name, unit) for name, unit in units.items()}
         constants = {name: self._constants(activations[name], units[name]) for name in activations}
         wanted = _at_precision(analog, constants)
         net = adaptive_net(
@@ -116,7 +116,7 @@ class AdSNNRecipe(ConversionRecipe):
         )
         rates = check_result(net, x, wanted)
         self._warn_above_ceiling(net, largest.maxima)
-        net.report = Report(_layer_report(net, name, rule) for name in activations)
+        net.report = Report(_layer_report(net, name, rule, largest.notes.get(name, [])) for name in activations)
         steps = max(1, round(_REPORT_MS / self.dt))  # as many before, for the volley at the onset is no rate
         measure_rates(net, x, rates, steps, skip=steps, memory=self.memory)
         return net
@@ -175,7 +175,7 @@ def _at_precision(analog: AnalogNet, constants: dict[str, dict[str, Any]]) -> Te
     return analog.graph(analog.x) if changed else analog.output
 
 
-def _layer_report(net: ConvertedNet, name: str, rule: str) -> LayerReport:
-    layer = LayerReport(name, 0.0, 0.0, 0.0, None, rule)
+def _layer_report(net: ConvertedNet, name: str, rule: str, notes: list[str]) -> LayerReport:
+    layer = LayerReport(name, 0.0, 0.0, 0.0, None, rule, notes=notes)
     layer.describe(net.get_submodule(name))
     return layer

@@ -14,7 +14,9 @@ from ...simulation.analog import AnalogTwin
 from ...simulation.engine import Simulation
 from ..batches import Batches
 from ..canonicalize import AnalogNet, canonicalize
+from ..modules import over_channels
 from ..net import ConvertedNet
+from ..preparation import TOLERANCE, relative_error
 
 __all__ = ["ConversionRecipe", "check_result", "measure_rates"]
 
@@ -80,7 +82,10 @@ class ConversionRecipe(FXConversionRecipe):
         batches = Batches(self.calibration, device)
         x = batches.first()
         self.check_inputs(x)
-        net = self.build(canonicalize(ann, x[:_SAMPLES], pools=self.pools, output=self.output), batches)
+        analog = canonicalize(ann, x[:_SAMPLES], pools=self.pools, output=self.output)
+        net = self.build(analog, batches)
+        for layer in net.report:
+            layer.notes[:0] = analog.notes
         for parameter in net.parameters():
             if parameter.ndim == 4:  # of a 2d convolution, whose fast layout on a CPU it is
                 parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
@@ -120,8 +125,8 @@ def check_result(net: ConvertedNet, x: Tensor, wanted: Tensor | None) -> dict[st
     twin = AnalogTwin(net)
     result = twin(x)
     if wanted is not None:
-        error = float((result - wanted).abs().max()) / (1.0 + float(wanted.abs().max()))
-        if not error <= 1e-3:
+        error = relative_error(result, wanted)
+        if not error <= TOLERANCE:
             raise RuntimeError(
                 f"conversion: the spiking net stands for another analog net, which differs by {error:.3g} of its "
                 "output; this is a defect of snn_ext"
@@ -155,5 +160,13 @@ def measure_rates(
     for _ in Simulation(net, memory=memory).run(x, skip + steps, count):
         pass
     for layer in net.report:
-        error = counts[layer.name] / (window or steps) - rates[layer.name]
-        layer.rate_error, layer.steps = float(error.square().mean().sqrt()), steps
+        wanted = rates[layer.name]
+        error = counts[layer.name] / (window or steps) - wanted
+        layer.rate_error, layer.steps = _rms(error), steps
+        scale = over_channels(torch.as_tensor(layer.scale).to(wanted).reshape(-1), wanted.ndim)
+        size = _rms(wanted * scale)
+        layer.value_error = _rms(error * scale) / size if size else None
+
+
+def _rms(values: Tensor) -> float:
+    return float(values.double().square().mean().sqrt())

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..._errors import bad_value, check_real
 from ..batches import Batches
 from ..canonicalize import AnalogNet
 from ..spiking import ThresholdSetter
-from ..thresholds import LargestActivations
+from ..thresholds import LargestActivations, check_percentile
 from .rate import RateRecipe
 
 __all__ = ["DataNormRecipe"]
@@ -23,7 +22,7 @@ class DataNormRecipe(RateRecipe):
     calibration, memory, time_steps, encoder, seed, precharge, reset, readout, schedule, fold_scales, residual, channel_wise
         As in :class:`RateRecipe`.
     percentile : float
-        In (0, 100]; 100 is the true maximum over all batches.
+        In [1, 100]; 100 is the true maximum over all batches.
 
     Notes
     -----
@@ -46,8 +45,7 @@ class DataNormRecipe(RateRecipe):
     def check(self) -> None:
         """Check the options."""
         super().check()
-        if check_real("percentile", self.percentile, "a number in (0, 100]", 0.0, 100.0) <= 0:
-            bad_value("percentile", self.percentile, "a number in (0, 100]")
+        check_percentile(self.percentile)
 
     def set_thresholds(self, thresholds: ThresholdSetter, analog: AnalogNet, batches: Batches) -> None:
         """Go through the calibration data with the analog net."""
@@ -55,3 +53,4 @@ class DataNormRecipe(RateRecipe):
         largest = LargestActivations(analog.graph, analog.activations, batches, channel_wise=self.channel_wise)
         for name, value in largest.thresholds(self.percentile).items():
             thresholds.set(name, value, f"{rule} per channel" if self.channel_wise else rule)
+        thresholds.notes.update(largest.notes)

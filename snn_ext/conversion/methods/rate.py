@@ -27,7 +27,7 @@ from .base import ConversionRecipe, check_result, measure_rates
 
 __all__ = ["RateRecipe"]
 
-_REPORT_STEPS, _MOST_REPORT_STEPS = 64, 256
+_REPORT_STEPS = 64
 
 
 @dataclass(eq=False, kw_only=True)
@@ -148,7 +148,7 @@ class RateRecipe(ConversionRecipe):
             optimize_precharge(net, None, batches, time_steps=self.time_steps or 255, memory=self.memory)
         if self.schedule == "phased":
             phased(net, self.time_steps or 1)
-        steps = net.latency or min(self.time_steps or _REPORT_STEPS, _MOST_REPORT_STEPS)
+        steps = net.latency or self.time_steps or _REPORT_STEPS
         measure_rates(net, x, rates, steps, window=net.latency and self.time_steps, memory=self.memory)
         return net
 
@@ -228,6 +228,7 @@ class RateRecipe(ConversionRecipe):
             scale=_numbers(value),
             rate_error=None,
             rule=thresholds.rules.get(name, "input"),
+            notes=thresholds.notes.get(name, []),
             relative_threshold=None if arriving is None or len(value) > 1 else float(value) / arriving,
             start_error=start_error,
             found_error=found_error,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -57,7 +56,7 @@ class SpikeNormRecipe(RateRecipe):
             if thresholds.given(name) is None:
                 maximum = torch.where(maximum > 0, maximum, maximum.amax())
                 if not bool((maximum > 0).all()):
-                    warnings.warn(f"calibration: {name} gets no positive current; its threshold is 1", stacklevel=2)
+                    thresholds.notes.add(name, "gets no positive current; its threshold is 1")
                     maximum = torch.ones_like(maximum)
             thresholds.set(name, maximum, rule)
 
