@@ -97,18 +97,18 @@ class _Samples:
 
     def of(self, value: Tensor, batch: int) -> Tensor:
         """Return the values ``[T', C, M_b]`` of ``[T', N, C, ...]`` at the positions in a batch."""
-        sample, place = self.places[batch]
-        return value.reshape(*value.shape[:3], -1)[:, sample, :, place].permute(1, 2, 0)
+        return _at(value, *self.places[batch])
 
     def fewer(self, values: int) -> _Samples:
         """Return every k-th position, so that there are enough for a search, and at most so many values."""
         channels, positions = self.current.shape
         step = math.ceil(positions / max(1, min(_POSITIONS, values // channels)))
-        places = [(sample[::step], place[::step]) for sample, place in self.places]
-        starts = [0, *torch.tensor([len(sample) for sample, _ in self.places]).cumsum(0).tolist()]
-        kept = torch.cat([torch.arange(a, b, step) for a, b in zip(starts, starts[1:], strict=False)])
-        kept = kept.to(self.current.device)
-        return _Samples(places, self.current[:, kept], self.target[:, kept])
+        places, start = [], 0
+        for sample, place in self.places:
+            kept = slice(-start % step, None, step)
+            places.append((sample[kept], place[kept]))
+            start += len(sample)
+        return _Samples(places, self.current[:, ::step], self.target[:, ::step])
 
 
 class AnalogSamples:
@@ -132,21 +132,26 @@ class AnalogSamples:
             for name, shape in shapes.items()
         }
         kept: dict[str, list[Tensor]] = {name: [] for name in shapes}
-        outputs = []
-        for batch, x in enumerate(batches):
-            currents, output = analog.currents(x)
-            for name, current in currents.items():
-                kept[name].append(_Samples(places[name], current, current).of(current.unsqueeze(0), batch)[0])
-            outputs.append(output)
+
+        def keep(name: str, current: Tensor) -> None:
+            here = places[name][len(kept[name])]
+            kept[name].append(_at(current.unsqueeze(0), *here)[0])
+
+        outputs = [analog.watched(x, keep) for x in batches]
         self.layers: dict[str, _Samples] = {}
-        for name, parts in kept.items():
-            current = torch.cat(parts, 1)
+        for name in shapes:
+            current = torch.cat(kept[name], 1)
             target = analog.graph.get_submodule(name)(current.T).T.contiguous()
             self.layers[name] = _Samples(places[name], current, target)
         self.output: _Samples | None = None
         if outputs[0].ndim == 2:
             every = _places(sizes, 1, sum(sizes), generator, analog.x.device)
             self.output = _Samples(every, torch.cat(outputs).T, torch.cat(outputs).T)
+
+
+def _at(value: Tensor, sample: Tensor, place: Tensor) -> Tensor:
+    """Return the values ``[T', C, M]`` of ``[T', N, C, ...]`` at some positions."""
+    return value.reshape(*value.shape[:3], -1)[:, sample, :, place].permute(1, 2, 0)
 
 
 def _places(

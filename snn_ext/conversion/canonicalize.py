@@ -58,16 +58,16 @@ class AnalogNet:
     output: Tensor
     notes: list[str]
 
-    def currents(self, x: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        """Return the input of each activation for some samples, and the output."""
-        found: dict[str, Tensor] = {}
+    def watched(self, x: Tensor, see: Callable[[str, Tensor], object]) -> Tensor:
+        """Return the output for some samples, and show the input of each activation on the way."""
 
-        def keep(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-            return lambda module, inputs: found.update({name: inputs[0]})
+        def show(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+            return lambda module, inputs: (see(name, inputs[0]), None)[1]
 
-        hooks = [self.graph.get_submodule(name).register_forward_pre_hook(keep(name)) for name in self.activations]
+        hooks = [self.graph.get_submodule(name).register_forward_pre_hook(show(name)) for name in self.activations]
         try:
-            return found, self.graph(x)
+            output: Tensor = self.graph(x)
+            return output
         finally:
             for hook in hooks:
                 hook.remove()

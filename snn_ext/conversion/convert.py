@@ -50,7 +50,7 @@ def convert(
         Options of the method, as the class documents them; it refuses others.
 
         - "calibrated": ``time_steps``, ``encoder``, ``seed``, ``readout``, ``schedule``, ``fold_scales``, ``samples``,
-          ``correct_weights``, ``memory``, ``output``, ``progress``.
+          ``correct_weights``, ``tune``, ``epochs``, ``memory``, ``output``, ``progress``.
         - "spike-norm" and "data-norm": ``time_steps``, ``encoder``, ``seed``, ``precharge``, ``reset``, ``readout``,
           ``schedule``, ``fold_scales``, ``residual``, ``channel_wise``, ``memory``, ``output``; "data-norm" has
           ``percentile``.

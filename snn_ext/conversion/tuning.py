@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from spikingjelly.activation_based import functional
+from spikingjelly.activation_based import functional, surrogate
 from torch import Tensor, nn
 from torch.func import functional_call
 from tqdm import tqdm
@@ -17,8 +17,8 @@ from .spiking import ThresholdSetter
 
 __all__ = ["tune"]
 
-_BATCH, _HELD_OUT, _PATIENCE = 32, 4, 5
-_CHANNEL_RATE, _WEIGHT_RATE = 5e-3, 1e-4
+_BATCH, _HELD_OUT, _PATIENCE = 32, 4, 10
+_CHANNEL_RATE, _WEIGHT_RATE = 1e-3, 1e-4
 
 
 @torch.enable_grad()
@@ -34,8 +34,9 @@ def tune(
 ) -> None:
     """Let a calibrated net follow the surrogate gradient of its squared distance to the analog output.
 
-    Adam with a cosine schedule. A quarter of the inputs is held out: the best parameters on them are kept, those at the
-    start included, and the tuning ends when nothing has got better for some epochs.
+    Adam with a cosine schedule; the surrogate is a triangle that reaches one threshold to either side. A quarter of the
+    inputs is held out: the best parameters on them are kept, those at the start included, and the tuning ends when
+    nothing has got better for some epochs.
 
     Parameters
     ----------
@@ -76,7 +77,11 @@ def tune(
             index = torch.arange(len(inputs) - held, len(inputs)).split(_BATCH)
             return math.fsum(float(loss(i)) * len(i) for i in index)
 
+    neurons: list[Any] = [net.get_submodule(name) for name in thresholds.errors]
+    surrogates = [neuron.surrogate_function for neuron in neurons]
     net.step_mode = "m"
+    for neuron in neurons:
+        neuron.surrogate_function = surrogate.PiecewiseQuadratic(alpha=1.0)
     try:
         best, kept, waited = held_out(), _copies(trained), 0
         for _ in tqdm(range(epochs), "tune", unit="epoch", dynamic_ncols=True, disable=not progress):
@@ -90,6 +95,8 @@ def tune(
             if waited == _PATIENCE:
                 break
     finally:
+        for neuron, own in zip(neurons, surrogates, strict=True):
+            neuron.surrogate_function = own
         functional.reset_net(net)
         net.step_mode = "s"
     with torch.no_grad():
@@ -127,7 +134,7 @@ class _Channels:
 
     def values(self) -> dict[str, Tensor]:
         """Return what the buffers of neurons and scales are to be, for a functional call."""
-        found = {}
+        found: dict[str, Tensor] = {}
         for name, (_, precharge, bias) in self._free.items():
             theta = self._threshold(name)
             found |= {

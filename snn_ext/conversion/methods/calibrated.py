@@ -143,6 +143,9 @@ class CalibratedRecipe(RateRecipe):
         """Return the rates of the analog net: corrections make up for the time that spikes take."""
         if self.schedule == "phased":
             return {}
-        currents, _ = analog.currents(self._seen(analog.x))
-        values = {name: analog.graph.get_submodule(name)(current) for name, current in currents.items()}
-        return {name: a / over_channels(thresholds.values[name].to(a), a.ndim) for name, a in values.items()}
+        currents: dict[str, Tensor] = {}
+        analog.watched(self._seen(analog.x), currents.__setitem__)
+        return {
+            name: analog.graph.get_submodule(name)(z) / over_channels(thresholds.values[name].to(z), z.ndim)
+            for name, z in currents.items()
+        }
