@@ -78,7 +78,7 @@ def _unwrapped(module: nn.Module) -> nn.Module:
     inner: Any = module
     while isinstance(inner, nn.DataParallel | nn.parallel.DistributedDataParallel):
         inner = inner.module
-    original = inner._modules.get("_orig_mod")
+    original = getattr(inner, "_orig_mod", None)
     return inner if original is None else _unwrapped(original)
 
 

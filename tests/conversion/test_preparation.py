@@ -1,4 +1,4 @@
-"""What people hand over: wrapped nets, optional arguments, nets without values; small values, and what is said of them."""
+"""What people hand over: wrapped nets, optional arguments, small values, and what is said of them."""
 
 from __future__ import annotations
 
@@ -96,7 +96,6 @@ def test_silent_layers_and_percentiles_of_zero_are_warned_of_and_in_the_report()
 
 
 def test_the_error_of_the_report_orders_methods_whatever_their_thresholds_are() -> None:
-    """A threshold that is far too large gives small rates, with small errors of the rate and large ones of the value."""
     net = mlp()
     good = data_norm(net, time_steps=64).report[0]
     few = data_norm(net, time_steps=4).report[0]
