@@ -31,7 +31,7 @@ def fold_constants(graph: fx.GraphModule, x: Tensor) -> None:
         if isinstance(value, _Shape):
             node.meta["shape"] = value.shape
             node.meta["samples_first"] = value.shape[:1] == (2,) and other.shape[:1] == (3,)
-            if value.source is not None and node.op.startswith("call_"):
+            if value.source is not None and node.op.startswith("call_") and "untraced" not in node.meta:
                 passed[node] = passed.get(value.source, value.source)
                 bypass(node, passed[node])
         elif isinstance(value, Tensor):

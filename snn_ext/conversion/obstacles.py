@@ -58,7 +58,7 @@ class Obstacles:
 def _line(kind: str, want: str, places: list[tuple[str, str]]) -> str:
     first = "; ".join(filter(None, places[0]))
     times = f", {len(places)} times" if len(places) > 1 else ""
-    where = "first at " * (len(places) > 1) + first
+    where = "first: " * (len(places) > 1) + first
     return f"{kind}{times}{first and f' ({where})'}: want {want}"
 
 

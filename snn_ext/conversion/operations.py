@@ -32,7 +32,9 @@ def canonicalize_operations(graph: fx.GraphModule, activations: dict[str, Activa
 
 def _canonicalize(operation: Operation, activations: dict[str, Activation]) -> None:
     if not operation.node.meta.get("samples_first", True):
-        operation.refuse(", which mixes samples", "the batch as the first dimension")
+        if all(source.meta.get("samples_first", True) for source in operation.node.all_input_nodes):
+            operation.refuse(", which mixes samples", "the batch as the first dimension")
+        return  # what follows from it
     activation, handler = _look_up(ACTIVATIONS, operation), _look_up(HANDLERS, operation)
     gate = gate_of(operation)
     if activation is not None:

@@ -16,7 +16,7 @@ from ..simulation.layers import rule_of
 from .graph_tools import assign, kind_of, refuse
 from .obstacles import Obstacles
 
-__all__ = ["TOLERANCE", "plain_copy", "relative_error"]
+__all__ = ["TOLERANCE", "check_values", "plain_copy", "relative_error"]
 
 TOLERANCE = 1e-3
 """Largest :func:`relative_error` of a copy that computes what the net does."""
@@ -36,6 +36,12 @@ def relative_error(output: Tensor, wanted: Tensor) -> float:
     return error / size if error and size else error
 
 
+def check_values(ann: nn.Module) -> None:
+    """Raise if a net has shapes only."""
+    if any(t.is_meta for t in (*ann.parameters(), *ann.buffers())):
+        bad_value("ann", "parameters on the meta device", "values, on a CPU or a GPU")
+
+
 def plain_copy(ann: nn.Module, x: Tensor, obstacles: Obstacles) -> tuple[nn.Module, list[str]]:
     """Copy a net to the device of some samples, and return it with notes for the report.
 
@@ -45,14 +51,12 @@ def plain_copy(ann: nn.Module, x: Tensor, obstacles: Obstacles) -> tuple[nn.Modu
     Raises
     ------
     ValueError
-        If the net is scripted, has no data (device meta), or has weights of float32 and of float64.
+        If the net is scripted, or has weights of float32 and of float64.
     """
     ann = _unwrapped(ann)
     for name, module in ann.named_modules():
         if isinstance(module, torch.jit.ScriptModule):
             refuse(f"a scripted module {name}".rstrip(), "the nn.Module that was scripted, which can be traced")
-    if any(t.is_meta for t in (*ann.parameters(), *ann.buffers(), x)):
-        bad_value("ann", "parameters or inputs on the meta device", "values, on a CPU or a GPU")
     # A computed weight is no leaf of autograd, and torch copies leaves only.
     computed = (v for module in ann.modules() for v in vars(module).values() if isinstance(v, Tensor))
     copied = copy.deepcopy(ann, {id(value): value.detach().clone() for value in computed}).eval()
@@ -74,7 +78,7 @@ def _unwrapped(module: nn.Module) -> nn.Module:
     inner: Any = module
     while isinstance(inner, nn.DataParallel | nn.parallel.DistributedDataParallel):
         inner = inner.module
-    original = inner._modules.get("_orig_mod")
+    original = getattr(inner, "_orig_mod", None)
     return inner if original is None else _unwrapped(original)
 
 

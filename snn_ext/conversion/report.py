@@ -1,4 +1,4 @@
-"""The report of a conversion: threshold, pre-charge, scale and rate error of each layer."""
+"""The report of a conversion: threshold, pre-charge, scale and errors of each layer."""
 
 from __future__ import annotations
 

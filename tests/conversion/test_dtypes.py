@@ -1,7 +1,8 @@
-"""Nets of float64, a default dtype of float64, and 16-bit nets, which are refused."""
+"""Nets of float64, a default dtype of float64, and 16-bit nets, which are converted in float32."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -93,14 +94,19 @@ def test_the_default_dtype_changes_nothing(name: str, default_of_float64: None) 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("method", ["data-norm", "spike-norm", "adsnn"])
-def test_16_bit_nets_and_inputs_of_another_dtype_are_refused(method: str, dtype: torch.dtype) -> None:
-    ann, x = trained(vgg()), images(2)
-    with pytest.raises(ValueError, match=f"ann: got 'weights of {dtype}', want torch.float32 or torch.float64"):
-        convert(trained(vgg()).to(dtype), x.to(dtype), method=method)  # type: ignore[arg-type]
+def test_16_bit_nets_are_converted_in_float32_and_mixed_ones_are_refused(method: str, dtype: torch.dtype) -> None:
+    make = (lambda: vgg(AAN)) if method == "adsnn" else vgg
+    ann, x = trained(make()), images(2)
+    half = trained(make()).to(dtype)
+    with pytest.warns(UserWarning, match=f"ann: weights of {dtype}, converted in float32"):
+        snn = convert(half, x.to(dtype), method=method)  # type: ignore[arg-type]
+    assert next(half.parameters()).dtype == dtype
+    assert all(layer.notes[0] == f"weights of {dtype}, converted in float32" for layer in snn.report)
+    wanted = convert(copy.deepcopy(half).float(), x, method=method)  # type: ignore[arg-type]
+    assert torch.equal(loop(snn, x.to(dtype), 3), loop(wanted, x, 3))
     mixed = trained(vgg())
     mixed[4].double()
     with pytest.raises(ValueError, match="ann: got 'weights of torch.float32 and torch.float64'"):
         convert(mixed, x, method=method)  # type: ignore[arg-type]
-    for wrong in (dtype, torch.float64):
-        with pytest.raises(ValueError, match=f"calibration: got a {wrong} tensor .* want inputs of torch.float32"):
-            convert(ann, x.to(wrong), method=method)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="calibration: got a torch.float64 tensor .* want inputs of torch.float32"):
+        convert(ann, x.double(), method=method)  # type: ignore[arg-type]

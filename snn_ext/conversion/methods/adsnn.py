@@ -49,7 +49,7 @@ class AdSNNRecipe(ConversionRecipe):
         "fixed" for a net that was trained with :class:`snn_ext.AAN`. "adaptive" for a ReLU net as it is: a spike then
         carries the threshold at its time, and the transfer function is linear.
     percentile : float
-        With "adaptive": the percentile of its activations that is the unit of a layer, in (0, 100]; 100 is the
+        With "adaptive": the percentile of its activations that is the unit of a layer, in [1, 100]; 100 is the
         maximum.
     tau_phi, tau_readout : float
         Membrane filter of the neurons, and of the read-out, in ms.

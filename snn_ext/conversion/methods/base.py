@@ -16,7 +16,7 @@ from ..batches import Batches
 from ..canonicalize import AnalogNet, canonicalize
 from ..modules import over_channels
 from ..net import ConvertedNet
-from ..preparation import TOLERANCE, relative_error
+from ..preparation import TOLERANCE, check_values, relative_error
 
 __all__ = ["ConversionRecipe", "check_result", "measure_rates"]
 
@@ -79,6 +79,7 @@ class ConversionRecipe(FXConversionRecipe):
     @torch.no_grad()
     def converted(self, ann: nn.Module, device: torch.device | None = None) -> ConvertedNet:
         """Return the spiking net for a trained one, which is not changed."""
+        check_values(ann)
         batches = Batches(self.calibration, device)
         x = batches.first()
         self.check_inputs(x)
@@ -86,6 +87,8 @@ class ConversionRecipe(FXConversionRecipe):
         net = self.build(analog, batches)
         for layer in net.report:
             layer.notes[:0] = analog.notes
+        if analog.notes:
+            _take_16_bits(net)
         for parameter in net.parameters():
             if parameter.ndim == 4:  # of a 2d convolution, whose fast layout on a CPU it is
                 parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
@@ -107,6 +110,16 @@ class ConversionRecipe(FXConversionRecipe):
         net, self._result = self._result, None
         assert net is not None
         return net
+
+
+def _take_16_bits(net: ConvertedNet) -> None:
+    """Let a net of float32 take the 16-bit inputs of the net that it was converted from."""
+    x = next(node for node in net.graph.nodes if node.op == "placeholder")
+    with net.graph.inserting_after(x):
+        full = net.graph.call_method("float", (x,))
+    full.meta = dict(x.meta)
+    x.replace_all_uses_with(full, lambda user: user is not full)
+    net.recompile()
 
 
 def check_result(net: ConvertedNet, x: Tensor, wanted: Tensor | None) -> dict[str, Tensor]:

@@ -299,7 +299,7 @@ REFUSED: dict[str, tuple[Any, dict[str, Any]]] = {
     "ann: got AANs with tau_beta of 50, 100 ms": (
         lambda: nn.Sequential(BNAAN(2), nn.Conv2d(2, 2, 3), AAN(tau_beta=100.0)), {}
     ),
-    "ann: got ELU": (lambda: vgg(nn.ELU), {}),
+    "ELU, 4 times": (lambda: vgg(nn.ELU), {}),
 }  # fmt: skip
 
 
