@@ -29,7 +29,7 @@ from snn_ext.simulation import AnalogTwin, Simulation
 from .pages import command_line, provenance, table
 
 KINDS = {"classification": models, "segmentation": models.segmentation, "video": models.video}
-SIZES: dict[str, tuple[int, ...]] = {"video": (16, 56, 56), "s3d": (16, 208, 208), "mvit": (16, 224, 224)}
+SIZES: dict[str, tuple[int, ...]] = {"video": (16, 56, 56), "s3d": (16, 224, 224), "mvit": (16, 224, 224)}
 SIZES |= {"inception": (96, 96), "vit": (224, 224), "maxvit": (224, 224)}
 """Sizes of the inputs of a kind, or of nets by the beginning of their name; 64 x 64 for others."""
 METHOD: dict[str, Any] = {"method": "data-norm", "precharge": 0.5, "channel_wise": True}
