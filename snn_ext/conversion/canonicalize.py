@@ -62,7 +62,10 @@ class AnalogNet:
         """Return the output for some samples, and show the input of each activation on the way."""
 
         def show(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-            return lambda module, inputs: (see(name, inputs[0]), None)[1]
+            def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+                see(name, inputs[0])
+
+            return hook
 
         hooks = [self.graph.get_submodule(name).register_forward_pre_hook(show(name)) for name in self.activations]
         try:

@@ -237,15 +237,15 @@ def test_options_of_the_other_methods_are_refused_by_name() -> None:
 
 
 @pytest.mark.parametrize("tune", ["channels", "weights"])
-@pytest.mark.parametrize("name", ["residual", "maximum pooling", "quantised"])
-def test_tuning_never_leaves_the_inputs_it_holds_out_worse_and_gets_nearer_on_them(name: str, tune: Any) -> None:
+@pytest.mark.parametrize("name", ["maximum pooling", "quantised"])
+def test_tuning_never_leaves_the_inputs_that_it_holds_out_worse(name: str, tune: Any) -> None:
     x = images(32)
     ann = built(name, x)
     options = QUIET | {"time_steps": 3, "correct_weights": False}
-    before, after = convert(ann, x, **options), convert(ann, x, tune=tune, epochs=8, **options)
+    before, after = convert(ann, x, **options), convert(ann, x, tune=tune, epochs=3, **options)
     held = x[-8:]
     assert error(after, ann, held, 3) <= error(before, ann, held, 3) * (1 + 1e-5)
-    assert after.report == convert(ann, x, tune=tune, epochs=8, **options).report
+    assert after.report == convert(ann, x, tune=tune, epochs=3, **options).report
     assert after.report[0].rule.endswith("tuned") and after.step_mode == "s"
     assert not any(p.grad is not None for p in ann.parameters())
 
