@@ -101,10 +101,10 @@ class Report(list[LayerReport]):
         return cls(LayerReport(**layer) for layer in json.loads(text))
 
     def __str__(self) -> str:
-        head = f"{'layer':<28}{'threshold':>12}{'pre-charge':>12}{'scale':>12}{'error':>12}  rule"
+        head = f"{'layer':<28}{'threshold':>18}{'pre-charge':>18}{'scale':>18}{'error':>10}  rule"
         rows = (
-            f"{layer.name:<28}{_show(layer.threshold):>12}{_show(layer.precharge):>12}{_show(layer.scale):>12}"
-            f"{'-' if layer.value_error is None else format(layer.value_error, '.4f'):>12}  {layer.rule}"
+            f"{layer.name:<28}{_show(layer.threshold):>18}{_show(layer.precharge):>18}{_show(layer.scale):>18}"
+            f"{'-' if layer.value_error is None else format(layer.value_error, '.4f'):>10}  {layer.rule}"
             for layer in self
         )
         notes: dict[str, list[str]] = {}
