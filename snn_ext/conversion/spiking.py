@@ -155,12 +155,14 @@ class ThresholdSetter:
         if clip is not None:
             value = value.clamp_max(clip)
             rule = f"{rule}, clip" if given is None and bool((value == clip).all()) else rule
-        self.values[name], self.rules[name] = value, rule
         modules: dict[str, Any] = dict(self.net.named_modules())
         before, after = (modules.get(f"{name}_{place}") for place in ("before", "after"))
         neuron, device = modules[name], modules[name].v_threshold.device
         if before is None or after is None:
-            neuron.v_threshold = above_floor(name, value).to(device, copy=True)
+            value = above_floor(name, value, self.notes)
+        self.values[name], self.rules[name] = value, rule
+        if before is None or after is None:
+            neuron.v_threshold = value.to(device, copy=True)
         else:
             dtype = before.weight.dtype
             before.weight, after.weight = (v.to(device, dtype) for v in (value.double().reciprocal(), value))

@@ -24,14 +24,21 @@ def check_percentile(percentile: float) -> None:
         bad_value("percentile", percentile, want + meant)
 
 
-def above_floor(name: str, threshold: Tensor) -> Tensor:
-    """Return the threshold of a layer, or raise if it is below the least one that a neuron can have."""
-    if not bool((threshold >= MIN_THRESHOLD).all()):
+def above_floor(name: str, threshold: Tensor, notes: Notes) -> Tensor:
+    """Return the threshold of a layer, at least the smallest one that a neuron can have.
+
+    A larger threshold is right too, at lower rates, and is noted. Raise where rates would be below a few per cent.
+    """
+    least = float(threshold.min())
+    if least >= MIN_THRESHOLD:
+        return threshold
+    if not least >= MIN_THRESHOLD / 32:
         raise ValueError(
-            f"calibration: got activations of {float(threshold.min()):.3g} in {name}, want at least the smallest "
+            f"calibration: got activations of {least:.3g} in {name}, want at least the smallest "
             f"threshold, {MIN_THRESHOLD:g}: weights before it that are multiplied, and those behind it divided"
         )
-    return threshold
+    notes.add(name, f"has activations of {least:.3g} only; its threshold is the smallest one, {MIN_THRESHOLD:g}")
+    return threshold.clamp_min(MIN_THRESHOLD)
 
 
 class LargestActivations:

@@ -72,6 +72,21 @@ def test_activations_below_the_smallest_threshold_are_refused(method: str) -> No
         convert(net, X, method=method, **options)  # type: ignore[arg-type]
 
 
+def test_a_little_too_small_activations_get_the_smallest_threshold_and_are_noted() -> None:
+    net = mlp()
+    with torch.no_grad():
+        size = float(net[:2](X).amax())
+        for parameter in net[0].parameters():
+            parameter *= 4e-7 / size
+        net[2].weight *= size / 4e-7
+    with pytest.warns(UserWarning, match="has activations of 4e-07 only"):
+        snn = convert(net, X, method="data-norm", precharge=0.5)
+    assert snn.report[0].threshold == pytest.approx(1e-6) and "4e-07" in snn.report[0].notes[0]
+    with torch.no_grad():
+        rate = torch.stack([snn(X) for _ in range(512)]).mean(0)
+        assert (rate - net(X)).norm() < 0.05 * net(X).norm()
+
+
 def test_a_fraction_is_no_percentile() -> None:
     for value, meant in ((0.999, ": 99.9 for the fraction 0.999"), (0.0, ""), (101.0, "")):
         with pytest.raises(ValueError, match=rf"want a number in \[1, 100\], in percent{meant}$"):

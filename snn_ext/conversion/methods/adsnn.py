@@ -108,7 +108,7 @@ class AdSNNRecipe(ConversionRecipe):
         units, rule = {name: torch.ones(1) for name in activations}, "AAN"
         if self.spike_height == "adaptive":
             units, rule = largest.thresholds(self.percentile), f"ReLU, unit: percentile {self.percentile:g}"
-            units = {name: above_floor(name, unit) for name, unit in units.items()}
+            units = {name: above_floor(name, unit, largest.notes) for name, unit in units.items()}
         constants = {name: self._constants(activations[name], units[name]) for name in activations}
         wanted = _at_precision(analog, constants)
         net = adaptive_net(
