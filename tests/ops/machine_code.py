@@ -85,9 +85,17 @@ def settings(operator: str, backward: int) -> list[Variant]:
     counts = {setting.name: len(setting.values) or 2 for setting in op.settings} | {"surrogate": 7}
     counts |= dict.fromkeys(op.backward_only, 1) if not backward else {}
     names = macros(op)[4:]
-    found = itertools.product(*(range(counts.get(name.lower(), 2)) for name in names))
+    found = list(itertools.product(*(range(counts.get(name.lower(), 2)) for name in names)))
+    if "CHARGE" in names:  # a delayed reset is that of one rule, and of a detached spike
+        reset, charge, detach = (names.index(name) for name in ("RESET", "CHARGE", "DETACH_RESET"))
+        delayed, beta = (counts[name] - 1 for name in ("reset", "charge"))
+        found = [
+            each
+            for each in found
+            if each[reset] != delayed or (each[charge] == beta and each[detach] == counts["detach_reset"] - 1)
+        ]
     if "OUTPUT" not in names:
-        return list(found)
+        return found
     potential = op.codes(op.Settings("potential", *[0] * 5))[0]
     output, unused = names.index("OUTPUT"), [names.index(name.upper()) for name in op.backward_only]
     return [each for each in found if each[output] != potential or not any(each[place] for place in unused)]
