@@ -118,7 +118,7 @@ def integrate_and_fire(
     constant = None if decay is None else as_step(decay, x_seq, dtype)
     spikes = []
     for x, threshold in zip(x_seq, thresholds.to(dtype).expand(len(x_seq)), strict=True):
-        h = _charge(v, x.to(dtype), constant, charge)
+        h = charged(v, x.to(dtype), constant, charge)
         if reset == "delayed":
             h = h - spike(v.detach(), threshold.detach(), surrogate, fire_at_threshold) * threshold
         s = spike(h, threshold, surrogate, fire_at_threshold)
@@ -222,7 +222,8 @@ def as_step(v: Tensor | float, x_seq: Tensor, dtype: torch.dtype) -> Tensor:
     return v.to(dtype).expand(x_seq.shape[1:])
 
 
-def _charge(v: Tensor, x: Tensor, decay: Tensor | None, charge: str) -> Tensor:
+def charged(v: Tensor, x: Tensor, decay: Tensor | float | None, charge: str) -> Tensor:
+    """Return the potential ``v`` charged by the input of a step, in the operations of ``charge``."""
     if decay is None:
         return v + x
     match charge:

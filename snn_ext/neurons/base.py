@@ -98,8 +98,10 @@ class ThresholdNeuron(nn.Module):
         """Load a checkpoint; one of the host's own neuron, which has no threshold, leaves the threshold as it is."""
         foreign = local_metadata.get("version") != self._version and prefix + self.resizable[0] not in state_dict
         key = prefix + self.threshold_name
-        if key in state_dict and state_dict[key].ndim == 0:
-            state_dict[key] = state_dict[key].reshape(1)
+        for name, own in (*self._parameters.items(), *self._buffers.items()):
+            value = state_dict.get(prefix + name)  # the hosts' threshold, beta and w have no dimension
+            if value is not None and own is not None and value.ndim == 0 and own.ndim == 1:
+                state_dict[prefix + name] = value.reshape(1)
         for name in self.resizable:
             value, own = state_dict.get(prefix + name), getattr(self, name)
             if value is not None and not isinstance(own, nn.Parameter) and 1 <= value.ndim <= self.resizable_ndim:

@@ -27,6 +27,11 @@ class CudaImplementation(CudaMachine):
             return min(most, 8 if time_steps <= 4 else 4 if time_steps <= 8 else 2)
         return most if time_steps <= SEGMENT else min(most, 4)
 
+    def width(self, backward: bool, inputs: Any, others: tuple[Tensor | None, ...]) -> int:
+        """Return how many neurons a thread takes; with a leak at most 4 backward, which needs more registers."""
+        width = super().width(backward, inputs, others)
+        return min(width, 4) if backward and inputs.decay is not None else width
+
     def grid(self, backward: bool, inputs: Any, gradients: Any, width: int) -> tuple[int, Tensor | None]:
         """Return the number of blocks and, if sums are wanted, a counter of blocks and a column of sums for each."""
         grid, sums = super().grid(backward, inputs, gradients, width)
