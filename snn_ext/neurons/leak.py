@@ -43,6 +43,22 @@ class TauLeak(nn.Module):
             self._hold("w", start, trainable=True)  # type: ignore[operator]
             self.__dict__["tau"] = None
 
+    @property
+    def leaks(self) -> bool:
+        """Whether there is a leak."""
+        return self.tau is not None or "w" in self._parameters
+
+    def takes_leak_of(self, old: nn.Module) -> bool:
+        """Return True for a neuron whose leak :meth:`take_leak` can copy."""
+        return isinstance(old, TauLeak) or type(old).__name__ in ("LIFNode", "ParametricLIFNode")
+
+    def take_leak(self, old: Any) -> None:
+        """Leak as another neuron does, of the host or of this package."""
+        learned = "w" in old._parameters
+        self._init_leak(2.0 if learned else old.tau, old.decay_input, learned)
+        if learned:
+            self._hold("w", nn.Parameter(old.w.detach().clone().reshape(1)))  # type: ignore[operator]
+
     def leak(self, x_seq: Tensor) -> Leak:
         """Return the leak for an input ``[T, N, ...]``."""
         if "w" in self._parameters:
@@ -86,6 +102,14 @@ class BetaLeak(nn.Module):
     def leaks(self) -> bool:
         """Whether there is a leak; ``beta`` is then a vector, and the host's own 1 without a dimension if not."""
         return bool(self.beta.ndim)
+
+    def takes_leak_of(self, old: nn.Module) -> bool:
+        """Return True for a neuron whose leak :meth:`take_leak` can copy."""
+        return isinstance(old, BetaLeak) or type(old).__name__ == "Leaky"
+
+    def take_leak(self, old: Any) -> None:
+        """Leak as another neuron does, of the host or of this package."""
+        self._init_leak(old.beta.detach().clamp(0.0, 1.0), isinstance(old.beta, nn.Parameter))
 
     def _init_leak(self, beta: Any, learn_beta: bool) -> None:
         start = as_beta(beta)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import warnings
 from typing import Any
 
 import pytest
@@ -183,3 +184,23 @@ def test_atif_nu_says_why_it_has_no_leak() -> None:
     for make in (lambda: ATIFnuNode(T=4, tau=2.0), lambda: ATIFnu(T=4, beta=0.5)):
         with pytest.raises(ValueError, match=r"^(tau|beta): .*derived for a potential that keeps its charge"):
             make()
+
+
+@pytest.mark.parametrize("make", [lambda: ATIFuNode(0.5, step_mode="m"), lambda: ATIFu(0.5, init_hidden=True)])
+def test_a_threshold_below_its_floor_warns_once_and_recovers(make: Any) -> None:
+    node = make()
+    threshold = next(iter(node.parameters()))
+    with torch.no_grad():
+        threshold.fill_(-0.05)
+    with pytest.warns(UserWarning, match=r"-0.05 by training, want at least 1e-06, which is used"):
+        node.train()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        node.eval()
+    optimizer = torch.optim.SGD([threshold], lr=0.1)
+    for _ in range(20):  # too many spikes: the gradient asks for a higher threshold
+        optimizer.zero_grad()
+        reset(node)
+        node(torch.full((4, 8), 0.1)).mean().backward()
+        optimizer.step()
+    assert threshold.item() > 0.0
