@@ -35,10 +35,10 @@ def replace_neurons(net: nn.Module, factory: Factory, *, drop: tuple[str, ...] =
 
     Threshold, surrogate, ``detach_reset``, ``step_mode`` and ``store_v_seq`` (in snnTorch: threshold, ``spike_grad``,
     ``init_hidden``, ``output``), the leak, the tie rule, ``scale_output`` and ``grad_scale`` are copied from the old
-    neuron wherever the factory has left them at their defaults; a default that it gives explicitly cannot be told apart.
-    An instance that stands in several places is replaced by one instance. A ``nn.ReLU`` that one forward pass calls
-    several times, as in torchvision's residual blocks, becomes one neuron whose calls share one state, which is hardly
-    ever intended: a warning names such a module, if the net can be traced.
+    neuron wherever the factory has left them at their defaults; a default that it gives explicitly cannot be told
+    apart. An instance that stands in several places is replaced by one instance. A ``nn.ReLU`` that one forward pass
+    calls several times, as in torchvision's residual blocks, becomes one neuron whose calls share one state, which is
+    hardly ever intended: a warning names such a module, if the net can be traced.
 
     Parameters
     ----------
