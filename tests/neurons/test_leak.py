@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from snn_ext.snntorch import PCMPIF, ATIFnu, ATIFu
 from snn_ext.spikingjelly import ATIFnuNode, ATIFuNode, PCMPIFNode
+from snn_ext.testing import check_neuron
 from tests.hosts import reset, steps
 
 TAUS = (1.1, 2.0, 7.3, 100.0)
@@ -85,11 +86,11 @@ LEAKY: dict[str, Any] = {
     "tau without the input": lambda **k: ATIFuNode(0.75, tau=3.0, decay_input=False, **k),
     "learned tau": lambda **k: ATIFuNode(0.75, tau=2.0, learn_tau=True, **k),
     "pre-charged tau": lambda **k: PCMPIFNode(0.75, tau=2.0, **k),
-    "beta": lambda **k: ATIFu(0.75, beta=0.9, init_hidden=True, **k),
-    "beta reset to zero": lambda **k: ATIFu(0.75, beta=0.9, reset_mechanism="zero", init_hidden=True, **k),
-    "learned beta": lambda **k: ATIFu(0.75, beta=0.9, learn_beta=True, init_hidden=True, **k),
+    "beta": lambda **k: ATIFu(0.75, beta=0.9, **{"init_hidden": True} | k),
+    "beta reset to zero": lambda **k: ATIFu(0.75, beta=0.9, reset_mechanism="zero", **{"init_hidden": True} | k),
+    "learned beta": lambda **k: ATIFu(0.75, beta=0.9, learn_beta=True, **{"init_hidden": True} | k),
     "beta of channels": lambda **k: PCMPIF(
-        0.75, beta=torch.tensor([0.5, 0.7, 0.9], device="cpu"), init_hidden=True, **k
+        0.75, beta=torch.tensor([0.5, 0.7, 0.9], device="cpu"), **{"init_hidden": True} | k
     ),
 }
 
@@ -204,3 +205,10 @@ def test_a_threshold_below_its_floor_warns_once_and_recovers(make: Any) -> None:
         node(torch.full((4, 8), 0.1)).mean().backward()
         optimizer.step()
     assert threshold.item() > 0.0
+
+
+@pytest.mark.parametrize("name", LEAKY)
+def test_the_conformance_suite_passes(name: str) -> None:
+    host, habit = ("snntorch", {"init_hidden": False}) if "beta" in name else ("spikingjelly", {})
+    shape = (3, 3, 5, 5)
+    check_neuron(lambda **options: LEAKY[name](**habit | options), host, shape=shape)
