@@ -210,5 +210,5 @@ def test_a_threshold_below_its_floor_warns_once_and_recovers(make: Any) -> None:
 @pytest.mark.parametrize("name", LEAKY)
 def test_the_conformance_suite_passes(name: str) -> None:
     host, habit = ("snntorch", {"init_hidden": False}) if "beta" in name else ("spikingjelly", {})
-    shape = (3, 3, 5, 5)
-    check_neuron(lambda **options: LEAKY[name](**habit | options), host, shape=shape)
+    other_shapes = ("trainers_run", "spikes_suit_losses_and_accuracies") if "channels" in name else ()
+    check_neuron(lambda **options: LEAKY[name](**habit | options), host, shape=(3, 3, 5, 5), skip=other_shapes)
