@@ -43,11 +43,12 @@ def counted_integrate_and_fire(
     """Run the steps of the host's ``IFNode`` where the dynamics is the same, so that equal spikes cost the same.
 
     Otherwise the definition runs: for a threshold that is being trained, ties that do not fire, a surrogate that is not
-    the host's, reset "none", and infinite potentials with a reset to zero.
+    the host's, a leak, reset "none", and infinite potentials with a reset to zero.
     """
     trained = torch.is_grad_enabled() and thresholds.requires_grad
     known = isinstance(surrogate, nn.Module) and isinstance(as_surrogate(surrogate), Surrogate)
-    as_the_host = known and options["fire_at_threshold"] and not trained and reset != "none"
+    as_the_host = known and options["fire_at_threshold"] and not trained and reset in ("subtract", "zero")
+    as_the_host = as_the_host and options.get("decay") is None
     if not as_the_host or (reset == "zero" and not aside(_all_finite, x_seq, v)):
         return functional.integrate_and_fire(
             x_seq, v, thresholds, surrogate=surrogate, reset=reset, scale=scale, **options

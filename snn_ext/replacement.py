@@ -20,6 +20,7 @@ from .neurons import (
     NonUniformIntegrateAndFireNeuron,
     ThresholdNeuron,
 )
+from .neurons.leak import BetaLeak, TauLeak
 
 __all__ = ["DROPPABLE", "Factory", "check_factory", "replace_neurons"]
 
@@ -33,11 +34,11 @@ def replace_neurons(net: nn.Module, factory: Factory, *, drop: tuple[str, ...] =
     """Replace every neuron of a net, spiking or ``nn.ReLU``, in place.
 
     Threshold, surrogate, ``detach_reset``, ``step_mode`` and ``store_v_seq`` (in snnTorch: threshold, ``spike_grad``,
-    ``init_hidden``, ``output``), the tie rule, ``scale_output`` and ``grad_scale`` are copied from the old neuron
-    wherever the factory has left them at their defaults; a default that it gives explicitly cannot be told apart.
-    An instance that stands in several places is replaced by one instance. A ``nn.ReLU`` that one forward pass calls
-    several times, as in torchvision's residual blocks, becomes one neuron whose calls share one state, which is hardly
-    ever intended: a warning names such a module, if the net can be traced.
+    ``init_hidden``, ``output``), the leak, the tie rule, ``scale_output`` and ``grad_scale`` are copied from the old
+    neuron wherever the factory has left them at their defaults; a default that it gives explicitly cannot be told
+    apart. An instance that stands in several places is replaced by one instance. A ``nn.ReLU`` that one forward pass
+    calls several times, as in torchvision's residual blocks, becomes one neuron whose calls share one state, which is
+    hardly ever intended: a warning names such a module, if the net can be traced.
 
     Parameters
     ----------
@@ -175,6 +176,9 @@ def _losses(old: nn.Module, new: nn.Module) -> dict[str, str]:
     elif isinstance(old, AdaptiveSpikingNeuron) and old.bias is not None and getattr(new, "bias", None) is None:
         lost["dynamics"] = "its bias in the factory or "
     kinds = {base.__name__ for base in type(old).__mro__}
+    leak_is_kept = isinstance(new, TauLeak | BetaLeak) and new.takes_leak_of(old)
+    if isinstance(old, TauLeak | BetaLeak) and old.leaks and not leak_is_kept:
+        lost["leak"] = ""
     if isinstance(old, NonUniformIntegrateAndFireNeuron):
         # Points other than the uniform ones are not copied: they belong to one number of steps.
         if _threshold(old) is None and not (
@@ -184,7 +188,9 @@ def _losses(old: nn.Module, new: nn.Module) -> dict[str, str]:
     elif not isinstance(old, ThresholdNeuron) and type(old) is not type(new):
         if kinds & {"RLeaky", "RSynaptic", "SLSTM", "SConv2dLSTM"}:
             lost["recurrence"] = ""
-        if kinds & {"Leaky", "RLeaky"}:
+        if leak_is_kept:
+            pass
+        elif kinds & {"Leaky", "RLeaky"}:
             beta = old.beta.detach().flatten()  # type: ignore[operator]
             if isinstance(old.beta, nn.Parameter) or (beta != 1).any():
                 lost["leak"] = ""
@@ -236,6 +242,8 @@ def _settings(old: nn.Module, new: nn.Module) -> dict[str, Any]:
         rule = getattr(old, "fire_at_threshold", host_of(old) == "spikingjelly")
         if new.fire_at_threshold == habit != rule:
             settings["fire_at_threshold"] = rule
+    if isinstance(new, TauLeak | BetaLeak) and not new.leaks and new.takes_leak_of(old):
+        settings["leak"] = old
     if isinstance(old, nn.ReLU) and getattr(new, "init_hidden", True) is False:
         settings["init_hidden"] = True  # instead of a ReLU, which returns one tensor
     for name, surrogate in (("surrogate_function", Sigmoid(4.0)), ("spike_grad", ATan(2.0))):
@@ -255,7 +263,9 @@ def _threshold(module: nn.Module) -> float | None:
 
 
 def _assign(module: nn.Module, name: str, value: Any) -> None:
-    if name != "threshold":
+    if isinstance(module, TauLeak | BetaLeak) and name == "leak":
+        module.take_leak(value)
+    elif name != "threshold":
         setattr(module, name, value)
     elif isinstance(module, NonUniformIntegrateAndFireNeuron):
         module.p.data.copy_(uniform_points(value, module.T))

@@ -45,7 +45,7 @@ OF_SNNTORCH: dict[str, list[Any]] = {
     "init_hidden": NOT_BOOL,
     "output": NOT_BOOL,
     "learn_threshold": NOT_BOOL,
-    "beta": [0.9, 0.0, None],
+    "beta": [1.5, -0.1, None],
 }
 GRAD_SCALE = {"grad_scale": [0, -1.0, "l2", True, math.nan]}
 V_INIT = {"v_init": NOT_START}

@@ -13,7 +13,7 @@ from torch import nn
 from torchvision.models import resnet
 
 from snn_ext import replace_neurons
-from snn_ext.snntorch import ATIFu
+from snn_ext.snntorch import ATIFnu, ATIFu
 from snn_ext.spikingjelly import ATIFnuNode, ATIFuNode, PCMPIFNode
 from tests.reference import assert_unchanged, snapshot
 
@@ -126,7 +126,7 @@ def test_snntorch_settings_are_copied() -> None:
 
 
 LOSSES = {
-    "leak": (neuron.LIFNode(v_reset=None), lambda _: ATIFuNode()),
+    "leak": (neuron.LIFNode(v_reset=None), lambda _: ATIFnuNode(T=4)),
     "hard reset": (neuron.IFNode(), lambda _: ATIFuNode()),
     "initial potential": (neuron.HalfThresholdIFNode(), lambda _: ATIFuNode()),
     "dynamics": (neuron.PSN(4), lambda _: ATIFuNode(step_mode="m")),
@@ -145,9 +145,28 @@ def test_nothing_is_lost_without_being_told(what: str) -> None:
     assert replace_neurons(net, factory, drop=(what,)) == 1
 
 
+@pytest.mark.parametrize("learned", [False, True])
+def test_a_leak_is_kept_where_the_new_neuron_has_one(learned: bool) -> None:
+    x_seq = torch.rand(5, 4, 3) * 4
+    kind = neuron.ParametricLIFNode if learned else neuron.LIFNode
+    net = nn.Sequential(kind(3.0, False, v_reset=None, step_mode="m"))
+    want = net(x_seq)
+    replace_neurons(net, lambda _: ATIFuNode())
+    assert torch.equal(net(x_seq), want) and hasattr(net[0], "w") == learned
+    replace_neurons(net, lambda _: PCMPIFNode(precharge=0.0))  # ours for ours
+    assert torch.equal(net(x_seq), want)
+    with pytest.raises(ValueError, match="leak"):
+        replace_neurons(net, lambda _: ATIFnuNode(T=5))
+    leaky = nn.Sequential(snn.Leaky(0.6, learn_beta=learned, init_hidden=True))
+    want = torch.stack([leaky(x) for x in x_seq])
+    replace_neurons(leaky, lambda _: ATIFu())
+    assert torch.equal(torch.stack([leaky(x) for x in x_seq]), want)
+    assert isinstance(leaky[0].beta, nn.Parameter) == learned
+
+
 def test_a_leaky_with_a_leak_is_refused_and_one_without_is_not() -> None:
     with pytest.raises(ValueError, match="leak"):
-        replace_neurons(nn.Sequential(snn.Leaky(beta=0.9)), lambda _: ATIFu())
+        replace_neurons(nn.Sequential(snn.Leaky(beta=0.9)), lambda _: ATIFnu(T=4))
     assert replace_neurons(nn.Sequential(snn.Leaky(beta=1.0)), lambda _: ATIFu()) == 1
 
 

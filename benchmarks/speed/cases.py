@@ -42,7 +42,7 @@ class Row:
     value: float
     unit: str
     speedup: Ratio | None = None
-    """Speed-up over SpikingJelly's IFNode."""
+    """Speed-up over SpikingJelly's IFNode, or the other baseline of the case."""
     floor: Ratio | None = None
     """Time as a multiple of a copy of the input into memory that is there."""
     demand: str = ""
@@ -93,6 +93,28 @@ def training(shape: tuple[int, ...], demands: dict[str, float]) -> Case:
         calls |= {name: _bind(c.train, x_seq, gradient) for name, c in {**hosts(), **ours()}.items()}
         timings = measure(calls, max(settings.rounds // 2, 2))
         return _rows(_name("training", shape), timings, demands, None)
+
+    return run
+
+
+def leaks(shape: tuple[int, ...], trained: bool, demand: float) -> Case:
+    """Inference, or forward and backward, of a leaky node against the host's LIFNode and ParametricLIFNode."""
+
+    def run(settings: Settings) -> list[Row]:
+        x_seq = _input(shape, settings).requires_grad_(trained)
+        gradient, rows = torch.randn(shape), []
+        for kind, learn_tau in ((neuron.LIFNode, False), (neuron.ParametricLIFNode, True)):
+            ours_ = ATIFuNode(tau=2.0, learn_tau=learn_tau, step_mode="m")
+            host = f"SpikingJelly {kind.__name__}"
+            pair = {host: kind(2.0, v_reset=None, step_mode="m"), "leaky ATIFuNode": ours_}
+            contenders = {name: Contender(_from_rest(node)) for name, node in pair.items()}
+            calls = {
+                name: _bind(c.train, x_seq, gradient) if trained else _bind(c.infer, x_seq)
+                for name, c in contenders.items()
+            }
+            case = _name(f"{'training' if trained else 'inference'} of {kind.__name__}", shape)
+            rows += _rows(case, measure(calls, max(settings.rounds // 2, 2)), {"leaky ATIFuNode": demand}, None, host)
+        return rows
 
     return run
 
@@ -269,6 +291,15 @@ def _input(shape: tuple[int, ...], settings: Settings) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(settings.seed))
 
 
+def _from_rest(node: Any) -> Callable[[Tensor], Tensor]:
+    def run(x_seq: Tensor) -> Tensor:
+        node.reset()
+        spike_seq: Tensor = node(x_seq)
+        return spike_seq
+
+    return run
+
+
 def _bind(function: Callable[..., Any], *arguments: Any) -> Callable[[], Any]:
     return lambda: function(*arguments)
 
@@ -277,10 +308,12 @@ def _name(kind: str, shape: tuple[int, ...]) -> str:
     return f"{kind} [{','.join(map(str, shape))}]"
 
 
-def _rows(case: str, timings: dict[str, Timing], demands: dict[str, float], floor: float | None) -> list[Row]:
+def _rows(
+    case: str, timings: dict[str, Timing], demands: dict[str, float], floor: float | None, baseline: str = BASELINE
+) -> list[Row]:
     rows = []
     for name, timing in timings.items():
-        speedup = ratio(timings[BASELINE], timing)
+        speedup = ratio(timings[baseline], timing)
         times_floor = ratio(timing, timings[COPY]) if COPY in timings else None
         demand, met = "", None
         if name in demands:
@@ -311,6 +344,9 @@ for _shape, _forward, _training in zip(
     register(_name("training", _shape), training(_shape, _training), quick=_shape == SHAPES[1])
 for _shape, _demand in (((4, 32, 64, 32, 32), 0.8), ((32, 4, 64, 32, 32), 3.0), ((255, 1, 32, 32, 32), 3.0)):
     register(_name("compile", _shape), against_compile(_shape, _demand))
+for _shape, _forward_demand, _training_demand in ((SHAPES[0], 6.0, 2.5), (SHAPES[3], 8.0, 4.0)):
+    register(_name("leak inference", _shape), leaks(_shape, False, _forward_demand))
+    register(_name("leak training", _shape), leaks(_shape, True, _training_demand))
 register("ASN [500,16,1024]", adaptive((500, 16, 1024), 10.0), quick=True)
 register("kept", kept, quick=True)
 register("overhead", overhead, quick=True)

@@ -1,9 +1,9 @@
-"""The one dynamics of ATIF-u, ATIF-nu and PCMP IF: integrate, fire at a threshold, subtract it."""
+"""The one dynamics of ATIF-u, ATIF-nu, PCMP IF and leaky neurons: integrate, fire at a threshold, subtract it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -13,7 +13,8 @@ from .surrogates import Sigmoid, Surrogate, as_surrogate, spike
 
 __all__ = ["integrate_and_fire", "state_dtype"]
 
-Reset = Literal["subtract", "zero", "none"]
+Reset = Literal["subtract", "zero", "none", "delayed"]
+Charge = Literal["add", "tau", "tau_input", "rate", "rate_input", "beta"]
 
 
 def integrate_and_fire(
@@ -26,6 +27,8 @@ def integrate_and_fire(
     reset: Reset = "subtract",
     fire_at_threshold: bool = True,
     scale: Tensor | float | None = None,
+    decay: Tensor | float | None = None,
+    charge: Charge = "add",
 ) -> tuple[Tensor, Tensor]:
     r"""Integrate and fire over a sequence, with a threshold that may depend on the step and any initial potential.
 
@@ -34,6 +37,23 @@ def integrate_and_fire(
         s_t &= 1[h_t \ge \theta_t] \\
         v_t &= h_t - \theta_t s_t \quad\text{("subtract")},\qquad (1 - s_t)\, h_t \quad\text{("zero")},
                \qquad h_t \quad\text{("none")}
+
+    With a ``decay`` :math:`d` the first line is that of a leaky neuron, in the operations and the order of its host, so
+    that every rounding is the host's on the CPU:
+
+    ============== ============================================ ======================================================
+    ``charge``     :math:`h_t`                                  neuron
+    ============== ============================================ ======================================================
+    "tau"          :math:`v_{t-1} - v_{t-1} / d + x_t`          ``LIFNode(tau=d, decay_input=False)``
+    "tau_input"    :math:`v_{t-1} + (x_t - v_{t-1}) / d`        ``LIFNode(tau=d)``
+    "rate"         :math:`v_{t-1} - v_{t-1} d + x_t`            ``ParametricLIFNode(decay_input=False)``, d = sigmoid(w)
+    "rate_input"   :math:`v_{t-1} + (x_t - v_{t-1})\, d`        ``ParametricLIFNode``, d = sigmoid(w)
+    "beta"         :math:`d\, v_{t-1} + x_t`                    ``snn.Leaky(beta=d)``
+    ============== ============================================ ======================================================
+
+    ``snn.Leaky`` subtracts one step later than SpikingJelly, and after the decay. That is ``reset="delayed"``, with the
+    potential before its own reset (the host's ``mem``) as state:
+    :math:`h_t = d\, v_{t-1} + x_t - \theta_t 1[v_{t-1} \ge \theta_t]` and :math:`v_t = h_t`.
 
     The backward pass replaces the derivative of the step by the surrogate's, at :math:`h_t - \theta_t`. With
     :math:`c` the gradient that arrives from the future (at first that of the returned potential), for the
@@ -56,12 +76,16 @@ def integrate_and_fire(
         Gradient of the spike; the surrogate objects of SpikingJelly and snnTorch are recognised.
     detach_reset : bool
         Let no gradient through the spike in the reset.
-    reset : {"subtract", "zero", "none"}
-        What a spike does to the potential.
+    reset : {"subtract", "zero", "none", "delayed"}
+        What a spike does to the potential. "delayed" is for ``charge="beta"`` and ``detach_reset=True``.
     fire_at_threshold : bool
         ``True`` fires at ``h >= threshold`` (SpikingJelly), ``False`` at ``h > threshold`` (snnTorch).
     scale : Tensor or float, optional
         Value of a spike in the output, one element; 1 by default.
+    decay : Tensor or float, optional
+        Constant of the leak, broadcastable to ``[N, ...]``; what it means is said by ``charge``. No leak by default.
+    charge : {"add", "tau", "tau_input", "rate", "rate_input", "beta"}
+        How the input charges the potential; anything but "add" needs a ``decay``.
 
     Returns
     -------
@@ -86,12 +110,17 @@ def integrate_and_fire(
     tensor([1., 0., 1., 0.])
     """
     surrogate = as_surrogate(surrogate)
-    check_integrate_and_fire_arguments(x_seq, v, thresholds, detach_reset, reset, fire_at_threshold, scale)
+    check_integrate_and_fire_arguments(
+        x_seq, v, thresholds, detach_reset, reset, fire_at_threshold, scale, decay, charge
+    )
     dtype = state_dtype(x_seq.dtype)
     v = as_step(v, x_seq, dtype)
+    constant = None if decay is None else as_step(decay, x_seq, dtype)
     spikes = []
     for x, threshold in zip(x_seq, thresholds.to(dtype).expand(len(x_seq)), strict=True):
-        h = v + x.to(dtype)
+        h = charged(v, x.to(dtype), constant, charge)
+        if reset == "delayed":
+            h = h - spike(v.detach(), threshold.detach(), surrogate, fire_at_threshold) * threshold
         s = spike(h, threshold, surrogate, fire_at_threshold)
         v = _reset(h, s.detach() if detach_reset else s, threshold, reset)
         spikes.append(s)
@@ -123,6 +152,8 @@ def check_integrate_and_fire_arguments(
     reset: str,
     fire_at_threshold: bool,
     scale: Tensor | float | None,
+    decay: Tensor | float | None,
+    charge: str,
 ) -> None:
     """Raise for the first argument of :func:`integrate_and_fire` that cannot be used."""
     check_sequence("x_seq", x_seq)
@@ -132,14 +163,21 @@ def check_integrate_and_fire_arguments(
     if thresholds.ndim != 1 or thresholds.shape[0] not in (1, x_seq.shape[0]):
         bad_value("thresholds", thresholds, f"shape [1] or [T] = [{x_seq.shape[0]}]")
     check_bool("detach_reset", detach_reset)
-    check_choice("reset", reset, ("subtract", "zero", "none"))
+    check_choice("reset", reset, get_args(Reset))
     check_bool("fire_at_threshold", fire_at_threshold)
     if isinstance(scale, Tensor):
         if scale.numel() != 1:
             bad_value("scale", scale, "one element")
     elif scale is not None and (isinstance(scale, bool) or not isinstance(scale, int | float)):
         bad_type("scale", scale, "None, a number or a tensor of one element")
-    for name, other in (("v", v), ("thresholds", thresholds), ("scale", scale)):
+    check_choice("charge", charge, get_args(Charge))
+    if (decay is None) != (charge == "add"):
+        bad_value("decay", decay, f"{'None' if charge == 'add' else 'a number or a tensor'} with charge={charge!r}")
+    if decay is not None:
+        check_step("decay", decay, "x_seq", x_seq)
+    if reset == "delayed" and (charge != "beta" or not detach_reset):
+        bad_value("reset", reset, "charge='beta' and detach_reset=True with it, as in snn.Leaky")
+    for name, other in (("v", v), ("thresholds", thresholds), ("scale", scale), ("decay", decay)):
         check_device(name, other, "x_seq", x_seq)
 
 
@@ -184,8 +222,25 @@ def as_step(v: Tensor | float, x_seq: Tensor, dtype: torch.dtype) -> Tensor:
     return v.to(dtype).expand(x_seq.shape[1:])
 
 
+def charged(v: Tensor, x: Tensor, decay: Tensor | float | None, charge: str) -> Tensor:
+    """Return the potential ``v`` charged by the input of a step, in the operations of ``charge``."""
+    if decay is None:
+        return v + x
+    match charge:
+        case "tau":
+            return v - v / decay + x
+        case "tau_input":
+            return v + (x - v) / decay
+        case "rate":
+            return v - v * decay + x
+        case "rate_input":
+            return v + (x - v) * decay
+        case _:
+            return decay * v + x
+
+
 def _reset(h: Tensor, s: Tensor, threshold: Tensor, reset: str) -> Tensor:
-    if reset == "none":
+    if reset in ("none", "delayed"):
         return h
     if reset == "zero":
         return (_ResetToZero if torch.compiler.is_compiling() else _DualResetToZero).apply(h, s)

@@ -5,6 +5,7 @@ It knows no host. A neuron is made of this class, its dynamics, and the class of
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any, ClassVar, cast
 
@@ -36,11 +37,26 @@ class ThresholdNeuron(nn.Module):
     admits: ClassVar[Admits] = {}
     """Attributes of the host by name: a function of neuron and new value that returns what is set, or raises."""
     step_mode: str
+    _warned_of_floor: bool = False
     _start_values: dict[str, Tensor]
 
     def __setattr__(self, name: str, value: Any) -> None:
         admit = self.admits.get(name)
         super().__setattr__(name, value if admit is None else admit(self, value))
+
+    def train(self, mode: bool = True) -> Any:
+        """Set the mode, as every epoch does; a trained threshold that has fallen below its floor warns once."""
+        raw = getattr(self, self.threshold_name, None)
+        if isinstance(raw, nn.Parameter) and not raw.is_meta and not hasattr(raw, "device_mesh"):
+            low = raw.detach().min().item()
+            if low < MIN_THRESHOLD and not self._warned_of_floor:
+                self._warned_of_floor = True
+                warnings.warn(
+                    f"{self.threshold_name}: got {low:.4g} by training, want at least {MIN_THRESHOLD}, which is used "
+                    "in its place; its gradient still passes and can bring it back",
+                    stacklevel=2,
+                )
+        return super().train(mode)
 
     # -- parameters and buffers with the value that they start from ----------------------------------------------
 
@@ -99,8 +115,10 @@ class ThresholdNeuron(nn.Module):
         """Load a checkpoint; one of the host's own neuron, which has no threshold, leaves the threshold as it is."""
         foreign = local_metadata.get("version") != self._version and prefix + self.resizable[0] not in state_dict
         key = prefix + self.threshold_name
-        if key in state_dict and state_dict[key].ndim == 0:
-            state_dict[key] = state_dict[key].reshape(1)
+        for name, own in (*self._parameters.items(), *self._buffers.items()):
+            value = state_dict.get(prefix + name)  # the hosts' threshold, beta and w have no dimension
+            if value is not None and own is not None and value.ndim == 0 and own.ndim == 1:
+                state_dict[prefix + name] = value.reshape(1)
         for name in self.resizable:
             value, own = state_dict.get(prefix + name), getattr(self, name)
             if value is not None and not isinstance(own, nn.Parameter) and 1 <= value.ndim <= self.resizable_ndim:

@@ -19,8 +19,11 @@ from ..functional.quantization import Recursion, thresholds_of_points
 from ..ops import integrate_and_fire
 from .arguments import check_options
 from .base import MIN_THRESHOLD, Admits, ThresholdNeuron, per_channel, show
+from .leak import Leak
 
-__all__ = ["IFState", "IntegrateAndFireNeuron", "NonUniformIntegrateAndFireNeuron", "Thresholds", "only_points"]
+__all__ = [
+    "IFState", "IntegrateAndFireNeuron", "NonUniformIntegrateAndFireNeuron", "Thresholds", "no_leak", "only_points",
+]  # fmt: skip
 
 
 class Thresholds(NamedTuple):
@@ -111,6 +114,7 @@ class IntegrateAndFireNeuron(ThresholdNeuron):
         self, x_seq: Tensor, state: IFState, thresholds: Thresholds, surrogate: Any, detach_reset: bool
     ) -> tuple[Tensor, IFState]:
         """Run the operator on ``[T, N, ...]``; returns spikes and the state after them."""
+        leak = aside(self.leak, x_seq)
         spike_seq, v = (counted_integrate_and_fire if counted() else integrate_and_fire)(
             x_seq,
             state.v,
@@ -120,8 +124,17 @@ class IntegrateAndFireNeuron(ThresholdNeuron):
             reset=self._reset_kind(),
             fire_at_threshold=self.fire_at_threshold,
             scale=thresholds.clip_level if self.scale_output else None,
+            decay=leak.decay,
+            charge=leak.charge,
         )
         return spike_seq, IFState(v, None if state.t is None else aside(torch.add, state.t, len(x_seq)))
+
+    def leak(self, x_seq: Tensor) -> Leak:
+        """Return the leak for an input ``[T, N, ...]``; none, unless a mixin has one."""
+        return Leak()
+
+    def _describe_leak(self) -> str:
+        return ""
 
     def _reset_kind(self) -> Reset:
         """Return what a spike does to the potential; the host's class knows by which attribute that is set."""
@@ -149,6 +162,7 @@ class IntegrateAndFireNeuron(ThresholdNeuron):
 
     def _describe(self) -> str:
         parts = [f"{self.threshold_name}={show(self._raw_threshold())}", f"v_init={show(self.v_init)}"]
+        parts += [self._describe_leak()] if self._describe_leak() else []
         parts += ["scale_output=True"] if self.scale_output else []
         parts += [] if self.fire_at_threshold else ["fire_at_threshold=False"]
         parts += [f"grad_scale={self.grad_scale!r}"] if self.grad_scale is not None else []
@@ -258,6 +272,9 @@ _TOO_MANY = "reset the net before each sample, or use .at(T) for more steps"
 
 
 # -- attributes of the host ------------------------------------------------------------------------------------------
+
+
+no_leak = "the thresholds of ATIF-nu are derived for a potential that keeps its charge"
 
 
 def only_points(name: str) -> Admits:

@@ -22,6 +22,7 @@ __all__ = [
     "SEGMENT",
     "Array",
     "One",
+    "OptionalStep",
     "PerStep",
     "Sequence",
     "SequenceImplementation",
@@ -43,6 +44,8 @@ State = Annotated[Tensor, "state"]
 """``[N, ...]`` or one element, before the first step; its value after the last step is an output."""
 Step = Annotated[Tensor, "step"]
 """``[N, ...]`` or one element, the same for all steps."""
+OptionalStep = Annotated[Tensor | None, "step"]
+"""The same, or not given."""
 PerStep = Annotated[Tensor, "per step"]
 """``[1]`` or ``[T]``, the same for all neurons."""
 One = Annotated[Tensor | None, "one"]
@@ -58,6 +61,7 @@ class Array(NamedTuple):
 
     name: str
     kind: str
+    optional: bool
 
 
 class Setting(NamedTuple):
@@ -243,7 +247,7 @@ class SequenceOp:
     # -- what torch wants to know ----------------------------------------------------------------------------------
 
     def _register(self) -> None:
-        inputs = ", ".join(f"Tensor{'?' if array.kind == 'one' else ''} {array.name}" for array in self.inputs)
+        inputs = ", ".join(f"Tensor{'?' if array.optional else ''} {array.name}" for array in self.inputs)
         outputs = ", ".join(f"Tensor {array.name}" for array in self.outputs)
         incoming = ", ".join(f"Tensor? grad_{array.name}" for array in self.outputs)
         gradients = ", ".join(f"Tensor grad_{array.name}" for array in self.differentiable)
@@ -314,8 +318,8 @@ def checkpoint_count(time_steps: int) -> int:
 _SCHEMA = {int: "int", float: "float", bool: "bool", str: "str"}
 
 
-def _step(x_seq: Tensor, value: Tensor) -> Tensor:
-    return value if is_one(value) else as_step_of(x_seq, value)
+def _step(x_seq: Tensor, value: Tensor | None) -> Tensor | None:
+    return value if value is None or is_one(value) else as_step_of(x_seq, value)
 
 
 _LAY_OUT: dict[str, Callable[[Tensor, Any], Any]] = {
@@ -328,7 +332,7 @@ _LAY_OUT: dict[str, Callable[[Tensor, Any], Any]] = {
 
 def _arrays(fields: type[Any]) -> list[Array]:
     hints = get_type_hints(fields, include_extras=True)
-    return [Array(name, get_args(hint)[1]) for name, hint in hints.items()]
+    return [Array(name, get_args(hint)[1], type(None) in get_args(get_args(hint)[0])) for name, hint in hints.items()]
 
 
 def _settings(fields: type[Any]) -> list[Setting]:

@@ -18,7 +18,7 @@ from .._errors import bad_type, bad_value, check_bool, check_choice
 from ..functional import ATan, as_surrogate
 from ..neurons.base import Admits, ThresholdNeuron, admit_threshold, carried
 
-__all__ = ["HostNeuron"]
+__all__ = ["HostNeuron", "neutral"]
 
 
 _MEANINGLESS: dict[str, tuple[Any, str]] = {
@@ -33,14 +33,14 @@ _MEANINGLESS: dict[str, tuple[Any, str]] = {
 """Options of the host without a meaning here: the neutral value, and the explanation for any other."""
 
 
-def _neutral(name: str) -> Callable[[Any, Any], Any]:
-    """Return the check that an option of the host has its neutral value."""
-    neutral, want = _MEANINGLESS[name]
+def neutral(name: str, want: str = "") -> Callable[[Any, Any], Any]:
+    """Return the check that an option of the host has its neutral value; ``want`` is another explanation."""
+    only, reason = _MEANINGLESS[name]
 
     def admit(neuron: Any, value: Any) -> Any:
         known = isinstance(value, int | float) or type(value) is Tensor and value.numel() == 1 and not value.is_meta
-        if not known or value != neutral:
-            bad_value(name, value, want)
+        if not known or value != only:
+            bad_value(name, value, want or reason)
         return value
 
     return admit
@@ -59,7 +59,7 @@ class HostNeuron(ThresholdNeuron, snn.Leaky):
         "surrogate_disable": lambda neuron, value: _fixed(neuron, "surrogate_disable", value, "set spike_grad instead"),
         "state_function": lambda neuron, value: _fixed(neuron, "state_function", value, "set reset_mechanism instead"),
         "reset_mechanism_val": lambda neuron, value: _reset_mechanism_val(neuron, value),
-        **{name: _neutral(name) for name in _MEANINGLESS},
+        **{name: neutral(name) for name in _MEANINGLESS},
     }
     only_subtraction: ClassVar[str] = ""  # why no other reset is possible; empty where one is
     beta: Tensor
@@ -77,7 +77,7 @@ class HostNeuron(ThresholdNeuron, snn.Leaky):
     def _init_host(self, given: dict[str, Any]) -> None:
         """Check the host's options among the arguments of a constructor, and run the host's own constructor."""
         for name in _MEANINGLESS:
-            _neutral(name)(self, given[name])
+            self.admits[name](self, given[name])
         for name in ("surrogate_disable", "init_hidden", "output", "learn_threshold"):
             check_bool(name, given[name])
         self._check_reset_mechanism(given["reset_mechanism"])
@@ -218,7 +218,8 @@ class HostNeuron(ThresholdNeuron, snn.Leaky):
 
     def reset_parameters(self) -> None:
         super().reset_parameters()
-        self.beta.fill_(1.0)
+        if not self.beta.ndim:  # the host's own, which does nothing
+            self.beta.fill_(1.0)
         self.graded_spikes_factor.fill_(1.0)
         self.reset_mechanism_val.fill_(self.reset_dict[self.reset_mechanism])
         self.reset_mem()
@@ -251,11 +252,11 @@ class HostNeuron(ThresholdNeuron, snn.Leaky):
         self._mem_version = self._version_of(self.mem)  # copies count afresh
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        for name, want in (("beta", 1.0), ("graded_spikes_factor", 1.0)):
+        for name in ("graded_spikes_factor",) if self.beta.ndim else ("beta", "graded_spikes_factor"):
             value = state_dict.get(prefix + name)
-            if value is not None and bool((value != want).any()):
+            if value is not None and bool((value != 1.0).any()):
                 args[-1].append(
-                    f"{prefix}{name}: got {value.tolist()}, want {want:g}: these neurons have no leak and binary spikes"
+                    f"{prefix}{name}: got {value.tolist()}, want 1: this neuron has no leak and binary spikes"
                 )
                 return
         value = state_dict.get(f"{prefix}reset_mechanism_val")

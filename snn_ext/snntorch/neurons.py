@@ -1,4 +1,4 @@
-"""ATIF-u, ATIF-nu and PCMP IF as neurons of snnTorch 1.0: subclasses of ``snn.Leaky`` with ``beta = 1``.
+"""ATIF-u, ATIF-nu and PCMP IF as neurons of snnTorch 1.0: subclasses of ``snn.Leaky``.
 
 The mathematics is in :func:`snn_ext.functional.integrate_and_fire`; here is the state: the potential after the reset,
 ``v``, beside the host's ``mem``, which is the potential before its own reset.
@@ -14,7 +14,7 @@ import snntorch as snn
 import torch
 from torch import Tensor
 
-from ..functional.integrate_and_fire import Reset
+from ..functional.integrate_and_fire import Reset, charged
 from ..neurons.arguments import as_points, as_time_steps, as_v_init, check_options, check_recursion
 from ..neurons.base import Admits, as_threshold, refuse_backend
 from ..neurons.integrate_and_fire import (
@@ -22,9 +22,11 @@ from ..neurons.integrate_and_fire import (
     IntegrateAndFireNeuron,
     NonUniformIntegrateAndFireNeuron,
     Thresholds,
+    no_leak,
     only_points,
 )
-from .host import HostNeuron
+from ..neurons.leak import BetaLeak
+from .host import HostNeuron, neutral
 
 __all__ = ["PCMPIF", "ATIFnu", "ATIFu"]
 
@@ -48,7 +50,7 @@ class _IntegrateAndFireLeaky(IntegrateAndFireNeuron, HostNeuron):
         thresholds = self.thresholds(x_seq)
         before = self.start(x_seq, thresholds) if state is None else state
         spk, state = self._run(x_seq, before, thresholds)
-        if reset == "none":
+        if reset in ("none", "delayed"):
             return spk, state.v, state
         # mem from the potential after the reset: exact, but for one rounding above twice the threshold
         threshold = self._of_steps(thresholds, before.t, len(x_seq))[-1]
@@ -59,8 +61,10 @@ class _IntegrateAndFireLeaky(IntegrateAndFireNeuron, HostNeuron):
         state = self.start(x_seq, thresholds) if state is None else state
         spikes, mems = [], []
         for x in x_seq.split(1):
-            mem = state.v + x[0].to(state.v.dtype)
+            mem = charged(state.v, x[0].to(state.v.dtype), *self.leak(x))
             spk, state = self._run(x, state, thresholds)
+            if self._reset_kind() == "delayed":
+                mem = state.v
             if state.v.requires_grad and not mem.requires_grad:
                 # The host detaches by mem.detach_(): give it a mem to which that does something.
                 mem = mem + 0.0 * thresholds.of_steps[0]
@@ -84,13 +88,29 @@ class _IntegrateAndFireLeaky(IntegrateAndFireNeuron, HostNeuron):
         return twin
 
 
-class ATIFu(_IntegrateAndFireLeaky):
+class _DecayingLeaky(BetaLeak, _IntegrateAndFireLeaky):
+    """The two neurons whose potential may leak; it is then carried as the host does, from before its reset."""
+
+    admits: ClassVar[Admits] = HostNeuron.admits | BetaLeak.admits_leak
+
+    def _init_leaky(self, given: dict[str, Any], v_init: float | Tensor) -> None:
+        super()._init_leaky(given, v_init)
+        self._init_leak(given["beta"], given["learn_beta"])
+
+    def _reset_kind(self) -> Reset:
+        kind = super()._reset_kind()
+        return "delayed" if kind == "subtract" and self.leaks else kind
+
+
+class ATIFu(_DecayingLeaky):
     r"""ATIF-u: integrate-and-fire with one trainable threshold, a uniform quantiser.
 
     .. math::
         h_t = v_{t-1} + x_t, \quad s_t = 1[h_t > \theta], \quad v_t = h_t - \theta s_t, \quad v_0 = v_{init}\,\theta
 
-    ``mem``, as returned, is :math:`h_t`: what ``snn.Leaky(beta=1)`` returns.
+    ``mem``, as returned, is :math:`h_t`: what ``snn.Leaky(beta=1)`` returns. With ``beta`` below 1, or learned, the
+    potential leaks in the operations and the order of the host:
+    :math:`h_t = \beta h_{t-1} + x_t - \theta s_{t-1}`.
 
     Parameters
     ----------
@@ -118,7 +138,11 @@ class ATIFu(_IntegrateAndFireLeaky):
         ``False`` fires at ``h > threshold`` (this host's habit), ``True`` at ``h >= threshold``.
     grad_scale : None, float or "lsq"
         Factor on the threshold's gradient; "lsq" is ``1 / sqrt(neurons per sample * T)``, for step mode "m".
-    beta, inhibition, learn_beta, state_quant, graded_spikes_factor, learn_graded_spikes_factor, reset_delay, backend
+    beta : float or Tensor
+        Decay of the potential in a step, in [0, 1]: one value, or one per channel (dim 1). 1 is no leak.
+    learn_beta : bool
+        Train the decay; ``beta`` is then a parameter of shape ``[1]`` or ``[C]``.
+    inhibition, state_quant, graded_spikes_factor, learn_graded_spikes_factor, reset_delay, backend
         Options of the host without a meaning here: anything but the value that does nothing is refused.
 
     Notes
@@ -149,7 +173,7 @@ class ATIFu(_IntegrateAndFireLeaky):
         learn_graded_spikes_factor: bool = False,
         reset_delay: bool = True,
         *,
-        beta: float = 1.0,
+        beta: float | Tensor = 1.0,
         step_mode: str = "s",
         v_init: float | Tensor = 0.0,
         scale_output: bool = False,
@@ -162,7 +186,7 @@ class ATIFu(_IntegrateAndFireLeaky):
         self._set_threshold(value, learn_threshold)
 
 
-class PCMPIF(_IntegrateAndFireLeaky):
+class PCMPIF(_DecayingLeaky):
     r"""PCMP IF: integrate-and-fire with a pre-charged membrane potential.
 
     .. math::
@@ -207,7 +231,7 @@ class PCMPIF(_IntegrateAndFireLeaky):
         learn_graded_spikes_factor: bool = False,
         reset_delay: bool = True,
         *,
-        beta: float = 1.0,
+        beta: float | Tensor = 1.0,
         step_mode: str = "s",
         precharge: float | Tensor = 0.5,
         scale_output: bool = False,
@@ -267,7 +291,7 @@ class ATIFnu(NonUniformIntegrateAndFireNeuron, _IntegrateAndFireLeaky):
     """
 
     only_subtraction = "the thresholds of ATIF-nu are derived for it"
-    admits: ClassVar[Admits] = HostNeuron.admits | only_points("threshold")
+    admits: ClassVar[Admits] = HostNeuron.admits | only_points("threshold") | {"beta": neutral("beta", f"1: {no_leak}")}
 
     def __init__(
         self,

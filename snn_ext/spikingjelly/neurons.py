@@ -23,8 +23,10 @@ from ..neurons.integrate_and_fire import (
     IntegrateAndFireNeuron,
     NonUniformIntegrateAndFireNeuron,
     Thresholds,
+    no_leak,
     only_points,
 )
+from ..neurons.leak import TauLeak
 from .host import HostNode, States, SurrogateFunction, only_subtraction
 
 __all__ = ["ATIFnuNode", "ATIFuNode", "PCMPIFNode"]
@@ -93,13 +95,24 @@ class _IntegrateAndFireNode(IntegrateAndFireNeuron, HostNode):
         return self.initial_potential(self.v_init.new_empty(1, 1), self.thresholds()).detach()
 
 
-class ATIFuNode(_IntegrateAndFireNode):
+class _LeakyNode(TauLeak, _IntegrateAndFireNode):
+    """The two nodes whose potential may leak."""
+
+    admits = HostNode.admits | TauLeak.admits_leak
+
+
+class ATIFuNode(_LeakyNode):
     r"""ATIF-u: integrate-and-fire with one trainable threshold, a uniform quantiser.
 
     .. math::
         h_t = v_{t-1} + x_t, \quad s_t = 1[h_t \ge \theta], \quad v_t = h_t - \theta s_t, \quad v_0 = v_{init}\,\theta
 
-    After T steps of constant input it has fired :math:`\min(T, \max(0, \lfloor (xT + v_0) / \theta \rfloor))` times;
+    With ``tau`` the potential leaks, in the operations of the host's ``LIFNode``, or with ``learn_tau`` of its
+    ``ParametricLIFNode``: :math:`h_t = v_{t-1} + (x_t - v_{t-1}) / \tau`, or
+    :math:`v_{t-1} - v_{t-1} / \tau + x_t` without ``decay_input``.
+
+    Without a leak, after T steps of constant input it has fired
+    :math:`\min(T, \max(0, \lfloor (xT + v_0) / \theta \rfloor))` times;
     the decoded value is the firing rate times the threshold.
 
     Parameters
@@ -126,6 +139,12 @@ class ATIFuNode(_IntegrateAndFireNode):
         ``True`` fires at ``h >= threshold`` (this host's habit), ``False`` at ``h > threshold``.
     grad_scale : None, float or "lsq"
         Factor on the threshold's gradient; "lsq" is ``1 / sqrt(neurons per sample * T)``, for step mode "m".
+    tau : None or float
+        Time constant of the leak in steps, > 1; ``None`` is no leak.
+    decay_input : bool
+        Let the input decay too.
+    learn_tau : bool
+        Train the time constant: ``tau = 1 / sigmoid(w)`` with the parameter ``w`` of shape ``[1]``.
     backend
         Refused, with the name of what replaces it.
 
@@ -157,16 +176,20 @@ class ATIFuNode(_IntegrateAndFireNode):
         scale_output: bool = False,
         fire_at_threshold: bool = True,
         grad_scale: float | str | None = None,
+        tau: float | None = None,
+        decay_input: bool = True,
+        learn_tau: bool = False,
         backend: None = None,
     ) -> None:
         refuse_backend(backend)
         threshold = as_threshold("v_threshold", v_threshold)
         self._init_node(v_reset, surrogate_function, detach_reset, step_mode, store_v_seq)
+        self._init_leak(tau, decay_input, learn_tau)
         self._init_integrate_and_fire(v_init, scale_output, fire_at_threshold, grad_scale)
         self._set_threshold(threshold, trainable=True)
 
 
-class PCMPIFNode(_IntegrateAndFireNode):
+class PCMPIFNode(_LeakyNode):
     r"""PCMP IF: integrate-and-fire with a fixed threshold and a pre-charged membrane potential.
 
     .. math::
@@ -178,7 +201,9 @@ class PCMPIFNode(_IntegrateAndFireNode):
         The threshold, one element; a buffer of shape ``[1]``.
     precharge : float, Tensor or nn.Parameter
         Potential before the first step in units of the threshold, in [0, 1]: one value, or one per channel (dim 1).
-    v_reset, surrogate_function, detach_reset, step_mode, store_v_seq, scale_output, fire_at_threshold, backend
+    v_reset, surrogate_function, detach_reset, step_mode, store_v_seq, scale_output, fire_at_threshold
+        As in :class:`ATIFuNode`.
+    tau, decay_input, learn_tau, backend
         As in :class:`ATIFuNode`.
 
     Notes
@@ -204,12 +229,16 @@ class PCMPIFNode(_IntegrateAndFireNode):
         precharge: float | Tensor = 0.5,
         scale_output: bool = False,
         fire_at_threshold: bool = True,
+        tau: float | None = None,
+        decay_input: bool = True,
+        learn_tau: bool = False,
         backend: None = None,
     ) -> None:
         refuse_backend(backend)
         threshold = as_threshold("v_threshold", v_threshold)
         as_v_init("precharge", precharge, 0.0, 1.0)
         self._init_node(v_reset, surrogate_function, detach_reset, step_mode, store_v_seq)
+        self._init_leak(tau, decay_input, learn_tau)
         self._init_integrate_and_fire(precharge, scale_output, fire_at_threshold, None)
         self._set_threshold(threshold, trainable=False)
 
@@ -249,6 +278,8 @@ class ATIFnuNode(NonUniformIntegrateAndFireNeuron, _IntegrateAndFireNode):
         As in :class:`ATIFuNode`.
     scale_output : bool
         Emit ``p_1`` instead of 1.
+    tau : None
+        A leak is refused: the thresholds are derived for a potential that keeps its charge.
 
     Raises
     ------
@@ -270,6 +301,7 @@ class ATIFnuNode(NonUniformIntegrateAndFireNeuron, _IntegrateAndFireNode):
     admits = (
         HostNode.admits
         | only_points("v_threshold")
+        | {"tau": lambda node, value: None if value is None else bad_value("tau", value, f"None: {no_leak}")}
         | only_subtraction("the thresholds of ATIF-nu are derived for a reset by subtraction")
     )
 
@@ -289,9 +321,11 @@ class ATIFnuNode(NonUniformIntegrateAndFireNeuron, _IntegrateAndFireNode):
         scale_output: bool = False,
         fire_at_threshold: bool = True,
         grad_scale: float | str | None = None,
+        tau: None = None,
         backend: None = None,
     ) -> None:
         refuse_backend(backend)
+        self.admits["tau"](self, tau)
         check_recursion(recursion)
         points = as_points("v_threshold", v_threshold, as_time_steps(T, levels, v_threshold))
         self.admits["v_reset"](self, v_reset)

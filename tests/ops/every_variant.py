@@ -10,9 +10,11 @@ import argparse
 import itertools
 import sys
 from collections.abc import Iterator, Sequence
+from typing import get_args
 
 import torch
 
+from snn_ext.functional.integrate_and_fire import Charge, Reset
 from snn_ext.ops.machine.cuda import options
 from tests.ops.asn.cases import make_case
 from tests.ops.emulation import OPERATORS, Emulator, check, emulated, recorded, untested
@@ -27,19 +29,22 @@ TOGETHER = 40
 
 def integrate_and_fire_case(variant: Variant) -> Case:
     """Return a call that takes a variant; its settings, where it is a forward kernel."""
-    _, code, steps, width, per_step, scaled, reset, at, detach, curve = variant
+    _, code, steps, width, per_step, scaled, reset, at, detach, curve, charge = variant
     time_steps, size, dtype = steps or 33, 131 * width, DTYPES[code]  # two blocks, the second almost empty
     generator = torch.Generator().manual_seed(sum(variant))
     thresholds = torch.randint(4, 13, (time_steps if per_step else 1,), generator=generator) / 8
     x_seq = cases.make_input("sixteenths", time_steps, size, thresholds, sum(variant)).to(dtype)
     v = torch.randint(-4, 5, (size,), generator=generator) / 8 if sum(variant) % 2 else 0.25
     settings = {
-        "reset": cases.RESETS[reset],
+        "reset": get_args(Reset)[reset],
         "fire_at_threshold": bool(at),
         "detach_reset": bool(detach),
         "surrogate": SURROGATES[curve],
+        "charge": get_args(Charge)[charge],
     }
-    return cases.Case(x_seq, v, thresholds, 0.75 if scaled else None, settings)
+    decay = (None, 2.0, 2.0, 0.5, 0.5, 0.5)[charge]
+    decay = torch.full((size,), decay) if charge and sum(variant) % 3 else decay
+    return cases.Case(x_seq, v, thresholds, 0.75 if scaled else None, settings, decay)
 
 
 def adaptive_case(variant: Variant) -> Case:

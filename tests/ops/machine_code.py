@@ -85,21 +85,36 @@ def settings(operator: str, backward: int) -> list[Variant]:
     counts = {setting.name: len(setting.values) or 2 for setting in op.settings} | {"surrogate": 7}
     counts |= dict.fromkeys(op.backward_only, 1) if not backward else {}
     names = macros(op)[4:]
-    found = itertools.product(*(range(counts.get(name.lower(), 2)) for name in names))
+    found = list(itertools.product(*(range(counts.get(name.lower(), 2)) for name in names)))
+    if "CHARGE" in names:
+        return [each for each in found if _may_leak(dict(zip(names, each, strict=True)), counts)]
     if "OUTPUT" not in names:
-        return list(found)
+        return found
     potential = op.codes(op.Settings("potential", *[0] * 5))[0]
     output, unused = names.index("OUTPUT"), [names.index(name.upper()) for name in op.backward_only]
     return [each for each in found if each[output] != potential or not any(each[place] for place in unused)]
 
 
+def _may_leak(each: dict[str, int], counts: dict[str, int]) -> bool:
+    """Return False for a delayed reset without beta or with a spike not detached; each leak has one surrogate."""
+    if each["RESET"] == counts["reset"] - 1:
+        last = {"CHARGE": counts["charge"] - 1, "DETACH_RESET": counts["detach_reset"] - 1}
+        if any(each[name] != value for name, value in last.items()):
+            return False
+    return not each["CHARGE"] or each["SURROGATE"] == each["CHARGE"] % counts["surrogate"]
+
+
 def variants(every: bool, operator: str) -> Iterator[Variant]:
     """Yield every geometry with every setting, or with a few settings in turn, which are all used in the end."""
-    turns = {backward: itertools.cycle(settings(operator, backward)) for backward in (0, 1)}
+    turns: dict[tuple[int, bool], Iterator[Variant]] = {}
     for geometry in geometries(operator):
-        backward = geometry[0]
-        count = 1 if OPERATORS[operator].op.timeless else 3 if backward else 2
-        chosen = settings(operator, backward) if every else itertools.islice(turns[backward], count)
+        backward, width = geometry[0], geometry[-1]
+        possible, narrow = settings(operator, backward), not backward or width <= 4
+        if not narrow and macros(OPERATORS[operator].op)[-1] == "CHARGE":
+            possible = [each for each in possible if not each[-1]]  # with a leak a thread takes half as many neurons
+        turn = turns.setdefault((backward, narrow), itertools.cycle(possible))
+        count = 1 if OPERATORS[operator].op.timeless else 5 if backward else 2
+        chosen = possible if every else itertools.islice(turn, count)
         for setting in chosen:
             yield *geometry, *setting
 

@@ -10,7 +10,7 @@
 #include "step.h"
 
 enum { BLOCK = 4096 };
-DEFINE_ROWS(SEGMENT + 5)
+DEFINE_ROWS(2 * SEGMENT + 6)
 
 /* Call f with the kind of reset and the tie rule as constants: each combination gets a branch-free loop. */
 #define SPECIALISE(f, kind, at, ...)                                                                                  \
@@ -19,8 +19,26 @@ DEFINE_ROWS(SEGMENT + 5)
         case RESET_SUBTRACT * 2 + 1: f(RESET_SUBTRACT, 1, __VA_ARGS__); break;                                        \
         case RESET_ZERO * 2: f(RESET_ZERO, 0, __VA_ARGS__); break;                                                    \
         case RESET_ZERO * 2 + 1: f(RESET_ZERO, 1, __VA_ARGS__); break;                                                \
-        case RESET_NONE * 2: f(RESET_NONE, 0, __VA_ARGS__); break;                                                    \
+        case RESET_NONE * 2: case RESET_DELAYED * 2: f(RESET_NONE, 0, __VA_ARGS__); break;                            \
         default: f(RESET_NONE, 1, __VA_ARGS__); break;                                                                \
+    }
+
+/* The same for a leak, with its rule, whether neurons have a decay each, and for a delayed reset its kind and the tie
+   rule. A leak is a pass of its own over a row in the L1 cache: the loops without one stay as they are. */
+#define SPECIALISE_LEAK(f, call, ...)                                                                                 \
+    switch ((call)->charge * 2 + (call)->decay_stride) {                                                              \
+        case CHARGE_TAU * 2: f(CHARGE_TAU, 0, RESET_NONE, 0, __VA_ARGS__); break;                                     \
+        case CHARGE_TAU * 2 + 1: f(CHARGE_TAU, 1, RESET_NONE, 0, __VA_ARGS__); break;                                 \
+        case CHARGE_TAU_INPUT * 2: f(CHARGE_TAU_INPUT, 0, RESET_NONE, 0, __VA_ARGS__); break;                         \
+        case CHARGE_TAU_INPUT * 2 + 1: f(CHARGE_TAU_INPUT, 1, RESET_NONE, 0, __VA_ARGS__); break;                     \
+        case CHARGE_RATE * 2: f(CHARGE_RATE, 0, RESET_NONE, 0, __VA_ARGS__); break;                                   \
+        case CHARGE_RATE * 2 + 1: f(CHARGE_RATE, 1, RESET_NONE, 0, __VA_ARGS__); break;                               \
+        case CHARGE_RATE_INPUT * 2: f(CHARGE_RATE_INPUT, 0, RESET_NONE, 0, __VA_ARGS__); break;                       \
+        case CHARGE_RATE_INPUT * 2 + 1: f(CHARGE_RATE_INPUT, 1, RESET_NONE, 0, __VA_ARGS__); break;                   \
+        default:                                                                                                      \
+            if ((call)->reset != RESET_DELAYED) f(CHARGE_BETA, (call)->decay_stride, RESET_NONE, 0, __VA_ARGS__);     \
+            else if ((call)->fire_at_threshold) f(CHARGE_BETA, (call)->decay_stride, RESET_DELAYED, 1, __VA_ARGS__);  \
+            else f(CHARGE_BETA, (call)->decay_stride, RESET_DELAYED, 0, __VA_ARGS__);                                 \
     }
 
 /* -- forward ------------------------------------------------------------------------------------------------------ */
@@ -28,9 +46,25 @@ DEFINE_ROWS(SEGMENT + 5)
 STEP_FUNCTION void advance(int kind, int at, int m, const float *restrict x, float *restrict v, float theta,
                            float *restrict spikes, float on, float off) {
     for (int i = 0; i < m; i++) {
-        const float h = charge(v[i], x[i]), s = fires(h, theta, at);
+        const float h = v[i] + x[i], s = fires(h, theta, at);
         spikes[i] = s != 0.0f ? on : off;
         v[i] = reset(h, s, theta, kind);
+    }
+}
+
+/* Charge v with a leak. */
+STEP_FUNCTION void leak(int rule, int each, int kind, int at, int m, const float *restrict x, float *restrict v,
+                        const float *restrict decay, float theta) {
+    for (int i = 0; i < m; i++) v[i] = charge(v[i], x[i], decay[each ? i : 0], theta, rule, kind, at);
+}
+
+/* Fire and reset where v is charged. */
+STEP_FUNCTION void settle(int kind, int at, int m, float *restrict v, float theta, float *restrict spikes, float on,
+                          float off) {
+    for (int i = 0; i < m; i++) {
+        const float s = fires(v[i], theta, at);
+        spikes[i] = s != 0.0f ? on : off;
+        v[i] = reset(v[i], s, theta, kind);
     }
 }
 
@@ -47,7 +81,10 @@ static void forward_block(const forward_arguments *call, index_t b, int m) {
         float *target = dtype == FLOAT32 ? (float *)call->spike_seq + t * N + b : out;
         if (call->checkpoints && t && t % SEGMENT == 0)
             memcpy(call->checkpoints + (t / SEGMENT - 1) * N + b, v, m * sizeof *v);
-        SPECIALISE(advance, call->reset, call->fire_at_threshold, m, row, v, theta, target, on, off)
+        if (call->decay) {
+            SPECIALISE_LEAK(leak, call, m, row, v, call->decay + b * call->decay_stride, theta)
+            SPECIALISE(settle, call->reset, call->fire_at_threshold, m, v, theta, target, on, off)
+        } else SPECIALISE(advance, call->reset, call->fire_at_threshold, m, row, v, theta, target, on, off)
         if (dtype != FLOAT32) store_row(call->spike_seq, dtype, t * N + b, m, out);
     }
 }
@@ -64,7 +101,7 @@ EXPORT int forward(const forward_arguments *call) {
 STEP_FUNCTION void recompute(int kind, int at, int m, const float *restrict x, float *restrict v, float theta,
                              float *restrict h_row) {
     for (int i = 0; i < m; i++) {
-        const float h = charge(v[i], x[i]);
+        const float h = v[i] + x[i];
         h_row[i] = h;
         v[i] = reset(h, fires(h, theta, at), theta, kind);
     }
@@ -85,6 +122,19 @@ STEP_FUNCTION void retreat(int kind, int at, int m, int detach_reset, float *res
     }
 }
 
+/* Back through the charge of a leak, with v from before the step: e is the gradient of h on entry, that of v on return. */
+STEP_FUNCTION void leak_back(int rule, int each, int kind, int at, int m, const float *restrict x,
+                             const float *restrict v, const float *restrict decay, float theta, float *restrict e,
+                             float *restrict grad_x, float *restrict d, float *restrict g_decay) {
+    for (int i = 0; i < m; i++) {
+        float g_x, term = 0.0f, g_theta = 0.0f;
+        e[i] = charge_backward(e[i], v[i], x[i], decay[each ? i : 0], theta, rule, kind, at, &g_x, &term, &g_theta);
+        grad_x[i] = g_x;
+        d[i] += g_theta;
+        g_decay[i] += term;
+    }
+}
+
 /* In float32 over one row of a block, in sixteen strands whatever the width of the machine's vectors. */
 static double sum_row(const float *row, int m) {
     float strand[16] = {0};
@@ -99,25 +149,34 @@ static double sum_row(const float *row, int m) {
 
 STEP_FUNCTION index_t threshold_count(const backward_arguments *call) { return call->thresholds_stride ? call->T : 1; }
 
-/* A block has a row of sums over its neurons, for the gradients of [thresholds], scale and a potential of one element. */
-STEP_FUNCTION index_t sum_count(const backward_arguments *call) { return threshold_count(call) + 2; }
+/* A block has a row of sums over its neurons, for the gradients of [thresholds], scale, and a potential and a decay
+   of one element. */
+STEP_FUNCTION index_t sum_count(const backward_arguments *call) { return threshold_count(call) + 3; }
 
 static void backward_block(const backward_arguments *call, index_t b, int m, double *sums) {
-    row_t *const rows = rows_of_thread(), *const h = rows + 5;
-    float *c = rows[0], *v = rows[1], *d = rows[2], *buffer = rows[3], *out = rows[4];
+    row_t *const rows = rows_of_thread(), *const h = rows + 6, *const before = h + SEGMENT;
+    float *c = rows[0], *v = rows[1], *d = rows[2], *buffer = rows[3], *out = rows[4], *g_decay = rows[5];
+    const float *const decay = call->decay ? call->decay + b * call->decay_stride : NULL;
     double *const theta_sums = sums + b / BLOCK * sum_count(call), *const scale_sum = theta_sums + threshold_count(call);
     const index_t N = call->N, stride = call->thresholds_stride;
     const int dtype = call->dtype, kind = call->reset, at = call->fire_at_threshold;
     const float scale = call->scale ? call->scale[0] : 1.0f;
     if (call->grad_v_end) memcpy(c, call->grad_v_end + b, m * sizeof *c);
     else memset(c, 0, m * sizeof *c);
+    if (decay) memset(g_decay, 0, m * sizeof *g_decay);
     for (index_t segment = (call->T - 1) / SEGMENT; segment >= 0; segment--) {
         const index_t first = segment * SEGMENT, last = first + SEGMENT < call->T ? first + SEGMENT : call->T;
         if (segment) memcpy(v, call->checkpoints + (segment - 1) * N + b, m * sizeof *v);
         else start_row(call->v, call->v_stride, b, m, v);
         for (index_t t = first; t < last; t++) {
             const float *row = load_row(call->x_seq, dtype, t * N + b, m, buffer);
-            SPECIALISE(recompute, kind, at, m, row, v, call->thresholds[t * stride], h[t - first])
+            const float theta = call->thresholds[t * stride];
+            if (decay) {
+                memcpy(before[t - first], v, m * sizeof *v);
+                SPECIALISE_LEAK(leak, call, m, row, v, decay, theta)
+                memcpy(h[t - first], v, m * sizeof *v);
+                SPECIALISE(settle, kind, at, m, v, theta, out, 1.0f, 0.0f)
+            } else SPECIALISE(recompute, kind, at, m, row, v, theta, h[t - first])
         }
         for (index_t t = last - 1; t >= first; t--) {
             const float theta = call->thresholds[t * stride], *g = buffer;
@@ -128,6 +187,10 @@ static void backward_block(const backward_arguments *call, index_t b, int m, dou
             surrogate_row(call->surrogate, call->alpha, call->gain, m, h_row, theta, d);
             if (call->detach_reset) SPECIALISE(retreat, kind, at, m, 1, h_row, d, g, scale, theta, c, target)
             else SPECIALISE(retreat, kind, at, m, 0, h_row, d, g, scale, theta, c, target)
+            if (decay) {
+                const float *row = load_row(call->x_seq, dtype, t * N + b, m, buffer);
+                SPECIALISE_LEAK(leak_back, call, m, row, before[t - first], decay, theta, c, target, d, g_decay)
+            }
             if (dtype != FLOAT32 && call->grad_x_seq) store_row(call->grad_x_seq, dtype, t * N + b, m, out);
             if (call->grad_thresholds) theta_sums[t * stride] += sum_row(d, m);
             if (call->grad_scale) *scale_sum += sum_row(h_row, m);
@@ -135,6 +198,8 @@ static void backward_block(const backward_arguments *call, index_t b, int m, dou
     }
     if (call->grad_v && !call->grad_v_stride) scale_sum[1] = sum_row(c, m);
     else if (call->grad_v) memcpy(call->grad_v + b, c, m * sizeof *c);
+    if (call->grad_decay && !call->grad_decay_stride) scale_sum[2] = sum_row(g_decay, m);
+    else if (call->grad_decay) memcpy(call->grad_decay + b, g_decay, m * sizeof *g_decay);
 }
 
 /* Add one column of the blocks' sums in their order. */
@@ -144,7 +209,7 @@ static float add_blocks(const backward_arguments *call, const double *sums, inde
     return (float)sum;
 }
 
-/* A gradient that is not wanted is NULL. That of the potential is [N] or, with stride 0, a single element: a sum. */
+/* A gradient that is not wanted is NULL. Those of potential and decay are [N] or, with stride 0, a single element: a sum. */
 EXPORT int backward(const backward_arguments *call) {
     const index_t thetas = threshold_count(call);
     double *const sums = calloc(block_count(call->N, BLOCK) * sum_count(call), sizeof *sums);
@@ -154,6 +219,7 @@ EXPORT int backward(const backward_arguments *call) {
     for (index_t t = 0; call->grad_thresholds && t < thetas; t++) call->grad_thresholds[t] = add_blocks(call, sums, t);
     if (call->grad_scale) *call->grad_scale = add_blocks(call, sums, thetas);
     if (call->grad_v && !call->grad_v_stride) *call->grad_v = add_blocks(call, sums, thetas + 1);
+    if (call->grad_decay && !call->grad_decay_stride) *call->grad_decay = add_blocks(call, sums, thetas + 2);
     free(sums);
     return 0;
 }

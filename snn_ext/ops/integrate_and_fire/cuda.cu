@@ -1,6 +1,6 @@
 /* integrate_and_fire over [T][N] arrays on an NVIDIA GPU; compiled by NVRTC, one kernel in one variant at a time. Beside the
    macros of cuda.h these are fixed at compile time: THRESHOLDS_STRIDE (1: one for each step), HAS_SCALE (1: spikes are
-   multiplied by scale[0]), RESET, FIRE_AT_THRESHOLD, DETACH_RESET, SURROGATE. */
+   multiplied by scale[0]), RESET, FIRE_AT_THRESHOLD, DETACH_RESET, SURROGATE, CHARGE (without a leak there is no decay). */
 
 #include "cuda.h"
 #include "step.h"
@@ -9,6 +9,13 @@ enum { AHEAD = 4 }; /* steps by which the backward pass loads incoming gradients
 
 /* Fewer resident blocks than the machine has room for: the registers go to loads in flight. */
 enum { BLOCKS_FORWARD = STEPS ? 8 : 4, BLOCKS_BACKWARD = STEPS ? 4 : 3 };
+
+#define LEAKS (CHARGE != CHARGE_ADD)
+
+/* A thread's constants of the leak. */
+STEP_FUNCTION Vector<float> constants(const float *decay, index_t decay_stride, index_t n) {
+    return LEAKS ? start(decay, decay_stride, n) : all(0.0f);
+}
 
 /* -- forward ------------------------------------------------------------------------------------------------------ */
 
@@ -20,6 +27,7 @@ integrate_and_fire_forward(FORWARD_PARAMETERS) {
     if (n >= N) return;
     const float factor = HAS_SCALE ? scale[0] : 1.0f;
     const io_t on = to_io(factor), off = to_io(0.0f * factor);
+    const Vector<float> constant = constants(decay, decay_stride, n);
     Vector<float> potential;
     for (int first = 0; first < steps; first += ROWS) {
         Vector<io_t> rows[ROWS];
@@ -35,7 +43,9 @@ integrate_and_fire_forward(FORWARD_PARAMETERS) {
             Vector<io_t> out;
 #pragma unroll
             for (int i = 0; i < VECTOR; i++) {
-                const float h = charge(potential.at[i], from_io(rows[k].at[i])), s = fires(h, theta, FIRE_AT_THRESHOLD);
+                const float h = charge(potential.at[i], from_io(rows[k].at[i]), constant.at[i], theta, CHARGE, RESET,
+                                       FIRE_AT_THRESHOLD);
+                const float s = fires(h, theta, FIRE_AT_THRESHOLD);
                 out.at[i] = s != 0.0f ? on : off;
                 potential.at[i] = reset(h, s, theta, RESET);
             }
@@ -79,9 +89,9 @@ STEP_FUNCTION bool is_last_block(unsigned *counter) {
 }
 
 /* Each block takes every gridDim.x-th chunk of THREADS * VECTOR neurons. A gradient that is not wanted is NULL; that
-   of the potential is [N] with stride 1, else a single element, a sum. Sums over neurons: float32 within a thread's neurons of
+   of the potential, as that of the decay, is [N] with stride 1, else a single element, a sum. Sums over neurons: float32 within a thread's neurons of
    one step, or a warp's, float64 from there on. The workspace, which starts at 0 and is there if sums are wanted, holds
-   a counter of blocks and partial sums [thresholds, scale, v][blocks]; the last block to arrive adds them up in the order
+   a counter of blocks and partial sums [thresholds, scale, v, decay][blocks]; the last block to arrive adds them up in the order
    of the blocks. So the same input gives the same bits. */
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_BACKWARD)
 integrate_and_fire_backward(BACKWARD_PARAMETERS) {
@@ -90,15 +100,17 @@ integrate_and_fire_backward(BACKWARD_PARAMETERS) {
     double *const partial_sums = workspace + 1;
     const int warp = threadIdx.x / LANES, lane = threadIdx.x % LANES;
     const float factor = HAS_SCALE ? scale[0] : 1.0f, slope = (float)alpha, height = (float)gain;
-    double theta_sum = 0.0, scale_sum = 0.0, v_sum = 0.0;
+    double theta_sum = 0.0, scale_sum = 0.0, v_sum = 0.0, decay_sum = 0.0;
     for (index_t chunk = blockIdx.x; chunk * (THREADS * VECTOR) < N; chunk += gridDim.x) {
         const index_t own = (chunk * THREADS + threadIdx.x) * VECTOR;
         const bool inside = own < N;
         const index_t n = inside ? own : N - VECTOR; /* those beyond the end repeat the last, and write nothing */
         Vector<float> c = grad_v_end ? load(grad_v_end + n) : all(0.0f);
+        const Vector<float> constant = constants(decay, decay_stride, n);
+        Vector<float> g_decay = all(0.0f);
         for (int first = (steps - 1) / ROWS * ROWS; first >= 0; first -= ROWS) {
             Vector<io_t> rows[ROWS], g[ROWS];
-            Vector<float> h[ROWS], potential;
+            Vector<float> h[ROWS], potential, entry;
 #pragma unroll
             for (int k = 0; k < ROWS; k++)
                 if (first + k < steps) rows[k] = load(x_seq + (first + k) * N + n);
@@ -106,13 +118,15 @@ integrate_and_fire_backward(BACKWARD_PARAMETERS) {
             for (int k = ROWS - 1; k >= 0 && k >= ROWS - AHEAD; k--)
                 if (first + k < steps) g[k] = load(grad_spike_seq + (first + k) * N + n);
             potential = first ? load(checkpoints + (first / SEGMENT - 1) * N + n) : start(v, v_stride, n);
+            entry = potential;
 #pragma unroll
             for (int k = 0; k < ROWS; k++) {
                 if (first + k >= steps) break;
                 const float theta = thresholds[THRESHOLDS_STRIDE ? first + k : 0];
 #pragma unroll
                 for (int i = 0; i < VECTOR; i++) {
-                    const float charged = charge(potential.at[i], from_io(rows[k].at[i]));
+                    const float charged = charge(potential.at[i], from_io(rows[k].at[i]), constant.at[i], theta, CHARGE,
+                                                 RESET, FIRE_AT_THRESHOLD);
                     h[k].at[i] = charged;
                     potential.at[i] = reset(charged, fires(charged, theta, FIRE_AT_THRESHOLD), theta, RESET);
                 }
@@ -122,18 +136,27 @@ integrate_and_fire_backward(BACKWARD_PARAMETERS) {
                 if (k >= AHEAD && first + k - AHEAD < steps) g[k - AHEAD] = load(grad_spike_seq + (first + k - AHEAD) * N + n);
                 if (first + k >= steps) continue;
                 const float theta = thresholds[THRESHOLDS_STRIDE ? first + k : 0];
+                const float theta_before = thresholds[THRESHOLDS_STRIDE && k ? first + k - 1 : 0];
                 float terms = 0.0f, scale_terms = 0.0f;
                 Vector<io_t> out;
 #pragma unroll
                 for (int i = 0; i < VECTOR; i++) {
                     const float s = fires(h[k].at[i], theta, FIRE_AT_THRESHOLD), g_spike = from_io(g[k].at[i]);
                     const float d = height * surrogate(h[k].at[i] - theta, SURROGATE, slope);
-                    float term;
+                    float term, g_x;
                     c.at[i] = step_backward(h[k].at[i], s, c.at[i], HAS_SCALE ? g_spike * factor : g_spike, d, theta, RESET,
                                             DETACH_RESET, &term);
+                    if (LEAKS) {
+                        const float at = k ? h[k ? k - 1 : 0].at[i] : entry.at[i];
+                        const float before = k ? reset(at, fires(at, theta_before, FIRE_AT_THRESHOLD), theta_before, RESET) : at;
+                        float g;
+                        c.at[i] = charge_backward(c.at[i], before, from_io(rows[k].at[i]), constant.at[i], theta, CHARGE,
+                                                  RESET, FIRE_AT_THRESHOLD, &g_x, &g, &term);
+                        g_decay.at[i] += g;
+                    } else g_x = c.at[i];
                     terms += term;
                     scale_terms += s * g_spike;
-                    out.at[i] = to_io(c.at[i]);
+                    out.at[i] = to_io(g_x);
                 }
                 if (inside && grad_x_seq) store(grad_x_seq + (first + k) * N + n, out);
                 if (!inside) terms = scale_terms = 0.0f;
@@ -156,8 +179,11 @@ integrate_and_fire_backward(BACKWARD_PARAMETERS) {
             }
         }
         if (inside && grad_v_stride) store(grad_v + n, c);
+        if (LEAKS && inside && grad_decay_stride) store(grad_decay + n, g_decay);
 #pragma unroll
         for (int i = 0; i < VECTOR; i++) v_sum += inside ? c.at[i] : 0.0f;
+#pragma unroll
+        for (int i = 0; LEAKS && i < VECTOR; i++) decay_sum += inside ? g_decay.at[i] : 0.0f;
     }
     if (!workspace) return;
     double *partial = partial_sums + theta_count * (index_t)gridDim.x + blockIdx.x;
@@ -173,9 +199,16 @@ integrate_and_fire_backward(BACKWARD_PARAMETERS) {
         v_sum = block_sum(v_sum);
         if (threadIdx.x == 0) partial[gridDim.x] = v_sum;
     }
+    if (LEAKS && grad_decay && !grad_decay_stride) {
+        decay_sum = block_sum(decay_sum);
+        if (threadIdx.x == 0) partial[2 * gridDim.x] = decay_sum;
+    }
     if (!is_last_block(reinterpret_cast<unsigned *>(workspace))) return;
-    for (int column = warp; column < theta_count + 2; column += WARPS) {
-        float *result = column < theta_count ? grad_thresholds : column == theta_count ? grad_scale : grad_v_stride ? 0 : grad_v;
+    for (int column = warp; column < theta_count + 2 + LEAKS; column += WARPS) {
+        float *result = column < theta_count ? grad_thresholds
+                        : column == theta_count ? grad_scale
+                        : column == theta_count + 1 ? (grad_v_stride ? 0 : grad_v)
+                                                    : (grad_decay_stride ? 0 : grad_decay);
         if (!result) continue;
         double sum = 0.0;
         const volatile double *partials = partial_sums + column * (index_t)gridDim.x;

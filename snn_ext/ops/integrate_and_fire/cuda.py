@@ -18,7 +18,7 @@ _RESIDENT_BLOCKS = {1: 8, 2: 8, 3: 6}  # a multiprocessor, by time steps; else 4
 
 
 class CudaImplementation(CudaMachine):
-    """``cuda.cu``: the backward pass adds up the gradients of threshold, scale and a single potential."""
+    """``cuda.cu``: the backward pass adds up the gradients of threshold, scale, and a single potential or decay."""
 
     def widest(self, backward: bool, time_steps: int, element_size: int) -> int:
         """Return how many neurons a thread takes at most; backward keeps the charges in registers."""
@@ -27,6 +27,11 @@ class CudaImplementation(CudaMachine):
             return min(most, 8 if time_steps <= 4 else 4 if time_steps <= 8 else 2)
         return most if time_steps <= SEGMENT else min(most, 4)
 
+    def width(self, backward: bool, inputs: Any, others: tuple[Tensor | None, ...]) -> int:
+        """Return how many neurons a thread takes; with a leak at most 4 backward, which needs more registers."""
+        width = super().width(backward, inputs, others)
+        return min(width, 4) if backward and inputs.decay is not None else width
+
     def grid(self, backward: bool, inputs: Any, gradients: Any, width: int) -> tuple[int, Tensor | None]:
         """Return the number of blocks and, if sums are wanted, a counter of blocks and a column of sums for each."""
         grid, sums = super().grid(backward, inputs, gradients, width)
@@ -34,8 +39,8 @@ class CudaImplementation(CudaMachine):
             device, time_steps = inputs.x_seq.device, len(inputs.x_seq)
             resident = _RESIDENT_BLOCKS.get(time_steps, 4) * self._loader.multiprocessors(device)
             grid = min(grid, resident)
-            one_v = gradients.v is not None and gradients.v.dim() == 0
-            if one_v or gradients.thresholds is not None or gradients.scale is not None:
-                columns = len(inputs.thresholds) + 2
+            of_one = [g is not None and g.dim() == 0 for g in (gradients.v, gradients.decay)]
+            if any(of_one) or gradients.thresholds is not None or gradients.scale is not None:
+                columns = len(inputs.thresholds) + 2 + (inputs.decay is not None)
                 sums = torch.zeros(1 + columns * grid, dtype=torch.float64, device=device)
         return grid, sums

@@ -9,21 +9,22 @@ import torch
 from torch import Tensor
 
 from ... import functional
-from ...functional.integrate_and_fire import Reset, check_integrate_and_fire_arguments, state_dtype
+from ...functional.integrate_and_fire import Charge, Reset, check_integrate_and_fire_arguments, state_dtype
 from ...functional.surrogates import Sigmoid, Surrogate, as_surrogate
 from ..registry import check_definition_may_run, why_definition
-from ..sequence import One, PerStep, Sequence, SequenceOp, State
+from ..sequence import One, OptionalStep, PerStep, Sequence, SequenceOp, State
 
 __all__ = ["OP", "Inputs", "Outputs", "Settings", "agreement_case", "integrate_and_fire"]
 
 
 class Inputs(NamedTuple):
-    """Input current, potential before the first step, thresholds, and value of a spike."""
+    """Input current, potential before the first step, thresholds, value of a spike, and constant of the leak."""
 
     x_seq: Sequence
     v: State
     thresholds: PerStep
     scale: One
+    decay: OptionalStep = None
 
 
 class Outputs(NamedTuple):
@@ -34,7 +35,7 @@ class Outputs(NamedTuple):
 
 
 class Settings(NamedTuple):
-    """Everything that is not a tensor; the last three are the surrogate."""
+    """Everything that is not a tensor; the surrogate is the three before the last."""
 
     reset: Reset
     fire_at_threshold: bool
@@ -42,6 +43,7 @@ class Settings(NamedTuple):
     surrogate: int
     alpha: float
     gain: float
+    charge: Charge = "add"
 
 
 OP = SequenceOp("integrate_and_fire", Inputs, Outputs, Settings, backward_only=("detach_reset", "surrogate"))
@@ -57,6 +59,8 @@ def integrate_and_fire(
     reset: Reset = "subtract",
     fire_at_threshold: bool = True,
     scale: Tensor | float | None = None,
+    decay: Tensor | float | None = None,
+    charge: Charge = "add",
 ) -> tuple[Tensor, Tensor]:
     """Run :func:`snn_ext.functional.integrate_and_fire`, bit-equal, by the selected implementation.
 
@@ -74,7 +78,7 @@ def integrate_and_fire(
     tensor([0., 1., 0., 1.])
     """
     curve = as_surrogate(surrogate)
-    reason = why_definition(curve, x_seq, v, thresholds, scale)
+    reason = why_definition(curve, x_seq, v, thresholds, scale, decay)
     if reason is not None:
         check_definition_may_run(OP.name, reason)
         return functional.integrate_and_fire(
@@ -86,20 +90,31 @@ def integrate_and_fire(
             reset=reset,
             fire_at_threshold=fire_at_threshold,
             scale=scale,
+            decay=decay,
+            charge=charge,
         )
-    check_integrate_and_fire_arguments(x_seq, v, thresholds, detach_reset, reset, fire_at_threshold, scale)
+    check_integrate_and_fire_arguments(
+        x_seq, v, thresholds, detach_reset, reset, fire_at_threshold, scale, decay, charge
+    )
     dtype = state_dtype(x_seq.dtype)
     v = _as_state(v, x_seq, dtype)
-    if v.dim() > 0:
-        v = v.reshape(()) if v.numel() == 1 else v.expand(x_seq.shape[1:])
-    scale = None if scale is None else _as_state(scale, x_seq, dtype).reshape(())
+    decay = None if decay is None else _as_state(decay, x_seq, dtype)
+    scale = None if scale is None else _as_one(scale, x_seq, dtype).reshape(())
     known = cast(Surrogate, curve)
-    settings = Settings(reset, fire_at_threshold, detach_reset, known.id, known.alpha, known.gain)
-    spike_seq, v_end = OP(Inputs(x_seq, v, thresholds.to(dtype), scale), settings)
+    settings = Settings(reset, fire_at_threshold, detach_reset, known.id, known.alpha, known.gain, charge)
+    spike_seq, v_end = OP(Inputs(x_seq, v, thresholds.to(dtype), scale, decay), settings)
     return spike_seq, v_end
 
 
 def _as_state(value: Tensor | float, x_seq: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return one element without a dimension, or one for each neuron of a step."""
+    value = _as_one(value, x_seq, dtype)
+    if value.dim() == 0:
+        return value
+    return value.reshape(()) if value.numel() == 1 else value.expand(x_seq.shape[1:])
+
+
+def _as_one(value: Tensor | float, x_seq: Tensor, dtype: torch.dtype) -> Tensor:
     if isinstance(value, Tensor):
         return value.to(dtype)
     return torch.full((), value, dtype=dtype, device=x_seq.device)

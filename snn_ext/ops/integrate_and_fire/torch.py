@@ -18,9 +18,10 @@ class TorchImplementation(AlwaysRuns):
 
     def forward(self, inputs: Inputs, settings: Settings, checkpoints: Tensor | None, outputs: Outputs) -> None:
         """Integrate and fire."""
-        x_seq, v, thresholds, scale = inputs
+        x_seq, v, thresholds, scale, decay = inputs
         spike_seq, v_end = outputs
         time_steps, size = len(x_seq), v_end.numel()
+        constants = _constants(decay, v_end)
         x_seq, spike_seq = flat(x_seq, time_steps, size), flat(spike_seq, time_steps, size)
         v_end = flat(v_end.copy_(v), size)
         in_place = scale is None and spike_seq.dtype == v_end.dtype
@@ -35,7 +36,7 @@ class TorchImplementation(AlwaysRuns):
                 if checkpoints is not None and t and t % SEGMENT == 0:
                     checkpoints[t // SEGMENT - 1, 0, chunk] = h
                 s = out if buffer is None else buffer
-                _fire(h.add_(x), theta, settings, s)
+                _fire(_charge(h, x, _part(constants, chunk), theta, settings, s), theta, settings, s)
                 _reset(h, s, theta, settings, h)
                 if buffer is not None:
                     out.copy_(s if scale is None else s.mul_(scale))
@@ -44,9 +45,9 @@ class TorchImplementation(AlwaysRuns):
         self, inputs: Inputs, settings: Settings, checkpoints: Tensor | None, incoming: Outputs, gradients: Inputs
     ) -> None:
         """Recompute one segment after the other, the last first, and walk back through it."""
-        x_seq, v, thresholds, scale = inputs
+        x_seq, v, thresholds, scale, decay = inputs
         grad_spike_seq, grad_v_end = incoming
-        grad_x_seq, grad_v, grad_thresholds, grad_scale = gradients
+        grad_x_seq, grad_v, grad_thresholds, grad_scale, grad_decay = gradients
         time_steps, size = len(x_seq), x_seq.numel() // len(x_seq)
         one_v = v.dim() == 0
         v = flat(v, 1).expand(size) if is_one(v) else flat(v, size)
@@ -56,23 +57,32 @@ class TorchImplementation(AlwaysRuns):
         grad_x_seq = None if grad_x_seq is None else flat(grad_x_seq, time_steps, size)
         thetas = thresholds.expand(time_steps).unbind()
         theta_sums = v.new_zeros(time_steps, dtype=torch.float64)
-        scale_sum, v_sum = v.new_zeros(2, dtype=torch.float64)
+        scale_sum, v_sum, decay_sum = v.new_zeros(3, dtype=torch.float64)
+        constants, leaks, delayed = _constants(decay, v), decay is not None, settings.reset == "delayed"
         chunk_sums = v.new_empty(time_steps)
         step = chunk_size(v)
-        buffers = v.new_empty(min(time_steps, SEGMENT) + 4, step)  # once: fresh memory costs page faults
+        rows = min(time_steps, SEGMENT)
+        buffers = v.new_empty((1 + leaks) * rows + 5, step)  # once: fresh memory costs page faults
         for start in range(0, size, step):
             chunk = slice(start, start + step)
             x = x_seq[:, chunk].unbind()
             grad_x = None if grad_x_seq is None else grad_x_seq[:, chunk].unbind()
             grad_spikes = None if grad_spike_seq is None else grad_spike_seq[:, chunk].unbind()
-            s, d, g, c, *h_rows = buffers[:, : len(x[0])].unbind()
+            s, d, g, c, g_decay, *h_rows = buffers[:, : len(x[0])].unbind()
+            before, constant = h_rows[rows:], _part(constants, chunk)
+            if leaks:
+                g_decay.zero_()
             c.zero_() if grad_v_end is None else c.copy_(grad_v_end[chunk])
             for segment in range(checkpoint_count(time_steps), -1, -1):
                 entry = v if segment == 0 or checkpoints is None else checkpoints[segment - 1, 0]
                 steps = range(segment * SEGMENT, min((segment + 1) * SEGMENT, time_steps))
                 d.copy_(entry[chunk])
                 for t in steps:
-                    h = torch.add(d, x[t], out=h_rows[t % SEGMENT])
+                    h = h_rows[t % SEGMENT]
+                    if leaks:
+                        _charge(h.copy_(before[t % SEGMENT].copy_(d)), x[t], constant, thetas[t], settings, s)
+                    else:
+                        torch.add(d, x[t], out=h)
                     _fire(h, thetas[t], settings, s)
                     _reset(h, s, thetas[t], settings, d)
                 for t in reversed(steps):
@@ -82,7 +92,7 @@ class TorchImplementation(AlwaysRuns):
                     if scale is not None:
                         scale_sum += torch.mul(s, g_out, out=d).sum()
                         g_out = g.copy_(g_out).mul_(scale)
-                    if settings.detach_reset or settings.reset == "none":
+                    if settings.detach_reset or settings.reset in ("none", "delayed"):
                         g.copy_(g_out)
                     else:
                         torch.addcmul(g_out, c, theta if settings.reset == "subtract" else h, value=-1.0, out=g)
@@ -90,14 +100,23 @@ class TorchImplementation(AlwaysRuns):
                     g_u = surrogate_in_place(u, settings.surrogate, settings.alpha, settings.gain).mul_(g)
                     if settings.reset == "subtract":
                         torch.sum(s.mul_(c).add_(g_u), 0, out=chunk_sums[t])
-                    else:
+                    elif not delayed:
                         torch.sum(g_u, 0, out=chunk_sums[t])
                     if settings.reset == "zero":
                         c.mul_(s.neg_().add_(1.0))
                     c.add_(g_u)
+                    if delayed:
+                        _fire(before[t % SEGMENT], theta, settings, s)
+                        torch.sum(s.mul_(c).add_(g_u), 0, out=chunk_sums[t])
+                    if leaks:
+                        _charge_backward(c, before[t % SEGMENT], x[t], constant, settings, s, g, g_decay)
                     if grad_x is not None:
-                        grad_x[t].copy_(c)
+                        grad_x[t].copy_(g if leaks else c)
             theta_sums -= chunk_sums
+            if grad_decay is not None and grad_decay.dim():
+                flat(grad_decay, size)[chunk] = g_decay
+            elif grad_decay is not None:
+                decay_sum += g_decay.sum()
             if one_v:
                 v_sum += c.sum()
             elif grad_v is not None:
@@ -108,6 +127,60 @@ class TorchImplementation(AlwaysRuns):
             grad_scale.fill_(scale_sum)
         if one_v and grad_v is not None:
             grad_v.fill_(v_sum)
+        if grad_decay is not None and not grad_decay.dim():
+            grad_decay.fill_(decay_sum)
+
+
+def _constants(decay: Tensor | None, v: Tensor) -> Tensor:
+    """Return one decay without a dimension, or one for each neuron in their order of memory; 1, unused, for no leak."""
+    if decay is None:
+        return v.new_ones(())
+    return flat(decay, 1)[0] if is_one(decay) else flat(decay, decay.numel())
+
+
+def _part(constants: Tensor, chunk: slice) -> Tensor:
+    return constants[chunk] if constants.dim() else constants
+
+
+def _charge(v: Tensor, x: Tensor, d: Tensor, theta: Tensor, settings: Settings, buffer: Tensor) -> Tensor:
+    """Charge v in place, in the order of the definition; no operation may be contracted, so none is addcmul."""
+    match settings.charge:
+        case "tau":
+            return v.sub_(torch.div(v, d, out=buffer)).add_(x)
+        case "tau_input":
+            return v.add_(torch.sub(x, v, out=buffer).div_(d))
+        case "rate":
+            return v.sub_(torch.mul(v, d, out=buffer)).add_(x)
+        case "rate_input":
+            return v.add_(torch.sub(x, v, out=buffer).mul_(d))
+        case "beta":
+            if settings.reset != "delayed":
+                return v.mul_(d).add_(x)
+            _fire(v, theta, settings, buffer)
+            return v.mul_(d).add_(x).addcmul_(buffer, theta, value=-1.0)  # exact: the factor is 0 or 1
+        case _:
+            return v.add_(x)
+
+
+def _charge_backward(
+    c: Tensor, v: Tensor, x: Tensor, d: Tensor, settings: Settings, buffer: Tensor, g_x: Tensor, g_decay: Tensor
+) -> None:
+    """Take c from the gradient of h to that of the potential before the step; fill g_x, and add to g_decay."""
+    kind, _, of_input = settings.charge.partition("_")
+    g_x.copy_(c)
+    torch.neg(v, out=buffer) if kind != "beta" else buffer.copy_(v)
+    if of_input:
+        buffer.add_(x)
+    buffer.mul_(c)
+    if kind == "tau":
+        buffer.div_(-d * d)
+    g_decay.add_(buffer)
+    if of_input:
+        g_x.div_(d) if kind == "tau" else g_x.mul_(d)
+    if kind == "beta":
+        c.mul_(d)
+    else:
+        c.sub_(torch.div(c, d, out=buffer) if kind == "tau" else torch.mul(c, d, out=buffer))
 
 
 def _fire(h: Tensor, theta: Tensor, settings: Settings, out: Tensor) -> None:

@@ -76,6 +76,8 @@ STEP_FUNCTION uint16_t to_float16(float f) { /* to nearest, ties to even */
     return (uint16_t)(sign | (magnitude >= 0x47800000u ? special : magnitude < 0x38800000u ? subnormal : normal));
 }
 
+STEP_FUNCTION float divide(float a, float b) { return a / b; }
+
 #include "surrogates.h"
 
 /* -- rows of a block: m neurons at one time step, read as float32 and written in the dtype of the input ------------ */

@@ -53,6 +53,9 @@ STEP_FUNCTION void store_word(uint4 *to, uint4 w) {
 
 STEP_FUNCTION float exp_of_negative(float x) { return approximate_exp2(1.44269504f * x); }
 
+/* Correctly rounded, unlike the operator. */
+STEP_FUNCTION float divide(float a, float b) { return __fdiv_rn(a, b); }
+
 #include "surrogates.h"
 
 STEP_FUNCTION float from_bfloat16(unsigned short b) { return __uint_as_float((unsigned)b << 16); }

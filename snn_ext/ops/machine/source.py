@@ -90,7 +90,7 @@ def addresses(op: SequenceOp, inputs: Any) -> list[int]:
 
 _STRIDES: dict[str, Callable[[Tensor], bool]] = {
     "state": lambda value: not is_one(value),
-    "step": lambda value: not is_one(value),
+    "step": lambda value: value is not None and not is_one(value),
     "per step": lambda value: value.shape[0] > 1,
     "table": lambda value: value.dim() > 1,
 }

@@ -20,6 +20,7 @@ SIZES = (1, 7, 63, 500, 1000)
 BLOCKS, CHUNKS = 8201, 65417
 KINDS = ("random", "eighths", "sixteenths", "ulp", "special")
 RESETS = ("subtract", "zero", "none")
+CHARGES = ("tau", "tau_input", "rate", "rate_input", "beta")
 # Half way between two numbers of 16 bits: rounds to the even one, here the lower, there the upper.
 TIED_SCALES = {torch.float16: (1 + 2.0**-11, 1 + 3 * 2.0**-11), torch.bfloat16: (1 + 2.0**-8, 1 + 3 * 2.0**-8)}
 
@@ -33,13 +34,15 @@ class Case(harness.Case):
     thresholds: Tensor
     scale: Tensor | float | None = None
     settings: dict[str, Any] = field(default_factory=dict)
+    decay: Tensor | float | None = None
 
     outputs = ("spikes", "potential")
     accuracy = 2e-6
 
     def run(self, module: Any) -> tuple[Tensor, Tensor]:
         """Call the operator or the definition."""
-        return module.integrate_and_fire(self.x_seq, self.v, self.thresholds, scale=self.scale, **self.settings)
+        tensors = self.x_seq, self.v, self.thresholds
+        return module.integrate_and_fire(*tensors, scale=self.scale, decay=self.decay, **self.settings)
 
     def wide(self) -> Case:
         """Return the same case in float64."""
@@ -50,31 +53,35 @@ class Case(harness.Case):
         dtype = functional.state_dtype(self.x_seq.dtype)
         v = torch.as_tensor(self.v, dtype=dtype).expand(self.x_seq.shape[1:])
         found = {"x_seq": self.x_seq, "v": v, "thresholds": self.thresholds.to(dtype)}
-        return found if self.scale is None else {**found, "scale": torch.as_tensor(self.scale, dtype=dtype)}
+        given = {"scale": self.scale, "decay": self.decay}
+        return found | {name: torch.as_tensor(value, dtype=dtype) for name, value in given.items() if value is not None}
 
     def with_leaves(self, leaves: dict[str, Tensor]) -> Case:
         """Return the same case with other values for these."""
         return replace(self, **leaves)
 
     def term_magnitudes(self, incoming: list[Tensor]) -> dict[str, Tensor]:
-        """Sum of the magnitudes that are added up in the gradients of thresholds and scale."""
+        """Sum of the magnitudes that are added up in the gradients of thresholds, scale and one decay."""
         single, (g_spikes, g_v) = [], incoming
         size = self.x_seq.shape[1]
         for n in range(min(size, 64)):  # a sample that stands for all neurons
             v = self.v[n : n + 1] if isinstance(self.v, Tensor) else self.v
             thresholds = self.thresholds.expand(len(self.x_seq))
-            one = replace(self, x_seq=self.x_seq[:, n : n + 1], v=v, thresholds=thresholds)
+            decay = self.decay[n : n + 1] if isinstance(self.decay, Tensor) else self.decay
+            one = replace(self, x_seq=self.x_seq[:, n : n + 1], v=v, thresholds=thresholds, decay=decay)
             single.append(one.gradients(functional, [g_spikes[:, n : n + 1], g_v[n : n + 1]]))
         magnitudes = torch.stack([s["thresholds"].abs() for s in single]).mean(0) * size
         terms = {"thresholds": magnitudes if len(self.thresholds) > 1 else magnitudes.sum()}
         if self.scale is not None:
             terms["scale"] = (self.run(functional)[0] * g_spikes).abs().sum() / float(self.scale)
+        if isinstance(self.decay, float):
+            terms["decay"] = torch.stack([s["decay"].abs() for s in single]).mean(0) * size
         return terms
 
     def __repr__(self) -> str:
         return (
             f"Case({list(self.x_seq.shape)}, {self.x_seq.dtype}, {len(self.thresholds)} thresholds, scale={self.scale},"
-            f" {self.settings})"
+            f" {self.settings}, decay={self.decay if self.decay is None or isinstance(self.decay, float) else 'each'})"
         )
 
     @staticmethod
@@ -91,6 +98,13 @@ class Case(harness.Case):
             yield make_case(kind, 4, 2100, reset=reset, fire_at_threshold=at)
         for time_steps, size in ((4, BLOCKS), (33, BLOCKS), (3, CHUNKS)):
             yield make_case("sixteenths", time_steps, size)
+        sizes = itertools.cycle(((4, 63), (17, 7), (16, 500), (33, 24)))
+        for kind, charge, reset, each in itertools.product(KINDS, CHARGES, RESETS, (False, True)):
+            at, dtype = next(turns)[1:]
+            yield leaky_case(kind, *next(sizes), dtype, charge=charge, each=each, reset=reset, fire_at_threshold=at)
+        for kind, each, at in itertools.product(KINDS, (False, True), (False, True)):
+            yield leaky_case(kind, *next(sizes), each=each, reset="delayed", detach_reset=True, fire_at_threshold=at)
+        yield leaky_case("random", 33, BLOCKS, charge="tau_input")
 
     @staticmethod
     def gradient_cases() -> Iterator[Case]:
@@ -104,6 +118,13 @@ class Case(harness.Case):
             yield make_case("random", time_steps, 64, dtype)
         for time_steps, size in ((4, BLOCKS), (33, BLOCKS), (18, CHUNKS)):
             yield make_case("random", time_steps, size)
+        sizes = itertools.cycle(((4, 63), (17, 7), (33, 24), (4, 2100)))
+        for charge, reset, each in itertools.product(CHARGES, RESETS, (False, True)):
+            yield leaky_case("random", *next(sizes), charge=charge, each=each, reset=reset, detach_reset=not each)
+        for time_steps, each in itertools.product((4, 33), (False, True)):
+            yield leaky_case("random", time_steps, 63, each=each, reset="delayed", detach_reset=True)
+        yield leaky_case("random", 17, 64, torch.bfloat16, charge="rate_input", each=True)
+        yield leaky_case("random", 18, BLOCKS, charge="tau")
 
 
 def make_input(kind: str, time_steps: int, size: int, thresholds: Tensor, seed: int = 0) -> Tensor:
@@ -133,6 +154,23 @@ def make_case(kind: str, time_steps: int, size: int, dtype: torch.dtype = torch.
     v = 0.25 if time_steps % 2 else torch.randint(-4, 5, (size,), generator=generator) / 8
     scale = TIED_SCALES.get(dtype, (0.7, 1.5))[time_steps % 2] if size % 3 else None
     return Case(make_input(kind, time_steps, size, thresholds).to(dtype), v, thresholds, scale, settings)
+
+
+def leaky_case(
+    kind: str,
+    time_steps: int,
+    size: int,
+    dtype: torch.dtype = torch.float32,
+    *,
+    charge: str = "beta",
+    each: bool = False,
+    **settings: Any,
+) -> Case:
+    """Return a case with a leak, with one decay or one for each neuron; none of them is dyadic."""
+    generator = torch.Generator().manual_seed(size + time_steps)
+    rate = torch.rand(size, generator=generator) * 0.8 + 0.1 if each else 0.3
+    case = make_case(kind, time_steps, size, dtype, charge=charge, **settings)
+    return replace(case, decay=1.0 / rate if charge.startswith("tau") else rate)
 
 
 # -- what only a GPU can show ------------------------------------------------------------------------------------------

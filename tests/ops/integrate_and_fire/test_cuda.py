@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 import torch
@@ -34,7 +35,7 @@ from tests.ops.emulation import (
     untested,
     with_bugs,
 )
-from tests.ops.integrate_and_fire.cases import Case, make_case
+from tests.ops.integrate_and_fire.cases import Case, leaky_case, make_case
 
 OPERATOR = "integrate_and_fire"
 SUM = "for (int w = 0; w < WARPS; w++) sum += step_sums[threadIdx.x][w];"
@@ -49,6 +50,9 @@ CASES: dict[str, Callable[[], Case]] = {
     "segments": lambda: make_case("random", 33, 24),
     "scaled": lambda: make_case("random", 5, 64, torch.bfloat16),
     "detached": lambda: make_case("random", 4, 23, detach_reset=True),
+    "leak": lambda: leaky_case("random", 4, 500, charge="tau_input"),
+    "leak each": lambda: leaky_case("random", 17, 24, charge="rate", each=True),
+    "delayed": lambda: leaky_case("random", 4, 63, reset="delayed", detach_reset=True),
 }
 BUGS = {
     "> for >=": ("fire_at_threshold ? h >= theta", "fire_at_threshold ? h > theta", "ties"),
@@ -85,6 +89,25 @@ BUGS = {
                                "*partial = sum;\n                }", "chunks"),
     "barrier in divergent code": ("if (inside && grad_v_stride)", "if (inside) __syncthreads();\n if (grad_v_stride)",
                                   "chunks"),
+    "fast division": ("return __fdiv_rn(a, b);", "return a * (1.0f / b);", "leak"),
+    "input does not decay": ("return v + divide(x - v, d)", "return v + divide(-v, d) + x", "leak"),
+    "contracted leak": ("return v - v * d + x", "return __builtin_fmaf(-v, d, v) + x", "leak each"),
+    "decay of the first neuron": ("start(decay, decay_stride, n)", "all(decay[0])", "leak each"),
+    "delayed reset by the spike of the step": ("d * v + x - fires(v,", "d * v + x - fires(d * v + x,", "delayed"),
+    "gradient of the input not divided": ("*g_x = of_input ? e * rate : e", "*g_x = e", "leak"),
+    "gradient does not leak": ("return rule == CHARGE_BETA ? e * d : e - e * rate", "return e", "leak"),
+    "gradient of the rate for that of tau": ("(divides ? -rate * rate : 1.0f)", "(divides ? -rate : 1.0f)", "leak"),
+    "delayed reset lost in the threshold's gradient": (
+        "if (kind == RESET_DELAYED) *g_theta -= fires(v, theta, fire_at_threshold) * e;", "", "delayed"),
+    "decay's gradient of the potential before its reset": (
+        "k ? reset(at, fires(at, theta_before, FIRE_AT_THRESHOLD), theta_before, RESET) : at", "at", "leak each"),
+    "reset by the next threshold": ("THRESHOLDS_STRIDE && k ? first + k - 1", "THRESHOLDS_STRIDE ? first + k",
+                                    "leak each"),
+    "potential of the sequence's start": ("? h[k ? k - 1 : 0].at[i] : entry.at[i]", "? h[k ? k - 1 : 0].at[i] : v[0]",
+                                          "leak each"),
+    "decay's sum lost": ("partial[2 * gridDim.x] = decay_sum", "partial[2 * gridDim.x] = 0.0", "leak"),
+    "neurons beyond the end in the decay's sum": ("decay_sum += inside ? g_decay.at[i] : 0.0f",
+                                                  "decay_sum += g_decay.at[i]", "leak"),
 }  # fmt: skip
 
 
@@ -114,7 +137,7 @@ def test_gradients_do_not_depend_on_the_order_of_the_threads(emulator: Emulator)
             found = []
             for emulator.descending in (False, True):
                 leaves = [case.x_seq.clone().requires_grad_(), case.thresholds.clone().requires_grad_()]
-                out = ops.integrate_and_fire(leaves[0], case.v, leaves[1], scale=case.scale, **case.settings)
+                out = replace(case, x_seq=leaves[0], thresholds=leaves[1]).run(ops)
                 found.append(torch.autograd.grad(out[0].square().sum() + out[1].sum(), leaves))
             assert all(map(torch.equal, *found)), case
     emulator.descending = False

@@ -28,7 +28,10 @@ def test_names_are_those_of_the_declaration() -> None:
     op = OPERATORS["integrate_and_fire"].op
     text = c_declaration({"forward": arguments(op, backward=False)})
     assert "const void *x_seq; const float *v; index_t v_stride; const float *thresholds;" in text
-    assert "int reset; int fire_at_threshold;" in text and "float alpha; float gain; } forward_arguments;" in text
+    assert (
+        "int reset; int fire_at_threshold;" in text
+        and "float alpha; float gain; int charge; } forward_arguments;" in text
+    )
     text = cuda_declaration(op)
     assert "const io_t *__restrict__ x_seq, const float *__restrict__ v, index_t v_stride," in text
     assert "double alpha, double gain, double *workspace" in text and "int reset" not in text
