@@ -321,7 +321,7 @@ def test_everything_happens_on_the_device_of_the_input() -> None:
 def test_each_device_has_its_own_kernels() -> None:
     recorder = Recorder()
     machine = emulated(OPERATOR, recorder)
-    variant = (0, 0, 4, 4, 0, 0, 0, 1, 0, 0)
+    variant = (0, 0, 4, 4, 0, 0, 0, 1, 0, 0, 0)
     kernels = [machine._kernel(torch.device("cuda", index), variant) for index in (0, 1, 0)]
     assert kernels[0] is kernels[2] is not kernels[1]
 
