@@ -38,7 +38,7 @@ def above_floor(name: str, threshold: Tensor, notes: Notes) -> Tensor:
             f"threshold, {MIN_THRESHOLD:g}: weights before it that are multiplied, and those behind it divided"
         )
     notes.add(name, f"has activations of {least:.3g} only; its threshold is the smallest one, {MIN_THRESHOLD:g}")
-    return threshold.clamp_min(MIN_THRESHOLD)
+    return threshold.clamp_min(MIN_THRESHOLD * (1 + 2**-23))  # in float32 the number itself is a little below it
 
 
 class LargestActivations:
