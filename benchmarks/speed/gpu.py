@@ -373,16 +373,16 @@ def _operator(x_seq: Tensor, thresholds: Tensor) -> Tensor:
 
 def _backward_call(name: str, x_seq: Tensor, thresholds: int) -> Callable[[], object]:
     """Return a call of the backward operator alone, on what the forward operator keeps."""
-    settings = ("subtract", True, False, 0, 4.0, 1.0)
+    settings = ("subtract", True, False, 0, 4.0, 1.0, "add")
     v, thetas = torch.zeros((), device=x_seq.device), torch.ones(thresholds, device=x_seq.device)
     with use_implementation(name), torch.no_grad():
-        kept = torch.ops.snn_ext.integrate_and_fire(x_seq, v, thetas, None, *settings, True)[2]
+        kept = torch.ops.snn_ext.integrate_and_fire(x_seq, v, thetas, None, None, *settings, True)[2]
     gradient = torch.randn_like(x_seq)
 
     def call() -> None:
         with use_implementation(name), torch.no_grad():
             torch.ops.snn_ext.integrate_and_fire_backward(
-                gradient, None, x_seq, v, thetas, None, kept, *settings, [True, False, True, False]
+                gradient, None, x_seq, v, thetas, None, None, kept, *settings, [True, False, True, False, False]
             )
 
     return call
