@@ -26,6 +26,8 @@ INTERRUPTED, TERMINATED, PIPE_CLOSED = 128 + 2, 128 + 15, 128 + 13
 
 PATIENCE = 10.0
 """Seconds that a process has to end by itself."""
+LOST = 20.0
+"""Seconds after which a Ctrl-C that has not ended the program comes again: C code that clears errors can lose one."""
 
 T = TypeVar("T")
 
@@ -71,7 +73,7 @@ def run_main(main: Callable[[], Any], after_interruption: str = "") -> NoReturn:
     _open_standard_streams()
     sys.unraisablehook, threading.excepthook = _interrupt_again, _leave_out_tensorboard
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # of a job in the background
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGINT, _interrupt)
     signal.signal(signal.SIGTERM, _terminate)
     try:
         try:
@@ -110,6 +112,14 @@ def _leave(number: int, frame: Any) -> NoReturn:
         os.write(2, b"interrupted\n")
     finally:
         os._exit(INTERRUPTED)
+
+
+def _interrupt(number: int, frame: Any) -> None:
+    """Raise ``KeyboardInterrupt``, and once more if the program still runs long after that."""
+    again = threading.Timer(LOST, os.kill, (os.getpid(), number))
+    again.daemon = True  # it ends with the program
+    again.start()
+    signal.default_int_handler(number, frame)
 
 
 def _terminate(number: int, frame: Any) -> NoReturn:

@@ -100,6 +100,21 @@ def test_ctrl_c_inside_an_exec_of_text_gives_the_status_too(raised: str, tmp_pat
     assert (process.returncode, process.stderr) == (130, "interrupted\n")
 
 
+def test_ctrl_c_that_was_lost_comes_again() -> None:
+    body = """
+import recipes.lib.command
+recipes.lib.command.LOST = 0.2
+import os, signal
+try:
+    os.kill(os.getpid(), signal.SIGINT)  # and something clears the error
+    time.sleep(5)
+except KeyboardInterrupt:
+    pass
+time.sleep(60)
+"""
+    assert ended(program(body.strip())) == (130, "cleaned up\ninterrupted; --resume continues\n")
+
+
 def test_full_disk_in_the_thread_of_tensorboard_is_told_once(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     body = f"""
