@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import threading
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -28,8 +29,17 @@ class ThreadTracer(fx.Tracer):
 
     def trace(self, root: Any, concrete_args: dict[str, Any] | None = None) -> fx.Graph:
         with _LOCK:
-            self._thread = threading.get_ident()
+            self._thread: int | None = threading.get_ident()
             return super().trace(root, concrete_args)
+
+    @contextmanager
+    def outside(self) -> Iterator[None]:
+        """Compute something in the thread that traces, and record nothing."""
+        thread, self._thread = self._thread, None
+        try:
+            yield
+        finally:
+            self._thread = thread
 
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         if threading.get_ident() != self._thread:
@@ -60,7 +70,7 @@ def traced(net: nn.Module, tracer: ThreadTracer, name: str) -> fx.GraphModule:
         place = source_of(error)
         raise ValueError(
             f"{name}: got {type(net).__name__}, which cannot be traced ({error}{place and f'; {place}'}), "
-            "want a net whose forward pass does not depend on values"
+            "want a net whose forward pass does not branch on values or on the batch size"
         ) from error
 
 

@@ -7,17 +7,14 @@ import inspect
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Literal, NoReturn
 
 import torch
 from torch import Tensor, fx, nn
 
 from .._errors import bad_value
-from .._tracing import ThreadTracer, source_of, traced
-from ..hosts import is_neuron
-from ..neurons.aan import AAN
-from ..simulation.layers import RULES, module_of, rule_of
+from .._tracing import traced
+from ..simulation.layers import module_of, rule_of
 from .activations import Activation
 from .constants import fold_constants
 from .graph_tools import assign, bypass, free_name, name_of, refuse, shape_of
@@ -27,8 +24,8 @@ from .operations import canonicalize_operations, is_size
 from .outputs import select_output
 from .pooling import pool_before_activations, pool_behind_activations
 from .preparation import TOLERANCE, plain_copy, relative_error
-from .quantized import QuantizedReLU
 from .signs import split_signs
+from .tracing import NetTracer
 from .weights import fold_scale
 
 __all__ = ["AnalogNet", "canonicalize", "own_modules"]
@@ -107,11 +104,11 @@ def canonicalize(
     ann, notes = plain_copy(ann, x, obstacles)
     _check_signature(ann)
     wanted = _run(ann, x)
-    graph, activations = traced(ann, _Tracer(), "ann"), dict[str, Activation]()
+    graph, activations = traced(ann, NetTracer(x), "ann"), dict[str, Activation]()
     wanted = select_output(graph, wanted, output)
     graph.graph.eliminate_dead_code()
     own_modules(graph)
-    _run(partial(fold_constants, graph), x)
+    fold_constants(graph, x)
     split_signs(graph)
     canonicalize_operations(graph, activations, obstacles)
     obstacles.raise_all()
@@ -129,7 +126,7 @@ def canonicalize(
     return AnalogNet(graph, activations, x, _checked_output(graph, x, wanted), notes)
 
 
-# -- the copy and its trace ------------------------------------------------------------------------------------------
+# -- the copy, and what it computes ------------------------------------------------------------------------------------
 
 
 def _check_signature(ann: nn.Module) -> None:
@@ -152,46 +149,6 @@ def _run(ann: Callable[[Tensor], Any], x: Tensor) -> Any:
         raise ValueError(
             f"calibration: got inputs {list(x.shape)[1:]}, want inputs that ann takes ({error})"
         ) from error
-
-
-class _Tracer(ThreadTracer):
-    """Keeps layers and neurons whole, a host's too, and what cannot be traced; traces through everything else.
-
-    An argument that has a default takes it. The class of a layer may have a forward of its own, which is traced.
-    """
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        if type(m) in RULES or (is_neuron(m) and not isinstance(m, nn.ReLU)):
-            return "forward" not in vars(m)
-        home = type(m).forward.__module__
-        if "forward" in vars(m) or not home.startswith((*_HOMES, "torch.ao.nn", "spikingjelly.", "snntorch.")):
-            return False
-        contains = bool(m._modules) and not m.__module__.startswith("torch.")
-        return isinstance(m, QuantizedReLU | AAN) or not (isinstance(m, nn.Sequential) or contains)
-
-    def call_own_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        stack = dict(self.module_stack)
-        try:
-            return super().call_own_module(m, forward, args, kwargs)
-        except Exception as error:  # the module becomes a node, so that the obstacles behind it are found as well
-            self.module_stack.clear()
-            self.module_stack.update(stack)
-            proxy = self.create_proxy("call_module", self.path_of_module(m), args, kwargs)
-            proxy.node.meta |= {"untraced": str(error), "source": source_of(error)}
-            return proxy
-
-    def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> tuple[Any, list[Any]]:
-        fn, args = super().create_args_for_root(root_fn, is_module, concrete_args)
-        parameters = inspect.signature(root_fn).parameters
-        for k, name in enumerate(inspect.unwrap(root_fn).__code__.co_varnames[: len(args)]):
-            default = parameters[name].default if name in parameters else inspect.Parameter.empty
-            if default is not inspect.Parameter.empty and isinstance(args[k], fx.Proxy):
-                self.graph.erase_node(args[k].node)
-                args[k] = default
-        return fn, args
-
-
-_HOMES = ("torch.nn", __name__.partition(".")[0])
 
 
 def _checked_output(graph: fx.GraphModule, x: Tensor, wanted: Tensor) -> Tensor:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from torch import Tensor, fx
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from .graph_tools import bypass
+from .values import Values, repeated
 
 __all__ = ["fold_constants"]
 
@@ -22,25 +24,26 @@ def fold_constants(graph: fx.GraphModule, x: Tensor) -> None:
     - ``"constant"``, the value of a tensor that no input reaches, as a parameter or arithmetic with some;
     - ``"size"`` of what is no tensor: whether it holds none either, as the size of the batch.
     """
-    two, three = (_Values(graph).values_for(x[:1].repeat(n, *[1] * (x.ndim - 1))) for n in (2, 3))
+    two, three = (_described(graph, repeated(x, n)) for n in (2, 3))
     varying, passed = set[fx.Node](), dict[fx.Node, fx.Node]()
     for node in list(graph.graph.nodes):
         value, other = two[node], three[node]
         if node.op == "placeholder" or any(source in varying for source in node.all_input_nodes):
             varying.add(node)
-        if isinstance(value, _Shape):
+        if isinstance(value, _Shape) or (isinstance(value, Tensor) and node in varying):
             node.meta["shape"] = value.shape
             node.meta["samples_first"] = value.shape[:1] == (2,) and other.shape[:1] == (3,)
-            if value.source is not None and node.op.startswith("call_") and "untraced" not in node.meta:
-                passed[node] = passed.get(value.source, value.source)
+            source = getattr(value, "source", None)
+            if source is not None and node.op.startswith("call_") and "untraced" not in node.meta:
+                passed[node] = passed.get(source, source)
                 bypass(node, passed[node])
         elif isinstance(value, Tensor):
-            if node not in varying:
-                node.meta["constant"] = value
+            node.meta["constant"] = value
         elif node.op.startswith("call_") and _is_literal(value) and type(value) is type(other) and value == other:
             varying.discard(node)
             for user in list(node.users):
                 _put(user, node, tuple(value) if isinstance(value, tuple) else value)
+            graph.graph.erase_node(node)  # an assertion too, which is never dead code
         else:
             node.meta["size"] = not _holds(value, _Shape)
     graph.graph.eliminate_dead_code()
@@ -53,23 +56,23 @@ class _Shape:
         self.shape, self.source = value.shape, source  # the source is the argument that an operation returned as it was
 
 
-class _Values(fx.Interpreter):
-    """Keeps what every node returns, of tensors that the samples reach only the shape."""
-
-    def values_for(self, x: Tensor) -> dict[fx.Node, Any]:
-        self.values: dict[fx.Node, Any] = {}
-        self.run(x)
-        return self.values
-
-    def run_node(self, n: fx.Node) -> Any:
-        before = {source: (self.env[source], _version(self.env[source])) for source in n.all_input_nodes}
-        value = super().run_node(n)
-        if n.op == "placeholder" or any(_holds(self.values[source], _Shape) for source in n.all_input_nodes):
-            same = [s for s, (v, version) in before.items() if v is value and _version(v) == version]
-            self.values[n] = tree_map_only(Tensor, lambda v: _Shape(v, same[0] if same else None), value)
+def _described(graph: fx.GraphModule, x: Tensor) -> dict[fx.Node, Any]:
+    """Return what every node returns, of tensors that the samples reach only the shape."""
+    values, found = Values(graph, x, graph.graph), dict[fx.Node, Any]()
+    last = {source: node for node in graph.graph.nodes for source in node.all_input_nodes}
+    for node in graph.graph.nodes:
+        sources = node.all_input_nodes
+        before = {source: _version(values.env[source]) for source in sources}
+        value = values.value(node)
+        if node.op == "placeholder" or any(_holds(found[source], _Shape) for source in sources):
+            same = next((s for s in sources if values.env[s] is value and _version(value) == before[s]), None)
+            found[node] = tree_map_only(Tensor, partial(_Shape, source=same), value)
         else:
-            self.values[n] = value
-        return value
+            found[node] = value
+        for source in sources:
+            if last[source] is node:
+                values.env[source] = None
+    return found
 
 
 def _version(value: Any) -> int:

@@ -87,7 +87,7 @@ class Operation:
         """Return an argument that no input of the net reaches: a number, or the tensor; refuse any other."""
         value = self.argument(index, name, default)
         if is_data(value):
-            self.refuse(f" with a {name} that depends on the input", "a parameter, or a number")
+            self.refuse(f" with an argument {name} that depends on the input", "a parameter, or a number")
         return value.meta["constant"] if isinstance(value, fx.Node) else value
 
     def refuse(self, got: str, want: str) -> NoReturn:

@@ -173,20 +173,34 @@ def _reshape(operation: Operation) -> None:
 
 def _split(operation: Operation) -> None:
     """Turn the parts that are used into slices."""
-    node, dim = operation.node, operation.argument(2, "dim", 0)
-    parts: dict[fx.Node, Any] = {user: user.args[1] for user in node.users if user.target is operator.getitem}
-    if len(parts) < len(node.users) or not all(isinstance(part, int) for part in parts.values()):
-        operation.refuse(" whose parts are used together", "each part on its own")
-    sizes = _part_sizes(operation, shape_of(node.args[0])[dim])
+    source, dim = operation.node.args[0], operation.argument(2, "dim", 0)
+    sizes = _part_sizes(operation, shape_of(source)[dim])
     starts = [0, *accumulate(sizes)]
-    for user, part in parts.items():
+    for user, part in _parts(operation).items():
         index = part % len(sizes)
-        Operation(operation.graph, user).call(torch.narrow, node.args[0], dim, starts[index], sizes[index])
+        Operation(operation.graph, user).call(torch.narrow, source, dim, starts[index], sizes[index])
+
+
+def _unbind(operation: Operation) -> None:
+    """Turn the parts that are used into elements of a dimension."""
+    source, dim = operation.node.args[0], operation.argument(1, "dim", 0)
+    before = (slice(None),) * (dim % len(shape_of(source)))
+    for user, part in _parts(operation).items():
+        Operation(operation.graph, user).call(operator.getitem, source, (*before, part))
+
+
+def _parts(operation: Operation) -> dict[fx.Node, int]:
+    """Return the uses of the parts of a value, with the number of the part."""
+    users = operation.node.users
+    parts: dict[fx.Node, Any] = {user: user.args[1] for user in users if user.target is operator.getitem}
+    if len(parts) < len(users) or not all(isinstance(part, int) for part in parts.values()):
+        operation.refuse(" whose parts are used together", "each part on its own")
+    return parts
 
 
 def _part_sizes(operation: Operation, size: int) -> list[int]:
     """Return the sizes of the parts, by an example."""
-    names = ("chunks", "split_size", "split_size_or_sections")
+    names = ("chunks", "split_size", "split_size_or_sections", "indices_or_sections")
     given = next(value for name in names if (value := operation.argument(1, name)) is not None)
     name = operation.target if isinstance(operation.target, str) else operation.target.__name__
     return [len(part) for part in getattr(torch.empty(size), name)(given)]
@@ -238,7 +252,8 @@ HANDLERS: dict[Any, Handler] = {
     **dict.fromkeys((nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d), _adaptive_max_pool),
     **dict.fromkeys((F.adaptive_max_pool1d, F.adaptive_max_pool2d, F.adaptive_max_pool3d), _adaptive_max_pool),
     **dict.fromkeys(_RESHAPES, _reshape),
-    **dict.fromkeys((torch.chunk, torch.split, "chunk", "split"), _split),
+    **dict.fromkeys((torch.chunk, torch.split, torch.tensor_split, "chunk", "split", "tensor_split"), _split),
+    **dict.fromkeys((torch.unbind, "unbind"), _unbind),
     F.pad: _pad,
     **dict.fromkeys(_DROPOUTS, _dropout),
 }

@@ -34,6 +34,7 @@ def optimize_precharge(
     time_steps: int = 255,
     candidates: int = 51,
     memory: int = 1 << 30,
+    output: str | int | None = None,
 ) -> list[float]:
     r"""Find the pre-charge of one layer after the other, and set it.
 
@@ -58,6 +59,8 @@ def optimize_precharge(
         Number of values, 0 and 0.5 included.
     memory : int
         Bytes for spike trains.
+    output : str or int, optional
+        The output of ``ann`` that was converted, of several.
 
     Returns
     -------
@@ -90,7 +93,7 @@ def optimize_precharge(
     batches = list(Batches(loader, _device(snn)))
     values = torch.linspace(0.0, 0.5, candidates, dtype=torch.float32)
     analog = AnalogTwin(snn)
-    targets = [analog.rates(x) for x in batches] if ann is None else _activations_of(ann, snn, batches)
+    targets = [analog.rates(x) for x in batches] if ann is None else _activations_of(ann, snn, batches, output)
     shared = (t for t in (*snn.parameters(), *base.memories(snn)) if isinstance(t, Tensor))
     trial = copy.deepcopy(snn, {id(t): t for t in shared})  # an interruption leaves the net itself unchanged
     layers = Layerwise(trial, batches, time_steps, memory)
@@ -210,9 +213,11 @@ def _reported_neurons(snn: ConvertedNet) -> list[tuple[LayerReport, Any]]:
     return [(layer, found[layer.name]) for layer in snn.report]
 
 
-def _activations_of(ann: nn.Module, snn: ConvertedNet, batches: list[Tensor]) -> list[dict[str, Tensor]]:
+def _activations_of(
+    ann: nn.Module, snn: ConvertedNet, batches: list[Tensor], of: str | int | None
+) -> list[dict[str, Tensor]]:
     """Return the activations of the net that a spiking one was converted from, in units of its thresholds."""
-    analog = canonicalize(ann, batches[0])
+    analog = canonicalize(ann, batches[0], output=of)
     record: dict[str, Tensor] = {}
 
     def keep(name: str) -> Any:

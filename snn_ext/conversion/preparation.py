@@ -67,9 +67,7 @@ def plain_copy(ann: nn.Module, x: Tensor, obstacles: Obstacles) -> tuple[nn.Modu
         _own_weights(module)
         if module._forward_hooks or module._forward_pre_hooks:
             with obstacles.noted():
-                refuse(f"{kind_of(module)} {name} with a forward hook", "the net without it: handle.remove()")
-        if isinstance(module, _BatchNorm):  # a check of dimensions that cannot be traced; the run of the net makes it
-            vars(module)["_check_input_dim"] = _admit
+                refuse(f"{kind_of(module)} {name}".rstrip() + " with a forward hook", "it without: handle.remove()")
     return _full_precision(copied, x)
 
 
@@ -80,10 +78,6 @@ def _unwrapped(module: nn.Module) -> nn.Module:
         inner = inner.module
     original = getattr(inner, "_orig_mod", None)
     return inner if original is None else _unwrapped(original)
-
-
-def _admit(value: Any) -> None:
-    """Take an input of any dimension."""
 
 
 def _own_weights(module: nn.Module) -> None:

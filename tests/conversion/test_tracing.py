@@ -1,0 +1,163 @@
+"""What a forward pass asks of sizes is answered while it is traced; what depends on the batch or on values is not."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+pytest.importorskip("spikingjelly")
+
+from snn_ext.conversion import optimize_precharge  # noqa: E402
+from snn_ext.conversion.canonicalize import canonicalize  # noqa: E402
+from snn_ext.conversion.convert import convert  # noqa: E402
+
+
+class Net(nn.Module):
+    """A convolution, a function, and a linear layer on its ReLU."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor], size: int) -> None:
+        super().__init__()
+        self.conv, self.function, self.head = nn.Conv2d(2, 4, 3, padding=1), function, nn.Linear(size, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.function(self.conv(x)).relu().flatten(1))
+
+
+def checked(x: Tensor) -> Tensor:
+    if x.dim() != 4 or len(x.shape) != 4:
+        raise ValueError(f"got {x.dim()} dimensions")
+    assert x.shape[2] == x.shape[3], "square"
+    torch._assert(x.shape[1] > 1, "channels")
+    return x
+
+
+def unpacked(x: Tensor) -> Tensor:
+    batch, *rest = x.shape
+    return x.reshape(*x.shape[:2], -1).reshape(batch, *rest)
+
+
+def padded_as_tensorflow(x: Tensor) -> Tensor:
+    more = [max((math.ceil(size / 2) - 1) * 2 + 3 - size, 0) for size in x.shape[-2:]]
+    if any(m > 0 for m in more):
+        x = F.pad(x, [more[1] // 2, more[1] - more[1] // 2, more[0] // 2, more[0] - more[0] // 2])
+    return F.avg_pool2d(x, 3, 2)
+
+
+def skipped(x: Tensor) -> Tensor:
+    y = F.avg_pool2d(x, 2)
+    if y.shape != x.shape:
+        y = F.interpolate(y, size=x.shape[2:])
+    return x + y
+
+
+def summed(x: Tensor) -> Tensor:
+    total = x[:, :, 0]
+    for k in range(1, x.size(2)):
+        total = total + x[:, :, k]
+    return total
+
+
+def flat_features(x: Tensor) -> Tensor:
+    features = 1
+    for size in x.size()[1:]:
+        features *= size
+    return x.view(-1, features)
+
+
+CONVERTED: dict[str, tuple[Callable[[Tensor], Tensor], int]] = {
+    "asserts": (checked, 196),
+    "a starred shape": (unpacked, 196),
+    "padding by size": (padded_as_tensorflow, 64),
+    "an odd size": (lambda x: F.avg_pool2d(F.pad(x, (0, 1, 0, 1)) if x.shape[-1] % 2 else x, 2), 64),
+    "equal shapes": (skipped, 196),
+    "a loop over positions": (summed, 28),
+    "features counted": (flat_features, 196),
+    "numpy": (lambda x: x.reshape(-1, int(np.prod(x.shape[1:]))), 196),
+    "math.prod": (lambda x: x.view(x.size(0), math.prod(x.shape[1:])), 196),
+    "numel": (lambda x: x.view(x.size(0), x.numel() // x.size(0)), 196),
+    "len": (lambda x: x.view(len(x), -1), 196),
+    "channels in a list": (lambda x: torch.cat([x[:, k : k + 1] for k in range(len(x[0]))], 1), 196),
+    "unbind": (lambda x: torch.stack([c * 0.5 for c in x.unbind(1)], 1), 196),
+    "unbind of the last": (lambda x: torch.stack(list(torch.unbind(x, -1)), dim=-1), 196),
+    "tensor_split": (lambda x: sum(torch.tensor_split(x, 2, dim=1)), 98),  # type: ignore[arg-type,return-value]
+}
+
+
+@pytest.mark.parametrize("name", CONVERTED)
+def test_questions_about_sizes_are_answered(name: str) -> None:
+    torch.manual_seed(0)
+    function, size = CONVERTED[name]
+    net, x = Net(function, size), torch.rand(5, 2, 7, 7)
+    graph = canonicalize(net, x).graph
+    for batch in (x[:1], x):  # no size of a batch is kept
+        torch.testing.assert_close(graph(batch), net(batch), rtol=1e-4, atol=1e-5)
+    assert "len" not in globals()
+
+
+REFUSED: dict[str, Callable[[Tensor], Tensor]] = {
+    "a branch that depends on the values of a tensor": lambda x: x if x.sum() > 0 else -x,
+    "a branch that depends on the size of the batch": lambda x: x if x.shape[0] > 1 else 2 * x,
+    "a loop that depends on the size of the batch": lambda x: torch.stack([sample.flatten() for sample in x]),
+    "a number that depends on the size of the batch": lambda x: sum((x for _ in range(x.size(0))), x),
+}
+
+
+@pytest.mark.parametrize("message", REFUSED)
+def test_questions_that_have_no_one_answer_are_refused(message: str) -> None:
+    with pytest.raises(ValueError, match=f"ann: got Net, which cannot be traced \\({message}; test_tracing.py, line"):
+        canonicalize(Net(REFUSED[message], 196), torch.rand(5, 2, 7, 7))
+
+
+def test_a_branch_on_a_parameter_takes_its_value() -> None:
+    class Gained(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gain, self.layer, self.head = nn.Parameter(torch.tensor(2.0)), nn.Linear(4, 8), nn.Linear(8, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.layer(x)
+            return self.head(torch.relu(self.gain * x if self.gain > 1 else x))
+
+    net, x = Gained(), torch.rand(3, 4)
+    torch.testing.assert_close(canonicalize(net, x).graph(x), net(x))
+
+
+def test_a_net_for_one_batch_size_is_told_which_operation_fails() -> None:
+    net, x = Net(lambda x: x.view(1, 196), 196), torch.rand(1, 2, 7, 7)
+    with pytest.raises(ValueError, match="got view, which fails for 2 samples .*, want a net for any batch size"):
+        canonicalize(net, x)
+
+
+@torch.fx.wrap
+def hidden(x: Tensor, sizes: list[int]) -> Tensor:
+    """Keep its operations from a trace, and change its list."""
+    sizes[0] += 1
+    return x * x
+
+
+def test_a_function_that_is_kept_whole_is_named() -> None:
+    with pytest.raises(ValueError, match="the call of hidden .*want its operations in the forward pass itself"):
+        canonicalize(Net(lambda x: hidden(x, [0]), 196), torch.rand(2, 2, 7, 7))
+
+
+def test_precharge_is_found_for_the_output_that_was_converted() -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.head, self.aux = nn.Linear(4, 8), nn.Linear(8, 2), nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> dict[str, Tensor]:
+            x = self.layer(x).relu()
+            return {"out": self.head(x), "aux": self.aux(x)}
+
+    net, x = Two(), torch.rand(16, 4)
+    snn = convert(net, x, method="data-norm", output="out")
+    assert len(optimize_precharge(snn, net, x, time_steps=8, output="out")) == 1
+    with pytest.raises(ValueError, match="output='out'"):
+        optimize_precharge(snn, net, x, time_steps=8)
