@@ -49,10 +49,10 @@ def check_real(name: str, value: Any, want: str, low: float = -math.inf, high: f
     return number
 
 
-def check_count(name: str, value: Any) -> int:
-    """Return ``value`` if it is an int of at least 1."""
+def check_count(name: str, value: Any, *, least: int = 1) -> int:
+    """Return ``value`` if it is an int of at least 1, or as given."""
     if isinstance(value, bool) or not isinstance(value, int):
-        bad_type(name, value, "an int >= 1")
-    if value < 1:
-        bad_value(name, value, "an int >= 1")
+        bad_type(name, value, f"an int >= {least}")
+    if value < least:
+        bad_value(name, value, f"an int >= {least}")
     return value

@@ -116,7 +116,7 @@ def _about(net: Any) -> dict[str, Any]:
     about = {"training": net.training, "step_mode": getattr(net, "step_mode", None)}
     if hasattr(net, "report"):  # a converted net; its class needs SpikingJelly
         about["report"] = net.report.to_json()
-        about |= {name: getattr(net, name) for name in ("schedule", "time_steps", "clips")}
+        about |= {name: getattr(net, name) for name in ("schedule", "time_steps", "wait", "clips")}
     return about
 
 
@@ -141,6 +141,7 @@ def _build(content: Any) -> nn.Module:
         net = ConvertedNet(root, graph)
         net.report = Report.from_json(about["report"])
         net.schedule, net.time_steps, net.clips = about["schedule"], about["time_steps"], about["clips"]
+        net.wait = about["wait"]
     else:
         net = fx.GraphModule(root, graph)
     net.training = about["training"]  # that of each layer is its own

@@ -18,7 +18,7 @@ from .report import Numbers, Report
 
 __all__ = ["ConvertedNet"]
 
-_KEPT = ("report", "schedule", "time_steps", "clips", "_step_mode")
+_KEPT = ("report", "schedule", "time_steps", "wait", "clips", "_step_mode")
 
 
 class ConvertedNet(fx.GraphModule, base.StepModule):
@@ -37,10 +37,12 @@ class ConvertedNet(fx.GraphModule, base.StepModule):
     ----------
     report : Report
         A list of :class:`LayerReport`, one for each layer of neurons; it travels with pickles and state dicts.
-    schedule : {"streaming", "phased"}
-        "phased" needs exactly ``latency`` steps for its answer.
+    schedule : {"streaming", "waiting", "phased"}
+        All but "streaming" need exactly ``latency`` steps for their answer.
     time_steps : int or None
         The T of the conversion.
+    wait : int
+        Steps between the first input and the first decision of a layer.
     clips : dict of str to float or list of float
         Largest value of each clipped activation, in units of the threshold.
     """
@@ -48,13 +50,15 @@ class ConvertedNet(fx.GraphModule, base.StepModule):
     report: Report
     schedule: str
     time_steps: int | None
+    wait: int
     clips: dict[str, Numbers]
 
     def __init__(self, root: nn.Module | dict[str, Any], graph: fx.Graph, class_name: str = "ConvertedNet") -> None:
         self._step_mode = "s"
         self._step_graph: fx.Graph | None = None  # the graph of one step while ``graph`` is that of a sequence
         super().__init__(root, graph, class_name)
-        self.report, self.schedule, self.time_steps, self.clips = Report(), "streaming", None, {}
+        self.report, self.schedule, self.clips = Report(), "streaming", {}
+        self.time_steps, self.wait = None, 0
 
     @property
     def step_mode(self) -> str:
@@ -91,7 +95,9 @@ class ConvertedNet(fx.GraphModule, base.StepModule):
         """Steps until the answer is complete; ``None`` for the streaming schedule, whose answer improves with time."""
         if self.schedule == "streaming":
             return None
-        return max(getattr(m, "phases", 0) for m in self.modules()) * (self.time_steps or 0)
+        readout = next(node for node in self.one_step().graph.nodes if node.op == "output").args[0]
+        latency: int = self.get_submodule(str(readout.target)).latency  # type: ignore[assignment]
+        return latency
 
     def to_snntorch(self) -> ConvertedNet:
         """Return a copy with the neurons of :mod:`snn_ext.snntorch`, to be run step by step.
@@ -99,7 +105,7 @@ class ConvertedNet(fx.GraphModule, base.StepModule):
         :func:`snn_ext.snntorch.reset` resets it. ``report`` stays.
         """
         if self.schedule != "streaming":
-            bad_value("schedule", self.schedule, "'streaming': snnTorch has no neurons of phases")
+            bad_value("schedule", self.schedule, "'streaming': snnTorch has no neurons that wait")
         from ..snntorch import ASN, PCMPIF
 
         twin = copy.deepcopy(self)

@@ -1,4 +1,4 @@
-"""The phased schedule: each layer first integrates all T inputs in silence, then fires at most T spikes."""
+"""Layers that wait for inputs before they decide: from a few steps to all T inputs, the phased schedule."""
 
 from __future__ import annotations
 
@@ -23,31 +23,32 @@ __all__ = ["PhasedDelay", "PhasedIFNode", "PhasedReadout", "phased"]
 States = tuple[Any, ...]
 
 
-def phased(net: ConvertedNet, time_steps: int) -> ConvertedNet:
-    """Turn a streaming net into a phased one.
+def phased(net: ConvertedNet, time_steps: int, wait: int) -> ConvertedNet:
+    """Let the layers of a streaming net wait.
 
-    A neuron of depth d (with d - 1 layers of neurons before it) integrates in phase d - 1 and fires in phase d, each of
-    ``time_steps`` steps; the output belongs to the last phase. A shortcut that skips layers waits for them. Each neuron
-    then has the count of :func:`snn_ext.functional.staircase`: the net is the quantised analog net, at any depth, for a
-    latency of (depth + 1) T steps.
+    A layer of depth l (with l - 1 layers of neurons before it) takes in T = ``time_steps`` inputs from step
+    ``wait (l - 1)`` on, and makes T decisions from step ``wait l`` on: after ``wait + 1`` inputs. A shortcut that skips
+    layers waits for them. The output is complete after T + ``wait`` L steps, for L layers.
+
+    With ``wait = T - 1`` no decision is made before all inputs are there. Each neuron then has the count of
+    :func:`snn_ext.functional.staircase`: the net is the quantised analog net, at any depth.
     """
     graph = net.graph
-    depths: dict[fx.Node, int] = {}  # the phase in which a value is available; 0 for a constant current
+    depths: dict[fx.Node, int] = {}  # of a constant current 0
     for node in graph.nodes:
         if isinstance(module_of(net, node), PoissonEncoder):
-            bad_value("encoder", "poisson", "'direct' or 'if' with schedule='phased'")
+            bad_value("encoder", "poisson", "'direct' or 'if' for a net that waits")
         depths[node] = max((depths[n] for n in node.all_input_nodes), default=0) + calls_neuron(net, node)
-    last = max(depths.values())
-    _Rebuilder(net, depths, time_steps, last + 1).run()
-    net.schedule, net.time_steps = "phased", time_steps
+    _Rebuilder(net, depths, time_steps, wait).run()
+    net.schedule, net.time_steps, net.wait = "phased" if wait == time_steps - 1 else "waiting", time_steps, wait
     return net
 
 
 class _Rebuilder:
-    """Copies the graph so that all inputs of an operation are available in the same phase."""
+    """Copies the graph so that all inputs of an operation are of the same depth."""
 
-    def __init__(self, net: ConvertedNet, depths: dict[fx.Node, int], time_steps: int, phases: int) -> None:
-        self.net, self.depths, self.time_steps, self.phases = net, depths, time_steps, phases
+    def __init__(self, net: ConvertedNet, depths: dict[fx.Node, int], time_steps: int, wait: int) -> None:
+        self.net, self.depths, self.time_steps, self.wait = net, depths, time_steps, wait
         self.graph = fx.Graph()
         self.made: dict[tuple[fx.Node, int], fx.Node] = {}
 
@@ -57,34 +58,37 @@ class _Rebuilder:
             if node.op == "placeholder":
                 self.made[node, 0] = self.graph.node_copy(node)
             elif node.op == "output":
-                result = self._at(node.args[0], self.phases - 1)
-                gate = self._add("phased_readout", PhasedReadout(self.time_steps, self.phases), result)
+                last = max(self.depths.values())
+                readout = PhasedReadout(self.time_steps, self.wait * last)
+                gate = self._add("phased_readout", readout, self._at(node.args[0], last))
                 self.graph.output(gate)
         self.net.graph = self.graph
         self.net.delete_all_unused_submodules()
         self.net.graph.lint()
 
-    def _at(self, node: Any, phase: int) -> fx.Node:
-        """Return the node of the new graph for a value of the old graph in a phase."""
-        phase = phase if self.depths[node] else 0  # a constant is available in every phase
-        if (node, phase) in self.made:
-            return self.made[node, phase]
+    def _at(self, node: Any, depth: int) -> fx.Node:
+        """Return the node of the new graph for a value of the old graph, as late as values of some depth come."""
+        own = self.depths[node]
+        depth = depth if own and self.wait else own  # a constant is always there
+        if (node, depth) in self.made:
+            return self.made[node, depth]
         module, fires = module_of(self.net, node), calls_neuron(self.net, node)
-        name, depth = str(node.target).replace(".", "_"), self.depths[node]
-        if fires and phase == depth:
-            source = self._at(node.args[0], depth - 1)
-            assign(self.net, str(node.target), PhasedIFNode.like(module, self.time_steps, depth))
+        name = str(node.target).replace(".", "_")
+        if fires and depth == own:
+            source = self._at(node.args[0], own - 1)
+            neuron = PhasedIFNode.like(module, self.time_steps, self.wait * own, self.wait)
+            assign(self.net, str(node.target), neuron)
             made = self.graph.call_module(str(node.target), (source,))
         elif fires:
-            delay = PhasedDelay(self.time_steps, depth, phase)
-            made = self._add(f"{name}_delay_{phase - depth}", delay, self._at(node, depth))
-        elif isinstance(module, base.MemoryModule) and phase > depth:  # pools the delayed spikes once more
-            source = self._at(node.args[0], phase)
-            made = self._add(f"{name}_delay_{phase - depth}", copy.deepcopy(module), source)
+            delay = PhasedDelay(self.wait * (depth - own))
+            made = self._add(f"{name}_delay_{depth - own}", delay, self._at(node, own))
+        elif isinstance(module, base.MemoryModule) and depth > own:  # pools the delayed spikes once more
+            source = self._at(node.args[0], depth)
+            made = self._add(f"{name}_delay_{depth - own}", copy.deepcopy(module), source)
         else:
-            made = self.graph.node_copy(node, lambda source: self._at(source, phase))
+            made = self.graph.node_copy(node, lambda source: self._at(source, depth))
         made.meta = dict(node.meta)
-        self.made[node, phase] = made
+        self.made[node, depth] = made
         return made
 
     def _add(self, name: str, module: nn.Module, source: fx.Node) -> fx.Node:
@@ -93,23 +97,25 @@ class _Rebuilder:
 
 
 class PhasedIFNode(PCMPIFNode):
-    """A PCMP IF neuron that integrates in one phase of ``time_steps`` steps and fires in the next.
+    """A PCMP IF neuron that takes in T inputs and makes T decisions, the first one after ``wait + 1`` inputs.
 
     Parameters
     ----------
     v_threshold, precharge, fire_at_threshold, step_mode
         As in :class:`snn_ext.spikingjelly.PCMPIFNode`.
     time_steps : int
-        T, the length of a phase.
-    phase : int
-        The phase in which it fires; it integrates in the phase before.
+        T.
+    first : int
+        The step of its first decision.
+    wait : int
+        The steps between its first input and its first decision.
 
     Examples
     --------
     >>> import torch
-    >>> node = PhasedIFNode(1.0, precharge=0.0, time_steps=2, phase=1, step_mode="m")
-    >>> node(torch.tensor([[1.75], [-0.75], [5.0], [5.0]])).flatten()      # the charge is 1 when the phase ends
-    tensor([0., 0., 1., 0.])
+    >>> node = PhasedIFNode(1.0, precharge=0.0, time_steps=2, first=1, wait=1, step_mode="m")
+    >>> node(torch.tensor([[1.75], [-0.75], [5.0], [5.0]])).flatten()      # the charge is 1 at the first decision
+    tensor([0., 1., 0., 0.])
     """
 
     def __init__(
@@ -120,16 +126,17 @@ class PhasedIFNode(PCMPIFNode):
         fire_at_threshold: bool = True,
         step_mode: str = "s",
         time_steps: int,
-        phase: int,
+        first: int,
+        wait: int,
     ) -> None:
         super().__init__(v_threshold, precharge=precharge, fire_at_threshold=fire_at_threshold, step_mode=step_mode)
-        self.time_steps, self.phase = time_steps, phase
+        self.time_steps, self.first, self.wait = time_steps, first, wait
         self.register_memory("t", 0)
 
     @classmethod
-    def like(cls, neuron: Any, time_steps: int, phase: int) -> PhasedIFNode:
-        """Return a phased neuron with the parameters of a streaming one."""
-        node = cls(1.0, fire_at_threshold=neuron.fire_at_threshold, time_steps=time_steps, phase=phase)
+    def like(cls, neuron: Any, time_steps: int, first: int, wait: int) -> PhasedIFNode:
+        """Return a neuron that waits, with the parameters of a streaming one."""
+        node = cls(1.0, fire_at_threshold=neuron.fire_at_threshold, time_steps=time_steps, first=first, wait=wait)
         node.v_threshold, node.v_init = neuron.v_threshold.detach().clone(), neuron.v_init.detach().clone()
         node.scale_output = neuron.scale_output
         return node
@@ -140,16 +147,20 @@ class PhasedIFNode(PCMPIFNode):
         """Advance a sequence: ``((x_seq,), (v, t)) -> ((spike_seq,), (v, t))``."""
         x_seq, thresholds = inputs[0], self.thresholds()
         v, t = self._state(x_seq, states, thresholds)
-        start, fire, stop = (_clip((self.phase + k) * self.time_steps - t, len(x_seq)) for k in (-1, 0, 1))
+        first = self.first - t
+        opens, closes = first - self.wait, first - self.wait + self.time_steps
+        opens, fires, closes, ends = (_clip(s, len(x_seq)) for s in (opens, first, closes, first + self.time_steps))
         spike_seq, v = torch.zeros_like(x_seq), v.expand(x_seq.shape[1:])
-        if start < fire:
-            for x in x_seq[start:fire]:
-                v = v + x
-        if fire < stop:
-            silence = torch.zeros_like(x_seq[fire:stop])
+        for x in x_seq[opens:fires]:
+            v = v + x
+        if fires < ends:
+            current = x_seq[fires:ends]
+            if closes < ends:
+                current = current.clone()
+                current[max(0, closes - fires) :] = 0.0
             scale = thresholds.clip_level if self.scale_output else None
-            spike_seq[fire:stop], v = integrate_and_fire(
-                silence, v, thresholds.of_steps, fire_at_threshold=self.fire_at_threshold, scale=scale
+            spike_seq[fires:ends], v = integrate_and_fire(
+                current, v, thresholds.of_steps, fire_at_threshold=self.fire_at_threshold, scale=scale
             )
         return (spike_seq,), (v, t + len(x_seq))
 
@@ -157,77 +168,93 @@ class PhasedIFNode(PCMPIFNode):
         return super().start(x_seq, thresholds)._replace(t=0)
 
     def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, time_steps={self.time_steps}, phase={self.phase}"
+        return f"{super().extra_repr()}, time_steps={self.time_steps}, first={self.first}, wait={self.wait}"
 
 
 class PhasedDelay(base.MemoryModule):
-    """Repeats the number of spikes of an earlier phase in a later one.
+    """Passes on what it gets, some steps later.
 
     Parameters
     ----------
-    time_steps : int
-        T, the length of a phase.
-    source, phase : int
-        The phase in which spikes arrive, and the phase in which they leave.
+    delay : int
+        The steps.
 
     Examples
     --------
     >>> import torch
-    >>> delay = PhasedDelay(2, source=0, phase=1)
-    >>> [delay(torch.tensor([[s]])).item() for s in (0.0, 1.0, 0.0, 0.0)]
-    [0.0, 0.0, 1.0, 0.0]
+    >>> delay = PhasedDelay(2)
+    >>> [delay(torch.tensor([[s]])).item() for s in (1.0, 2.0, 3.0, 4.0)]
+    [0.0, 0.0, 1.0, 2.0]
     """
 
-    emits_spikes = False  # only a delay: the spikes were emitted and counted before
+    emits_spikes = False  # they were emitted and counted before
 
-    def __init__(self, time_steps: int, source: int, phase: int) -> None:
+    def __init__(self, delay: int) -> None:
         super().__init__()
-        self.time_steps, self.source, self.phase = time_steps, source, phase
-        self.register_memory("count", 0.0)
-        self.register_memory("t", 0)
+        self.delay = delay
+        self.register_memory("queue", 0.0)
 
     def materialize_states(self, inputs: tuple[Tensor, ...], states: States, step_mode: str) -> States:
         x = inputs[0][0] if step_mode == "m" else inputs[0]
-        count, t = states
-        if not isinstance(count, Tensor) or count.shape != x.shape:
-            return torch.zeros_like(x), 0
-        return count, t
+        queue = states[0]
+        if not isinstance(queue, Tensor) or queue.shape[1:] != x.shape:
+            queue = x.new_zeros(self.delay, *x.shape)
+        return (queue,)
 
     def single_step_functional_forward(
         self, inputs: tuple[Tensor, ...], states: States, **kwargs: object
     ) -> tuple[tuple[Tensor, ...], States]:
-        """Take in or let out one step: ``((x,), (count, t)) -> ((spike,), (count, t))``."""
-        x, (count, t) = inputs[0], states
-        phase = t // self.time_steps
-        if phase == self.source:
-            return (torch.zeros_like(x),), (count + x, t + 1)
-        if phase != self.phase:
-            return (torch.zeros_like(x),), (count, t + 1)
-        spike = (count > 0.5).to(x.dtype)
-        return (spike,), (count - spike, t + 1)
+        """Advance one step: ``((x,), (queue,)) -> ((y,), (queue,))``."""
+        (y_seq,), states = self.multi_step_functional_forward((inputs[0].unsqueeze(0),), states)
+        return (y_seq[0],), states
+
+    def multi_step_functional_forward(
+        self, inputs: tuple[Tensor, ...], states: States, **kwargs: object
+    ) -> tuple[tuple[Tensor, ...], States]:
+        """Advance a sequence: ``((x_seq,), (queue,)) -> ((y_seq,), (queue,))``."""
+        values = torch.cat((states[0], inputs[0]))
+        return (values[: len(inputs[0])],), (values[len(inputs[0]) :],)
 
     def extra_repr(self) -> str:
-        return f"from phase {self.source} to {self.phase}, time_steps={self.time_steps}, step_mode={self.step_mode}"
+        return f"delay={self.delay}, step_mode={self.step_mode}"
 
 
 class PhasedReadout(base.MemoryModule):
-    """Passes the output of the last phase, times the number of phases: the mean over all steps is the answer."""
+    """Passes the output of T steps, scaled so that the mean over all steps is the mean over these.
 
-    def __init__(self, time_steps: int, phases: int) -> None:
+    Parameters
+    ----------
+    time_steps : int
+        T.
+    first : int
+        The first of them.
+    """
+
+    def __init__(self, time_steps: int, first: int) -> None:
         super().__init__()
-        self.time_steps, self.phases = time_steps, phases
+        self.time_steps, self.first = time_steps, first
         self.register_memory("t", 0)
+
+    @property
+    def latency(self) -> int:
+        """All steps."""
+        return self.first + self.time_steps
+
+    @property
+    def scale(self) -> float:
+        """The factor on the output."""
+        return self.latency / self.time_steps
 
     def single_step_functional_forward(
         self, inputs: tuple[Tensor, ...], states: States, **kwargs: object
     ) -> tuple[tuple[Tensor, ...], States]:
         """Gate one step: ``((x,), (t,)) -> ((y,), (t + 1,))``."""
         x, t = inputs[0], states[0]
-        is_last = t // self.time_steps == self.phases - 1
-        return (x * self.phases if is_last else torch.zeros_like(x),), (t + 1,)
+        passes = 0 <= t - self.first < self.time_steps
+        return (x * self.scale if passes else torch.zeros_like(x),), (t + 1,)
 
     def extra_repr(self) -> str:
-        return f"phases={self.phases}, time_steps={self.time_steps}, step_mode={self.step_mode}"
+        return f"first={self.first}, time_steps={self.time_steps}, step_mode={self.step_mode}"
 
 
 def _clip(t: int, steps: int) -> int:

@@ -21,11 +21,11 @@ CountObserver = Callable[[str, int, Tensor], None]
 class PhasedSimulation:
     r"""Run a phased net under a constant input by integer counts.
 
-    A neuron of a phased net gets all inputs of a phase before it fires. So it fires
+    A neuron of a phased net gets all T inputs before it fires. So it fires
 
     .. math:: n = \min(T, \max(0, \lfloor (\sum_t x_t + V(0)) / \theta \rfloor))
 
-    times, in the first n steps of its own phase, and the layer behind it sees the sum of its spikes. Counts and outputs
+    times, in n steps one after the other, and the layer behind it sees the sum of its spikes. Counts and outputs
     are those of :class:`Simulation`, whose sums are rounded in another order.
 
     Parameters
@@ -62,15 +62,16 @@ class PhasedSimulation:
 
     @torch.no_grad()
     def run(self, x: Tensor, time_steps: int, observe: CountObserver | None = None) -> Iterator[Tensor]:
-        """Yield the output ``[T', N, ...]`` of chunk after chunk: nothing, and then that of the last phase."""
+        """Yield the output ``[T', N, ...]`` of chunk after chunk: nothing, and then that of the last T steps."""
         length = self.graph.time_steps
         counts = _Counts(self.graph, length).run_on(x)
-        phases: dict[fx.Node, int] = {}
+        first: dict[fx.Node, int] = {}
         for node in self.graph.graph.nodes:
             module = module_of(self.graph, node)
-            phases[node] = getattr(module, "phase", max((phases[n] for n in node.all_input_nodes), default=0))
+            before = max((first[n] for n in node.all_input_nodes), default=0)
+            first[node] = getattr(module, "first", before + getattr(module, "delay", 0))
             if observe is not None and node in self._names:
-                observe(self._names[node], phases[node] * length, counts[node])
+                observe(self._names[node], first[node], counts[node])
         gate: Any = module_of(self.graph, self._readout)
         trains: Any = {node: _Train(value, length) for node, value in counts.items() if node is not self._readout}
         source = self._readout.all_input_nodes[0]
@@ -83,14 +84,14 @@ class PhasedSimulation:
             if silent:
                 yield output.new_zeros(()).expand(silent, *output.shape[1:])
                 silent = 0
-            yield output * gate.phases
+            yield output * gate.scale
 
 
 def _is_linear(graph: Any, node: fx.Node) -> bool:
     """Return True if an operation on sums over time can be told from that on single steps."""
     module = module_of(graph, node)
     if is_stateful(module):
-        is_phased = is_delay(module) or is_max_pool(module) or hasattr(module, "phase")
+        is_phased = is_delay(module) or is_max_pool(module) or hasattr(module, "first")
         return is_phased and not getattr(module, "scale_output", False)
     return rule_of_node(graph, node).passes_unit or _is_affine(module)
 
@@ -100,7 +101,7 @@ def _is_affine(module: Any) -> bool:
 
 
 class _Counts(fx.Interpreter):
-    """One pass of the net on sums over the T steps of a phase."""
+    """One pass of the net on sums over T steps."""
 
     def __init__(self, graph: fx.GraphModule, time_steps: int) -> None:
         super().__init__(graph)
@@ -147,6 +148,6 @@ class _Train:
         self.counts, self.time_steps = counts, time_steps
 
     def read(self, start: int, stop: int) -> Tensor:
-        """Return the spikes of steps ``start <= t < stop`` of the phase, ``[T', N, ...]``."""
+        """Return the spikes of steps ``start <= t < stop`` of T, ``[T', N, ...]``."""
         steps = torch.arange(start, stop, device=self.counts.device)
         return (self.counts > steps.reshape(-1, *[1] * self.counts.ndim)).to(self.counts.dtype)

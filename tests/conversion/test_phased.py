@@ -1,17 +1,19 @@
-"""Exactness on exact arithmetic: the first layer always, whole nets in the phased schedule; and the diagnosis."""
+"""Layers that wait: exact on exact arithmetic if for all inputs, as the first layer always is; and the diagnosis."""
 
 from __future__ import annotations
 
+import re
+from itertools import pairwise
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 pytest.importorskip("spikingjelly")
 
 from snn_ext import convert  # noqa: E402
-from snn_ext.conversion import QuantizedReLU, diagnose  # noqa: E402
+from snn_ext.conversion import PhasedIFNode, QuantizedReLU, diagnose  # noqa: E402
 from snn_ext.conversion.phased import PhasedDelay  # noqa: E402
 from snn_ext.simulation import Simulation  # noqa: E402
 from snn_ext.simulation.analog import AnalogTwin  # noqa: E402
@@ -33,7 +35,7 @@ def test_phased_net_is_the_quantised_net_bit_for_bit(name: str, rounding: str, l
         wanted = ann(x)
     assert len(wanted.unique()) > 5
     snn = convert(ann, x, method="data-norm", schedule="phased", time_steps=levels)
-    assert snn.latency == levels * (len(snn.report) + 1)  # in these nets each layer adds one phase
+    assert snn.latency == levels + (levels - 1) * len(snn.report)  # these nets have no layers side by side
     output = torch.cat(list(Simulation(snn, chunk=5).run(x, snn.latency)))
     assert torch.equal(output, loop(snn, x, snn.latency))
     assert torch.equal(output.mean(0), wanted)
@@ -97,12 +99,83 @@ def test_the_edges_of_the_potential_belong_where_the_tie_rule_says(tie: bool) ->
 
 
 @pytest.mark.parametrize("step_mode", ["s", "m"])
-def test_a_delay_is_silent_outside_its_phase_however_much_has_come(step_mode: str) -> None:
-    delay = PhasedDelay(3, source=1, phase=3)
+def test_a_delay_keeps_order_values_and_gradients(step_mode: str) -> None:
+    delay = PhasedDelay(3)
     delay.step_mode = step_mode
-    x_seq = torch.full((15, 1), 2.0)  # more than a phase can let out
-    out = delay(x_seq) if step_mode == "m" else torch.stack([delay(x) for x in x_seq])
-    assert out.flatten().tolist() == [0.0] * 9 + [1.0] * 3 + [0.0] * 3
+    x_seq = torch.arange(1.0, 9.0).reshape(8, 1).requires_grad_()
+    parts = [delay(x_seq[:2]), delay(x_seq[2:])] if step_mode == "m" else [delay(x).unsqueeze(0) for x in x_seq]
+    out = torch.cat(parts)
+    assert out.flatten().tolist() == [0.0] * 3 + [1.0, 2.0, 3.0, 4.0, 5.0]
+    out.sum().backward()
+    assert x_seq.grad is not None and x_seq.grad.flatten().tolist() == [1.0] * 5 + [0.0] * 3
+
+
+class Reference:
+    """A chain of layers that wait, as defined: T inputs from ``wait (l - 1)`` on, T decisions from ``wait l`` on."""
+
+    def __init__(self, snn: Any, x: Tensor, time_steps: int, wait: int) -> None:
+        layers = [module for module in snn.modules() if isinstance(module, nn.Linear | PhasedIFNode)]
+        train = [x.double()] * time_steps  # what reaches a layer, by the step after its first input
+        for layer in layers:
+            if isinstance(layer, nn.Linear):
+                train = [nn.functional.linear(s, layer.weight.double(), layer.bias.double()) for s in train]
+                continue
+            v, spikes = layer.v_init.double() * layer.v_threshold.double(), []
+            for step in range(time_steps + wait):
+                v = v + (train[step] if step < time_steps else 0.0)
+                if step >= wait:
+                    spikes.append((v >= layer.v_threshold).double())
+                    v = v - spikes[-1] * layer.v_threshold
+            train = spikes
+        self.output = sum(train) / time_steps
+
+
+@pytest.mark.parametrize("method", ["data-norm", "calibrated"])
+@pytest.mark.parametrize("wait", range(4))
+def test_each_layer_decides_after_the_inputs_that_it_waits_for(method: Any, wait: int) -> None:
+    torch.manual_seed(3)
+    sizes = (6, 16, 16, 16, 3)
+    ann = nn.Sequential(*(m for a, b in pairwise(sizes) for m in (nn.Linear(a, b), nn.ReLU())))[:-1]
+    x = torch.rand(32, 6)
+    snn = convert(ann, x, method=method, time_steps=4, wait=wait)
+    assert (snn.latency or 4) == 4 + 3 * wait
+    assert snn.schedule == ("streaming", "waiting", "waiting", "phased")[wait]
+    output = torch.cat(list(Simulation(snn, chunk=3).run(x, 4 + 3 * wait)))
+    torch.testing.assert_close(output, loop(snn, x, 4 + 3 * wait))
+    if wait:
+        assert not output[: 3 * wait].any()
+        wanted = Reference(snn, x, 4, wait).output
+        torch.testing.assert_close(output.double().mean(0), wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_a_shortcut_waits_for_the_layers_that_it_skips() -> None:
+    ann, x = trained(ResNet()), images()
+    with torch.no_grad():
+        wanted = ann(x)
+    errors = []
+    for wait in (1, 10, 15):
+        snn = convert(ann, x, method="data-norm", precharge=0.5, channel_wise=True, time_steps=16, wait=wait)
+        output = torch.cat(list(Simulation(snn, chunk=7).run(x, snn.latency)))
+        torch.testing.assert_close(output, loop(snn, x, snn.latency))
+        assert not output[:-16].any()
+        errors.append(float((output.mean(0) - wanted).norm() / wanted.norm()))
+    assert errors[2] < 0.1 and errors[1] < errors[0], errors
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"wait": 4}, "wait: got 4, want at most time_steps - 1 = 3"),
+        ({"wait": -1}, "wait: got -1, want an int >= 0"),
+        ({"wait": 1, "schedule": "phased"}, "wait: got 1, want time_steps - 1 = 3 with schedule='phased'"),
+        ({"wait": 1, "precharge": "optimize"}, "precharge: got 'optimize', want a number with wait=1"),
+        ({"wait": 1, "encoder": "poisson"}, "encoder: got 'poisson'"),
+        ({"wait": 1, "time_steps": None}, "time_steps: got None, want the T of the net, with wait=1"),
+    ],
+)
+def test_options_that_cannot_wait_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        convert(vgg(), images(), method="data-norm", **({"time_steps": 4} | options))
 
 
 def test_quantised_twin_is_the_quantised_net() -> None:
@@ -116,7 +189,7 @@ def test_relu_nets_convert_to_the_phased_schedule_with_input_neurons_and_counted
     snn = convert(
         ann, x, method="data-norm", precharge=0.5, schedule="phased", time_steps=64, encoder="if", readout="spikes"
     )
-    assert snn.latency == 64 * (len(snn.report) + 1)
+    assert snn.latency == 64 + 63 * len(snn.report)
     with torch.no_grad():
         wanted = ann(x).relu() / snn.report[-1].scale
     assert (torch.cat(list(Simulation(snn).run(x, snn.latency))).mean(0) - wanted).abs().max() < 0.08

@@ -50,6 +50,8 @@ class CalibratedRecipe(RateRecipe):
     schedule : {"streaming", "phased"}
         In the phased schedule nothing but the staircase is left to calibrate: each threshold has the least squared
         error for T.
+    wait : int
+        Of a net that waits, thresholds likewise have the least squared error for T.
     tune : {"nothing", "channels", "weights"}
         Afterwards let thresholds, pre-charges and biases, or the weights too, follow the surrogate gradient of the
         squared distance to the analog output, on the same inputs; a quarter of them, held out, decides when to stop.
@@ -95,12 +97,12 @@ class CalibratedRecipe(RateRecipe):
         check_count("time_steps", self.time_steps)
         check_count("samples", self.samples)
         check_count("epochs", self.epochs)
-        if self.tune != "nothing" and self.schedule == "phased":
-            bad_value("tune", self.tune, "'nothing' with schedule='phased'")
+        if self.tune != "nothing" and self.waits:
+            bad_value("tune", self.tune, "'nothing' for a net that waits")
 
     def build(self, analog: AnalogNet, batches: Batches) -> ConvertedNet:
-        """Build the net; in the streaming schedule the levels of quantised activations are only a target."""
-        if self.schedule == "streaming":
+        """Build the net; where spikes may come too early the levels of quantised activations are only a target."""
+        if not self.exact:
             for name, activation in analog.activations.items():
                 if activation.quantized is not None:
                     analog.activations[name] = Activation(clip=float(activation.quantized.threshold.detach()))
@@ -109,7 +111,7 @@ class CalibratedRecipe(RateRecipe):
     def set_thresholds(self, thresholds: ThresholdSetter, analog: AnalogNet, batches: Batches) -> None:
         """Calibrate one layer after the other."""
         inputs = [self._seen(x) for x in batches.upto(self.samples)]
-        if self.schedule == "phased":
+        if self.waits:
             for name, layer in AnalogSamples(analog, inputs, 4096, self.memory).layers.items():
                 shared = name == OUTPUT
                 value = least_squares_threshold(layer.current, layer.target, self.time_steps, shared=shared)
@@ -131,14 +133,14 @@ class CalibratedRecipe(RateRecipe):
 
     def _stands_for(self, analog: AnalogNet, thresholds: ThresholdSetter) -> Tensor:
         """Return the output of the net with the corrections in it."""
-        if self.schedule == "phased":
+        if self.exact:
             return super()._stands_for(analog, thresholds)
         output: Tensor = AnalogTwin(thresholds.net)(analog.x)
         return output
 
     def _rates(self, analog: AnalogNet, thresholds: ThresholdSetter) -> dict[str, Tensor]:
         """Return the rates of the analog net: corrections make up for the time that spikes take."""
-        if self.schedule == "phased":
+        if self.waits:
             return {}
         currents: dict[str, Tensor] = {}
         analog.watched(self._seen(analog.x), currents.__setitem__)

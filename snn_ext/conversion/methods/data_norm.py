@@ -19,7 +19,7 @@ class DataNormRecipe(RateRecipe):
 
     Parameters
     ----------
-    calibration, memory, time_steps, encoder, seed, precharge, reset, readout, schedule, fold_scales, residual, channel_wise
+    calibration, memory, time_steps, encoder, seed, precharge, reset, readout, schedule, wait, fold_scales, residual, channel_wise
         As in :class:`RateRecipe`.
     percentile : float
         In [1, 100]; 100 is the true maximum over all batches.

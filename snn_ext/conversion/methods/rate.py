@@ -39,8 +39,8 @@ class RateRecipe(ConversionRecipe):
     calibration, memory
         As in :class:`ConversionRecipe`.
     time_steps : int, optional
-        T of the simulations during conversion (256 for Spike-Norm, 255 for the search of pre-charges by default), and
-        the length of a phase, which has no default.
+        T of the simulations during conversion (256 for Spike-Norm, 255 for the search of pre-charges by default). A
+        net that waits is made for this T, which has no default there.
     encoder : {"direct", "if", "poisson"}
         The input as a constant current into the first layer; through integrate-and-fire neurons of threshold 1, for
         inputs in [0, 1]; or as events with probability ``|x|`` and the sign of ``x``.
@@ -54,8 +54,11 @@ class RateRecipe(ConversionRecipe):
     readout : {"linear", "spikes"}
         The output is that of the last layer, or one more layer of neurons fires on it, and its spikes are counted.
     schedule : {"streaming", "phased"}
-        All layers run at the same time; or each waits for the one before and is then exact: the quantised analog net
-        of ``time_steps`` levels at any depth, after ``net.latency`` steps.
+        All layers run at the same time; or each waits for all spikes of the one before (``wait = time_steps - 1``) and
+        is then exact: the quantised analog net of ``time_steps`` levels at any depth.
+    wait : int
+        Each layer takes in ``wait + 1`` inputs before its first decision, of ``time_steps`` in all. The answer is
+        there after ``net.latency`` = T + ``wait`` L steps, for L layers: the larger, the later and the better.
     fold_scales : bool
         Move the value of a spike into the weights that follow, so that spikes are 0 and 1. Without it neurons emit
         their threshold, or a scale stands behind them.
@@ -73,6 +76,7 @@ class RateRecipe(ConversionRecipe):
     reset: Literal["subtract", "zero"] = "subtract"
     readout: Literal["linear", "spikes"] = "linear"
     schedule: Literal["streaming", "phased"] = "streaming"
+    wait: int = 0
     fold_scales: bool = True
     residual: Literal["junction", "unit-threshold"] = "junction"
     channel_wise: bool = False
@@ -92,19 +96,36 @@ class RateRecipe(ConversionRecipe):
             bad_value("seed", self.seed, "0 without encoder='poisson': nothing else is random")
         if self.precharge != "optimize":
             check_real("precharge", self.precharge, "a number in [0, 1], or 'optimize'", 0.0, 1.0)
-        if self.schedule == "phased":
-            self._check_phased()
+        self._check_waiting()
         if self.channel_wise and self.residual == "unit-threshold":
             bad_value("channel_wise", True, "False with residual='unit-threshold', which is one threshold for all")
 
-    def _check_phased(self) -> None:
+    @property
+    def waits(self) -> bool:
+        """True if layers wait for inputs, so that the answer belongs to one number of steps."""
+        return self.schedule == "phased" or self.wait > 0
+
+    @property
+    def exact(self) -> bool:
+        """True if layers wait for all inputs."""
+        return self.schedule == "phased" or (self.wait > 0 and self.wait + 1 == self.time_steps)
+
+    def _check_waiting(self) -> None:
+        check_count("wait", self.wait, least=0)
+        if not self.waits:
+            return
+        given = f"schedule={self.schedule!r}" if self.schedule == "phased" else f"wait={self.wait}"
         if self.time_steps is None:
-            bad_value("time_steps", None, "the number of steps of a phase with schedule='phased'")
+            bad_value("time_steps", None, f"the T of the net, with {given}")
+        if self.wait >= self.time_steps:
+            bad_value("wait", self.wait, f"at most time_steps - 1 = {self.time_steps - 1}, which is exact")
+        if self.schedule == "phased" and self.wait not in (0, self.time_steps - 1):
+            bad_value("wait", self.wait, f"time_steps - 1 = {self.time_steps - 1} with schedule='phased', or none")
         for name, want in (("encoder", ("direct", "if")), ("reset", ("subtract",)), ("fold_scales", (True,))):
             if getattr(self, name) not in want:
-                bad_value(name, getattr(self, name), f"{' or '.join(map(repr, want))} with schedule='phased'")
+                bad_value(name, getattr(self, name), f"{' or '.join(map(repr, want))} with {given}")
         if self.precharge == "optimize":
-            bad_value("precharge", "optimize", "a number with schedule='phased', which is exact as it is")
+            bad_value("precharge", "optimize", f"a number with {given}: 0.5 leaves the least error")
 
     def check_inputs(self, x: Tensor) -> None:
         """Check that the encoder can carry the inputs."""
@@ -148,16 +169,17 @@ class RateRecipe(ConversionRecipe):
             optimize_precharge(
                 net, None, batches, time_steps=self.time_steps or 255, memory=self.memory, progress=self.progress
             )
-        if self.schedule == "phased":
-            phased(net, self.time_steps or 1)
+        if self.waits:
+            assert self.time_steps is not None
+            phased(net, self.time_steps, self.time_steps - 1 if self.exact else self.wait)
         steps = net.latency or self.time_steps or _REPORT_STEPS
         window = net.latency and self.time_steps
         measure_rates(net, x, rates, steps, window=window, memory=self.memory, progress=self.progress)
         return net
 
     def _check_gates(self, found: list[str]) -> None:
-        if found and self.schedule == "phased":
-            bad_value("schedule", "phased", f"'streaming' for a net with gates ({', '.join(found)})")
+        if found and self.waits:
+            bad_value("schedule", "one that waits", f"'streaming' for a net with gates ({', '.join(found)})")
         if found:
             warnings.warn(
                 f"ann: {len(found)} gate{'s' * (len(found) > 1)} ({', '.join(found[:3])}{', ...' * (len(found) > 3)}) "

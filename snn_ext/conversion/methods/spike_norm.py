@@ -26,7 +26,7 @@ class SpikeNormRecipe(RateRecipe):
 
     Parameters
     ----------
-    calibration, memory, encoder, seed, precharge, reset, readout, schedule, fold_scales, residual, channel_wise
+    calibration, memory, encoder, seed, precharge, reset, readout, schedule, wait, fold_scales, residual, channel_wise
         As in :class:`RateRecipe`; all batches of the calibration are simulated, and kept in memory.
     time_steps : int, optional
         Steps of the simulation; 256 by default, where the paper takes 2500.

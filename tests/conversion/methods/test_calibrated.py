@@ -251,5 +251,5 @@ def test_tuning_never_leaves_the_inputs_that_it_holds_out_worse(name: str, tune:
 
 
 def test_tuning_is_for_the_streaming_schedule() -> None:
-    with pytest.raises(ValueError, match="tune: got 'weights', want 'nothing' with schedule='phased'"):
+    with pytest.raises(ValueError, match="tune: got 'weights', want 'nothing' for a net that waits"):
         convert(vgg(), images(), tune="weights", schedule="phased")
