@@ -5,16 +5,16 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
+from .._channel_search import START, ChannelSearch, least_squares_threshold
 from .._progress import bar
+from .._samples import POSITIONS, Samples, places_of, values_at
 from ..simulation.layers import module_of
 from .canonicalize import AnalogNet
-from .channel_search import START, ChannelSearch, least_squares_threshold
 from .graph_tools import shape_of
 from .layerwise import Layerwise
 from .quantized import START as QUANTIZED_START
@@ -24,8 +24,8 @@ from .spiking import OUTPUT, ThresholdSetter
 
 __all__ = ["AnalogSamples", "calibrate"]
 
-_POSITIONS, _ROWS = 4096, 8192
-"""Positions of a channel for the search, and for a regression of weights."""
+_ROWS = 8192
+"""Positions of a channel for a regression of weights."""
 
 
 def calibrate(
@@ -61,7 +61,7 @@ def calibrate(
     -----
     Source: Hwang et al. 2021, algorithm 1, taken to three parameters of each channel.
     """
-    samples = AnalogSamples(analog, batches, _ROWS if correct_weights else _POSITIONS, memory // 4)
+    samples = AnalogSamples(analog, batches, _ROWS if correct_weights else POSITIONS, memory // 4)
     layers = Layerwise(thresholds.net, batches, time_steps, memory)
     for node in bar("calibrate", "layer", layers.layers(), progress=progress):
         name = str(node.target)
@@ -79,46 +79,14 @@ def calibrate(
         _correct(layers, layers.output(), samples.output)
 
 
-@dataclass
-class _Samples:
-    """What the analog net computes at random positions of a layer, the same for all channels.
-
-    Attributes
-    ----------
-    places : list of (Tensor, Tensor)
-        For each batch the index of the sample, and of the place in the flattened output.
-    current, target : Tensor
-        Input and output of the activation, ``[C, M]``.
-    """
-
-    places: list[tuple[Tensor, Tensor]]
-    current: Tensor
-    target: Tensor
-
-    def of(self, value: Tensor, batch: int) -> Tensor:
-        """Return the values ``[T', C, M_b]`` of ``[T', N, C, ...]`` at the positions in a batch."""
-        return _at(value, *self.places[batch])
-
-    def fewer(self, values: int) -> _Samples:
-        """Return every k-th position, so that there are enough for a search, and at most so many values."""
-        channels, positions = self.current.shape
-        step = math.ceil(positions / max(1, min(_POSITIONS, values // channels)))
-        places, start = [], 0
-        for sample, place in self.places:
-            kept = slice(-start % step, None, step)
-            places.append((sample[kept], place[kept]))
-            start += len(sample)
-        return _Samples(places, self.current[:, ::step], self.target[:, ::step])
-
-
 class AnalogSamples:
     """One pass of the analog net, of which some random positions are kept, in bounded memory.
 
     Attributes
     ----------
-    layers : dict of str to _Samples
+    layers : dict of str to Samples
         By the name of the activation.
-    output : _Samples or None
+    output : Samples or None
         All of an output ``[N, F]``.
     """
 
@@ -128,49 +96,28 @@ class AnalogSamples:
         positions = max(1, min(positions, memory // bytes_a_position))
         sizes, generator = [len(x) for x in batches], torch.Generator().manual_seed(0)
         places = {
-            name: _places(sizes, math.prod(shape[2:]), positions, generator, analog.x.device)
+            name: places_of(sizes, math.prod(shape[2:]), positions, generator, analog.x.device)
             for name, shape in shapes.items()
         }
         kept: dict[str, list[Tensor]] = {name: [] for name in shapes}
 
         def keep(name: str, current: Tensor) -> None:
             here = places[name][len(kept[name])]
-            kept[name].append(_at(current.unsqueeze(0), *here)[0])
+            kept[name].append(values_at(current.unsqueeze(0), *here)[0])
 
         outputs = [analog.watched(x, keep) for x in batches]
-        self.layers: dict[str, _Samples] = {}
+        self.layers: dict[str, Samples] = {}
         for name in shapes:
             current = torch.cat(kept[name], 1)
             target = analog.graph.get_submodule(name)(current.T).T.contiguous()
-            self.layers[name] = _Samples(places[name], current, target)
-        self.output: _Samples | None = None
+            self.layers[name] = Samples(places[name], current, target)
+        self.output: Samples | None = None
         if outputs[0].ndim == 2:
-            every = _places(sizes, 1, sum(sizes), generator, analog.x.device)
-            self.output = _Samples(every, torch.cat(outputs).T, torch.cat(outputs).T)
+            every = places_of(sizes, 1, sum(sizes), generator, analog.x.device)
+            self.output = Samples(every, torch.cat(outputs).T, torch.cat(outputs).T)
 
 
-def _at(value: Tensor, sample: Tensor, place: Tensor) -> Tensor:
-    """Return the values ``[T', C, M]`` of ``[T', N, C, ...]`` at some positions."""
-    return value.reshape(*value.shape[:3], -1)[:, sample, :, place].permute(1, 2, 0)
-
-
-def _places(
-    sizes: Sequence[int], places: int, count: int, generator: torch.Generator, device: torch.device
-) -> list[tuple[Tensor, Tensor]]:
-    """Draw positions in the order of the samples, batch by batch; all of them, if there are not more."""
-    total = sum(sizes) * places
-    chosen = torch.arange(total)
-    if total > count:
-        chosen = torch.randint(total, (count,), generator=generator).sort().values
-    samples, found, start = chosen // places, [], 0
-    for size in sizes:
-        here = (samples >= start) & (samples < start + size)
-        found.append(((samples[here] - start).to(device), (chosen[here] % places).to(device)))
-        start += size
-    return found
-
-
-def _correct(layers: Layerwise, node: fx.Node, samples: _Samples) -> None:
+def _correct(layers: Layerwise, node: fx.Node, samples: Samples) -> None:
     """Correct the weights before a sum by what its mean over time lacks."""
     fed = feeder(layers.net, node)
     if fed is None or layers.is_constant(fed):
@@ -189,7 +136,7 @@ def _correct(layers: Layerwise, node: fx.Node, samples: _Samples) -> None:
 
 
 def _search(
-    layers: Layerwise, node: fx.Node, samples: _Samples, clip: float | None, activation: nn.Module
+    layers: Layerwise, node: fx.Node, samples: Samples, clip: float | None, activation: nn.Module
 ) -> ChannelSearch:
     """Return the search at its start: a quantised activation has threshold and pre-charge already."""
     shared = str(node.target) == OUTPUT
@@ -209,7 +156,7 @@ def _search(
     )  # fmt: skip
 
 
-def _apply(thresholds: ThresholdSetter, name: str, search: ChannelSearch, samples: _Samples) -> None:
+def _apply(thresholds: ThresholdSetter, name: str, search: ChannelSearch, samples: Samples) -> None:
     before = search.error.mean()
     search.run()
     power = samples.target.square().mean().clamp_min(torch.finfo(samples.target.dtype).tiny)

@@ -11,8 +11,8 @@ from spikingjelly.activation_based import functional, surrogate
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from .._channel_search import LARGEST_PRECHARGE
 from .._progress import bar
-from .channel_search import LARGEST_PRECHARGE
 from .spiking import ThresholdSetter
 
 __all__ = ["tune"]

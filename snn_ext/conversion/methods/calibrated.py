@@ -8,13 +8,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ..._channel_search import least_squares_threshold
 from ..._errors import bad_value, check_count
 from ...simulation.analog import AnalogTwin
 from ..activations import Activation
 from ..batches import Batches
 from ..calibration import AnalogSamples, calibrate
 from ..canonicalize import AnalogNet
-from ..channel_search import least_squares_threshold
 from ..modules import over_channels
 from ..net import ConvertedNet
 from ..spiking import OUTPUT, ThresholdSetter

@@ -189,7 +189,7 @@ def test_a_silent_layer_and_a_dead_channel_convert() -> None:
 
 
 def test_the_search_beats_its_start_on_a_current_that_varies() -> None:
-    from snn_ext.conversion.channel_search import ChannelSearch, least_squares_threshold
+    from snn_ext._channel_search import ChannelSearch, least_squares_threshold
 
     current = torch.randn(4, 3, 200) + torch.tensor([-1.0, 0.0, 2.0])[:, None]
     target = current.mean(0).relu()

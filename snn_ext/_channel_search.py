@@ -87,6 +87,8 @@ class ChannelSearch:
         One threshold for all channels.
     fire_at_threshold : bool
         Fire when the potential reaches the threshold; else when it exceeds it.
+    biased : bool
+        Search for a bias too.
 
     Attributes
     ----------
@@ -116,8 +118,9 @@ class ChannelSearch:
         limit: float | None = None,
         shared: bool = False,
         fire_at_threshold: bool = True,
+        biased: bool = True,
     ) -> None:
-        self._current, self._target, self._shared = current, target, shared
+        self._current, self._target, self._shared, self._biased = current, target, shared, biased
         self._limit = torch.inf if limit is None else limit
         self._fires = torch.ge if fire_at_threshold else torch.gt
         self.threshold = threshold.to(target).clamp(max=self._limit).expand(len(target))
@@ -131,7 +134,8 @@ class ChannelSearch:
             theta, v, b = (grid.to(self.threshold).unsqueeze(1) for grid in (factors, precharges, biases))
             self._try(threshold=(theta * reference).clamp(max=self._limit))
             self._try(precharge=(center * self.precharge + v).clamp(0.0, LARGEST_PRECHARGE))
-            self._try(bias=self.bias + b * self.threshold / len(self._current))
+            if self._biased:
+                self._try(bias=self.bias + b * self.threshold / len(self._current))
             reference, center = self.threshold, 1.0
 
     def _try(self, **candidates: Tensor) -> None:
