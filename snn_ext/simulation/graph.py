@@ -11,13 +11,15 @@ from torch import Tensor, fx, nn
 
 from .._errors import bad_type, bad_value
 from .._tracing import traced
-from ..hosts import LeafTracer, is_neuron, reset_neurons
+from ..hosts import LeafTracer, host_of, is_neuron, reset_neurons
 from ..neurons import AdaptiveSpikingNeuron
+from .advance import advance
 from .layers import known_type, module_of, rule_of
 
 __all__ = [
-    "Events", "Recorder", "as_graph", "emits_spikes", "evaluating", "events_of", "is_delay", "is_filter", "is_gate",
-    "is_max_pool", "is_spiking", "is_stateful", "module_of", "smoothed_readout", "step_length", "unit_of",
+    "Events", "Recorder", "as_graph", "emits_spikes", "evaluating", "events_of", "graph_of", "is_delay", "is_filter",
+    "is_gate", "is_max_pool", "is_spiking", "is_stateful", "module_of", "not_training", "smoothed_readout",
+    "spike_value", "step_length", "unit_of",
 ]  # fmt: skip
 
 
@@ -31,11 +33,7 @@ def as_graph(net: nn.Module, name: str = "net") -> fx.GraphModule:
     ValueError
         If it cannot be traced, with the reason, or calls a neuron twice; ``name`` is the caller's argument.
     """
-    if not isinstance(net, nn.Module):
-        bad_type(name, net, "an nn.Module")
-    if hasattr(net, "one_step"):  # a converted net or a ConstantInputNet, whose forward pass may be that of T steps
-        net = net.one_step()  # type: ignore[operator]
-    graph = net if isinstance(net, fx.GraphModule) else traced(net, _Tracer(), name)
+    graph = graph_of(net, name)
     called: set[nn.Module] = set()
     for node in graph.graph.nodes:
         module = module_of(graph, node)
@@ -44,6 +42,15 @@ def as_graph(net: nn.Module, name: str = "net") -> fx.GraphModule:
                 bad_value(name, f"{node.target}, one neuron for two calls of a step", "one neuron for each call")
             called.add(module)
     return graph
+
+
+def graph_of(net: nn.Module, name: str = "net") -> fx.GraphModule:
+    """Return the graph of a forward pass, which may call a neuron at every step."""
+    if not isinstance(net, nn.Module):
+        bad_type(name, net, "an nn.Module")
+    if hasattr(net, "one_step"):  # a converted net or a ConstantInputNet, whose forward pass may be that of T steps
+        net = net.one_step()  # type: ignore[operator]
+    return net if isinstance(net, fx.GraphModule) else traced(net, _Tracer(), name)
 
 
 class _Tracer(LeafTracer):
@@ -56,24 +63,33 @@ class _Tracer(LeafTracer):
 @contextmanager
 def evaluating(modules: Sequence[nn.Module]) -> Iterator[None]:
     """Evaluation mode, and step mode "s" for what has one: time is flattened into the batch. Both are restored."""
-    training = [module for module in modules if module.training]
     sequential = [module for module in modules if getattr(module, "step_mode", "s") == "m"]
+    with not_training(modules):
+        try:
+            for module in sequential:
+                module.step_mode = "s"  # type: ignore[assignment]
+            yield
+        finally:
+            for module in sequential:
+                module.step_mode = "m"  # type: ignore[assignment]
+
+
+@contextmanager
+def not_training(modules: Sequence[nn.Module]) -> Iterator[None]:
+    """Evaluation mode; it is restored."""
+    training = [module for module in modules if module.training]
     try:
         for module in training:
             module.training = False
-        for module in sequential:
-            module.step_mode = "s"  # type: ignore[assignment]
         yield
     finally:
         for module in training:
             module.training = True
-        for module in sequential:
-            module.step_mode = "m"  # type: ignore[assignment]
 
 
 def is_stateful(module: nn.Module | None) -> bool:
-    """Return True for a module with memories: neurons, encoders, poolings of spikes, delays."""
-    return bool(getattr(module, "_memories", None))
+    """Return True for a module with a state: neurons, encoders, poolings of spikes, delays."""
+    return bool(getattr(module, "_memories", None)) or (module is not None and host_of(module) == "snntorch")
 
 
 def emits_spikes(module: nn.Module | None) -> bool:
@@ -173,7 +189,17 @@ def is_max_pool(module: nn.Module | None) -> bool:
 
 def unit_of(neuron: Any) -> Any:
     """Return the input that one spike stands for: the threshold, ``p_1`` of ATIF-nu."""
-    return neuron.thresholds().clip_level if hasattr(neuron, "thresholds") else neuron.v_threshold
+    if hasattr(neuron, "thresholds"):
+        return neuron.thresholds().clip_level
+    return neuron.threshold if host_of(neuron) == "snntorch" else neuron.v_threshold
+
+
+def spike_value(module: Any) -> float | Tensor:
+    """Return the value of an emitted spike: 1, a grade, or the threshold (``p_1``) of one that scales its output."""
+    if not getattr(module, "scale_output", False):
+        return getattr(module, "graded_spikes_factor", 1.0)
+    level: Tensor = unit_of(module).detach()
+    return level
 
 
 class Recorder(fx.Interpreter):
@@ -190,3 +216,9 @@ class Recorder(fx.Interpreter):
         finally:
             reset_neurons(self.module)
         return self.env
+
+    def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        module = self.fetch_attr(target)
+        if host_of(module) == "snntorch":  # which may return its potential too
+            return advance(module, args[0].unsqueeze(0), None)[0][0]
+        return super().call_module(target, args, kwargs)

@@ -97,7 +97,7 @@ class Plan:
         visit: Callable[[dict[fx.Node, Any]], None] | None = None,
     ) -> dict[fx.Node, Tensor]:
         """Compute the next steps; ``known`` is flattened to ``[T' N, ...]``, the result is ``[T', N, ...]``."""
-        env: dict[fx.Node, Any] = dict(known)
+        env: dict[fx.Node, Any] = {n: _channels_last(x) if n.op == "placeholder" else x for n, x in known.items()}
 
         def value(node: fx.Node) -> Any:
             if node in env:
@@ -142,7 +142,7 @@ class Plan:
             nonlocal peak
             peak = max(peak, sum(v.numel() * v.element_size() for v in env.values() if isinstance(v, Tensor)))
 
-        self.chunk(self.constants(x[:1]), {}, 1, 1, call, visit=measure)
+        self.chunk(self.constants(x[:1]), dict.fromkeys(self.given, x[:1]), 1, 1, call, visit=measure)
         return float(peak)
 
     def _repeated(self, constants: dict[fx.Node, Any], node: Any, steps: int) -> Tensor:

@@ -290,7 +290,7 @@ def test_neurons_with_values_and_signs_count_an_event_as_one() -> None:
 def test_a_graph_that_calls_a_neuron_twice_is_refused_too() -> None:
     net = nn.Sequential(nn.Linear(2, 2), PCMPIFNode(), nn.Linear(2, 2))
     net.append(net[1])
-    with pytest.raises(ValueError, match="one neuron for two calls of a step"):
+    with pytest.raises(ValueError, match="1, whose output of one call is input of another"):
         evaluate(fx.GraphModule(net, LeafTracer().trace(net)), [torch.rand(2, 2)], 3, progress=False)
 
 

@@ -1,0 +1,53 @@
+"""A layer of neurons of either host as a pure transition: states in, states out, and the module as it was."""
+
+from __future__ import annotations
+
+import copy
+from types import MethodType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._errors import bad_value
+from ..hosts import host_of
+from ..neurons import ThresholdNeuron
+
+__all__ = ["advance"]
+
+
+def advance(module: Any, x_seq: Tensor, state: tuple[Any, ...] | None) -> tuple[Tensor, tuple[Any, ...]]:
+    """Return what a layer emits for its input ``[T, N, ...]``, and its state; ``None`` is that after a reset.
+
+    SpikingJelly's contract has pure transitions. A neuron of snnTorch keeps its state inside: a copy of it, with the
+    same parameters, is the state.
+    """
+    if host_of(module) == "snntorch":
+        (twin,) = (_copy(module),) if state is None else state
+        return _run(twin, x_seq), (twin,)
+    state = tuple(module._memories_rv.values()) if state is None else state
+    state = module.materialize_states((x_seq,), state, "m")
+    (spikes,), state = module.multi_step_functional_forward((x_seq,), state)
+    return spikes, state
+
+
+def _copy(neuron: Any) -> Any:
+    if not hasattr(neuron, "reset_mem"):
+        bad_value("net", type(neuron).__name__, "neurons of snnTorch that run step by step, as snn.Leaky")
+    twin = copy.copy(neuron)
+    twin.__dict__["_buffers"] = dict(neuron._buffers)
+    for name, value in vars(neuron).items():  # the host keeps a method of the neuron among its attributes
+        if isinstance(value, MethodType) and value.__self__ is neuron:
+            twin.__dict__[name] = MethodType(value.__func__, twin)
+    twin.reset_mem()
+    return twin
+
+
+def _run(neuron: Any, x_seq: Tensor) -> Tensor:
+    def spikes(returned: Any) -> Tensor:
+        return returned[0] if isinstance(returned, tuple) else returned  # and not the potential
+
+    if isinstance(neuron, ThresholdNeuron):  # ours take a sequence at once
+        neuron.step_mode = "m"
+        return spikes(neuron(x_seq))
+    return torch.stack([spikes(neuron(x)) for x in x_seq])
