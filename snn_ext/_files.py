@@ -297,7 +297,8 @@ def save_tensors(content: Any, path: Path) -> None:
     """Write a checkpoint, whole or not at all."""
     with replacing(path) as temporary:
         try:
-            torch.save(content, temporary)
+            with open(temporary, "wb") as file:  # torch takes no path whose name has nothing before its first point
+                torch.save(content, file)
         except RuntimeError as error:
             if not any(writer in str(error) for writer in ("inline_container", "iostream")):
                 raise

@@ -22,11 +22,10 @@ def numbered(loader: Iterable[Any], frames: Frames = None) -> Iterator[tuple[int
 
     With ``frames`` the inputs are sequences in the order of their first two dimensions, and come as ``[T, N, ...]``.
     """
+    if isinstance(loader, Dataset) and not isinstance(loader, IterableDataset):
+        bad_type("loader", loader, "batches of it: torch.utils.data.DataLoader(dataset, batch_size=64)")
     if isinstance(loader, Tensor) or not isinstance(loader, Iterable):
         bad_type("loader", loader, "batches (inputs, labels) or inputs, as [inputs] for a single one")
-    if isinstance(loader, Dataset) and not isinstance(loader, IterableDataset):
-        want = "batches of it: torch.utils.data.DataLoader(dataset, batch_size=64)"
-        bad_type("loader", loader, want)
     shape: torch.Size | None = None
     for number, batch in enumerate(loader, 1):
         x, labels = inputs_and_labels(batch)

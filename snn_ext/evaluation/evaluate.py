@@ -136,18 +136,19 @@ def evaluate(
     check_bool("progress", progress)
     if ann is not None and not isinstance(ann, nn.Module):
         bad_type("ann", ann, "an nn.Module, or None")
-    steps, batches, shown = steps_of(snn, "snn"), numbered(loader, frames), None
-    graph = steps.graph
+    batches, shown = numbered(loader, frames), None
     if frames is not None:
         first = next(batches, None)
         if first is None:
             bad_value("loader", "no batch", "at least one")
         batches, shown = chain([first], batches), len(first[1])
+    steps = steps_of(snn, "snn", shown)
+    graph = steps.graph
     time_steps = _time_steps(time_steps, snn, steps, frames, shown)
     _check(time_steps, delays, top, correlation_steps, memory)
     by_value = smoothed_readout(graph) or steps.last
     if delays != (0,) and by_value:
-        bad_value("delay", delay, "0 for an output that decides by its value at each step: no sum is taken")
+        bad_value("delay", delay, "0 for a read-out that is smoothed or of the last step: no output is summed up")
     simulation: Simulation | ArousedSimulation = Simulation(graph, chunk=chunk, memory=memory)
     if arousal is not None:
         simulation = _aroused(graph, arousal, frames, chunk, memory)

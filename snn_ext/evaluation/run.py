@@ -94,7 +94,7 @@ class Run:
                 bad_value("snn", f"NaN or infinite activations of {name} {place}", "finite numbers")
         check_finite("snn", analog, f"an analog output {place}")
         if labels is not None:
-            scores = analog if self.ann is None else self.ann(x)
+            scores = analog if self.ann is None else self.ann(x.clone())
             labels = self.readout.decision.check(labels, scores)
             check_finite("ann", scores, f"an output {place}")
             self.readout.count_analog(scores, labels)
@@ -104,7 +104,7 @@ class Run:
 
     def _analog(self, x: Tensor) -> Any:
         try:
-            return self.twin(x)
+            return self.twin(x.clone())  # an operation may write to it
         except torch.OutOfMemoryError:
             raise
         except (RuntimeError, ValueError) as error:  # of a layer that does not take the shape

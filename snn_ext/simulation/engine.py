@@ -187,13 +187,13 @@ class Train(Protocol):
 
 
 class _Shown:
-    """Frames, read as copies: an operation may write to its input."""
+    """Frames as a known train."""
 
     def __init__(self, frames: Tensor) -> None:
         self.frames = frames
 
     def read(self, start: int, stop: int) -> Tensor:
-        return self.frames[start:stop].clone()
+        return self.frames[start:stop]
 
 
 class _Prepared:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import operator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -17,8 +18,8 @@ from .advance import advance
 from .layers import known_type, module_of, rule_of
 
 __all__ = [
-    "Events", "Recorder", "as_graph", "emits_spikes", "evaluating", "events_of", "graph_of", "is_delay", "is_filter",
-    "is_gate", "is_max_pool", "is_spiking", "is_stateful", "module_of", "not_training", "smoothed_readout",
+    "Events", "Recorder", "as_graph", "emits_spikes", "evaluating", "events_of", "graph_of", "in_step_mode", "is_delay",
+    "is_filter", "is_gate", "is_max_pool", "is_spiking", "is_stateful", "module_of", "not_training", "smoothed_readout",
     "spike_value", "step_length", "unit_of",
 ]  # fmt: skip
 
@@ -44,34 +45,75 @@ def as_graph(net: nn.Module, name: str = "net") -> fx.GraphModule:
     return graph
 
 
-def graph_of(net: nn.Module, name: str = "net") -> fx.GraphModule:
-    """Return the graph of a forward pass, which may call a neuron at every step."""
+def graph_of(net: nn.Module, name: str = "net", frames: int | None = None) -> fx.GraphModule:
+    """Return the graph of a forward pass, which may call a neuron at every step of so many frames."""
     if not isinstance(net, nn.Module):
         bad_type(name, net, "an nn.Module")
     if hasattr(net, "one_step"):  # a converted net or a ConstantInputNet, whose forward pass may be that of T steps
         net = net.one_step()  # type: ignore[operator]
-    return net if isinstance(net, fx.GraphModule) else traced(net, _Tracer(), name)
+    return net if isinstance(net, fx.GraphModule) else traced(net, _Tracer(frames), name)
 
 
 class _Tracer(LeafTracer):
-    """Tracer that keeps whole any layer in the table of layer types, whatever it consists of."""
+    """Tracer that keeps whole any layer in the table of layer types, whatever it consists of.
+
+    Loops over frames have their number from the input: over a size of it, its length, or the frames themselves.
+    """
+
+    def __init__(self, frames: int | None = None) -> None:
+        super().__init__()
+        self.frames = frames
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return super().proxy(node) if self.frames is None else _Frames(node, self)
+
+    def iter(self, obj: fx.Proxy) -> Iterator[Any]:
+        return super().iter(obj) if self.frames is None else iter([obj[t] for t in range(len(obj))])  # type: ignore[index]
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return known_type(m) is not None or super().is_leaf_module(m, module_qualified_name)
 
 
+class _Frames(fx.Proxy):
+    """A value that has the number of frames as its length, if it is the input, or as its number, if it is a size."""
+
+    def __len__(self) -> int:
+        return self._count(self.node.op == "placeholder")
+
+    def __index__(self) -> int:
+        return self._count(self._is_size(self.node))
+
+    def _count(self, known: bool) -> int:
+        if not known:
+            raise TypeError(f"the number of {self.node} is not known while the net is traced")
+        frames: int = self.tracer.frames  # type: ignore[attr-defined]
+        return frames
+
+    def _is_size(self, node: fx.Node) -> bool:
+        source: Any = node.args[0] if node.args else None
+        if node.target is operator.getitem:
+            return isinstance(source, fx.Node) and source.target in ("size", getattr) and self._is_size(source)
+        return node.target in ("size", getattr) and source.op == "placeholder"
+
+
 @contextmanager
 def evaluating(modules: Sequence[nn.Module]) -> Iterator[None]:
     """Evaluation mode, and step mode "s" for what has one: time is flattened into the batch. Both are restored."""
-    sequential = [module for module in modules if getattr(module, "step_mode", "s") == "m"]
-    with not_training(modules):
-        try:
-            for module in sequential:
-                module.step_mode = "s"  # type: ignore[assignment]
-            yield
-        finally:
-            for module in sequential:
-                module.step_mode = "m"  # type: ignore[assignment]
+    with not_training(modules), in_step_mode("s", modules):
+        yield
+
+
+@contextmanager
+def in_step_mode(mode: str, modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Set the step mode of what has one; it is restored."""
+    others = [(module, module.step_mode) for module in modules if getattr(module, "step_mode", mode) != mode]
+    try:
+        for module, _ in others:
+            module.step_mode = mode  # type: ignore[assignment]
+        yield
+    finally:
+        for module, own in others:
+            module.step_mode = own
 
 
 @contextmanager

@@ -83,7 +83,7 @@ class Plan:
         env: dict[fx.Node, Any] = {}
         self._sequences.clear()
         for node in self.steady:
-            env[node] = _channels_last(x) if node.op == "placeholder" else self._call(node, env)
+            env[node] = _input(x) if node.op == "placeholder" else self._call(node, env)
         return env
 
     def chunk(
@@ -97,7 +97,7 @@ class Plan:
         visit: Callable[[dict[fx.Node, Any]], None] | None = None,
     ) -> dict[fx.Node, Tensor]:
         """Compute the next steps; ``known`` is flattened to ``[T' N, ...]``, the result is ``[T', N, ...]``."""
-        env: dict[fx.Node, Any] = {n: _channels_last(x) if n.op == "placeholder" else x for n, x in known.items()}
+        env: dict[fx.Node, Any] = {n: _input(x) if n.op == "placeholder" else x for n, x in known.items()}
 
         def value(node: fx.Node) -> Any:
             if node in env:
@@ -188,8 +188,10 @@ def ancestors(targets: Sequence[Any], known: frozenset[fx.Node] = frozenset()) -
     return needed
 
 
-def _channels_last(x: Tensor) -> Tensor:
-    return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 and x.device.type == "cpu" else x
+def _input(x: Tensor) -> Tensor:
+    """Return a copy of an input, for an operation may write to it, in the layout that is fastest."""
+    is_image = x.ndim == 4 and x.device.type == "cpu"
+    return x.clone(memory_format=torch.channels_last if is_image else torch.preserve_format)
 
 
 def _spread(value: Any, steps: int) -> Any:

@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 from .._errors import bad_value
 from ..hosts import host_of, reset_neurons
 from .engine import Simulation
-from .graph import as_graph, graph_of, is_stateful, module_of, not_training
+from .graph import as_graph, graph_of, in_step_mode, is_stateful, module_of, not_training
 
 __all__ = ["Steps", "steps_of"]
 
@@ -43,35 +43,41 @@ class Steps:
     last: bool = False
     _whole: fx.GraphModule | None = None  # the forward pass
     _outputs: tuple[fx.Node, ...] = ()  # there: of each step, or of the sequence
+    _sequential: tuple[nn.Module, ...] = ()  # modules in step mode "m"
 
     @torch.no_grad()
     def check(self, x_seq: Tensor, name: str) -> None:
         """Compare some steps, ``[T, N, ...]``, with the forward pass as it is; ``ValueError`` where they differ."""
         if self._whole is None:
             return
-        own = x_seq.transpose(0, 1) if self.frames == "NT" else x_seq if self._takes_sequences() else x_seq[0]
-        reset_neurons(self._whole)
         try:
-            with not_training([module for module in self._whole.modules() if module is not self._whole]):
-                run = fx.Interpreter(self._whole, garbage_collect_values=False)
-                run.run(own)
-        finally:
-            reset_neurons(self._whole)
-        found = [run.env[node] for node in self._outputs]
-        want = found[0] if self._is_sequence() else torch.stack(found)
-        got = torch.cat(list(Simulation(self.graph).run_frames(x_seq)))[-len(want) :]
+            want = self._forward(self._whole, x_seq)
+            got = torch.cat(list(Simulation(self.graph).run_frames(x_seq)))[-len(want) :]
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:  # of shapes
+            _refuse(name, f"a forward pass whose steps cannot be taken apart ({_first_line(error)})")
         if got.shape != want.shape or bool((got - want).abs().sum() > _TOLERANCE * want.abs().sum()):
             _refuse(name, "a forward pass whose steps depend on more than its input and the states of its neurons")
 
-    def _is_sequence(self) -> bool:
-        return len(self._outputs) == 1 and not self.last
+    def _forward(self, whole: fx.GraphModule, x_seq: Tensor) -> Tensor:
+        """Return the outputs ``[T, N, ...]``, or ``[1, N, ...]`` of the last step."""
+        takes_sequences = self.frames is not None or self.time_steps is None
+        x = x_seq.transpose(0, 1) if self.frames == "NT" else x_seq if takes_sequences else x_seq[0]
+        run = fx.Interpreter(whole, garbage_collect_values=False)
+        reset_neurons(whole)
+        try:
+            modules = [module for module in whole.modules() if module is not whole]
+            with not_training(modules), in_step_mode("m", self._sequential):
+                run.run(x)
+        finally:
+            reset_neurons(whole)
+        outputs = [run.env[node] for node in self._outputs]
+        return outputs[0] if self._sequential else torch.stack(outputs)
 
-    def _takes_sequences(self) -> bool:
-        return self.frames is not None or self.time_steps is None
 
-
-def steps_of(net: nn.Module, name: str = "net") -> Steps:
-    """Return the net of one step.
+def steps_of(net: nn.Module, name: str = "net", frames: int | None = None) -> Steps:
+    """Return the net of one step; ``frames`` is the number of those that the forward pass may loop over.
 
     A forward pass may be that of one step already. Or it runs a loop over the steps, each of which calls every neuron
     once, and returns the outputs of all steps, their sum or mean, or the last of them; of several results the first
@@ -84,7 +90,7 @@ def steps_of(net: nn.Module, name: str = "net") -> Steps:
     """
     if hasattr(net, "one_step"):
         return Steps(as_graph(net, name))
-    graph = graph_of(net, name)
+    graph = graph_of(net, name, frames)
     calls = _calls(graph)
     counts = {len(nodes) for nodes in calls.values()}
     if counts == {1}:
@@ -218,7 +224,8 @@ def _sequence(graph: fx.GraphModule, name: str) -> Steps | None:
         _refuse(name, "neurons in step mode 'm' behind sequences of several lengths")
     part = _Slice(graph, calls, 0, name, {node: source for node, (source, _) in repeats.items()})
     time_steps = next((steps for _, steps in repeats.values()), None)
-    return Steps(part.graph(output), time_steps, None, False, graph, (output,))
+    sequential = tuple(module for module in graph.modules() if getattr(module, "step_mode", "s") == "m")
+    return Steps(part.graph(output), time_steps, None, False, graph, (output,), sequential)
 
 
 def _repeated(node: fx.Node) -> tuple[fx.Node, int] | None:
@@ -335,6 +342,10 @@ def _returns_state(module: Any) -> bool:
 
 def _result(graph: fx.GraphModule) -> Any:
     return next(node for node in graph.graph.nodes if node.op == "output").args[0]
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0]
 
 
 def _refuse(name: str, got: str) -> NoReturn:

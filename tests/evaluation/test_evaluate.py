@@ -376,3 +376,11 @@ def test_wrong_argument_is_named(arguments: dict[str, object], message: str) -> 
 def test_public_names_are_documented() -> None:
     for name in evaluation.__all__:
         assert getattr(evaluation, name).__doc__ or name.isupper(), name
+
+
+def test_an_operation_in_place_changes_no_batch() -> None:
+    net = nn.Sequential(nn.ReLU6(inplace=True), nn.Linear(4, 3), PCMPIFNode())
+    x, ann = torch.randn(5, 4), nn.Sequential(nn.ReLU(inplace=True), nn.Linear(4, 3))
+    before = x.clone()
+    evaluate(net, [(x, torch.zeros(5).long())], 4, ann=ann, progress=False)
+    assert torch.equal(x, before)
