@@ -9,11 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._errors import bad_value
 from ..hosts import host_of
 from ..neurons import ThresholdNeuron
 
-__all__ = ["advance"]
+__all__ = ["advance", "runs_step_by_step"]
 
 
 def advance(module: Any, x_seq: Tensor, state: tuple[Any, ...] | None) -> tuple[Tensor, tuple[Any, ...]]:
@@ -31,9 +30,12 @@ def advance(module: Any, x_seq: Tensor, state: tuple[Any, ...] | None) -> tuple[
     return spikes, state
 
 
+def runs_step_by_step(module: Any) -> bool:
+    """Return False for a neuron of snnTorch that takes whole sequences alone."""
+    return host_of(module) != "snntorch" or hasattr(module, "reset_mem")
+
+
 def _copy(neuron: Any) -> Any:
-    if not hasattr(neuron, "reset_mem"):
-        bad_value("net", type(neuron).__name__, "neurons of snnTorch that run step by step, as snn.Leaky")
     twin = copy.copy(neuron)
     twin.__dict__["_buffers"] = dict(neuron._buffers)
     for name, value in vars(neuron).items():  # the host keeps a method of the neuron among its attributes

@@ -14,7 +14,7 @@ from .._errors import bad_type, bad_value
 from .._tracing import traced
 from ..hosts import LeafTracer, host_of, is_neuron, reset_neurons
 from ..neurons import AdaptiveSpikingNeuron
-from .advance import advance
+from .advance import advance, runs_step_by_step
 from .layers import known_type, module_of, rule_of
 
 __all__ = [
@@ -41,6 +41,9 @@ def as_graph(net: nn.Module, name: str = "net") -> fx.GraphModule:
         if module is not None and is_stateful(module):
             if module in called:
                 bad_value(name, f"{node.target}, one neuron for two calls of a step", "one neuron for each call")
+            if not runs_step_by_step(module):
+                kind = type(module).__name__
+                bad_value(name, f"{node.target}, a {kind}", "neurons of snnTorch that run step by step, as snn.Leaky")
             called.add(module)
     return graph
 

@@ -10,7 +10,6 @@ from typing import Any, Literal, NoReturn
 import torch
 from torch import Tensor, fx, nn
 
-from .._errors import bad_value
 from ..hosts import host_of, reset_neurons
 from .engine import Simulation
 from .graph import as_graph, graph_of, in_step_mode, is_stateful, module_of, not_training
@@ -337,7 +336,9 @@ class _Slice:
 
 def _returns_state(module: Any) -> bool:
     """Return True for a neuron of snnTorch that returns its potential beside the spikes."""
-    return module is not None and host_of(module) == "snntorch" and bool(module.output or not module.init_hidden)
+    if module is None or host_of(module) != "snntorch":
+        return False
+    return bool(getattr(module, "output", False) or not getattr(module, "init_hidden", True))
 
 
 def _result(graph: fx.GraphModule) -> Any:
@@ -349,4 +350,5 @@ def _first_line(error: Exception) -> str:
 
 
 def _refuse(name: str, got: str) -> NoReturn:
-    bad_value(name, got, "a net of one step, or a loop of equal steps whose neurons carry the only states")
+    want = "a net of one step, or a loop of equal steps whose neurons carry the only states"
+    raise ValueError(f"{name}: got {got}, want {want}")  # in full
