@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 from .._errors import bad_value, check_count
 from ..ops.registry import select
 from .advance import advance
-from .graph import as_graph, evaluating, events_of, is_stateful, module_of
+from .graph import as_graph, changes, evaluating, events_of, module_of
 from .plan import Call, Observer, Plan, ancestors
 
 __all__ = ["Simulation"]
@@ -144,8 +144,8 @@ class Simulation:
             yield call(node, module, current)
 
     def is_constant(self, node: Any) -> bool:
-        """Return True if a value is the same at every step, as it depends on no neuron."""
-        return not any(is_stateful(module_of(self.graph, n)) for n in ancestors([node]))
+        """Return True if a value is the same at every step, as it depends on no neuron and no encoder."""
+        return not any(changes(module_of(self.graph, n)) for n in ancestors([node]))
 
     def output(self) -> fx.Node:
         """Return the node whose value is the output."""

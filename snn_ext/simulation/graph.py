@@ -12,15 +12,15 @@ from torch import Tensor, fx, nn
 
 from .._errors import bad_type, bad_value
 from .._tracing import traced
-from ..hosts import LeafTracer, host_of, is_neuron, reset_neurons
+from ..hosts import LeafTracer, host_of, is_encoder, is_neuron, reset_neurons
 from ..neurons import AdaptiveSpikingNeuron
 from .advance import advance, runs_step_by_step
 from .layers import known_type, module_of, rule_of
 
 __all__ = [
-    "Events", "Recorder", "as_graph", "emits_spikes", "evaluating", "events_of", "graph_of", "in_step_mode", "is_delay",
-    "is_filter", "is_gate", "is_max_pool", "is_spiking", "is_stateful", "module_of", "not_training", "smoothed_readout",
-    "spike_value", "step_length", "unit_of",
+    "Events", "Recorder", "as_graph", "changes", "emits_spikes", "evaluating", "events_of", "graph_of", "in_step_mode",
+    "is_delay", "is_filter", "is_gate", "is_max_pool", "is_spiking", "is_stateful", "module_of", "not_training",
+    "smoothed_readout", "spike_value", "step_length", "unit_of",
 ]  # fmt: skip
 
 
@@ -137,11 +137,16 @@ def is_stateful(module: nn.Module | None) -> bool:
     return bool(getattr(module, "_memories", None)) or (module is not None and host_of(module) == "snntorch")
 
 
+def changes(module: nn.Module | None) -> bool:
+    """Return True for a module whose output changes from step to step while its input does not."""
+    return is_stateful(module) or (module is not None and is_encoder(module))
+
+
 def emits_spikes(module: nn.Module | None) -> bool:
     """Return True if the output is a train of spikes: of neurons (no read-outs), encoders, poolings of spikes."""
     if module is None or isinstance(module, nn.ReLU):
         return False
-    return bool(getattr(module, "emits_spikes", is_neuron(module)))
+    return bool(getattr(module, "emits_spikes", is_neuron(module) or is_encoder(module)))
 
 
 def is_spiking(module: nn.Module | None) -> bool:

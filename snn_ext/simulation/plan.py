@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 
 from ..neurons import AdaptiveSpikingNeuron, IntegrateAndFireNeuron
 from ..ops.layout import dense
-from .graph import Events, is_stateful
+from .graph import Events, changes, is_stateful
 from .layers import rule_of
 
 __all__ = ["Call", "Observer", "Plan", "ancestors"]
@@ -57,7 +57,7 @@ class Plan:
         self.given = [node for node in needed if node in self.known]
         varying: set[fx.Node] = set()
         for node in needed:
-            if node in self.known or is_stateful(self._module(node)) or any(n in varying for n in node.all_input_nodes):
+            if node in self.known or changes(self._module(node)) or any(n in varying for n in node.all_input_nodes):
                 varying.add(node)
         self.steady = [n for n in needed if n not in varying]
         self.order = [

@@ -15,7 +15,7 @@ from torch import Tensor, fx, nn
 
 pytest.importorskip("spikingjelly")
 
-from spikingjelly.activation_based import functional, layer, neuron  # noqa: E402
+from spikingjelly.activation_based import encoding, functional, layer, neuron  # noqa: E402
 
 from snn_ext import evaluate, evaluation  # noqa: E402
 from snn_ext.evaluation import (  # noqa: E402
@@ -376,6 +376,19 @@ def test_wrong_argument_is_named(arguments: dict[str, object], message: str) -> 
 def test_public_names_are_documented() -> None:
     for name in evaluation.__all__:
         assert getattr(evaluation, name).__doc__ or name.isupper(), name
+
+
+def test_encoders_of_the_host_emit_spikes_of_the_image() -> None:
+    """Random ones are other spikes at every step."""
+    x, head = torch.full((8, 50), 0.25), nn.Linear(50, 3)
+    random, latency = encoding.PoissonEncoder(), encoding.LatencyEncoder(T)
+    found = [evaluate(nn.Sequential(e, head, neuron.IFNode()), [x], T, progress=False) for e in (random, latency)]
+    for measured in found:
+        assert measured.layers[0].kind == "input" and measured.input_macs == measured.step_macs == 0
+        torch.testing.assert_close(measured.layers[0].synops, 3 * measured.layers[0].spikes)
+    assert float(found[0].layers[0].spikes[-1]) == pytest.approx(50 * 0.25 * T, rel=0.1)
+    assert len(found[0].layers[0].spikes.diff().unique()) > 1
+    assert found[1].layers[0].spikes[-1] == 50  # one of each
 
 
 def test_an_operation_in_place_changes_no_batch() -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 pytest.importorskip("spikingjelly")
 snn = pytest.importorskip("snntorch")
 
-from spikingjelly.activation_based import functional, layer, neuron  # noqa: E402
+from spikingjelly.activation_based import encoding, functional, layer, neuron  # noqa: E402
 
 from snn_ext import evaluate  # noqa: E402
 from snn_ext.simulation.steps import steps_of  # noqa: E402
@@ -249,6 +249,21 @@ def test_steps_that_cannot_be_taken_apart_are_named(read_out: str, message: str)
         evaluate(net, data(), progress=False)
     assert not net.lif1.mem.any()
     reset(net)
+
+
+def test_a_random_encoder_in_a_loop_encodes_every_step_anew() -> None:
+    class Encoded(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder, self.head = encoding.PoissonEncoder(), nn.Linear(50, 3)
+            self.node = neuron.IFNode()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return sum(self.head(self.node(self.encoder(x))) for _ in range(T)) / T  # type: ignore[return-value]
+
+    found = evaluate(Encoded(), [torch.full((8, 50), 0.5)], progress=False)
+    steps = found.layers[0].spikes.diff()
+    assert found.layers[0].kind == "input" and len(steps.unique()) > 1 and float(steps.mean()) == pytest.approx(25, 0.1)
 
 
 def test_a_net_of_one_step_is_what_it_is() -> None:
