@@ -14,7 +14,7 @@ from torch import fx, nn
 from .._errors import bad_type, bad_value, check_bool, check_choice, check_count
 from ..hosts import host_of
 from ..simulation.engine import Simulation
-from ..simulation.graph import evaluating, smoothed_readout
+from ..simulation.graph import evaluating, output_of, smoothed_readout
 from ..simulation.steps import Steps, steps_of
 from .arousal import Arousal, ArousedSimulation
 from .batches import Frames, check_finite_weights, numbered
@@ -155,7 +155,7 @@ def evaluate(
     if not set(simulation.events.kinds.values()) - {"pool"}:
         bad_value("snn", type(snn).__name__, "a net with at least one spiking neuron")
     rule = decision(metric, top)
-    if rule.name in ("sign", "multilabel", "multilabel-exact") and simulation.events.arriving[_output(graph)]:
+    if rule.name in ("sign", "multilabel", "multilabel-exact") and simulation.events.arriving[output_of(graph)]:
         bad_value("metric", metric, "a function (outputs, labels): the output of the net is spikes, which have no sign")
     nets = {"snn": simulation.graph} if ann is None else {"snn": simulation.graph, "ann": ann}
     for name, net in nets.items():
@@ -209,10 +209,6 @@ def _aroused(graph: fx.GraphModule, arousal: Any, frames: Frames, chunk: int | N
     if any(host_of(module) == "snntorch" for module in graph.modules()):
         bad_value("snn", "neurons of snnTorch", "those of SpikingJelly with an arousal")
     return ArousedSimulation(graph, arousal, chunk=chunk, memory=memory)
-
-
-def _output(graph: fx.GraphModule) -> Any:
-    return next(node for node in graph.graph.nodes if node.op == "output").args[0]
 
 
 def _check(

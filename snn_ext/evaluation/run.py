@@ -14,7 +14,8 @@ from .._errors import bad_value, describe
 from ..simulation.analog import AnalogTwin
 from ..simulation.counts import PhasedSimulation
 from ..simulation.engine import Simulation
-from ..simulation.graph import step_length
+from ..simulation.graph import output_of, step_length
+from ..simulation.plan import ancestors
 from ..simulation.steps import Steps
 from .arousal import ArousedSimulation
 from .batches import Frames, check_finite
@@ -41,12 +42,14 @@ class Run:
         self.frames, self._is_checked = frames, False
         graph, self.correlation_steps, self.aroused = simulation.graph, correlation_steps, 0
         self.twin = AnalogTwin(graph, keep=bool(correlation_steps))
-        time_steps, kinds = readout.time_steps, simulation.events.kinds
+        time_steps = readout.time_steps
         self.by_counts: PhasedSimulation | None = None
         if not correlation_steps and isinstance(simulation, Simulation) and simulation.chunk is None:
             if PhasedSimulation.admits(simulation, time_steps):
                 self.by_counts = PhasedSimulation(simulation)
-        self.layers = {name: LayerSums(time_steps, correlation_steps) for name in kinds}
+        used = ancestors([output_of(graph)])  # a net may call a neuron whose spikes go nowhere
+        names = [name for node, name in simulation.events.sources.items() if node in used]
+        self.layers = {name: LayerSums(time_steps, correlation_steps) for name in names}
         self.synapses: Synapses | None = None
         self.labelled: bool | None = None  # not known yet
         self._is_counted, self._sample = False, torch.empty(0)
@@ -126,7 +129,8 @@ class Run:
 
     def _observe_counts(self, name: str, start: int, counts: Tensor) -> None:
         assert self.by_counts is not None
-        self.layers[name].add_counts(start, counts, self.by_counts.graph.time_steps)
+        if name in self.layers:
+            self.layers[name].add_counts(start, counts, self.by_counts.graph.time_steps)
 
     def _count_synapses(self) -> None:
         """Count the synapses once, at the shape that all samples have."""

@@ -7,12 +7,26 @@ from types import MethodType
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..hosts import host_of
 from ..neurons import ThresholdNeuron
 
-__all__ = ["advance", "runs_step_by_step"]
+__all__ = ["Potential", "advance", "runs_step_by_step"]
+
+
+class Potential(nn.Module):
+    """A neuron of snnTorch whose potential is the output; its spikes go nowhere."""
+
+    emits_spikes = False
+
+    def __init__(self, neuron: nn.Module) -> None:
+        super().__init__()
+        self.neuron = neuron
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the potential, the last of what the neuron returns."""
+        return self.neuron(x)[-1]
 
 
 def advance(module: Any, x_seq: Tensor, state: tuple[Any, ...] | None) -> tuple[Tensor, tuple[Any, ...]]:
@@ -21,9 +35,10 @@ def advance(module: Any, x_seq: Tensor, state: tuple[Any, ...] | None) -> tuple[
     SpikingJelly's contract has pure transitions. A neuron of snnTorch keeps its state inside: a copy of it, with the
     same parameters, is the state.
     """
-    if host_of(module) == "snntorch":
-        (twin,) = (_copy(module),) if state is None else state
-        return _run(twin, x_seq), (twin,)
+    neuron = module.neuron if isinstance(module, Potential) else module
+    if host_of(neuron) == "snntorch":
+        (twin,) = (_copy(neuron),) if state is None else state
+        return _run(twin, x_seq, 0 if neuron is module else -1), (twin,)
     state = tuple(module._memories_rv.values()) if state is None else state
     state = module.materialize_states((x_seq,), state, "m")
     (spikes,), state = module.multi_step_functional_forward((x_seq,), state)
@@ -45,11 +60,13 @@ def _copy(neuron: Any) -> Any:
     return twin
 
 
-def _run(neuron: Any, x_seq: Tensor) -> Tensor:
-    def spikes(returned: Any) -> Tensor:
-        return returned[0] if isinstance(returned, tuple) else returned  # and not the potential
+def _run(neuron: Any, x_seq: Tensor, part: int) -> Tensor:
+    """Return the spikes, part 0 of what a neuron returns, or the potential, the last part."""
+
+    def chosen(returned: Any) -> Tensor:
+        return returned[part] if isinstance(returned, tuple) else returned
 
     if isinstance(neuron, ThresholdNeuron):  # ours take a sequence at once
         neuron.step_mode = "m"
-        return spikes(neuron(x_seq))
-    return torch.stack([spikes(neuron(x)) for x in x_seq])
+        return chosen(neuron(x_seq))
+    return torch.stack([chosen(neuron(x)) for x in x_seq])

@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 from .._errors import bad_value, check_count
 from ..ops.registry import select
 from .advance import advance
-from .graph import as_graph, changes, evaluating, events_of, module_of
+from .graph import as_graph, changes, evaluating, events_of, module_of, output_of
 from .plan import Call, Observer, Plan, ancestors
 
 __all__ = ["Simulation"]
@@ -149,7 +149,7 @@ class Simulation:
 
     def output(self) -> fx.Node:
         """Return the node whose value is the output."""
-        output = next(node for node in self.graph.graph.nodes if node.op == "output").args[0]
+        output = output_of(self.graph)
         if not isinstance(output, fx.Node):
             bad_value("net", f"a net that returns {output!r}", "a net that returns one tensor")
         return output

@@ -14,13 +14,13 @@ from .._errors import bad_type, bad_value
 from .._tracing import traced
 from ..hosts import LeafTracer, host_of, is_encoder, is_neuron, reset_neurons
 from ..neurons import AdaptiveSpikingNeuron
-from .advance import advance, runs_step_by_step
+from .advance import Potential, advance, runs_step_by_step
 from .layers import known_type, module_of, rule_of
 
 __all__ = [
     "Events", "Recorder", "as_graph", "changes", "emits_spikes", "evaluating", "events_of", "graph_of", "in_step_mode",
     "is_delay", "is_filter", "is_gate", "is_max_pool", "is_spiking", "is_stateful", "module_of", "not_training",
-    "smoothed_readout", "spike_value", "step_length", "unit_of",
+    "output_of", "smoothed_readout", "spike_value", "step_length", "unit_of",
 ]  # fmt: skip
 
 
@@ -134,7 +134,9 @@ def not_training(modules: Sequence[nn.Module]) -> Iterator[None]:
 
 def is_stateful(module: nn.Module | None) -> bool:
     """Return True for a module with a state: neurons, encoders, poolings of spikes, delays."""
-    return bool(getattr(module, "_memories", None)) or (module is not None and host_of(module) == "snntorch")
+    if module is None:
+        return False
+    return bool(getattr(module, "_memories", None)) or isinstance(module, Potential) or host_of(module) == "snntorch"
 
 
 def changes(module: nn.Module | None) -> bool:
@@ -203,9 +205,14 @@ def events_of(graph: fx.GraphModule) -> Events:
     return found
 
 
+def output_of(graph: fx.GraphModule) -> Any:
+    """Return what a graph returns, as nodes."""
+    return next(node for node in graph.graph.nodes if node.op == "output").args[0]
+
+
 def smoothed_readout(graph: fx.GraphModule) -> bool:
     """Return True if the output of a net is that of adaptive neurons without spikes, which filter it themselves."""
-    output = next(node for node in graph.graph.nodes if node.op == "output").args[0]
+    output = output_of(graph)
     return isinstance(output, fx.Node) and is_filter(module_of(graph, output))
 
 

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, fx, nn
 
 from ..hosts import host_of, is_encoder, reset_neurons
+from .advance import Potential
 from .engine import Simulation
-from .graph import as_graph, graph_of, in_step_mode, is_stateful, module_of, not_training
+from .graph import as_graph, graph_of, in_step_mode, is_stateful, module_of, not_training, output_of
 
 __all__ = ["Steps", "steps_of"]
 
@@ -113,7 +114,7 @@ def _calls(graph: fx.GraphModule) -> dict[nn.Module, list[fx.Node]]:
 
 def _single(graph: fx.GraphModule, calls: dict[nn.Module, list[fx.Node]], name: str) -> Steps:
     """One step: only neurons of snnTorch that hand their potential on need another graph."""
-    result = _result(graph)
+    result = output_of(graph)
     if isinstance(result, fx.Node) and not any(_returns_state(module) for module in calls):
         return Steps(as_graph(graph, name))
     while isinstance(result, tuple | list) and result:
@@ -129,7 +130,7 @@ def _loop(graph: fx.GraphModule, calls: dict[nn.Module, list[fx.Node]], time_ste
     own = {node: index for nodes in calls.values() for index, node in enumerate(nodes, 1)}
     for node in graph.graph.nodes:
         step[node] = own.get(node, max((step[n] for n in node.all_input_nodes), default=0))
-    outputs = _Readout(graph, step, time_steps).outputs(_result(graph))
+    outputs = _Readout(graph, step, time_steps).outputs(output_of(graph))
     last = len(outputs) == 1
     if [step[node] for node in outputs] != ([time_steps] if last else [*range(1, time_steps + 1)]):
         _refuse(name, "a loop over the steps that does not return one output for each of them, or that of the last")
@@ -213,7 +214,7 @@ def _sequence(graph: fx.GraphModule, name: str) -> Steps | None:
     if not any(getattr(module, "step_mode", "s") == "m" for module in calls):
         return None
     repeats = {node: found for node in graph.graph.nodes if (found := _repeated(node)) is not None}
-    result = _result(graph)
+    result = output_of(graph)
     while isinstance(result, tuple | list) and result:
         result = result[0]
     output = result
@@ -265,15 +266,19 @@ class _Slice:
         self.others = {node for nodes in calls.values() for node in nodes} - self.neurons.keys()
         self.same = {} if same is None else same  # nodes that another one stands for
         self._graph, self._copies = fx.Graph(), dict[fx.Node, fx.Node]()
+        self._potentials: dict[str, Potential] = {}
 
     def graph(self, output: Any) -> fx.GraphModule:
         """Return the graph that computes a node."""
         if not isinstance(output, fx.Node):
             _refuse(self.name, f"a forward pass that returns {output!r}")
+        self._output = output
         self._graph.output(self._copy(output))
         if sum(node.op == "placeholder" for node in self._graph.nodes) > 1:
             _refuse(self.name, "a forward pass of several inputs")
-        return as_graph(fx.GraphModule(self.whole, self._graph), self.name)
+        used = {str(n.target) for n in self._graph.nodes if n.op in ("call_module", "get_attr")} - {*self._potentials}
+        parts = {target: operator.attrgetter(target)(self.whole) for target in used}
+        return as_graph(fx.GraphModule(parts | self._potentials, self._graph), self.name)
 
     def _copy(self, node: fx.Node) -> fx.Node:
         """Copy a node with all that it depends on, in the order of the forward pass."""
@@ -296,7 +301,10 @@ class _Slice:
             if not node.args or not isinstance(node.args[0], fx.Node):
                 _refuse(self.name, f"{node.target} without an input as its first argument")
             return [node.args[0]]
-        if self._is_spike(node) or self._picks(node):
+        part = self._part(node)
+        if part == "potential":
+            return self._inputs(node.args[0])  # type: ignore[arg-type]
+        if part == "spikes" or self._picks(node):
             return [node.args[0]]  # type: ignore[list-item]
         return node.all_input_nodes
 
@@ -305,22 +313,32 @@ class _Slice:
             return self._copies[self.same[node]]
         if node in self.neurons:
             return self._graph.call_module(str(node.target), (self._copies[node.args[0]],))  # type: ignore[index]
-        if self._is_spike(node):
+        part = self._part(node)
+        if part == "spikes":
             return self._copies[node.args[0]]  # type: ignore[index]
+        if part == "potential":
+            return self._potential(node.args[0])
         order = self._picks(node)
         if order is not None:
             self.frames = order
             return self._copies[node.args[0]]  # type: ignore[index]
         return self._graph.node_copy(node, self._copies.__getitem__)
 
-    def _is_spike(self, node: fx.Node) -> bool:
-        """Return True for the first of what a neuron of snnTorch returns; refuse the others, its states."""
+    def _part(self, node: fx.Node) -> Literal["spikes", "potential"] | None:
+        """Return which part of what a neuron of snnTorch returns a node is; refuse states that are not the answer."""
         source: Any = node.args[0] if node.args else None
         if node.target is not operator.getitem or not _returns_state(self.neurons.get(source)):
-            return False
-        if node.args[1] != 0:
+            return None
+        if node.args[1] == 0:
+            return "spikes"
+        if node is not self._output or node.args[1] not in (-1, len(self.neurons[source]._non_persistent_buffers_set)):
             _refuse(self.name, f"a forward pass that goes on with the state of {source.target}, not its spikes")
-        return True
+        return "potential"
+
+    def _potential(self, call: Any) -> fx.Node:
+        name = f"{call.target}_potential".replace(".", "_")
+        self._potentials[name] = Potential(self.neurons[call])
+        return self._graph.call_module(name, (self._copies[call.args[0]],))
 
     def _picks(self, node: fx.Node) -> Literal["TN", "NT"] | None:
         """Return in which order a node picks the frame of this step from the input."""
@@ -341,10 +359,6 @@ def _returns_state(module: Any) -> bool:
     if module is None or host_of(module) != "snntorch":
         return False
     return bool(getattr(module, "output", False) or not getattr(module, "init_hidden", True))
-
-
-def _result(graph: fx.GraphModule) -> Any:
-    return next(node for node in graph.graph.nodes if node.op == "output").args[0]
 
 
 def _first_line(error: Exception) -> str:

@@ -391,6 +391,21 @@ def test_encoders_of_the_host_emit_spikes_of_the_image() -> None:
     assert found[1].layers[0].spikes[-1] == 50  # one of each
 
 
+def test_a_neuron_whose_spikes_go_nowhere_is_left_out() -> None:
+    class Unused(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.node, self.head, self.probe = nn.Linear(4, 6), PCMPIFNode(), nn.Linear(6, 3), PCMPIFNode()
+
+        def forward(self, x: Tensor) -> Tensor:
+            current = self.first(x)
+            self.probe(current)
+            return self.head(self.node(current))
+
+    found = evaluate(Unused(), [torch.rand(3, 4)], T, progress=False)
+    assert [layer.name for layer in found.layers] == ["node"]
+
+
 def test_an_operation_in_place_changes_no_batch() -> None:
     net = nn.Sequential(nn.ReLU6(inplace=True), nn.Linear(4, 3), PCMPIFNode())
     x, ann = torch.randn(5, 4), nn.Sequential(nn.ReLU(inplace=True), nn.Linear(4, 3))

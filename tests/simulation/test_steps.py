@@ -74,6 +74,8 @@ class Loop(nn.Module):
             "zeros": lambda: zeros,
             "last": lambda: current,
             "last spikes": lambda: spk2,
+            "potentials": lambda: torch.stack(potentials),
+            "last potential": lambda: mem2,
         }[self.read_out]()
 
 
@@ -121,6 +123,22 @@ def test_the_last_step_decides_alone_where_a_loop_returns_it(read_out: str) -> N
         assert float(found.accuracy[t - 1]) == float(torch.cat(wanted).double().mean())
     with pytest.raises(ValueError, match="delay: got 1, want 0 for a read-out that is .* of the last step"):
         evaluate(net, data(), delay=1, progress=False)
+
+
+@pytest.mark.parametrize("read_out", ["potentials", "last potential"])
+def test_potentials_decide_where_a_loop_returns_them(read_out: str) -> None:
+    net = Loop(read_out)
+    found, wanted = evaluate(net, data(), progress=False), []
+    for x, labels in data():
+        one, outputs = OneStep(net), []
+        for _ in range(T):
+            with torch.no_grad():
+                outputs.append(one(x)[1])
+        mems = torch.stack(outputs).double()
+        wanted.append((mems if read_out == "last potential" else mems.cumsum(0)).argmax(2) == labels)
+    assert found.accuracy.tolist() == torch.cat(wanted, 1).double().mean(1).tolist()
+    assert [layer.name for layer in found.layers] == ["lif1"]  # the spikes of the other go nowhere
+    torch.testing.assert_close(found.synops, 3 * found.spikes)
 
 
 @pytest.mark.parametrize("pick", ["TN", "NT", "size", "shape", "len", "iter"])
@@ -226,7 +244,7 @@ class Wrong(Loop):
             if self.read_out == "twice":
                 spk1, mem1 = self.lif1(spk1, mem1)
             spk2, mem2 = self.lif2(self.fc2(spk1), mem2 if self.read_out != "leak" else mem2 * 0.1)
-            outputs.append(mem2 if self.read_out == "potential" else spk2)
+            outputs.append(spk2 + mem1.mean() if self.read_out == "potential" else spk2)
         stacked = torch.stack(outputs[1:] if self.read_out == "some" else outputs)
         return stacked.amax(0) if self.read_out == "max" else stacked
 
@@ -238,7 +256,7 @@ class Wrong(Loop):
         ("leak", "whose steps depend on more than its input and the states of its neurons"),
         ("feedback", "lif1, whose output of one call is input of another"),
         ("twice", "one neuron for two calls of a step"),
-        ("potential", "goes on with the state of lif2, not its spikes"),
+        ("potential", "goes on with the state of lif1, not its spikes"),
         ("some", "whose output of one call is input of another"),
         ("max", "whose output of one call is input of another"),
     ],
