@@ -9,7 +9,7 @@ from torch import nn
 
 from ._tracing import ThreadTracer
 
-__all__ = ["Host", "LeafTracer", "host_of", "is_encoder", "is_neuron", "reset_neurons"]
+__all__ = ["Host", "LeafTracer", "host_of", "is_container", "is_encoder", "is_neuron", "reset_neurons"]
 
 Host = Literal["spikingjelly", "snntorch"]
 
@@ -34,6 +34,12 @@ def is_neuron(module: nn.Module) -> bool:
 def is_encoder(module: nn.Module) -> bool:
     """Return True for a module of SpikingJelly that turns values into spikes, at random or by a state."""
     return _is_encoder(type(module).__mro__)
+
+
+def is_container(module: nn.Module | None) -> bool:
+    """Return True for a sequence of layers of SpikingJelly that runs them on a batch, or step by step."""
+    kind = type(module)
+    return isinstance(module, nn.Sequential) and kind.__module__ == "spikingjelly.activation_based.layer.container"
 
 
 def reset_neurons(net: nn.Module) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._errors import bad_value, describe
+from .._errors import bad_value, describe, first_line
 from ..simulation.analog import AnalogTwin
 from ..simulation.counts import PhasedSimulation
 from ..simulation.engine import Simulation
@@ -111,10 +111,10 @@ class Run:
         except torch.OutOfMemoryError:
             raise
         except (RuntimeError, ValueError) as error:  # of a layer that does not take the shape
-            reason, want = str(error).strip().split("\n")[0], "inputs [N, ...] that the net takes"
+            want = "inputs [N, ...] that the net takes"
             if self.frames is None:
                 want += ", or frames='TN' or 'NT' for sequences of frames"
-            raise ValueError(f"loader: got {describe(x)}, want {want} ({reason})") from error
+            raise ValueError(f"loader: got {describe(x)}, want {want} ({first_line(error)})") from error
 
     def _check_steps(self, x: Tensor) -> None:
         """Compare the net of one step with the forward pass that it was taken from, once, on a few samples."""
@@ -140,6 +140,12 @@ class Run:
             self.synapses = count_synapses(self.simulation.graph, self._sample.to(self.device), self.simulation.events)
         except ValueError as error:
             warnings.warn(f"{error}; synaptic operations are left out", stacklevel=6)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:  # of shapes: the batch is one sample
+            want = "one for any number of samples, as with x.flatten(1) for x.view(N, -1)"
+            reason = first_line(error)
+            raise ValueError(f"snn: got a forward pass for batches of one size ({reason}), want {want}") from error
         fan_out = {} if self.synapses is None else self.synapses.fan_out
         for name in self.layers.keys() & fan_out.keys():
             self.layers[name].fan_out = fan_out[name].flatten().double().to(self.device)

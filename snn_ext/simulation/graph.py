@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 
 from .._errors import bad_type, bad_value
 from .._tracing import traced
-from ..hosts import LeafTracer, host_of, is_encoder, is_neuron, reset_neurons
+from ..hosts import LeafTracer, host_of, is_container, is_encoder, is_neuron, reset_neurons
 from ..neurons import AdaptiveSpikingNeuron
 from .advance import Potential, advance, runs_step_by_step
 from .layers import known_type, module_of, rule_of
@@ -34,7 +34,7 @@ def as_graph(net: nn.Module, name: str = "net") -> fx.GraphModule:
     ValueError
         If it cannot be traced, with the reason, or calls a neuron twice; ``name`` is the caller's argument.
     """
-    graph = graph_of(net, name)
+    graph = _without_containers(graph_of(net, name))
     called: set[nn.Module] = set()
     for node in graph.graph.nodes:
         module = module_of(graph, node)
@@ -49,12 +49,20 @@ def as_graph(net: nn.Module, name: str = "net") -> fx.GraphModule:
 
 
 def graph_of(net: nn.Module, name: str = "net", frames: int | None = None) -> fx.GraphModule:
-    """Return the graph of a forward pass, which may call a neuron at every step of so many frames."""
+    """Return the graph of a forward pass, which may call a neuron at every step of so many frames.
+
+    ``meta["frame_dims"]`` are the dimensions of the input that it was told to have that size.
+    """
     if not isinstance(net, nn.Module):
         bad_type(name, net, "an nn.Module")
     if hasattr(net, "one_step"):  # a converted net or a ConstantInputNet, whose forward pass may be that of T steps
         net = net.one_step()  # type: ignore[operator]
-    return net if isinstance(net, fx.GraphModule) else traced(net, _Tracer(frames), name)
+    if isinstance(net, fx.GraphModule):
+        return net
+    tracer = _Tracer(frames)
+    graph = traced(net, tracer, name)
+    graph.meta["frame_dims"] = tracer.dims
+    return graph
 
 
 class _Tracer(LeafTracer):
@@ -65,7 +73,7 @@ class _Tracer(LeafTracer):
 
     def __init__(self, frames: int | None = None) -> None:
         super().__init__()
-        self.frames = frames
+        self.frames, self.dims = frames, set[int]()
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return super().proxy(node) if self.frames is None else _Frames(node, self)
@@ -74,29 +82,55 @@ class _Tracer(LeafTracer):
         return super().iter(obj) if self.frames is None else iter([obj[t] for t in range(len(obj))])  # type: ignore[index]
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return known_type(m) is not None or super().is_leaf_module(m, module_qualified_name)
+        return known_type(m) is not None or is_container(m) or super().is_leaf_module(m, module_qualified_name)
+
+
+def _without_containers(graph: fx.GraphModule) -> fx.GraphModule:
+    """Call what is inside of containers that turn sequences into batches, or into steps: in one step, nothing else."""
+    if not any(is_container(module_of(graph, node)) for node in graph.graph.nodes):
+        return graph
+    inner, copies = fx.Graph(), dict[fx.Node, fx.Node]()
+    for node in graph.graph.nodes:
+        module = module_of(graph, node)
+        if module is not None and is_container(module):
+            value = copies[node.args[0]]
+            for child, _ in module.named_children():
+                value = inner.call_module(f"{node.target}.{child}", (value,))
+            copies[node] = value
+        else:
+            copies[node] = inner.node_copy(node, copies.__getitem__)
+    used = {str(node.target) for node in inner.nodes if node.op in ("call_module", "get_attr")}
+    flat = fx.GraphModule({target: operator.attrgetter(target)(graph) for target in used}, inner)
+    return _without_containers(flat)  # for one may be in another
 
 
 class _Frames(fx.Proxy):
     """A value that has the number of frames as its length, if it is the input, or as its number, if it is a size."""
 
     def __len__(self) -> int:
-        return self._count(self.node.op == "placeholder")
+        return self._count(0 if self.node.op == "placeholder" else None)
 
     def __index__(self) -> int:
-        return self._count(self._is_size(self.node))
+        return self._count(self._dim())
 
-    def _count(self, known: bool) -> int:
-        if not known:
+    def _count(self, dim: Any) -> int:
+        if dim not in (0, 1):
             raise TypeError(f"the number of {self.node} is not known while the net is traced")
-        frames: int = self.tracer.frames  # type: ignore[attr-defined]
+        tracer: Any = self.tracer
+        tracer.dims.add(dim)
+        frames: int = tracer.frames
         return frames
 
-    def _is_size(self, node: fx.Node) -> bool:
-        source: Any = node.args[0] if node.args else None
+    def _dim(self) -> Any:
+        """Return the dimension of the input whose size a value is: ``x.size(0)``, ``x.size()[0]``, ``x.shape[0]``."""
+        node, dim = self.node, None
         if node.target is operator.getitem:
-            return isinstance(source, fx.Node) and source.target in ("size", getattr) and self._is_size(source)
-        return node.target in ("size", getattr) and source.op == "placeholder"
+            node, dim = node.args[0], node.args[1]  # type: ignore[assignment]
+        elif node.target == "size":
+            dim = node.args[1] if len(node.args) > 1 else None
+        source: Any = node.args[0] if node.args else None
+        is_size = node.target in ("size", getattr) and source.op == "placeholder"
+        return dim if is_size else None
 
 
 @contextmanager

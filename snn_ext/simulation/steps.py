@@ -10,7 +10,8 @@ from typing import Any, Literal, NoReturn
 import torch
 from torch import Tensor, fx, nn
 
-from ..hosts import host_of, is_encoder, reset_neurons
+from .._errors import first_line
+from ..hosts import host_of, is_container, is_encoder, reset_neurons
 from .advance import Potential
 from .engine import Simulation
 from .graph import as_graph, graph_of, in_step_mode, is_stateful, module_of, not_training, output_of
@@ -43,6 +44,7 @@ class Steps:
     last: bool = False
     _whole: fx.GraphModule | None = None  # the forward pass
     _outputs: tuple[fx.Node, ...] = ()  # there: of each step, or of the sequence
+    _is_sequence: bool = False
     _sequential: tuple[nn.Module, ...] = ()  # modules in step mode "m"
 
     @torch.no_grad()
@@ -56,7 +58,7 @@ class Steps:
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:  # of shapes
-            _refuse(name, f"a forward pass whose steps cannot be taken apart ({_first_line(error)})")
+            _refuse(name, f"a forward pass whose steps cannot be taken apart ({first_line(error)})")
         differs = got.shape != want.shape or (got - want).abs().sum() > _TOLERANCE * want.abs().sum()
         is_random = any(is_encoder(module) and not is_stateful(module) for module in self._whole.modules())
         if bool(differs) and not is_random:
@@ -75,7 +77,7 @@ class Steps:
         finally:
             reset_neurons(whole)
         outputs = [run.env[node] for node in self._outputs]
-        return outputs[0] if self._sequential else torch.stack(outputs)
+        return outputs[0] if self._is_sequence else torch.stack(outputs)
 
 
 def steps_of(net: nn.Module, name: str = "net", frames: int | None = None) -> Steps:
@@ -93,11 +95,19 @@ def steps_of(net: nn.Module, name: str = "net", frames: int | None = None) -> St
     if hasattr(net, "one_step"):
         return Steps(as_graph(net, name))
     graph = graph_of(net, name, frames)
+    steps = _taken_apart(graph, name)
+    looped = graph.meta.get("frame_dims", set())
+    if looped and looped != {{"TN": 0, "NT": 1}.get(str(steps.frames))}:
+        _refuse(name, "a loop over a size of the input that is not the number of frames")
+    return steps
+
+
+def _taken_apart(graph: fx.GraphModule, name: str) -> Steps:
     calls = _calls(graph)
     counts = {len(nodes) for nodes in calls.values()}
-    if counts == {1}:
-        return _sequence(graph, name) or _single(graph, calls, name)
-    if len(counts) > 1 or not counts:
+    if counts <= {1}:
+        return _sequence(graph, calls, name) or _single(graph, calls, name)
+    if len(counts) > 1:
         return Steps(as_graph(graph, name))  # which names the neuron, if one is called twice
     return _loop(graph, calls, counts.pop(), name)
 
@@ -208,12 +218,17 @@ def _dim(node: fx.Node, default: Any = 0) -> Any:
 # -- a sequence in step mode "m" -------------------------------------------------------------------------------------
 
 
-def _sequence(graph: fx.GraphModule, name: str) -> Steps | None:
+def _sequence(graph: fx.GraphModule, calls: dict[nn.Module, list[fx.Node]], name: str) -> Steps | None:
     """Return the net of one step where all steps are computed at once, if the forward pass makes or ends a sequence."""
-    calls = _calls(graph)
-    if not any(getattr(module, "step_mode", "s") == "m" for module in calls):
+    sequential = tuple(module for module in graph.modules() if getattr(module, "step_mode", "s") == "m")
+    if not sequential and not any(map(is_container, graph.modules())):
         return None
-    repeats = {node: found for node in graph.graph.nodes if (found := _repeated(node)) is not None}
+    behind = set[fx.Node]()  # neurons
+    for node in graph.graph.nodes:
+        if module_of(graph, node) in calls or any(n in behind for n in node.all_input_nodes):
+            behind.add(node)
+    before = (node for node in graph.graph.nodes if node not in behind)
+    repeats = {node: found for node in before if (found := _repeated(node)) is not None}
     result = output_of(graph)
     while isinstance(result, tuple | list) and result:
         result = result[0]
@@ -226,8 +241,7 @@ def _sequence(graph: fx.GraphModule, name: str) -> Steps | None:
         _refuse(name, "neurons in step mode 'm' behind sequences of several lengths")
     part = _Slice(graph, calls, 0, name, {node: source for node, (source, _) in repeats.items()})
     time_steps = next((steps for _, steps in repeats.values()), None)
-    sequential = tuple(module for module in graph.modules() if getattr(module, "step_mode", "s") == "m")
-    return Steps(part.graph(output), time_steps, None, False, graph, (output,), sequential)
+    return Steps(part.graph(output), time_steps, None, False, graph, (output,), True, sequential)
 
 
 def _repeated(node: fx.Node) -> tuple[fx.Node, int] | None:
@@ -343,7 +357,11 @@ class _Slice:
     def _picks(self, node: fx.Node) -> Literal["TN", "NT"] | None:
         """Return in which order a node picks the frame of this step from the input."""
         source: Any = node.args[0] if node.args else None
-        if node.target is not operator.getitem or not self.others or source.op != "placeholder":
+        if not isinstance(source, fx.Node) or source.op != "placeholder" or not self.others:
+            return None
+        if node.target in ("select", torch.select) and node.args[1] in (0, 1) and node.args[2] == self.index:
+            return "NT" if node.args[1] else "TN"
+        if node.target is not operator.getitem:
             return None
         where: Any = node.args[1]
         if where == self.index:
@@ -359,10 +377,6 @@ def _returns_state(module: Any) -> bool:
     if module is None or host_of(module) != "snntorch":
         return False
     return bool(getattr(module, "output", False) or not getattr(module, "init_hidden", True))
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0]
 
 
 def _refuse(name: str, got: str) -> NoReturn:

@@ -406,6 +406,19 @@ def test_a_neuron_whose_spikes_go_nowhere_is_left_out() -> None:
     assert [layer.name for layer in found.layers] == ["node"]
 
 
+def test_a_net_for_batches_of_one_size_is_named() -> None:
+    class Fixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.node, self.head = PCMPIFNode(), nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.node(x).view(5, -1))
+
+    with pytest.raises(ValueError, match="snn: got a forward pass for batches of one size .*want one for any number"):
+        evaluate(Fixed(), [torch.rand(5, 2, 4)], T, progress=False)
+
+
 def test_an_operation_in_place_changes_no_batch() -> None:
     net = nn.Sequential(nn.ReLU6(inplace=True), nn.Linear(4, 3), PCMPIFNode())
     x, ann = torch.randn(5, 4), nn.Sequential(nn.ReLU(inplace=True), nn.Linear(4, 3))

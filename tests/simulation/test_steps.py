@@ -162,6 +162,19 @@ def test_frames_and_loops_that_do_not_fit_are_named() -> None:
         evaluate(Loop(pick="size"), data(), progress=False)
 
 
+def test_a_loop_over_channels_is_no_loop_over_frames() -> None:
+    class Channels(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.node, self.head = PCMPIFNode(), nn.Linear(6, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.node(sum(x[:, c] for c in range(x.size(1)))))
+
+    with pytest.raises(ValueError, match="a loop over a size of the input that is not the number of frames"):
+        evaluate(Channels(), [torch.rand(T, 5, 4, 6)], frames="TN", progress=False)
+
+
 class Jelly(nn.Module):
     """As in the tutorials of SpikingJelly: a net of one step in a loop, or a sequence in step mode "m"."""
 
@@ -228,6 +241,43 @@ def test_the_mean_over_a_sequence_is_taken_off_for_frames_and_for_one_input() ->
     for loader, options in ((frames(), {"frames": "TN"}), (data(), {"time_steps": T})):
         found, want = (evaluate(n, loader, progress=False, **options) for n in (Mean(net), net))  # type: ignore[arg-type]
         assert torch.equal(found.accuracy, want.accuracy) and torch.equal(found.synops, want.synops)
+
+
+class Contained(nn.Module):
+    """Layers of one step in the containers and functions of the host that run sequences."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        torch.manual_seed(4)
+        first, second = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8)), nn.Linear(8, 3)
+        self.first = layer.SeqToANNContainer(*first) if kind != "function" else first
+        spiking = neuron.IFNode(), second
+        self.second = layer.MultiStepContainer(*spiking) if kind == "steps" else nn.Sequential(*spiking)
+        self.kind = kind
+        if kind == "batches":
+            self.second = nn.Sequential(neuron.IFNode(step_mode="m"), layer.SeqToANNContainer(second))
+
+    def forward(self, x_seq: Tensor) -> Tensor:
+        if self.kind == "function":
+            return functional.multi_step_forward(x_seq, (self.first, self.second)).mean(0)
+        return self.second(self.first(x_seq)).mean(0)
+
+
+@pytest.mark.parametrize("kind", ["steps", "batches", "function"])
+def test_containers_of_sequences_are_what_is_inside_in_one_step(kind: str) -> None:
+    net = Contained(kind).eval()
+    found = evaluate(net, frames(), frames="TN", progress=False)
+    parts = [module for module in net.modules() if isinstance(module, nn.Linear | nn.BatchNorm1d | neuron.IFNode)]
+    functional.set_step_mode(one := nn.Sequential(*parts), "s")
+    want = evaluate(one, frames(), frames="TN", progress=False)
+    assert torch.equal(found.accuracy, want.accuracy) and torch.equal(found.synops, want.synops)
+    parts[2].step_mode = "m" if kind == "batches" else "s"
+    with torch.no_grad():
+        right = []
+        for x, labels in frames():
+            functional.reset_net(net)
+            right.append(net(x).argmax(1) == labels)
+    assert float(found.accuracy[-1]) == float(torch.cat(right).double().mean()) and found.step_macs == 48
 
 
 class Wrong(Loop):
