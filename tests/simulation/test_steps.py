@@ -243,6 +243,34 @@ def test_the_mean_over_a_sequence_is_taken_off_for_frames_and_for_one_input() ->
         assert torch.equal(found.accuracy, want.accuracy) and torch.equal(found.synops, want.synops)
 
 
+def test_dimensions_of_a_sequence_that_one_step_does_not_have_are_noticed() -> None:
+    class Wide(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.node = layer.Conv2d(1, 2, 3, padding=1), neuron.IFNode()
+            self.second, self.head = layer.Conv2d(4, 2, 1), layer.Linear(2, 3)
+
+        def forward(self, x_seq: Tensor) -> Tensor:
+            spikes = self.node(self.first(x_seq))
+            return self.head(torch.cat([spikes, spikes], 2).amax((3, 4))[:, :, :2])
+
+    net = Wide()
+    functional.set_step_mode(net, "m")
+    with pytest.raises(ValueError, match="want a net of one step|inputs .* that the net takes"):
+        evaluate(net, [torch.rand(5, 1, 8, 8)], T, progress=False)
+
+    class Cut(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.node, self.head = neuron.IFNode(step_mode="m"), layer.Linear(4, 3, step_mode="m")
+
+        def forward(self, x_seq: Tensor) -> Tensor:
+            return self.head(self.node(x_seq) * torch.arange(1.0, T + 1).reshape(T, 1, 1))  # the step, or the sample
+
+    with pytest.raises(ValueError, match="whose steps .*, want a net of one step"):
+        evaluate(Cut(), [torch.rand(T, 4) + 0.5], T, progress=False)
+
+
 class Contained(nn.Module):
     """Layers of one step in the containers and functions of the host that run sequences."""
 
