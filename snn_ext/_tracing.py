@@ -64,6 +64,7 @@ class ThreadTracer(fx.Tracer):
 
 def traced(net: nn.Module, tracer: ThreadTracer, name: str) -> fx.GraphModule:
     """Return the graph of a net; ``name`` is the argument that an error names."""
+    before = set(vars(net))
     try:
         return fx.GraphModule(net, tracer.trace(net))
     except Exception as error:
@@ -72,6 +73,9 @@ def traced(net: nn.Module, tracer: ThreadTracer, name: str) -> fx.GraphModule:
             f"{name}: got {type(net).__name__}, which cannot be traced ({error}{place and f'; {place}'}), "
             "want a net whose forward pass does not branch on values or on the batch size"
         ) from error
+    finally:
+        for constant in set(vars(net)) - before:  # fx keeps tensors that the forward pass makes in the net
+            delattr(net, constant)
 
 
 def source_of(error: Exception) -> str:
