@@ -84,12 +84,14 @@ class ThresholdNeuron(nn.Module):
         ``torch.utils.checkpoint`` does so to save memory: it knows nothing of states, and its gradients would silently
         be those of other spikes. A state that somebody else has set, or a sequence within the backward pass, may run.
         """
-        if self._left is not None and self._left[0] is state and self._left[1] != _backward_pass() != _NONE:
+        if torch.compiler.is_compiling() or self._left is None or self._left[0] is not state:
+            return
+        if self._left[1] != _backward_pass() != _NONE:
             raise RuntimeError(
-                f"{type(self).__name__}: got a forward pass inside a backward pass (torch.utils.checkpoint?) that starts "
-                "from the state that the forward pass has left, want the same start for both: reset the net at the "
-                "beginning of the function that is checkpointed, or, in SpikingJelly, use memopt.checkpoint_module, "
-                "which keeps the states"
+                f"{type(self).__name__}: got a forward pass inside a backward pass (torch.utils.checkpoint?) which "
+                "starts from the state that the forward pass has left, want the same start for both: reset the net at "
+                "the beginning of the function that is checkpointed, or, in SpikingJelly, use "
+                "memopt.checkpoint_module, which keeps the states"
             )
 
     def _leave(self, state: Any) -> None:

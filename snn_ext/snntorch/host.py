@@ -52,6 +52,7 @@ class HostNeuron(ThresholdNeuron, snn.Leaky):
     threshold_name = "threshold"
     admits: ClassVar[Admits] = {
         "threshold": admit_threshold,
+        "mem": lambda neuron, value: _mem(neuron, value),
         "spike_grad": lambda neuron, value: _spike_grad(value),
         "init_hidden": lambda neuron, value: check_bool("init_hidden", value),
         "output": lambda neuron, value: check_bool("output", value),
@@ -73,6 +74,8 @@ class HostNeuron(ThresholdNeuron, snn.Leaky):
     _mem_version: int  # of that mem: a change in place would be lost
     _state: Any  # what is carried over, a named tuple of tensors; None at the start
     _time_in_batch: int | None  # T while bptt feeds [T * N, ...]
+    resets_too: tuple[Any, ...] = ()
+    """Modules with memories that the host does not know: they are reset with this neuron."""
 
     def _init_host(self, given: dict[str, Any]) -> None:
         """Check the host's options among the arguments of a constructor, and run the host's own constructor."""
@@ -196,7 +199,7 @@ class HostNeuron(ThresholdNeuron, snn.Leaky):
         return mem.untyped_storage().data_ptr() == returned.untyped_storage().data_ptr()
 
     def _remember(self, mem: Tensor, state: Any) -> None:
-        self.mem = self._own_mem = mem
+        self._own_mem = self.mem = mem  # in this order: another mem in the neuron is a reset
         self._mem_version = self._version_of(mem)
         self._state = state
         self._leave(state)
@@ -231,8 +234,9 @@ class HostNeuron(ThresholdNeuron, snn.Leaky):
         """Cut the state off the graph, as truncated backpropagation through time does between chunks."""
         if self._state is not None:
             own = self.mem is self._own_mem
-            self._state, self.mem = _mapped(Tensor.detach, self._state), self.mem.detach()
-            self._own_mem, self._mem_seq = (self.mem if own else None), None
+            self._state, mem = _mapped(Tensor.detach, self._state), self.mem.detach()
+            self._own_mem, self._mem_seq = (mem if own else None), None
+            self.mem = mem
             self._mem_version = self._version_of(self.mem)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
@@ -284,6 +288,14 @@ class HostNeuron(ThresholdNeuron, snn.Leaky):
 def _mapped(fn: Callable[[Tensor], Tensor], state: Any) -> Any:
     """Apply a function to the parts of a state but for the step index, which stays on the CPU."""
     return type(state)(*(fn(p) if isinstance(p, Tensor) and p.is_floating_point() else p for p in state))
+
+
+def _mem(neuron: Any, value: Any) -> Any:
+    """Notice at once that the host resets a neuron, by putting another ``mem`` into it."""
+    if value is not neuron._own_mem:
+        for module in neuron.resets_too:
+            module.reset()
+    return value
 
 
 def _fixed(neuron: Any, name: str, value: Any, instead: str) -> Any:
