@@ -15,7 +15,7 @@ from .._errors import bad_value
 from .._together import all_or_nothing
 from ..hosts import host_of
 from ..neurons import AdaptiveSpikingNeuron
-from ..replacement import replace_neurons
+from ..replacement import new_neurons, swap_neurons
 from ..simulation.graph import is_stateful, module_of
 from .graph_tools import free_name
 from .report import Numbers, Report
@@ -120,7 +120,7 @@ class ConvertedNet(fx.GraphModule, base.StepModule):
             return PCMPIF(precharge=old.v_init.detach(), reset_mechanism=reset, init_hidden=True)
 
         reset_net(twin)
-        replace_neurons(twin, factory)
+        swap_neurons(twin, new_neurons(twin, factory))
         _lift_neurons(twin)
         join_resets(twin)
         return twin

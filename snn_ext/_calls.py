@@ -1,0 +1,312 @@
+"""The activations that a net calls: found by tracing, counted, and given a module for each call."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from itertools import count, dropwhile
+from types import CodeType
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import fx, nn
+from torch.nn import functional as F
+
+from ._errors import bad_value
+from ._tracing import ThreadTracer, traced_graph
+from .hosts import is_neuron
+
+__all__ = ["RELUS", "Survey", "module_for_each_call", "survey"]
+
+RELUS = nn.ReLU, nn.ReLU6
+"""Activations for which a spiking neuron may stand."""
+
+_FUNCTIONAL: dict[Any, type[nn.Module]] = {
+    F.relu: nn.ReLU, torch.relu: nn.ReLU, torch.relu_: nn.ReLU, "relu": nn.ReLU, "relu_": nn.ReLU, F.relu6: nn.ReLU6,
+}  # fmt: skip
+"""Functions and methods of tensors that are called instead of a module, and that module."""
+
+_ANALOG = {
+    "celu", "elu", "gelu", "glu", "hardsigmoid", "hardswish", "hardtanh", "leaky_relu", "logsigmoid", "mish", "prelu",
+    "rrelu", "selu", "sigmoid", "silu", "softplus", "softsign", "tanh", "threshold",
+}  # fmt: skip
+_ANALOG_MODULES = tuple(
+    getattr(nn, name)
+    for name in nn.modules.activation.__all__
+    if name not in ("MultiheadAttention", "ReLU", "ReLU6") and "Softm" not in name and name != "LogSoftmax"
+)
+_NAMES = {"relu", "relu_", "relu6", *_ANALOG, *(f"{name}_" for name in _ANALOG)}
+
+
+class Survey(NamedTuple):
+    """The activations of a net that cannot just be replaced where they are registered, each as text for a warning."""
+
+    functional: list[str]
+    """Functional ReLUs."""
+    analog: list[str]
+    """Activations of other kinds, functional or modules, for which no neuron stands."""
+    overwriting: list[str]
+    """ReLUs whose result is read from their input, into which they write; a neuron does not."""
+    calls: Counter[nn.Module]
+    """How often one forward pass calls each ReLU module; empty if the net cannot be traced."""
+
+
+def survey(net: nn.Module) -> Survey:
+    """Look for the activations of a net as far as it can be traced; nothing is raised."""
+    found, names = Survey([], [], [], Counter()), set(net.__dict__)
+    nodes: list[fx.Node] = []
+    try:
+        nodes += _traced(net, net.training).nodes
+    except Exception:  # control flow on values: what the code mentions has to do
+        for name, module in net.named_modules():
+            where = f"in {type(module).__name__}.forward" + (name and f" of {name}")
+            for call in sorted(_mentioned(module)):
+                (found.functional if call.startswith("relu") else found.analog).append(f"perhaps {call} {where}")
+    for constant in set(net.__dict__) - names:  # the tracer keeps tensors that the forward pass makes
+        del net.__dict__[constant]
+    for node in nodes:
+        place = f"{_name(node)} ({node.meta.get('source') or 'unknown line'})"
+        if _is_functional_relu(node):
+            found.functional.append(place)
+        elif node.op in ("call_function", "call_method") and _name(node).rstrip("_") in _ANALOG:
+            found.analog.append(place)
+        elif node.op == "call_module" and isinstance(module := net.get_submodule(str(node.target)), RELUS):
+            found.calls[module] += 1
+            found.overwriting.extend([place] * bool(_later_readers(net, node)))
+    for name, module in net.named_modules():
+        if isinstance(module, _ANALOG_MODULES):
+            found.analog.append(f"{name} ({type(module).__name__})")
+    return found
+
+
+@contextmanager
+def module_for_each_call(net: nn.Module) -> Iterator[None]:
+    """Give each call of a ReLU in a net's forward pass a module of its own; undone if the block fails.
+
+    A ReLU in several places of the net is copied into each. Where the forward pass calls functions, or a module several
+    times, it is replaced by that of the traced graph: the net gets a subclass of its class, and all other modules,
+    parameters and buffers stay what they are, under their names.
+
+    Raises
+    ------
+    ValueError
+        If the net cannot be traced.
+    """
+    before = type(net), set(net.__dict__), {module: dict(module._modules) for module in net.modules()}
+    try:
+        _split_places(net)
+        graphs = _traced(net, True), _traced(net, False)
+        moved = [_read_results(net, graph) for graph in graphs]
+        train, evaluation = (_calls_without_module(net, graph) for graph in graphs)
+        if [_kind(net, node) for node in train] != [_kind(net, node) for node in evaluation]:
+            got = f"{len(train)} functional or repeated ReLUs in training and {len(evaluation)} in evaluation"
+            bad_value("net", got, "the same in both")
+        for pair in zip(train, evaluation, strict=True):
+            name = _add_module(net, pair[0])
+            for node in pair:
+                _call_module(node, name)
+        if train or any(moved):
+            net.__class__ = _class_of(type(net), graphs)
+        yield
+    except BaseException:
+        _restore(net, *before)
+        raise
+
+
+# -- tracing -----------------------------------------------------------------------------------------------------------
+
+
+class _CallTracer(ThreadTracer):
+    """Tracer that enters whatever may call an activation; other layers, neurons and those of torch stay whole."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        if isinstance(m, RELUS) or is_neuron(m) or super().is_leaf_module(m, module_qualified_name):
+            return True
+        return not m._modules and not _mentioned(m)
+
+    def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> tuple[Any, list[Any]]:
+        """Let an argument with a default have it, for a forward pass may ask which value it has."""
+        fn, args = super().create_args_for_root(root_fn, is_module, concrete_args)
+        for k, arg in enumerate(args):
+            if isinstance(arg, fx.Proxy) and arg.node.args:
+                args[k] = arg.node.args[0]
+                if isinstance(args[k], bool | int | float | str | None):
+                    self.create_proxy("call_function", _stays, (arg.node.target, arg, args[k]), {})
+        return fn, args
+
+
+def _stays(name: str, value: Any, default: Any) -> None:
+    """Raise if an argument is given another value than the one that it was traced with."""
+    if not isinstance(value, fx.Proxy) and (type(value) is not type(default) or value != default):
+        bad_value(name, value, f"{default!r}, with which functional=True has traced the net")
+
+
+def _traced(net: nn.Module, training: bool) -> fx.Graph:
+    """Return the graph of a forward pass, in training or in evaluation."""
+    modes = {module: module.training for module in net.modules()}
+    try:
+        for module in modes:
+            module.training = training
+        return traced_graph(net, _CallTracer(), "net")
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def _mentioned(module: nn.Module) -> set[str]:
+    """Return the activations whose names occur in the forward pass of a module, attributes of the module left out."""
+    forward = getattr(type(module).forward, "__code__", None)
+    if forward is None or type(module).__module__.startswith("torch."):
+        return set()
+    return {name for code in _codes(forward) for name in code.co_names if name in _NAMES and not hasattr(module, name)}
+
+
+def _codes(code: CodeType) -> Iterator[CodeType]:
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _codes(constant)
+
+
+# -- calls in a graph --------------------------------------------------------------------------------------------------
+
+
+def _is_functional_relu(node: fx.Node) -> bool:
+    return node.op in ("call_function", "call_method") and node.target in _FUNCTIONAL
+
+
+def _calls_relu(net: nn.Module, node: fx.Node) -> bool:
+    return node.op == "call_module" and isinstance(net.get_submodule(str(node.target)), RELUS)
+
+
+def _name(node: fx.Node) -> str:
+    return str(getattr(node.target, "__name__", node.target))
+
+
+def _source(node: fx.Node) -> Any:
+    return node.args[0] if node.args else node.kwargs["input"]
+
+
+def _later_readers(net: nn.Module, node: fx.Node) -> list[fx.Node]:
+    """Return the calls that read the input of a ReLU after it has written its result into it."""
+    if node.op == "call_module":
+        in_place = getattr(net.get_submodule(str(node.target)), "inplace", False)
+    else:
+        in_place = _name(node).endswith("_") or node.kwargs.get("inplace", node.args[1:] == (True,))
+    source = _source(node)
+    if not in_place or not isinstance(source, fx.Node):
+        return []
+    later = set(dropwhile(lambda other: other is not node, node.graph.nodes)) - {node}
+    return [user for user in source.users if user in later]
+
+
+def _read_results(net: nn.Module, graph: fx.Graph) -> int:
+    """Let whoever reads the input of a ReLU in place after it read its result; return how many do."""
+    count = 0
+    for node in graph.nodes:
+        if _is_functional_relu(node) or _calls_relu(net, node):
+            for user in _later_readers(net, node):
+                user.replace_input_with(_source(node), node)
+                count += 1
+    return count
+
+
+def _calls_without_module(net: nn.Module, graph: fx.Graph) -> list[fx.Node]:
+    """Return the calls of functional ReLUs, and those of ReLU modules after their first call."""
+    called, found = set[Any](), []
+    for node in graph.nodes:
+        if _is_functional_relu(node) or (_calls_relu(net, node) and node.target in called):
+            found.append(node)
+        elif _calls_relu(net, node):
+            called.add(node.target)
+    return found
+
+
+def _kind(net: nn.Module, node: fx.Node) -> Any:
+    """Return the name of the module that is called again, or the kind of module that a function is to become."""
+    return node.target if node.op == "call_module" else _FUNCTIONAL[node.target]
+
+
+# -- changing the net --------------------------------------------------------------------------------------------------
+
+
+def _split_places(net: nn.Module) -> None:
+    seen = set[nn.Module]()
+    for parent in list(net.modules()):
+        for name, child in parent._modules.items():
+            if isinstance(child, RELUS):
+                parent._modules[name] = copy.deepcopy(child) if child in seen else child
+                seen.add(child)
+
+
+def _add_module(net: nn.Module, node: fx.Node) -> str:
+    """Add a module for a call beside the one that was called, or to the module that calls a function."""
+    if node.op == "call_module":
+        owner, _, base = str(node.target).rpartition(".")
+        module = copy.deepcopy(net.get_submodule(str(node.target)))
+    else:
+        owner, _ = next(reversed(node.meta.get("nn_module_stack", {"": ("", None)}).values()))
+        base, module = _name(node).rstrip("_"), _FUNCTIONAL[node.target]()
+    while owner and isinstance(net.get_submodule(owner), nn.Sequential | nn.ModuleList | nn.ModuleDict):
+        owner, _, last = owner.rpartition(".")  # these would run the module, or count it
+        base = f"{last}_{base}"
+    parent, name = net.get_submodule(owner), base
+    for k in count(1):
+        if not hasattr(parent, name):
+            break
+        name = f"{base}_{k}"
+    module.training = parent.training
+    parent.add_module(name, module)
+    return f"{owner}.{name}".lstrip(".")
+
+
+def _call_module(node: fx.Node, name: str) -> None:
+    source = _source(node)
+    node.op, node.target, node.args, node.kwargs = "call_module", name, (source,), {}
+
+
+def _class_of(kind: type[nn.Module], graphs: tuple[fx.Graph, fx.Graph]) -> type[nn.Module]:
+    """Return a class of nets whose forward pass is that of a graph, one in training and one in evaluation."""
+    base: Any = getattr(kind, "_written", kind)
+    for graph in graphs:
+        for node in graph.nodes:
+            node.meta.clear()
+    texts = [graph.python_code("self") for graph in graphs]
+    functions = [_function(text.src, text.globals) for text in texts]
+    train, evaluation = functions
+
+    @wraps(evaluation)
+    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        return (train if self.training else evaluation)(self, *args, **kwargs)
+
+    def reduce(self: nn.Module, protocol: Any) -> tuple[Any, ...]:
+        return _blank, (base, graphs), *base.__reduce_ex__(self, protocol)[2:]
+
+    same = texts[0].src == texts[1].src
+    own = {"forward": evaluation if same else forward, "__reduce_ex__": reduce, "_written": base}
+    own |= {"__module__": base.__module__, "__qualname__": base.__qualname__, "__doc__": base.__doc__}
+    return cast(type[nn.Module], type(base)(base.__name__, (base,), own))
+
+
+def _function(text: str, names: dict[str, Any]) -> Callable[..., Any]:
+    scope = dict(names)
+    exec(compile(text, "<forward pass traced by snn_ext>", "exec"), scope)
+    return cast(Callable[..., Any], scope["forward"])
+
+
+def _blank(base: type[nn.Module], graphs: tuple[fx.Graph, fx.Graph]) -> nn.Module:
+    """Return a net without a state, for a copy or a pickle to fill."""
+    kind = _class_of(base, graphs)
+    return kind.__new__(kind)
+
+
+def _restore(net: nn.Module, kind: type[nn.Module], names: set[str], children: dict[nn.Module, dict[str, Any]]) -> None:
+    net.__class__ = kind
+    for name in set(net.__dict__) - names:
+        del net.__dict__[name]
+    for module, old in children.items():
+        module._modules.clear()
+        module._modules.update(old)
