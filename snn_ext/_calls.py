@@ -77,7 +77,7 @@ def survey(net: nn.Module) -> Survey:
             found.calls[module] += 1
             found.overwriting.extend([place] * bool(_later_readers(net, node)))
     for name, module in net.named_modules():
-        if isinstance(module, _ANALOG_MODULES):
+        if isinstance(module, _ANALOG_MODULES) and not isinstance(module, RELUS):
             found.analog.append(f"{name} ({type(module).__name__})")
     return found
 
@@ -98,17 +98,8 @@ def module_for_each_call(net: nn.Module) -> Iterator[None]:
     before = type(net), set(net.__dict__), {module: dict(module._modules) for module in net.modules()}
     try:
         _split_places(net)
-        graphs = _traced(net, True), _traced(net, False)
-        moved = [_read_results(net, graph) for graph in graphs]
-        train, evaluation = (_calls_without_module(net, graph) for graph in graphs)
-        if [_kind(net, node) for node in train] != [_kind(net, node) for node in evaluation]:
-            got = f"{len(train)} functional or repeated ReLUs in training and {len(evaluation)} in evaluation"
-            bad_value("net", got, "the same in both")
-        for pair in zip(train, evaluation, strict=True):
-            name = _add_module(net, pair[0])
-            for node in pair:
-                _call_module(node, name)
-        if train or any(moved):
+        graphs, names = (_traced(net, True), _traced(net, False)), dict[Any, str]()
+        if any([_give_modules(net, graph, names) for graph in graphs]):
             net.__class__ = _class_of(type(net), graphs)
         yield
     except BaseException:
@@ -203,33 +194,6 @@ def _later_readers(net: nn.Module, node: fx.Node) -> list[fx.Node]:
     return [user for user in source.users if user in later]
 
 
-def _read_results(net: nn.Module, graph: fx.Graph) -> int:
-    """Let whoever reads the input of a ReLU in place after it read its result; return how many do."""
-    count = 0
-    for node in graph.nodes:
-        if _is_functional_relu(node) or _calls_relu(net, node):
-            for user in _later_readers(net, node):
-                user.replace_input_with(_source(node), node)
-                count += 1
-    return count
-
-
-def _calls_without_module(net: nn.Module, graph: fx.Graph) -> list[fx.Node]:
-    """Return the calls of functional ReLUs, and those of ReLU modules after their first call."""
-    called, found = set[Any](), []
-    for node in graph.nodes:
-        if _is_functional_relu(node) or (_calls_relu(net, node) and node.target in called):
-            found.append(node)
-        elif _calls_relu(net, node):
-            called.add(node.target)
-    return found
-
-
-def _kind(net: nn.Module, node: fx.Node) -> Any:
-    """Return the name of the module that is called again, or the kind of module that a function is to become."""
-    return node.target if node.op == "call_module" else _FUNCTIONAL[node.target]
-
-
 # -- changing the net --------------------------------------------------------------------------------------------------
 
 
@@ -242,14 +206,42 @@ def _split_places(net: nn.Module) -> None:
                 seen.add(child)
 
 
+def _give_modules(net: nn.Module, graph: fx.Graph, names: dict[Any, str]) -> bool:
+    """Let a graph call a module of its own at each place of a ReLU; return whether that changes it.
+
+    ``names`` are the modules by place, which training and evaluation share: a module at its first place is kept.
+    """
+    relus = [node for node in graph.nodes if _is_functional_relu(node) or _calls_relu(net, node)]
+    changed, visits = False, Counter[Any]()
+    for node in relus:
+        for user in _later_readers(net, node):
+            user.replace_input_with(_source(node), node)
+            changed = True
+    for node in relus:
+        place = node.op, node.target, _owner(node), node.meta.get("source")
+        visits[place] += 1
+        key = place, visits[place]
+        if key not in names:
+            is_new = node.op != "call_module" or node.target in names.values()
+            names[key] = _add_module(net, node) if is_new else str(node.target)
+        if node.target != names[key]:
+            source, changed = _source(node), True
+            node.op, node.target, node.args, node.kwargs = "call_module", names[key], (source,), {}
+    return changed
+
+
+def _owner(node: fx.Node) -> str:
+    """Return the name of the module that calls a function, or the module that is called."""
+    return str(next(reversed(node.meta.get("nn_module_stack", {"": ("", None)}).values()))[0])
+
+
 def _add_module(net: nn.Module, node: fx.Node) -> str:
     """Add a module for a call beside the one that was called, or to the module that calls a function."""
     if node.op == "call_module":
         owner, _, base = str(node.target).rpartition(".")
         module = copy.deepcopy(net.get_submodule(str(node.target)))
     else:
-        owner, _ = next(reversed(node.meta.get("nn_module_stack", {"": ("", None)}).values()))
-        base, module = _name(node).rstrip("_"), _FUNCTIONAL[node.target]()
+        owner, base, module = _owner(node), _name(node).rstrip("_"), _FUNCTIONAL[node.target]()
     while owner and isinstance(net.get_submodule(owner), nn.Sequential | nn.ModuleList | nn.ModuleDict):
         owner, _, last = owner.rpartition(".")  # these would run the module, or count it
         base = f"{last}_{base}"
@@ -261,11 +253,6 @@ def _add_module(net: nn.Module, node: fx.Node) -> str:
     module.training = parent.training
     parent.add_module(name, module)
     return f"{owner}.{name}".lstrip(".")
-
-
-def _call_module(node: fx.Node, name: str) -> None:
-    source = _source(node)
-    node.op, node.target, node.args, node.kwargs = "call_module", name, (source,), {}
 
 
 def _class_of(kind: type[nn.Module], graphs: tuple[fx.Graph, fx.Graph]) -> type[nn.Module]:

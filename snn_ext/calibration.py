@@ -29,8 +29,8 @@ def calibrate(
 ) -> list[nn.Module]:
     """Replace every ReLU of a trained net, in place, by a spiking neuron whose threshold fits its inputs.
 
-    The inputs of each ReLU are recorded, those of a ReLU6 cut off at 6; the threshold of its neuron, or the points of ATIF-nu, are those that quantise
-    them with the best SQNR in ``time_steps`` steps at the neuron's initial potential
+    The inputs of each ReLU are recorded, those of a ReLU6 cut off at 6; the threshold of its neuron, or the points of
+    ATIF-nu, are those that quantise them with the best SQNR in ``time_steps`` steps at the neuron's initial potential
     (:func:`snn_ext.functional.best_threshold`, :func:`~snn_ext.functional.best_points`). A layer that no positive input
     reaches keeps the threshold that the factory has given its neuron. So do neurons that are not ATIF-u, ATIF-nu or
     PCMP IF. Step mode and number of steps of the net are left to the caller.

@@ -190,49 +190,36 @@ def _check(name: str, old: nn.Module, new: Any, drop: tuple[str, ...]) -> None:
 
 
 def _warn(net: nn.Module, new: dict[nn.Module, nn.Module]) -> None:
-    """Say what stays analog, and which neurons are hardly what was meant, each in one warning with a number."""
+    """Say what stays analog, and which neurons are hardly what was meant, each kind in one warning with a number."""
     found, names = survey(net), {module: name for name, module in reversed(list(net.named_modules()))}
-    analog = [*found.functional, *found.analog]
-    if analog:
-        remedy = (
-            "functional=True for functional ReLUs, nn.ReLU for others, or know that"
-            if found.functional
-            else "nn.ReLU, or know that"
-        )
-        _say(f"{len(analog)} activations that stay analog: {_listed(analog)}", f"{remedy} they emit no spikes")
-    shared = [
-        f"{names[old]} ({type(old).__name__}), called {n} times"
-        for old, n in found.calls.items()
-        if n > 1 and old in new
-    ]
-    if shared:
-        _say(
-            f"{_listed(shared)} in one forward pass",
-            "a module of its own for each call, as functional=True gives it; "
-            "as one spiking neuron its calls share one membrane potential",
-        )
-    if found.overwriting:
-        _say(
-            f"{_listed(found.overwriting)} whose result is read from the input, which is overwritten",
-            "the returned value to be used, as functional=True lets it; a neuron leaves its input alone",
-        )
-    high = [
-        f"{names[old]} ({type(old).__name__})"
-        for old, neuron in new.items()
-        if isinstance(old, nn.ReLU6) and _ceiling(neuron) > 6
-    ]
-    if high:
-        _say(
-            f"{_listed(high)} with a neuron whose ceiling is not 6", "a threshold of at most 6, the ceiling of a neuron"
-        )
-
-
-def _say(got: str, want: str) -> None:
-    warnings.warn(f"net: got {got}, want {want}", stacklevel=4)
-
-
-def _listed(items: list[str]) -> str:
-    return ", ".join(items[:8]) + (f" and {len(items) - 8} more" if len(items) > 8 else "")
+    high = [old for old, neuron in new.items() if isinstance(old, nn.ReLU6) and _ceiling(neuron) > 6]
+    for items, got, want in (
+        (
+            [*found.functional, *found.analog],
+            "{n} activation{s} left analog",
+            "functional=True for functional ReLUs, nn.ReLU in place of others, or know that they emit no spikes",
+        ),
+        (
+            [f"{names[old]} ({n} times)" for old, n in found.calls.items() if n > 1 and old in new],
+            "{n} ReLU{s} called several times in one forward pass",
+            "a module of its own for each call, as functional=True makes it; as one spiking neuron its calls share one "
+            "membrane potential",
+        ),
+        (
+            found.overwriting,
+            "{n} ReLU{s} in place whose result is read from the input",
+            "the returned value to be used, as functional=True does it; a neuron leaves its input alone",
+        ),
+        (
+            [names[old] for old in high],
+            "{n} ReLU6 with a neuron whose ceiling is above 6",
+            "a threshold of at most 6: it is the ceiling of a neuron that fires at most once a step",
+        ),
+    ):
+        if items:
+            listed = ", ".join(items[:8]) + (f" and {len(items) - 8} more" if len(items) > 8 else "")
+            got = got.format(n=len(items), s="s" * (len(items) > 1))
+            warnings.warn(f"net: got {got}: {listed}, want {want}", stacklevel=3)
 
 
 def _ceiling(neuron: nn.Module) -> float:
