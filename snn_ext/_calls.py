@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dis
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -148,18 +149,21 @@ def _traced(net: nn.Module, training: bool) -> fx.Graph:
 
 
 def _mentioned(module: nn.Module) -> set[str]:
-    """Return the activations whose names occur in the forward pass of a module, attributes of the module left out."""
+    """Return the activations that the code of a forward pass mentions, attributes of the module itself left out."""
     forward = getattr(type(module).forward, "__code__", None)
     if forward is None or type(module).__module__.startswith("torch."):
         return set()
-    return {name for code in _codes(forward) for name in code.co_names if name in _NAMES and not hasattr(module, name)}
+    return set(_loaded(forward, forward.co_varnames[:1]))
 
 
-def _codes(code: CodeType) -> Iterator[CodeType]:
-    yield code
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            yield from _codes(constant)
+def _loaded(code: CodeType, own: tuple[str, ...]) -> Iterator[str]:
+    before = None
+    for instruction in dis.get_instructions(code):
+        if isinstance(instruction.argval, CodeType):
+            yield from _loaded(instruction.argval, own)
+        elif instruction.opname.startswith("LOAD") and instruction.argval in _NAMES and before not in own:
+            yield instruction.argval
+        before = instruction.argval
 
 
 # -- calls in a graph --------------------------------------------------------------------------------------------------
