@@ -6,7 +6,7 @@ import copy
 import dis
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import wraps
 from itertools import count, dropwhile
 from types import CodeType
@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from ._errors import bad_value
 from ._tracing import ThreadTracer, traced_graph
 from .hosts import is_neuron
+from .training import ConstantInputNet
 
 __all__ = ["RELUS", "Survey", "module_for_each_call", "survey"]
 
@@ -60,7 +61,8 @@ def survey(net: nn.Module) -> Survey:
     found, names = Survey([], [], [], Counter()), set(net.__dict__)
     nodes: list[fx.Node] = []
     try:
-        nodes += _traced(net, net.training).nodes
+        step = net.one_step() if isinstance(net, ConstantInputNet) else net
+        nodes += _traced(step, net.training).nodes
     except Exception:  # control flow on values: what the code mentions has to do
         for name, module in net.named_modules():
             where = f"in {type(module).__name__}.forward" + (name and f" of {name}")
@@ -96,6 +98,16 @@ def module_for_each_call(net: nn.Module) -> Iterator[None]:
     ValueError
         If the net cannot be traced.
     """
+    if isinstance(net, fx.GraphModule):
+        bad_value("net", type(net).__name__, "the net that it was traced from: its graph is its forward pass already")
+    with ExitStack() as stack:
+        for part in (net.stem, net.body) if isinstance(net, ConstantInputNet) else (net,):
+            stack.enter_context(_module_for_each_call(part))
+        yield
+
+
+@contextmanager
+def _module_for_each_call(net: nn.Module) -> Iterator[None]:
     before = type(net), set(net.__dict__), {module: dict(module._modules) for module in net.modules()}
     try:
         _split_places(net)

@@ -57,8 +57,10 @@ def replace_neurons(net: nn.Module, factory: Factory, *, drop: tuple[str, ...] =
         Also replace functional ReLUs (``F.relu``, ``torch.relu``, ``x.relu()``, their forms in place, ``F.relu6``), and
         give every call of a shared ReLU a neuron of its own. The factory is called with an ``nn.ReLU`` or ``nn.ReLU6``
         for each. The forward pass of ``net`` becomes that of its graph, traced once for training and once for
-        evaluation; the class is a subclass of the old one, and names and values of all other modules stay. Optional
-        arguments of the forward pass keep their defaults, and calls of inner containers are no longer seen by hooks.
+        evaluation; the class is a subclass of the old one, and names and values of all other modules stay. What the
+        forward pass reads from attributes, such as a number of repetitions, and its optional arguments keep the values
+        they have now; hooks of inner containers are not called any more. Give a net of one step, not one that loops
+        over time itself: it would get a neuron for each step. :class:`snn_ext.ConstantInputNet` is known.
 
     Returns
     -------

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from spikingjelly.activation_based import neuron
+from spikingjelly.activation_based import functional, neuron
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from snn_ext import calibrate, record_inputs, replace_neurons
+from snn_ext import ConstantInputNet, calibrate, record_inputs, replace_neurons
 from snn_ext.functional import best_points, best_threshold, uniform_points
 from snn_ext.snntorch import PCMPIF, ATIFnu, ATIFu
 from snn_ext.spikingjelly import ATIFnuNode, ATIFuNode, PCMPIFNode
@@ -206,6 +206,20 @@ def test_functional_and_shared_relus_are_calibrated_each_to_its_own_inputs(make:
     with torch.no_grad():
         got = torch.stack([net(x) for _ in range(64)]).mean(0)
     assert (got - want).abs().max() < 0.1 * want.abs().max()
+
+
+@pytest.mark.parametrize("time_steps", [None, 4])
+def test_functional_relus_of_a_net_with_constant_input_are_those_of_one_step(time_steps: int | None) -> None:
+    torch.manual_seed(0)
+    net, x = (
+        ConstantInputNet(Functional(), time_steps, stem=nn.Sequential(nn.Linear(4, 4), nn.ReLU())),
+        torch.rand(9, 4),
+    )
+    assert len(calibrate(net, [x], lambda _: ATIFuNode(scale_output=True), 64, functional=True)) == 5
+    before = net(x)
+    net.time_steps = 64
+    functional.reset_net(net)
+    assert not torch.equal(net(x), before)
 
 
 def test_functional_relus_become_modules_first_and_are_calibrated_after_it() -> None:

@@ -397,6 +397,18 @@ def test_a_net_that_cannot_be_traced_is_searched_for_names_and_refused_on_reques
         replace_neurons(Branching(), lambda _: ATIFuNode(), functional=True)
 
 
+def test_a_graph_is_not_given_another_forward_pass() -> None:
+    graph = torch.fx.symbolic_trace(Act())
+    with pytest.raises(ValueError, match="want the net that it was traced from"):
+        replace_neurons(graph, lambda old: ATIFuNode(), functional=True)
+
+
+def test_steps_of_a_net_with_constant_input_are_not_taken_for_calls() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        replace_neurons(snn_ext.ConstantInputNet(nn.Sequential(nn.Linear(2, 2), nn.ReLU()), 4), lambda _: ATIFuNode())
+
+
 def test_what_stays_analog_is_named_once_with_a_number() -> None:
     net = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.GELU(), nn.Sequential(nn.SiLU()), nn.Softmax(1))
     with pytest.warns(UserWarning, match=r"2 activations left analog: 2 \(GELU\), 3.0 \(SiLU\), want") as caught:
