@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from typing import Any
@@ -29,11 +30,12 @@ def calibrate(
 ) -> list[nn.Module]:
     """Replace every ReLU of a trained net, in place, by a spiking neuron whose threshold fits its inputs.
 
-    The inputs of each ReLU are recorded, those of a ReLU6 cut off at 6; the threshold of its neuron, or the points of
-    ATIF-nu, are those that quantise them with the best SQNR in ``time_steps`` steps at the neuron's initial potential
-    (:func:`snn_ext.functional.best_threshold`, :func:`~snn_ext.functional.best_points`). A layer that no positive input
-    reaches keeps the threshold that the factory has given its neuron. So do neurons that are not ATIF-u, ATIF-nu or
-    PCMP IF. Step mode and number of steps of the net are left to the caller.
+    The inputs of each ReLU are recorded, those of a ReLU6 cut off at 6, its ceiling, which no threshold of its neuron
+    exceeds. The threshold of a neuron, or the points of ATIF-nu, are those that quantise these inputs with the best
+    SQNR in ``time_steps`` steps at the neuron's initial potential (:func:`snn_ext.functional.best_threshold`,
+    :func:`~snn_ext.functional.best_points`). A layer that no positive input reaches keeps the threshold that the
+    factory has given its neuron. So do neurons that are not ATIF-u, ATIF-nu or PCMP IF. Step mode and number of steps
+    of the net are left to the caller.
 
     Parameters
     ----------
@@ -86,7 +88,9 @@ def calibrate(
             return old
         neuron, x = factory(old), inputs[old]
         if isinstance(neuron, IntegrateAndFireNeuron) and bool((x > 0).any()):
-            neuron.fit(x.clamp_max(6.0) if isinstance(old, nn.ReLU6) else x, time_steps)
+            ceiling = 6.0 if isinstance(old, nn.ReLU6) else math.inf
+            neuron.fit(x.clamp_max(ceiling), time_steps)
+            neuron._raw_threshold().data.clamp_(max=ceiling)
         if neuron is not old:
             new[old] = neuron
         return neuron

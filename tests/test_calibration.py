@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from typing import Any
 
 import pytest
@@ -201,11 +202,21 @@ def test_functional_and_shared_relus_are_calibrated_each_to_its_own_inputs(make:
     want = net(x)
     neurons = calibrate(net, [x], lambda _: make(v_init=0.5, scale_output=True), 64, functional=True)
     names = [name for name, module in net.named_modules() if module in neurons]
-    assert names == ["act", "relu", "act_1", "relu_1"] and len({float(n._raw_threshold()) for n in neurons}) > 2
-    assert float(net.act._raw_threshold()) <= 6.0, "the inputs of a ReLU6 are cut off at its ceiling"
+    assert names == ["act", "relu", "act_1", "relu_1"] and len({n._raw_threshold().item() for n in neurons}) > 2
+    assert net.act._raw_threshold().item() <= 6.0, "the inputs of a ReLU6 are cut off at its ceiling"
     with torch.no_grad():
         got = torch.stack([net(x) for _ in range(64)]).mean(0)
     assert (got - want).abs().max() < 0.1 * want.abs().max()
+
+
+@pytest.mark.parametrize("make", [lambda: ATIFuNode(), lambda: ATIFnuNode(T=64), lambda: PCMPIFNode(), lambda: ATIFu()])
+def test_the_ceiling_of_a_relu6_is_kept(make: Any) -> None:
+    net, x = nn.Sequential(nn.Linear(1, 1), nn.ReLU6()), torch.linspace(-1.0, 2.0, 500).reshape(-1, 1)
+    net[0].weight.data.fill_(6.0), net[0].bias.data.zero_()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        (neuron,) = calibrate(net, [x], lambda _: make(), 64)
+    assert 5.5 < float(neuron._raw_threshold().detach().max()) <= 6.0
 
 
 @pytest.mark.parametrize("time_steps", [None, 4])

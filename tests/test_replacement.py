@@ -292,7 +292,7 @@ def names_of(net: nn.Module, *kinds: type[nn.Module]) -> set[str]:
 
 def test_every_call_gets_a_module_of_its_own_and_nothing_else_changes() -> None:
     (net, x), old = net_and_input(), net_and_input()[0]
-    calls = []
+    calls: list[nn.Module] = []
     assert replace_neurons(net, lambda old: calls.append(old) or type(old)(), functional=True) == len(PLACES)
     assert names_of(net, nn.ReLU, nn.ReLU6) == set(PLACES) and len(calls) == len(set(calls))
     assert names_of(net, nn.ReLU6) == {"act.relu6", "act.relu6_1"}
@@ -415,8 +415,10 @@ def test_what_stays_analog_is_named_once_with_a_number() -> None:
         replace_neurons(net, lambda _: ATIFuNode())
     assert len(caught) == 1
     net, _ = net_and_input()
-    with pytest.warns(UserWarning, match=r"6 activations left analog: relu \(test_replacement.py, line \d+\), relu6"):
+    message = r"6 activations left analog: relu \(test_replacement.py, line \d+\), relu6"
+    with pytest.warns(UserWarning, match=message) as caught:
         replace_neurons(net, lambda _: ATIFuNode())
+    assert "blocks.0.relu (4 times), blocks.1.relu (2 times)" in str(caught[1].message) and len(caught) == 2
 
 
 def test_nothing_is_warned_of_where_nothing_is_left() -> None:
