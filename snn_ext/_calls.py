@@ -41,6 +41,8 @@ _ANALOG_MODULES = tuple(
     if name not in ("MultiheadAttention", "ReLU", "ReLU6") and "Softm" not in name and name != "LogSoftmax"
 )
 _NAMES = {"relu", "relu_", "relu6", *_ANALOG, *(f"{name}_" for name in _ANALOG)}
+_CONTEXTS = {"autocast", "enable_grad", "inference_mode", "no_grad", "set_grad_enabled"}
+"""Contexts that a traced graph leaves out."""
 
 
 class Survey(NamedTuple):
@@ -82,6 +84,8 @@ def survey(net: nn.Module) -> Survey:
     for name, module in net.named_modules():
         if isinstance(module, _ANALOG_MODULES) and not isinstance(module, RELUS):
             found.analog.append(f"{name} ({type(module).__name__})")
+        elif getattr(getattr(module, "activation", None), "__name__", "") in _NAMES:  # of nn.TransformerEncoderLayer
+            found.analog.append(f"{name}.activation ({type(module).__name__})")
     return found
 
 
@@ -113,6 +117,7 @@ def _module_for_each_call(net: nn.Module) -> Iterator[None]:
         _split_places(net)
         graphs, names = (_traced(net, True), _traced(net, False)), dict[Any, str]()
         if any([_give_modules(net, graph, names) for graph in graphs]):
+            _refuse_contexts(net)
             net.__class__ = _class_of(type(net), graphs)
         yield
     except BaseException:
@@ -160,12 +165,19 @@ def _traced(net: nn.Module, training: bool) -> fx.Graph:
             module.training = mode
 
 
-def _mentioned(module: nn.Module) -> set[str]:
-    """Return the activations that the code of a forward pass mentions, attributes of the module itself left out."""
+def _refuse_contexts(net: nn.Module) -> None:
+    for module in net.modules():
+        if not _CallTracer().is_leaf_module(module, "") and (contexts := _mentioned(module, _CONTEXTS)):
+            got = f"{', '.join(sorted(contexts))} in {type(module).__name__}.forward"
+            bad_value("net", got, "no such context with functional=True: a traced graph leaves it out")
+
+
+def _mentioned(module: nn.Module, names: set[str] = _NAMES) -> set[str]:
+    """Return those of some names that the code of a forward pass mentions, attributes of the module itself left out."""
     forward = getattr(type(module).forward, "__code__", None)
     if forward is None or type(module).__module__.startswith("torch."):
         return set()
-    return set(_loaded(forward, forward.co_varnames[:1]))
+    return names.intersection(_loaded(forward, forward.co_varnames[:1]))
 
 
 def _loaded(code: CodeType, own: tuple[str, ...]) -> Iterator[str]:
@@ -173,7 +185,7 @@ def _loaded(code: CodeType, own: tuple[str, ...]) -> Iterator[str]:
     for instruction in dis.get_instructions(code):
         if isinstance(instruction.argval, CodeType):
             yield from _loaded(instruction.argval, own)
-        elif instruction.opname.startswith("LOAD") and instruction.argval in _NAMES and before not in own:
+        elif isinstance(instruction.argval, str) and instruction.opname.startswith("LOAD") and before not in own:
             yield instruction.argval
         before = instruction.argval
 

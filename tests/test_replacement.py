@@ -409,6 +409,29 @@ def test_steps_of_a_net_with_constant_input_are_not_taken_for_calls() -> None:
         replace_neurons(snn_ext.ConstantInputNet(nn.Sequential(nn.Linear(2, 2), nn.ReLU()), 4), lambda _: ATIFuNode())
 
 
+def test_a_context_that_a_graph_would_leave_out_is_refused() -> None:
+    class Frozen(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem = nn.Linear(2, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.no_grad():
+                x = self.stem(x)
+            return F.relu(x)
+
+    net = Frozen()
+    with pytest.raises(ValueError, match="net: got .no_grad in Frozen.forward"):
+        replace_neurons(net, lambda old: ATIFuNode(), functional=True)
+    assert type(net) is Frozen and list(net._modules) == ["stem"]
+
+
+def test_the_activation_inside_a_layer_of_torch_is_named() -> None:
+    net = nn.Sequential(nn.TransformerEncoderLayer(4, 2, 4), nn.ReLU())
+    with pytest.warns(UserWarning, match=r"1 activation left analog: 0.activation \(TransformerEncoderLayer\)"):
+        replace_neurons(net, lambda _: ATIFuNode())
+
+
 def test_what_stays_analog_is_named_once_with_a_number() -> None:
     net = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.GELU(), nn.Sequential(nn.SiLU()), nn.Softmax(1))
     with pytest.warns(UserWarning, match=r"2 activations left analog: 2 \(GELU\), 3.0 \(SiLU\), want") as caught:
