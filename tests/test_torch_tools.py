@@ -12,6 +12,8 @@ import pytest
 import torch
 import torch._dynamo.testing
 from snntorch import utils as snntorch_utils
+from spikingjelly.activation_based import memopt
+from spikingjelly.activation_based.functional import reset_net
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.utils.checkpoint import checkpoint
@@ -308,6 +310,19 @@ def test_recomputation_gives_the_same_gradients_or_an_error(name: str, reentrant
         gradients(neuron, reentrant, resets=False)
     for got, want in zip(gradients(neuron, reentrant, True), gradients(neuron, None, True), strict=True):
         assert torch.equal(got, want)
+
+
+@pytest.mark.parametrize("chunks", [1, 2])
+@pytest.mark.parametrize("name", NODES)
+def test_checkpoints_that_keep_the_states_give_the_gradients_without_them(name: str, chunks: int) -> None:
+    net = nn.Sequential(nn.Linear(3, 3), NODES[name](step_mode="m"), nn.Linear(3, 3))
+    found = []
+    for run in (net, memopt.checkpoint_module(net, chunks=chunks)):
+        reset_net(net)
+        x = grid().requires_grad_()
+        torch.cat([run(x[:2]), run(x[2:])]).square().sum().backward()
+        found.append(x.grad)
+    assert torch.equal(*found)
 
 
 @pytest.mark.parametrize("name", BOTH)
