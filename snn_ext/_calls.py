@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dis
+import inspect
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -43,6 +44,8 @@ _ANALOG_MODULES = tuple(
 _NAMES = {"relu", "relu_", "relu6", *_ANALOG, *(f"{name}_" for name in _ANALOG)}
 _CONTEXTS = {"autocast", "enable_grad", "inference_mode", "no_grad", "set_grad_enabled"}
 """Contexts that a traced graph leaves out."""
+_ITERATED = nn.Sequential, nn.ModuleList, nn.ModuleDict
+"""Modules that run or count their children: another child would be one too many."""
 
 
 class Survey(NamedTuple):
@@ -93,9 +96,9 @@ def survey(net: nn.Module) -> Survey:
 def module_for_each_call(net: nn.Module) -> Iterator[None]:
     """Give each call of a ReLU in a net's forward pass a module of its own; undone if the block fails.
 
-    A ReLU in several places of the net is copied into each. Where the forward pass calls functions, or a module several
-    times, it is replaced by that of the traced graph: the net gets a subclass of its class, and all other modules,
-    parameters and buffers stay what they are, under their names.
+    A ReLU in several places of the net is copied into each. A module whose forward pass calls functions, or one module
+    several times, gets a subclass of its class, whose forward pass is that of its traced graph; or the module around it
+    does, if it is called several times itself. All others stay what they are, under their names.
 
     Raises
     ------
@@ -112,16 +115,17 @@ def module_for_each_call(net: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _module_for_each_call(net: nn.Module) -> Iterator[None]:
-    before = type(net), set(net.__dict__), {module: dict(module._modules) for module in net.modules()}
+    before = {m: (type(m), set(m.__dict__), dict(m._modules)) for m in net.modules()}
     try:
         _split_places(net)
-        graphs, names = (_traced(net, True), _traced(net, False)), dict[Any, str]()
-        if any([_give_modules(net, graph, names) for graph in graphs]):
-            _refuse_contexts(net)
-            net.__class__ = _class_of(type(net), graphs)
+        callers = _callers(net, _traced(net, True)) | _callers(net, _traced(net, False))
+        for caller in sorted(
+            callers, key=lambda name: len(name.split(".")) if name else 0, reverse=True
+        ):  # from inside
+            _rewrite(net, caller)
         yield
     except BaseException:
-        _restore(net, *before)
+        _restore(before)
         raise
 
 
@@ -222,7 +226,44 @@ def _later_readers(net: nn.Module, node: fx.Node) -> list[fx.Node]:
     return [user for user in source.users if user in later]
 
 
+def _callers(net: nn.Module, graph: fx.Graph) -> set[str]:
+    """Return the modules whose forward pass has to change: they run once, with nothing but required arguments."""
+    stacks = {node: node.meta.get("nn_module_stack", {}) for node in graph.nodes}
+    again = {path for stack in stacks.values() for call, (path, _) in stack.items() if "@" in call}
+    calls, found = Counter[Any](), set[str]()
+    for node, stack in stacks.items():
+        if _is_functional_relu(node) or _calls_relu(net, node):
+            calls[node.target] += 1
+            if node.op != "call_module" or calls[node.target] > 1 or _later_readers(net, node):
+                around = ["", *(path for path, _ in stack.values())]
+                caller = around[-2] if node.op == "call_module" else around[-1]
+                while caller and (caller in again or not _is_plain(net.get_submodule(caller))):
+                    caller = caller.rpartition(".")[0]
+                found.add(caller)
+    return found
+
+
+def _is_plain(module: nn.Module) -> bool:
+    """Return True for a module that may get children and another forward pass, whatever calls it."""
+    arguments = inspect.signature(type(module).forward).parameters.values()
+    return not isinstance(module, _ITERATED) and all(argument.default is argument.empty for argument in arguments)
+
+
 # -- changing the net --------------------------------------------------------------------------------------------------
+
+
+def _rewrite(net: nn.Module, name: str) -> None:
+    """Change the forward pass of a module, or of the one around it, if it cannot be traced by itself."""
+    module, names = net.get_submodule(name), dict[Any, str]()
+    try:
+        graphs = _traced(module, True), _traced(module, False)
+    except ValueError:
+        if not name:
+            raise
+        return _rewrite(net, name.rpartition(".")[0])
+    if any([_give_modules(module, graph, names) for graph in graphs]):
+        _refuse_contexts(module)
+        module.__class__ = _class_of(type(module), graphs)
 
 
 def _split_places(net: nn.Module) -> None:
@@ -270,8 +311,8 @@ def _add_module(net: nn.Module, node: fx.Node) -> str:
         module = copy.deepcopy(net.get_submodule(str(node.target)))
     else:
         owner, base, module = _owner(node), _name(node).rstrip("_"), _FUNCTIONAL[node.target]()
-    while owner and isinstance(net.get_submodule(owner), nn.Sequential | nn.ModuleList | nn.ModuleDict):
-        owner, _, last = owner.rpartition(".")  # these would run the module, or count it
+    while owner and isinstance(net.get_submodule(owner), _ITERATED):
+        owner, _, last = owner.rpartition(".")
         base = f"{last}_{base}"
     parent, name = net.get_submodule(owner), base
     for k in count(1):
@@ -318,10 +359,10 @@ def _blank(base: type[nn.Module], graphs: tuple[fx.Graph, fx.Graph]) -> nn.Modul
     return kind.__new__(kind)
 
 
-def _restore(net: nn.Module, kind: type[nn.Module], names: set[str], children: dict[nn.Module, dict[str, Any]]) -> None:
-    net.__class__ = kind
-    for name in set(net.__dict__) - names:
-        del net.__dict__[name]
-    for module, old in children.items():
+def _restore(before: dict[nn.Module, tuple[type[nn.Module], set[str], dict[str, Any]]]) -> None:
+    for module, (kind, names, children) in before.items():
+        module.__class__ = kind
+        for name in set(module.__dict__) - names:
+            del module.__dict__[name]
         module._modules.clear()
-        module._modules.update(old)
+        module._modules.update(children)

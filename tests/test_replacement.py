@@ -332,6 +332,57 @@ def test_a_rewritten_net_is_evaluated_saved_and_compiled(tmp_path: Any) -> None:
     assert torch.equal(torch.compile(net, backend="eager", fullgraph=True)(x), want)
 
 
+class Coder(nn.Module):
+    """An encoder that is also used alone, and a decoder that cannot be traced alone, for it branches on an argument."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder, self.decoder = Encoder(), Decoder()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.decoder(self.encoder(x), 2)
+
+
+class Encoder(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(3, 4), Act())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.layers(x) - 0.1)
+
+
+class Decoder(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.relu = nn.Linear(4, 4), nn.ReLU()
+
+    def forward(self, x: Tensor, times: int) -> Tensor:
+        for _ in range(times):
+            x = self.relu(self.linear(x))
+        return x
+
+
+def test_modules_inside_are_rewritten_and_can_be_used_alone_with_their_hooks() -> None:
+    torch.manual_seed(0)
+    net, x, seen = Coder(), torch.rand(16, 3), []
+    want, code = net(x), net.encoder(x)
+    assert replace_neurons(net, lambda old: type(old)(), functional=True) == 4
+    assert names_of(net, nn.ReLU, nn.ReLU6) == {
+        "encoder.relu",
+        "encoder.layers.1.relu6",
+        "decoder.relu",
+        "decoder.relu_1",
+    }
+    twin = pickle.loads(pickle.dumps(net.encoder))
+    net.encoder.register_forward_hook(lambda *_: seen.append(1))
+    assert torch.equal(net(x), want) and torch.equal(net.encoder(x), code) and torch.equal(twin(x), code)
+    replace_neurons(net, lambda _: ATIFuNode(0.5))
+    assert ((alone := net.encoder(x)) == alone.round()).all(), "spikes"
+    net(x)
+    assert len(seen) == 4
+
+
 def test_an_optional_argument_keeps_its_default_or_is_refused() -> None:
     net, x = net_and_input()
     want = net(x)
