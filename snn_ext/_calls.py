@@ -118,11 +118,11 @@ def _module_for_each_call(net: nn.Module) -> Iterator[None]:
     before = {m: (type(m), set(m.__dict__), dict(m._modules)) for m in net.modules()}
     try:
         _split_places(net)
-        callers = _callers(net, _traced(net, True)) | _callers(net, _traced(net, False))
-        for caller in sorted(
-            callers, key=lambda name: len(name.split(".")) if name else 0, reverse=True
-        ):  # from inside
-            _rewrite(net, caller)
+        callers: dict[str, set[str]] = {}
+        for training in (True, False):
+            _find_callers(net, _traced(net, training), callers)
+        for name, owners in callers.items():
+            _rewrite(net, name, owners)
         yield
     except BaseException:
         _restore(before)
@@ -133,9 +133,15 @@ def _module_for_each_call(net: nn.Module) -> Iterator[None]:
 
 
 class _CallTracer(ThreadTracer):
-    """Tracer that enters whatever may call an activation; other layers, neurons and those of torch stay whole."""
+    """Tracer that enters some modules by name, or all that may call an activation; layers and neurons stay whole."""
+
+    def __init__(self, entered: set[str] | None = None) -> None:
+        super().__init__()
+        self._entered = entered
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        if self._entered is not None:
+            return module_qualified_name not in self._entered
         if isinstance(m, RELUS) or is_neuron(m) or super().is_leaf_module(m, module_qualified_name):
             return True
         return not m._modules and not _mentioned(m)
@@ -157,21 +163,21 @@ def _stays(name: str, value: Any, default: Any) -> None:
         bad_value(name, value, f"{default!r}, with which functional=True has traced the net")
 
 
-def _traced(net: nn.Module, training: bool) -> fx.Graph:
+def _traced(net: nn.Module, training: bool, entered: set[str] | None = None) -> fx.Graph:
     """Return the graph of a forward pass, in training or in evaluation."""
     modes = {module: module.training for module in net.modules()}
     try:
         for module in modes:
             module.training = training
-        return traced_graph(net, _CallTracer(), "net")
+        return traced_graph(net, _CallTracer(entered), "net")
     finally:
         for module, mode in modes.items():
             module.training = mode
 
 
-def _refuse_contexts(net: nn.Module) -> None:
-    for module in net.modules():
-        if not _CallTracer().is_leaf_module(module, "") and (contexts := _mentioned(module, _CONTEXTS)):
+def _refuse_contexts(modules: list[nn.Module]) -> None:
+    for module in modules:
+        if contexts := _mentioned(module, _CONTEXTS):
             got = f"{', '.join(sorted(contexts))} in {type(module).__name__}.forward"
             bad_value("net", got, "no such context with functional=True: a traced graph leaves it out")
 
@@ -226,20 +232,23 @@ def _later_readers(net: nn.Module, node: fx.Node) -> list[fx.Node]:
     return [user for user in source.users if user in later]
 
 
-def _callers(net: nn.Module, graph: fx.Graph) -> set[str]:
-    """Return the modules whose forward pass has to change: they run once, with nothing but required arguments."""
+def _find_callers(net: nn.Module, graph: fx.Graph, found: dict[str, set[str]]) -> None:
+    """Find the modules whose forward pass has to change, and those inside from which the calls come.
+
+    They run once, with nothing but required arguments.
+    """
     stacks = {node: node.meta.get("nn_module_stack", {}) for node in graph.nodes}
     again = {path for stack in stacks.values() for call, (path, _) in stack.items() if "@" in call}
-    calls, found = Counter[Any](), set[str]()
+    calls = Counter[Any]()
     for node, stack in stacks.items():
         if _is_functional_relu(node) or _calls_relu(net, node):
             calls[node.target] += 1
             if node.op != "call_module" or calls[node.target] > 1 or _later_readers(net, node):
                 around = ["", *(path for path, _ in stack.values())]
-                caller = around[-2] if node.op == "call_module" else around[-1]
+                owner = caller = around[-2] if node.op == "call_module" else around[-1]
                 while caller and (caller in again or not _is_plain(net.get_submodule(caller))):
                     caller = caller.rpartition(".")[0]
-                found.add(caller)
+                found.setdefault(caller, set()).add(owner)
     return found
 
 
@@ -252,18 +261,25 @@ def _is_plain(module: nn.Module) -> bool:
 # -- changing the net --------------------------------------------------------------------------------------------------
 
 
-def _rewrite(net: nn.Module, name: str) -> None:
+def _rewrite(net: nn.Module, name: str, owners: set[str]) -> None:
     """Change the forward pass of a module, or of the one around it, if it cannot be traced by itself."""
     module, names = net.get_submodule(name), dict[Any, str]()
+    entered = {other for other, _ in module.named_modules() if any(_is_inside(o, f"{name}.{other}") for o in owners)}
     try:
-        graphs = _traced(module, True), _traced(module, False)
+        graphs = _traced(module, True, entered), _traced(module, False, entered)
     except ValueError:
         if not name:
             raise
-        return _rewrite(net, name.rpartition(".")[0])
+        _rewrite(net, name.rpartition(".")[0], owners)
+        return
     if any([_give_modules(module, graph, names) for graph in graphs]):
-        _refuse_contexts(module)
+        _refuse_contexts([module.get_submodule(other) for other in entered])
         module.__class__ = _class_of(type(module), graphs)
+
+
+def _is_inside(name: str, other: str) -> bool:
+    """Return True for the name of a module, or of one inside it."""
+    return f"{name}.".startswith(f"{other.strip('.')}.") or other == "."
 
 
 def _split_places(net: nn.Module) -> None:
@@ -342,7 +358,8 @@ def _class_of(kind: type[nn.Module], graphs: tuple[fx.Graph, fx.Graph]) -> type[
         return _blank, (base, graphs), *base.__reduce_ex__(self, protocol)[2:]
 
     same = texts[0].src == texts[1].src
-    own = {"forward": evaluation if same else forward, "__reduce_ex__": reduce, "_written": base}
+    own: dict[str, Any] = {"forward": evaluation if same else forward, "__reduce_ex__": reduce, "_written": base}
+    own["code"] = texts[1].src if same else texts[0].src + texts[1].src  # as of an fx.GraphModule, to compare nets by
     own |= {"__module__": base.__module__, "__qualname__": base.__qualname__, "__doc__": base.__doc__}
     return cast(type[nn.Module], type(base)(base.__name__, (base,), own))
 

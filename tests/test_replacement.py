@@ -18,6 +18,7 @@ from torchvision.models import mobilenet_v2, resnet
 
 import snn_ext
 from snn_ext import replace_neurons
+from snn_ext.evaluation.fingerprint import fingerprint
 from snn_ext.snntorch import ATIFnu, ATIFu
 from snn_ext.spikingjelly import ATIFnuNode, ATIFuNode, PCMPIFNode
 from tests.reference import assert_unchanged, snapshot
@@ -379,8 +380,23 @@ def test_modules_inside_are_rewritten_and_can_be_used_alone_with_their_hooks() -
     assert torch.equal(net(x), want) and torch.equal(net.encoder(x), code) and torch.equal(twin(x), code)
     replace_neurons(net, lambda _: ATIFuNode(0.5))
     assert ((alone := net.encoder(x)) == alone.round()).all(), "spikes"
+    seen.clear()
     net(x)
-    assert len(seen) == 4
+    assert seen == [1]
+
+
+def test_rewritten_nets_are_told_apart_by_their_forward_pass() -> None:
+    class Other(Net):
+        def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+            return -F.dropout(F.relu(self.stem(x)), 0.5, self.training)
+
+    prints = []
+    for kind in (Net, Net, Other):
+        torch.manual_seed(0)
+        net = kind()
+        replace_neurons(net, lambda old: type(old)(), functional=True)
+        prints.append(fingerprint(net))
+    assert prints[0] == prints[1] != prints[2]
 
 
 def test_an_optional_argument_keeps_its_default_or_is_refused() -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 __all__ = ["DataFingerprint", "fingerprint"]
 
 # Attributes that are no settings: children and tensors are hashed separately; hooks, states and modes belong to a run.
-_OWN = {*vars(nn.Module()), "_memories", "_step_mode", "step_mode", "v_seq"}
+_OWN = {*vars(nn.Module()), "_memories", "_step_mode", "step_mode", "v_seq", "_left", "_warned_of_floor"}
 
 
 def fingerprint(net: nn.Module | None) -> str:
