@@ -249,7 +249,6 @@ def _find_callers(net: nn.Module, graph: fx.Graph, found: dict[str, set[str]]) -
                 while caller and (caller in again or not _is_plain(net.get_submodule(caller))):
                     caller = caller.rpartition(".")[0]
                 found.setdefault(caller, set()).add(owner)
-    return found
 
 
 def _is_plain(module: nn.Module) -> bool:
