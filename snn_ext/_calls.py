@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dis
 import inspect
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import wraps
@@ -164,15 +164,16 @@ def _stays(name: str, value: Any, default: Any) -> None:
 
 
 def _traced(net: nn.Module, training: bool, entered: set[str] | None = None) -> fx.Graph:
-    """Return the graph of a forward pass, in training or in evaluation."""
-    modes = {module: module.training for module in net.modules()}
+    """Return the graph of a forward pass, in training or in evaluation; hooks do not see it."""
+    attributes = {"training": training, "_forward_hooks": OrderedDict(), "_forward_pre_hooks": OrderedDict()}
+    before = [(m, {name: m.__dict__[name] for name in attributes if name in m.__dict__}) for m in net.modules()]
     try:
-        for module in modes:
-            module.training = training
+        for module, values in before:
+            module.__dict__.update({name: attributes[name] for name in values})
         return traced_graph(net, _CallTracer(entered), "net")
     finally:
-        for module, mode in modes.items():
-            module.training = mode
+        for module, values in before:
+            module.__dict__.update(values)
 
 
 def _refuse_contexts(modules: list[nn.Module]) -> None:

@@ -379,6 +379,7 @@ def test_modules_inside_are_rewritten_and_can_be_used_alone_with_their_hooks() -
     net.encoder.register_forward_hook(lambda *_: seen.append(1))
     assert torch.equal(net(x), want) and torch.equal(net.encoder(x), code) and torch.equal(twin(x), code)
     replace_neurons(net, lambda _: ATIFuNode(0.5))
+    assert seen == [1, 1], "tracing calls no hooks"
     assert ((alone := net.encoder(x)) == alone.round()).all(), "spikes"
     seen.clear()
     net(x)
