@@ -115,7 +115,8 @@ def module_for_each_call(net: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _module_for_each_call(net: nn.Module) -> Iterator[None]:
-    before = {m: (type(m), set(m.__dict__), dict(m._modules)) for m in net.modules()}
+    modules = [module for module in net.modules() if isinstance(module._modules, dict)]  # no scripted ones
+    before = {module: (type(module), set(module.__dict__), dict(module._modules)) for module in modules}
     try:
         _split_places(net)
         callers: dict[str, set[str]] = {}
@@ -185,7 +186,7 @@ def _refuse_contexts(modules: list[nn.Module]) -> None:
 
 def _mentioned(module: nn.Module, names: set[str] = _NAMES) -> set[str]:
     """Return those of some names that the code of a forward pass mentions, attributes of the module itself left out."""
-    forward = getattr(type(module).forward, "__code__", None)
+    forward = getattr(getattr(type(module), "forward", None), "__code__", None)  # a scripted module has neither
     if forward is None or type(module).__module__.startswith("torch."):
         return set()
     return names.intersection(_loaded(forward, forward.co_varnames[:1]))

@@ -465,6 +465,23 @@ def test_a_net_that_cannot_be_traced_is_searched_for_names_and_refused_on_reques
         replace_neurons(Branching(), lambda _: ATIFuNode(), functional=True)
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore:.*torch.jit.script:DeprecationWarning")
+@pytest.mark.parametrize("functional", [False, True])
+def test_a_scripted_module_inside_is_left_as_it_is(functional: bool) -> None:
+    class Scripted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.relu = torch.jit.script(nn.Linear(3, 3)), nn.ReLU()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.relu(self.relu(self.layer(x)))
+
+    net, x = Scripted(), torch.rand(4, 3)
+    want = net(x)
+    assert replace_neurons(net, lambda _: nn.ReLU(), functional=functional) == 1 + functional
+    assert torch.equal(net(x), want)
+
+
 def test_a_graph_is_not_given_another_forward_pass() -> None:
     graph = torch.fx.symbolic_trace(Act())
     with pytest.raises(ValueError, match="want the net that it was traced from"):
