@@ -14,7 +14,7 @@ from ..hosts import host_of
 __all__ = ["DataFingerprint", "fingerprint", "hash_of"]
 
 # Attributes that are no settings: children and tensors are hashed separately; hooks, states and modes belong to a run.
-_OWN = {*vars(nn.Module()), "_memories", "_step_mode", "step_mode", "v_seq"}
+_OWN = {*vars(nn.Module()), "_memories", "_step_mode", "step_mode", "v_seq", "_left", "_warned_of_floor"}
 _STATES = {"reset", "_own_mem", "_mem_seq", "_mem_version", "_state"}  # of neurons of snnTorch
 
 
