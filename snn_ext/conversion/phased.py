@@ -14,6 +14,7 @@ from ..neurons import IFState, Thresholds
 from ..ops import integrate_and_fire
 from ..simulation.layers import module_of
 from ..spikingjelly import PCMPIFNode
+from ..spikingjelly.host import CopiedMemories
 from .graph_tools import assign, calls_neuron
 from .modules import PoissonEncoder
 from .net import ConvertedNet
@@ -171,7 +172,7 @@ class PhasedIFNode(PCMPIFNode):
         return f"{super().extra_repr()}, time_steps={self.time_steps}, first={self.first}, wait={self.wait}"
 
 
-class PhasedDelay(base.MemoryModule):
+class PhasedDelay(CopiedMemories):
     """Passes on what it gets, some steps later.
 
     Parameters
