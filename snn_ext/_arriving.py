@@ -146,28 +146,28 @@ def fit_to_spikes(
                 bias.add_(search.bias.to(bias))
     except BaseException:
         for module, bias in kept.items():
-            module.bias.copy_(bias)  # type: ignore[operator, union-attr]
+            module.bias.copy_(bias)  # type: ignore[operator]
         raise
     finally:
         reset_neurons(net)
 
 
-def _arriving(
-    net: nn.Module, neuron: Any, samples: Samples, inputs: Sequence[Tensor], time_steps: int
-) -> Tensor:
+def _arriving(net: nn.Module, neuron: Any, samples: Samples, inputs: Sequence[Tensor], time_steps: int) -> Tensor:
     """Return the current into a neuron at the positions of samples, ``[T, C, M]``; layers behind it do not run."""
     found: list[list[Tensor]] = [[] for _ in inputs]
 
-    def keep(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-        found[batch].append(samples.of(args[0].unsqueeze(0), batch))
-        raise _ArrivedError
-
-    with _hooked([neuron], keep), _one_step(net) as step:
+    with _one_step(net) as step:
         for batch, x in enumerate(inputs):
+
+            def keep(module: nn.Module, args: tuple[Tensor, ...], batch: int = batch) -> None:
+                found[batch].append(samples.of(args[0].unsqueeze(0), batch))
+                raise _ArrivedError
+
             reset_neurons(net)
-            for _ in range(time_steps):
-                with suppress(_ArrivedError):
-                    step(x)
+            with _hooked([neuron], keep):
+                for _ in range(time_steps):
+                    with suppress(_ArrivedError):
+                        step(x)
     return torch.cat([torch.cat(parts) for parts in found], dim=2)
 
 

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
+from ._arriving import analog_samples, biases_before, fit_to_spikes
 from ._calls import RELUS, module_for_each_call
-from ._errors import bad_type, bad_value, check_bool, check_count
+from ._errors import bad_type, bad_value, check_bool, check_choice, check_count
 from .hosts import is_neuron, reset_neurons
 from .neurons import IntegrateAndFireNeuron
-from .replacement import Factory, check_factory, replace_neurons
+from .replacement import Factory, check_factory, replace_neurons, swap_neurons
 
 __all__ = ["calibrate", "record_inputs"]
+
+Method = Literal["calibrated", "inputs"]
 
 
 def calibrate(
@@ -27,15 +30,29 @@ def calibrate(
     *,
     limit: int = 20_000,
     functional: bool = False,
+    method: Method = "calibrated",
+    samples: int = 256,
+    progress: bool = True,
 ) -> list[nn.Module]:
-    """Replace every ReLU of a trained net, in place, by a spiking neuron whose threshold fits its inputs.
+    r"""Replace every ReLU of a trained net, in place, by a spiking neuron that is fitted to it.
 
     The inputs of each ReLU are recorded, those of a ReLU6 cut off at 6, its ceiling, which no threshold of its neuron
     exceeds. The threshold of a neuron, or the points of ATIF-nu, are those that quantise these inputs with the best
     SQNR in ``time_steps`` steps at the neuron's initial potential (:func:`snn_ext.functional.best_threshold`,
-    :func:`~snn_ext.functional.best_points`). A layer that no positive input reaches keeps the threshold that the
-    factory has given its neuron. So do neurons that are not ATIF-u, ATIF-nu or PCMP IF. Step mode and number of steps
-    of the net are left to the caller.
+    :func:`~snn_ext.functional.best_points`).
+
+    With ``method="calibrated"`` ATIF-u and PCMP IF with ``scale_output=True`` and soft reset are then fitted once more,
+    layer by layer, to the current I that really arrives in the spiking net: spikes come late, and rounded. The
+    threshold of a layer, and for each channel the pre-charge ``v_init`` and a bias b, are searched for the least
+
+    .. math:: E = \left\langle \left[\frac{\theta}{T}\, n(I + b; \theta, v) - a\right]^2 \right\rangle
+
+    with the count n of T steps and the activation a of the ReLU. The bias is added to that of the layer or batch norm
+    before the neurons, where the net can be traced and there is one. ``v_init`` of the factory is not kept. It is the
+    search of ``convert(method="calibrated")``, without its correction of weights.
+
+    A layer that no positive input reaches keeps the threshold that the factory has given its neuron. So do neurons that
+    are not ATIF-u, ATIF-nu or PCMP IF. Step mode and number of steps of the net are left to the caller.
 
     Parameters
     ----------
@@ -52,6 +69,12 @@ def calibrate(
     functional : bool
         Also replace functional ReLUs, and give every call of a shared ReLU a neuron and a threshold of its own, as in
         :func:`snn_ext.replace_neurons`.
+    method : {"calibrated", "inputs"}
+        "inputs" fits to the inputs of the ReLUs alone.
+    samples : int
+        Inputs for the second fit, the first of ``batches``.
+    progress : bool
+        Show a progress bar on a terminal.
 
     Returns
     -------
@@ -65,7 +88,8 @@ def calibrate(
 
     Notes
     -----
-    Source: Castagnetti et al. 2023, on the optimal quantiser; the uniform one is found by a search over a grid.
+    Source: Castagnetti et al. 2023, on the optimal quantiser; the uniform one is found by a search over a grid. For the
+    second fit: Hwang et al. 2021, algorithm 1.
 
     Examples
     --------
@@ -81,6 +105,8 @@ def calibrate(
     check_factory(factory)
     check_count("time_steps", time_steps)
     check_bool("functional", functional)
+    check_choice("method", method, get_args(Method))
+    check_count("samples", samples)
     new: dict[nn.Module, nn.Module] = {}
 
     def fitted(old: nn.Module) -> nn.Module:
@@ -96,9 +122,32 @@ def calibrate(
         return neuron
 
     with module_for_each_call(net) if functional else nullcontext():
-        inputs = record_inputs(net, batches, modules=lambda module: isinstance(module, RELUS), limit=limit)
+        seen = _First(batches, samples if method == "calibrated" else 0)
+        inputs = record_inputs(net, seen, modules=lambda module: isinstance(module, RELUS), limit=limit)
+        activations, biases = analog_samples(net, inputs, seen.inputs), biases_before(net, inputs)
         replace_neurons(net, fitted)
+        try:
+            fit_to_spikes(net, new, activations, biases, seen.inputs, time_steps, progress=progress)
+        except BaseException:
+            swap_neurons(net, {neuron: old for old, neuron in new.items()})
+            raise
     return [new[old] for old in inputs if old in new]
+
+
+class _First:
+    """Batches that are gone through once, the first inputs of which are kept."""
+
+    def __init__(self, batches: Iterable[Any], samples: int) -> None:
+        self.batches, self.left = batches, samples
+        self.inputs: list[Tensor] = []
+
+    def __iter__(self) -> Iterator[Any]:
+        for batch in self.batches:
+            x = batch[0] if isinstance(batch, tuple | list) else batch
+            if self.left and isinstance(x, Tensor):
+                self.inputs.append(x[: self.left].detach().clone())
+                self.left -= len(self.inputs[-1])
+            yield batch
 
 
 def record_inputs(
