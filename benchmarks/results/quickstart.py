@@ -69,6 +69,7 @@ def main(options: Options) -> None:
             if not found:
                 ann, calibration = plain(relu_net), list(quickstart.first(train_set, options.calibration_images))
                 converted = {name: convert(ann, calibration, **{**RIVALS, **METHODS}[name]) for name in CONVERSIONS}
+                converted |= quickstart.calibrated(ann, calibration, options.time_steps)
                 found = quickstart.evaluate(rows, converted, ann, test_set, options)
         setting = vars(options) | {"out": None, "markdown": None, "data": FASHION_MNIST_SUBSET} | environment()
         setting |= {"train_images": len(train_set), "test_images": len(test_set)}
@@ -149,11 +150,13 @@ def conversion_table(evaluations: Mapping[str, Evaluation], steps: Sequence[int]
         lines.append([
             name,
             *(f"{100 * float(evaluation.accuracy[t - 1]):.2f}" if t <= evaluation.time_steps else None for t in steps),
+            f"{100 * float(evaluation.accuracy[-1]):.2f} ({evaluation.time_steps})",
             arrived,
             f"{float(evaluation.synops[arrived - 1]) / 1e6:.2f}" if arrived else None,
             f"{float(evaluation.energy()[arrived - 1]) / evaluation.analog_energy():.2f}" if arrived else None,
         ])  # fmt: skip
-    header = ["net", *(f"accuracy at {t} (%)" for t in steps), "step of 99 %", "10^6 SynOps", "energy / analog"]
+    accuracies = *(f"accuracy at {t} (%)" for t in steps), "at the last step"
+    header = ["net", *accuracies, "step of 99 %", "10^6 SynOps", "energy / analog"]
     return markdown_table(lines, header)
 
 

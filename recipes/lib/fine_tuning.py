@@ -22,7 +22,8 @@ from snn_ext.spikingjelly import ATIFnuNode
 __all__ = ["NOTES", "Row", "accuracy_against_spikes", "staircases", "table", "threshold_history", "thresholds"]
 
 NOTES = """\
-- swapped: accuracy right after the ReLUs are replaced by neurons with calibrated thresholds, without any training.
+- swapped: accuracy right after the ReLUs are replaced by neurons, without any training. Thresholds are fitted to the
+  inputs of the ReLUs; "calibrated": thresholds, pre-charges and biases to the current that arrives in the spiking net.
 - spikes per neuron: mean number of spikes of a neuron of the spiking layers in the T steps of one test image.
 - thresholds: in the units of the layer's input; of ATIF-nu its points p_1..p_T.
 - SQNR: of the layer's decoded value (rate x threshold, or rate x p_1) against its mean input over time, where that is
@@ -36,8 +37,9 @@ COLOURS = {
     "ATIF-u": "#0072B2",
     "ATIF-nu": "#D55E00",
     "ATIF-u, pre-charged": "#009E73",
+    "ATIF-u, calibrated": "#CC79A7",
 }
-MARKERS = {"IF, threshold 1": "s", "ATIF-u": "o", "ATIF-nu": "D", "ATIF-u, pre-charged": "^"}
+MARKERS = {"IF, threshold 1": "s", "ATIF-u": "o", "ATIF-nu": "D", "ATIF-u, pre-charged": "^", "ATIF-u, calibrated": "v"}
 
 
 @dataclass
@@ -136,7 +138,8 @@ def staircases(rows: Sequence[Row], time_steps: int, title: str) -> Figure:
             x = torch.linspace(-0.25 * limit, limit, 4001)
             _density(axes, row.after.layers[i].inputs, x)
             axes.plot(x, x.clamp_min(0.0), color=COLOURS["ReLU"], ls="--", lw=1)
-            axes.plot(x, _decoded(neuron, x, time_steps), color=COLOURS[row.name], lw=2)
+            decoded = _decoded(neuron, x, time_steps)
+            axes.plot(x, decoded, color=COLOURS[row.name], lw=2 if decoded.shape[1] == 1 else 0.4)
             axes.set(xlim=(float(x[0]), float(x[-1])))
             box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1.5}
             label = f"SQNR {row.after.layers[i].sqnr_db:.1f} dB"
@@ -176,8 +179,10 @@ def threshold_history(rows: Sequence[Row], title: str) -> Figure:
 
 
 def _decoded(neuron: nn.Module, x: Tensor, time_steps: int) -> Tensor:
+    """Return what a layer decodes, ``[len(x), C]``: a column for each channel with a pre-charge of its own."""
+    channels = getattr(neuron, "v_init", torch.zeros(1)).numel()
     functional.reset_net(neuron)
-    decoded = neuron(x.expand(time_steps, -1)).mean(0)
+    decoded = neuron(x.unsqueeze(1).expand(time_steps, -1, channels)).mean(0)
     functional.reset_net(neuron)
     return decoded
 

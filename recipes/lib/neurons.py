@@ -97,7 +97,8 @@ def replace_activations(
     is part of what it is.
     """
     if calibration is not None and options.neuron != "if":
-        return calibrate(net, calibration, lambda relu: make(options), options.time_steps)
+        # Neurons of the table differ in what they are fitted with; here they are compared, each as its options say.
+        return calibrate(net, calibration, lambda relu: make(options), options.time_steps, method="inputs")
     neurons: list[nn.Module] = []
     replace_neurons(net, lambda relu: neurons.append(make(options)) or neurons[-1])
     return neurons

@@ -26,10 +26,13 @@ FILES = {
     "accuracy_against_spikes.png", "accuracy_latency_synops.png", "staircases.png", "threshold_history.png",
     "results.json", "lock", "recipe.json",
 }  # fmt: skip
-VARIANTS = ["ReLU", "IF, threshold 1", "ATIF-u", "ATIF-nu", "ATIF-u, pre-charged"]
+VARIANTS = ["ReLU", "IF, threshold 1", "ATIF-u", "ATIF-nu", "ATIF-u, pre-charged", "ATIF-u, calibrated"]
 
 
-CONVERSIONS = ["SpikingJelly, RateCoding 99.9 %", "data-norm 99.9 %, pre-charge 0.5"]
+CONVERSIONS = [
+    "SpikingJelly, RateCoding 99.9 %", "data-norm 99.9 %, pre-charge 0.5", "calibrated for T = 4",
+    "calibrated for T = 4, wait 1",
+]  # fmt: skip
 TINY = [
     "--epochs", "1", "--fine-tune-epochs", "1", "--train-images", "128", "--test-images", "50", "--conversion-images",
     "8", "--conversion-steps", "6", "--calibration-images", "16",
@@ -82,7 +85,8 @@ def test_a_run_writes_all_its_files_and_prints_every_variant(tmp_path, capsys):
     names = [f"{name}, fine-tuned" for name in VARIANTS[1:]] + CONVERSIONS
     assert list(written["conversions"]) == names and all(f"\n{name} " in printed for name in names)
     for name, conversion in written["conversions"].items():
-        assert conversion["time_steps"] == (4 if "fine-tuned" in name else 6) and conversion["samples"] == 8
+        steps = 4 if "fine-tuned" in name else 7 if "wait" in name else 6
+        assert conversion["time_steps"] == steps and conversion["samples"] == 8
         assert (
             conversion["macs"] == written["conversions"][names[0]]["macs"] and conversion["layers"][0]["synops"][-1] > 0
         )
