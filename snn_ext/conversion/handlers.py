@@ -207,7 +207,7 @@ def _parts(operation: Operation) -> dict[fx.Node, int]:
 
 def _part_sizes(operation: Operation, size: int) -> list[int]:
     """Return the sizes of the parts, by an example."""
-    names = ("chunks", "split_size", "split_size_or_sections", "indices_or_sections")
+    names = ("chunks", "split_size", "split_size_or_sections", "indices_or_sections", "indices", "sections")
     given = next(value for name in names if (value := operation.argument(1, name)) is not None)
     name = operation.target if isinstance(operation.target, str) else operation.target.__name__
     return [len(part) for part in getattr(torch.empty(size), name)(given)]

@@ -86,6 +86,7 @@ NETS: dict[str, Callable[[], nn.Module]] = {
     "channel shuffle": between(shuffled, 256),
     "chunk": between(halves, 256),
     "split": between(lambda x: torch.split(x, [1, 3], 1)[1], 192),
+    "tensor split": between(lambda x: torch.tensor_split(x, indices=[1, 3], dim=1)[1], 128),
     "pixel shuffle": between(lambda x: F.pixel_shuffle(x, 2), 256),
     "permute": between(lambda x: x.flatten(2).permute(0, 2, 1), 256),
     "unsqueeze": between(lambda x: x.unsqueeze(1).squeeze(1).unflatten(1, (2, 2)), 256),
