@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from tqdm import tqdm
 
+from .._progress import bar
 from ..simulation.layers import module_of
 from .canonicalize import AnalogNet
 from .channel_search import START, ChannelSearch, least_squares_threshold
@@ -63,7 +63,7 @@ def calibrate(
     """
     samples = AnalogSamples(analog, batches, _ROWS if correct_weights else _POSITIONS, memory // 4)
     layers = Layerwise(thresholds.net, batches, time_steps, memory)
-    for node in tqdm(layers.layers(), "calibrate", unit="layer", dynamic_ncols=True, disable=not progress):
+    for node in bar("calibrate", "layer", layers.layers(), progress=progress):
         name = str(node.target)
         if name in analog.activations:
             if correct_weights:

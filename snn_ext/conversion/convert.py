@@ -50,12 +50,11 @@ def convert(
         Options of the method, as the class documents them; it refuses others.
 
         - "calibrated": ``time_steps``, ``encoder``, ``seed``, ``readout``, ``schedule``, ``fold_scales``, ``samples``,
-          ``correct_weights``, ``tune``, ``epochs``, ``memory``, ``output``, ``progress``.
+          ``correct_weights``, ``tune``, ``epochs``.
         - "spike-norm" and "data-norm": ``time_steps``, ``encoder``, ``seed``, ``precharge``, ``reset``, ``readout``,
-          ``schedule``, ``fold_scales``, ``residual``, ``channel_wise``, ``memory``, ``output``; "data-norm" has
-          ``percentile``.
-        - "adsnn": ``m_f``, ``spike_height``, ``percentile``, ``tau_phi``, ``tau_readout``, ``dt``, ``fold_scales``,
-          ``memory``, ``output``.
+          ``schedule``, ``fold_scales``, ``residual``, ``channel_wise``; "data-norm" has ``percentile``.
+        - "adsnn": ``m_f``, ``spike_height``, ``percentile``, ``tau_phi``, ``tau_readout``, ``dt``, ``fold_scales``.
+        - all: ``memory``, ``output``, ``progress``.
 
     Returns
     -------

@@ -10,6 +10,7 @@ from spikingjelly.activation_based import base
 from torch import Tensor, fx, nn
 
 from .._errors import bad_type, bad_value, check_count, check_real
+from .._progress import bar
 from .._together import all_or_nothing
 from ..neurons import IntegrateAndFireNeuron
 from ..simulation.analog import AnalogTwin
@@ -35,6 +36,7 @@ def optimize_precharge(
     candidates: int = 51,
     memory: int = 1 << 30,
     output: str | int | None = None,
+    progress: bool = True,
 ) -> list[float]:
     r"""Find the pre-charge of one layer after the other, and set it.
 
@@ -61,6 +63,8 @@ def optimize_precharge(
         Bytes for spike trains.
     output : str or int, optional
         The output of ``ann`` that was converted, of several.
+    progress : bool
+        Show a progress bar (tqdm) on a terminal.
 
     Returns
     -------
@@ -98,7 +102,7 @@ def optimize_precharge(
     trial = copy.deepcopy(snn, {id(t): t for t in shared})  # an interruption leaves the net itself unchanged
     layers = Layerwise(trial, batches, time_steps, memory)
     found: list[float] = []
-    for node in layers.layers():
+    for node in bar("find pre-charges", "layer", layers.layers(), progress=progress):
         neuron: Any = trial.get_submodule(str(node.target))
         errors = torch.zeros(candidates, dtype=torch.float64)
         for batch, activations in enumerate(targets):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .._errors import bad_value, check_real
+from .._progress import bar
 from ..neurons.base import MIN_THRESHOLD
 from .report import Notes
 
@@ -24,15 +25,15 @@ def check_percentile(percentile: float) -> None:
         bad_value("percentile", percentile, want + meant)
 
 
-def above_floor(name: str, threshold: Tensor, notes: Notes) -> Tensor:
+def above_floor(name: str, threshold: Tensor, notes: Notes, *, share: float = 1 / 32) -> Tensor:
     """Return the threshold of a layer, at least the smallest one that a neuron can have.
 
-    A larger threshold is right too, at lower rates, and is noted. Raise where rates would be below a few per cent.
+    A larger threshold is right too, at lower rates, and is noted. Raise where the wanted one is below a share of it.
     """
     least = float(threshold.min())
     if least >= MIN_THRESHOLD:
         return threshold
-    if not least >= MIN_THRESHOLD / 32:
+    if not least >= MIN_THRESHOLD * share:
         raise ValueError(
             f"calibration: got activations of {least:.3g} in {name}, want at least the smallest "
             f"threshold, {MIN_THRESHOLD:g}: weights before it that are multiplied, and those behind it divided"
@@ -64,9 +65,16 @@ class LargestActivations:
     """
 
     def __init__(
-        self, ann: nn.Module, names: Iterable[str], batches: Iterable[Tensor], *, channel_wise: bool = False
+        self,
+        ann: nn.Module,
+        names: Iterable[str],
+        batches: Iterable[Tensor],
+        *,
+        channel_wise: bool = False,
+        progress: bool = False,
     ) -> None:
         self._ann, self._names, self._batches, self._channel_wise = ann, list(names), batches, channel_wise
+        self._progress = progress
         self._counts = dict.fromkeys(self._names, 0)
         self.maxima: dict[str, Tensor] = {}
         self.notes = Notes()
@@ -124,7 +132,7 @@ class LargestActivations:
 
         hooks = [self._ann.get_submodule(name).register_forward_hook(hook_of(name)) for name in self._names]
         try:
-            for x in self._batches:
+            for x in bar("see activations", "batch", self._batches, progress=self._progress):
                 self._ann(x)
         finally:
             for hook in hooks:

@@ -10,8 +10,8 @@ import torch
 from spikingjelly.activation_based import functional, surrogate
 from torch import Tensor, nn
 from torch.func import functional_call
-from tqdm import tqdm
 
+from .._progress import bar
 from .channel_search import LARGEST_PRECHARGE
 from .spiking import ThresholdSetter
 
@@ -84,7 +84,7 @@ def tune(
         neuron.surrogate_function = surrogate.PiecewiseQuadratic(alpha=1.0)
     try:
         best, kept, waited = held_out(), _copies(trained), 0
-        for _ in tqdm(range(epochs), "tune", unit="epoch", dynamic_ncols=True, disable=not progress):
+        for _ in bar("tune", "epoch", range(epochs), progress=progress):
             for index in torch.randperm(len(inputs) - held, generator=generator).split(_BATCH):
                 optimizer.zero_grad()
                 loss(index).backward()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+import sys
 import warnings
 from typing import Any
 
@@ -339,3 +340,26 @@ def test_a_wrong_height_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     ann = nn.Sequential(BNAAN(2), *list(vgg(AAN)))
     with pytest.raises(RuntimeError, match="another analog net, .* this is a defect of snn_ext"):
         convert(trained(ann), images(), method="adsnn")
+
+
+SLOW: dict[str, Any] = {
+    "calibrated": ({"time_steps": 4, "tune": "channels", "epochs": 2}, ("calibrate", "tune", "measure rates")),
+    "data-norm": ({"precharge": "optimize", "time_steps": 4}, ("see activations", "find pre-charges", "measure rates")),
+    "spike-norm": ({"time_steps": 4}, ("simulate", "measure rates")),
+    "adsnn": ({"spike_height": "adaptive"}, ("see activations", "measure rates")),
+}
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+@pytest.mark.parametrize("method", SLOW)
+def test_every_long_part_has_a_progress_bar_on_a_terminal(
+    method: Any, terminal: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options, bars = SLOW[method]
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    ann, x = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)), torch.rand(8, 4)
+    convert(ann, x, method=method, **options)
+    shown = capsys.readouterr().err
+    assert all(bar in shown for bar in bars) if terminal else not shown
+    convert(ann, x, method=method, progress=False, **options)
+    assert not capsys.readouterr().err

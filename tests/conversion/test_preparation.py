@@ -75,6 +75,15 @@ def test_activations_below_the_smallest_threshold_are_refused(method: str) -> No
 ADAPTIVE = {"method": "adsnn", "spike_height": "adaptive", "m_f": 0.02}
 
 
+def test_adaptive_spikes_are_not_made_ten_times_as_coarse() -> None:
+    net = mlp()
+    with torch.no_grad():
+        net[0].weight *= 1e-7 / float(net[:2](X).amax())
+        net[0].bias *= 0.0
+    with pytest.raises(ValueError, match="calibration: got activations of"):
+        convert(net, X, **ADAPTIVE)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("options", [{"method": "data-norm"}, ADAPTIVE], ids=["data-norm", "adsnn"])
 def test_a_little_too_small_activations_get_the_smallest_threshold_and_are_noted(options: dict[str, Any]) -> None:
     net = mlp()

@@ -104,11 +104,12 @@ class AdSNNRecipe(ConversionRecipe):
         """Find the unit of each layer, put neurons in, check, and warn of activations that spikes cannot carry."""
         activations, x = analog.activations, analog.x
         self._check_activations(activations)
-        largest = LargestActivations(analog.graph, activations, batches)
+        largest = LargestActivations(analog.graph, activations, batches, progress=self.progress)
         units, rule = {name: torch.ones(1) for name in activations}, "AAN"
         if self.spike_height == "adaptive":
             units, rule = largest.thresholds(self.percentile), f"ReLU, unit: percentile {self.percentile:g}"
-            units = {name: above_floor(name, unit, largest.notes) for name, unit in units.items()}
+            # Spikes of a larger unit are coarser, and no lower rate makes up for it.
+            units = {name: above_floor(name, unit, largest.notes, share=1 / 4) for name, unit in units.items()}
         constants = {name: self._constants(activations[name], units[name]) for name in activations}
         wanted = _at_precision(analog, constants)
         net = adaptive_net(
@@ -118,7 +119,7 @@ class AdSNNRecipe(ConversionRecipe):
         self._warn_above_ceiling(net, largest.maxima)
         net.report = Report(_layer_report(net, name, rule, largest.notes.get(name, [])) for name in activations)
         steps = max(1, round(_REPORT_MS / self.dt))  # as many before, for the volley at the onset is no rate
-        measure_rates(net, x, rates, steps, skip=steps, memory=self.memory)
+        measure_rates(net, x, rates, steps, skip=steps, memory=self.memory, progress=self.progress)
         return net
 
     def _check_activations(self, activations: dict[str, Activation]) -> None:

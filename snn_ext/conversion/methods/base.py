@@ -10,6 +10,7 @@ from spikingjelly.activation_based.ann2snn import FXConversionRecipe
 from torch import Tensor, nn
 
 from ..._errors import check_bool, check_choice, check_count
+from ..._progress import bar
 from ...simulation.analog import AnalogTwin
 from ...simulation.engine import Simulation
 from ..batches import Batches
@@ -40,6 +41,8 @@ class ConversionRecipe(FXConversionRecipe):
         Bytes that the simulations during conversion may take.
     output : str or int, optional
         The output to convert, of a net with several: a key of a dict, a field of a dataclass, or a place in a tuple.
+    progress : bool
+        Show progress bars (tqdm) on a terminal.
 
     Notes
     -----
@@ -50,6 +53,7 @@ class ConversionRecipe(FXConversionRecipe):
     calibration: Any = field(default=None, repr=False, kw_only=False)
     memory: int = 1 << 30
     output: str | int | None = None
+    progress: bool = True
     _result: ConvertedNet | None = field(default=None, init=False, repr=False)
 
     pools: ClassVar[Literal["behind", "before"]] = "behind"
@@ -156,6 +160,7 @@ def measure_rates(
     skip: int = 0,
     window: int | None = None,
     memory: int,
+    progress: bool,
 ) -> None:
     """Run some samples, and write into the report by how much the rates differ from those that are wanted.
 
@@ -170,8 +175,9 @@ def measure_rates(
         counts[name] = counts.get(name, 0) + spikes[late:].sum(0)
         seen[name] = seen.get(name, 0) + len(spikes)
 
-    for _ in Simulation(net, memory=memory).run(x, skip + steps, count):
-        pass
+    with bar("measure rates", "step", total=skip + steps, progress=progress) as shown:
+        for outputs in Simulation(net, memory=memory).run(x, skip + steps, count):
+            shown.update(len(outputs))
     for layer in net.report:
         wanted = rates[layer.name]
         error = counts[layer.name] / (window or steps) - wanted

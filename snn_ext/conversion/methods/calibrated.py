@@ -55,8 +55,6 @@ class CalibratedRecipe(RateRecipe):
         squared distance to the analog output, on the same inputs; a quarter of them, held out, decides when to stop.
     epochs : int
         Of the tuning, at most.
-    progress : bool
-        Show a progress bar (tqdm).
 
     Notes
     -----
@@ -86,7 +84,6 @@ class CalibratedRecipe(RateRecipe):
     correct_weights: bool = True
     tune: Literal["nothing", "channels", "weights"] = "nothing"
     epochs: int = 20
-    progress: bool = True
     precharge: float = field(default=0.5, init=False)
     reset: Literal["subtract"] = field(default="subtract", init=False)
     residual: Literal["junction"] = field(default="junction", init=False)

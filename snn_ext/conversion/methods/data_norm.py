@@ -50,7 +50,9 @@ class DataNormRecipe(RateRecipe):
     def set_thresholds(self, thresholds: ThresholdSetter, analog: AnalogNet, batches: Batches) -> None:
         """Go through the calibration data with the analog net."""
         rule = "maximum" if self.percentile == 100.0 else f"percentile {self.percentile:g}"
-        largest = LargestActivations(analog.graph, analog.activations, batches, channel_wise=self.channel_wise)
+        largest = LargestActivations(
+            analog.graph, analog.activations, batches, channel_wise=self.channel_wise, progress=self.progress
+        )
         for name, value in largest.thresholds(self.percentile).items():
             thresholds.set(name, value, f"{rule} per channel" if self.channel_wise else rule)
         thresholds.notes.update(largest.notes)

@@ -145,11 +145,14 @@ class RateRecipe(ConversionRecipe):
         rates = check_result(net, x, wanted) | self._rates(analog, thresholds)
         net.report = Report(self._layer_report(net, name, thresholds, arriving.get(name)) for name in neurons(net))
         if self.precharge == "optimize":
-            optimize_precharge(net, None, batches, time_steps=self.time_steps or 255, memory=self.memory)
+            optimize_precharge(
+                net, None, batches, time_steps=self.time_steps or 255, memory=self.memory, progress=self.progress
+            )
         if self.schedule == "phased":
             phased(net, self.time_steps or 1)
         steps = net.latency or self.time_steps or _REPORT_STEPS
-        measure_rates(net, x, rates, steps, window=net.latency and self.time_steps, memory=self.memory)
+        window = net.latency and self.time_steps
+        measure_rates(net, x, rates, steps, window=window, memory=self.memory, progress=self.progress)
         return net
 
     def _check_gates(self, found: list[str]) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx
 
+from ..._progress import bar
 from ..batches import Batches
 from ..canonicalize import AnalogNet
 from ..layerwise import Layerwise
@@ -62,8 +63,9 @@ class SpikeNormRecipe(RateRecipe):
 
         steps = self.time_steps or _STEPS
         spike_norm(
-            thresholds.net, list(batches), steps, set_threshold, channel_wise=self.channel_wise, memory=self.memory
-        )
+            thresholds.net, list(batches), steps, set_threshold,
+            channel_wise=self.channel_wise, memory=self.memory, progress=self.progress,
+        )  # fmt: skip
 
 
 def spike_norm(
@@ -74,6 +76,7 @@ def spike_norm(
     *,
     channel_wise: bool = False,
     memory: int = 1 << 30,
+    progress: bool = False,
 ) -> None:
     r"""Set the threshold of one layer after the other to the largest current that it gets at any step.
 
@@ -97,13 +100,15 @@ def spike_norm(
         The maximum for each channel (dim 1).
     memory : int
         Bytes for spike trains.
+    progress : bool
+        Show a progress bar (tqdm) on a terminal.
 
     Notes
     -----
     Source: Sengupta et al. 2019, algorithm 1, which has no biases; here a bias belongs to the current.
     """
     layers = Layerwise(net, batches, time_steps, memory)
-    for node in layers.layers():
+    for node in bar("simulate", "layer", layers.layers(), progress=progress):
         maximum: Tensor | None = None
         is_constant = layers.is_constant(node)
         for batch in range(len(batches)):
