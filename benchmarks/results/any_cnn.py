@@ -49,10 +49,11 @@ METHOD: dict[str, Any] = {"method": "data-norm", "precharge": 0.5, "channel_wise
 PAGE = """\
 # Any convolutional net: results
 
-Which nets of torchvision{others} convert, what the others are refused for, and how far the output of a converted net is
-from that of the analog net after T steps. Weights are random, and batch norm has the statistics of random images. So
-the figures show that conversions are right and how their error falls; they say nothing about accuracy on real images.
-Deep nets of random weights are the hard case. Images are of {size} x {size} pixels where a net takes them. The error is
+Which nets of torchvision{others} convert, what the others are refused for, and how
+far the output of a converted net is from that of the analog net after T steps. Weights are random, and batch norm has
+the statistics of random images. So the figures show that conversions are right and how their error falls; they say
+nothing about accuracy on real images. Deep nets of random weights are the hard case: their error may even rise before
+it falls. Images are of {size} x {size} pixels where a net takes them. The error is
 the root mean square over the outputs for {samples} image(s) that thresholds were found on, relative to that of the
 outputs of the analog net; the limit is the error of exact rates, which is approached with T. Thresholds are the maxima
 of channels, the pre-charge is 0.5. Errors are measured for nets of up to {measured} million parameters, for video of
@@ -224,7 +225,7 @@ def page(rows: list[Row], options: Options) -> str:
         parts += [f"\n{table(good, header)}\n"] if good else []
         parts += [f"\n{table(bad, ['net', 'reason'])}\n"] if bad else []
     if any(row.gates for row in rows):
-        parts.append("\n\\* with gates (squeeze-and-excitation), which are approximated.\n")
+        parts.append("\n\\* with gates (squeeze-and-excitation, split attention), which are approximated.\n")
     return "".join(parts)
 
 
