@@ -112,7 +112,10 @@ class SileroVAD(nn.Module):
 
 
 def silero_vad(wheel: Path) -> SileroVAD:
-    """Return the voice activity detector of the package silero-vad."""
+    """Return the voice activity detector of the package silero-vad.
+
+    The layers are those of its TorchScript model, whose weights are of another training.
+    """
     from safetensors.torch import load
 
     return SileroVAD(load(_file(wheel, "silero_vad/data/silero_vad_16k.safetensors")))

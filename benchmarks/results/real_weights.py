@@ -226,11 +226,12 @@ def voice(wheel: Path, options: Options) -> Task:
         }
 
     about = (
-        "The encoder of Silero VAD (silero-vad, MIT licence): four convolutions over the spectra of 36 ms. The mean\n"
-        f"of its output enters the recurrent layer of the package, which stays analog. {name};\n"
-        f"{len(chosen)} clips of a second with {spectra.shape[1]} frames each; a frame is right if speech is found in\n"
-        "the recorded word, and none in the digital silence around it. There the activations are those of the biases,\n"
-        "far below the thresholds, and few steps do not resolve them. Calibrated on 256 frames of other speakers."
+        "The encoder of Silero VAD (silero-vad, MIT licence, `silero_vad_16k.safetensors`): four convolutions over\n"
+        "the spectra of 36 ms. The mean of its output enters the recurrent layer of the package, which stays analog.\n"
+        f"{name}; {len(chosen)} clips of a second with {spectra.shape[1]} frames each;\n"
+        "a frame is right if speech is found in the recorded word, and none in the digital silence around it. There\n"
+        "the activations are those of the biases, far below the thresholds, and few steps do not resolve them.\n"
+        "Calibrated on 256 frames of other speakers."
     )
     return Task("Voice activity", about, net.encoder, known, list(spectra.flatten(0, 1).split(512)), figures)
 
