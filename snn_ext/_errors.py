@@ -15,6 +15,11 @@ def describe(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
+def first_line(error: Exception) -> str:
+    """Return the reason of an error, without what torch adds on further lines."""
+    return str(error).strip().split("\n")[0]
+
+
 def bad_value(name: str, got: Any, want: str) -> NoReturn:
     """Raise the ``ValueError`` that names the argument, what came and what is wanted."""
     raise ValueError(f"{name}: got {describe(got)}, want {want}")

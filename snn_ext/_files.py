@@ -53,8 +53,10 @@ class DamagedFileError(ValueError):
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, suffix: str = "") -> Iterator[Path]:
     """Yield a temporary path in the same folder, and move it to ``path`` when the block ends well.
+
+    It has the suffix of ``path``, or ``suffix`` where that has none.
 
     The temporary file is new, under a name that nobody can foretell, and locked while it is written, so that any number
     of threads, processes and containers can write beside each other. The mode of an old file is kept; a link goes on to
@@ -64,7 +66,7 @@ def replacing(path: Path) -> Iterator[Path]:
     target.parent.mkdir(parents=True, exist_ok=True)
     sweep(target.parent)
     mode = _mode(target)
-    temporary, descriptor = _create(target.parent, target.suffix[-16:])
+    temporary, descriptor = _create(target.parent, target.suffix[-16:] or suffix)
     try:
         with named(path):
             if mode is not None:
@@ -295,7 +297,7 @@ def load_tensors(
 
 def save_tensors(content: Any, path: Path) -> None:
     """Write a checkpoint, whole or not at all."""
-    with replacing(path) as temporary:
+    with replacing(path, ".pt") as temporary:  # torch takes no path that begins with its only point
         try:
             torch.save(content, temporary)
         except RuntimeError as error:

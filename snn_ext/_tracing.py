@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-__all__ = ["ThreadTracer", "source_of", "traced"]
+__all__ = ["ThreadTracer", "source_of", "traced", "traced_graph"]
 
 _LOCK = threading.RLock()
 _TOOLS = tuple(f"{Path(module).parent}{os.sep}" for module in (torch.__file__, __file__))
@@ -63,15 +63,24 @@ class ThreadTracer(fx.Tracer):
 
 
 def traced(net: nn.Module, tracer: ThreadTracer, name: str) -> fx.GraphModule:
+    """Return a net as a module of its graph; ``name`` is the argument that an error names."""
+    return fx.GraphModule(net, traced_graph(net, tracer, name))
+
+
+def traced_graph(net: nn.Module, tracer: ThreadTracer, name: str) -> fx.Graph:
     """Return the graph of a net; ``name`` is the argument that an error names."""
+    before = set(vars(net))
     try:
-        return fx.GraphModule(net, tracer.trace(net))
+        return tracer.trace(net)
     except Exception as error:
         place = source_of(error)
         raise ValueError(
             f"{name}: got {type(net).__name__}, which cannot be traced ({error}{place and f'; {place}'}), "
             "want a net whose forward pass does not branch on values or on the batch size"
         ) from error
+    finally:
+        for constant in set(vars(net)) - before:  # fx keeps tensors that the forward pass makes in the net
+            delattr(net, constant)
 
 
 def source_of(error: Exception) -> str:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ._errors import bad_type, bad_value, check_count
+from ._calls import RELUS, module_for_each_call
+from ._errors import bad_type, bad_value, check_bool, check_count
 from .hosts import is_neuron, reset_neurons
 from .neurons import IntegrateAndFireNeuron
 from .replacement import Factory, check_factory, replace_neurons
@@ -17,20 +20,27 @@ __all__ = ["calibrate", "record_inputs"]
 
 
 def calibrate(
-    net: nn.Module, batches: Iterable[Any], factory: Factory, time_steps: int, *, limit: int = 20_000
+    net: nn.Module,
+    batches: Iterable[Any],
+    factory: Factory,
+    time_steps: int,
+    *,
+    limit: int = 20_000,
+    functional: bool = False,
 ) -> list[nn.Module]:
-    """Replace every ``nn.ReLU`` of a trained net, in place, by a spiking neuron whose threshold fits its inputs.
+    """Replace every ReLU of a trained net, in place, by a spiking neuron whose threshold fits its inputs.
 
-    The inputs of each ReLU are recorded; the threshold of its neuron, or the points of ATIF-nu, are those that quantise
-    them with the best SQNR in ``time_steps`` steps at the neuron's initial potential
-    (:func:`snn_ext.functional.best_threshold`, :func:`~snn_ext.functional.best_points`). A layer that no positive input
-    reaches keeps the threshold that the factory has given its neuron. So do neurons that are not ATIF-u, ATIF-nu or
-    PCMP IF. Step mode and number of steps of the net are left to the caller.
+    The inputs of each ReLU are recorded, those of a ReLU6 cut off at 6, its ceiling, which no threshold of its neuron
+    exceeds. The threshold of a neuron, or the points of ATIF-nu, are those that quantise these inputs with the best
+    SQNR in ``time_steps`` steps at the neuron's initial potential (:func:`snn_ext.functional.best_threshold`,
+    :func:`~snn_ext.functional.best_points`). A layer that no positive input reaches keeps the threshold that the
+    factory has given its neuron. So do neurons that are not ATIF-u, ATIF-nu or PCMP IF. Step mode and number of steps
+    of the net are left to the caller.
 
     Parameters
     ----------
     net : nn.Module
-        Holds ``nn.ReLU`` modules, at any depth.
+        Holds ``nn.ReLU`` or ``nn.ReLU6`` modules, at any depth.
     batches : iterable
         Inputs, or tuples that begin with the input, such as a ``DataLoader`` yields.
     factory : callable
@@ -39,6 +49,9 @@ def calibrate(
         T of the spiking net.
     limit : int
         Number of inputs recorded for a layer and batch.
+    functional : bool
+        Also replace functional ReLUs, and give every call of a shared ReLU a neuron and a threshold of its own, as in
+        :func:`snn_ext.replace_neurons`.
 
     Returns
     -------
@@ -67,20 +80,24 @@ def calibrate(
     """
     check_factory(factory)
     check_count("time_steps", time_steps)
-    inputs = record_inputs(net, batches, modules=lambda module: isinstance(module, nn.ReLU), limit=limit)
+    check_bool("functional", functional)
     new: dict[nn.Module, nn.Module] = {}
 
     def fitted(old: nn.Module) -> nn.Module:
         if old not in inputs:
             return old
-        neuron = factory(old)
-        if isinstance(neuron, IntegrateAndFireNeuron) and bool((inputs[old] > 0).any()):
-            neuron.fit(inputs[old], time_steps)
+        neuron, x = factory(old), inputs[old]
+        if isinstance(neuron, IntegrateAndFireNeuron) and bool((x > 0).any()):
+            ceiling = 6.0 if isinstance(old, nn.ReLU6) else math.inf
+            neuron.fit(x.clamp_max(ceiling), time_steps)
+            neuron._raw_threshold().data.clamp_(max=ceiling)
         if neuron is not old:
             new[old] = neuron
         return neuron
 
-    replace_neurons(net, fitted)
+    with module_for_each_call(net) if functional else nullcontext():
+        inputs = record_inputs(net, batches, modules=lambda module: isinstance(module, RELUS), limit=limit)
+        replace_neurons(net, fitted)
     return [new[old] for old in inputs if old in new]
 
 

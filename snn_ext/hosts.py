@@ -9,7 +9,7 @@ from torch import nn
 
 from ._tracing import ThreadTracer
 
-__all__ = ["Host", "LeafTracer", "host_of", "is_neuron", "reset_neurons"]
+__all__ = ["Host", "LeafTracer", "host_of", "is_container", "is_encoder", "is_neuron", "reset_neurons"]
 
 Host = Literal["spikingjelly", "snntorch"]
 
@@ -31,6 +31,17 @@ def is_neuron(module: nn.Module) -> bool:
     return isinstance(module, nn.ReLU) or host_of(module) is not None
 
 
+def is_encoder(module: nn.Module) -> bool:
+    """Return True for a module of SpikingJelly that turns values into spikes, at random or by a state."""
+    return _is_encoder(type(module).__mro__)
+
+
+def is_container(module: nn.Module | None) -> bool:
+    """Return True for a sequence of layers of SpikingJelly that runs them on a batch, or step by step."""
+    kind = type(module)
+    return isinstance(module, nn.Sequential) and kind.__module__ == "spikingjelly.activation_based.layer.container"
+
+
 def reset_neurons(net: nn.Module) -> None:
     """Reset every spiking neuron of a net, of either host."""
     hosts = {host_of(module) for module in net.modules()}
@@ -49,6 +60,11 @@ class LeafTracer(ThreadTracer):
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return is_neuron(m) or not m._modules
+
+
+@lru_cache(maxsize=256)
+def _is_encoder(bases: tuple[type, ...]) -> bool:
+    return any(base.__module__ == "spikingjelly.activation_based.encoding" for base in bases)
 
 
 @lru_cache(maxsize=256)  # a simulation asks about every module of every batch

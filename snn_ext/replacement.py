@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ._errors import bad_type, bad_value, describe
+from ._calls import RELUS, module_for_each_call, survey
+from ._errors import bad_type, bad_value, check_bool, describe
 from ._together import all_or_nothing
 from .functional import ATan, Sigmoid, as_surrogate, uniform_points
-from .hosts import LeafTracer, host_of, is_neuron
+from .hosts import host_of, is_neuron
 from .neurons import (
     AdaptiveSpikingNeuron,
     IntegrateAndFireNeuron,
@@ -22,7 +25,7 @@ from .neurons import (
 )
 from .neurons.leak import BetaLeak, TauLeak
 
-__all__ = ["DROPPABLE", "Factory", "check_factory", "replace_neurons"]
+__all__ = ["DROPPABLE", "Factory", "check_factory", "new_neurons", "replace_neurons", "swap_neurons"]
 
 Factory = Callable[[nn.Module], nn.Module]
 
@@ -30,25 +33,35 @@ DROPPABLE = ("leak", "recurrence", "hard reset", "initial potential", "dynamics"
 """Properties of the old neuron that a replacement may lose, each only if ``drop`` names it."""
 
 
-def replace_neurons(net: nn.Module, factory: Factory, *, drop: tuple[str, ...] = ()) -> int:
-    """Replace every neuron of a net, spiking or ``nn.ReLU``, in place.
+def replace_neurons(net: nn.Module, factory: Factory, *, drop: tuple[str, ...] = (), functional: bool = False) -> int:
+    """Replace every neuron of a net, spiking, ``nn.ReLU`` or ``nn.ReLU6``, in place.
 
     Threshold, surrogate, ``detach_reset``, ``step_mode`` and ``store_v_seq`` (in snnTorch: threshold, ``spike_grad``,
     ``init_hidden``, ``output``), the leak, the tie rule, ``scale_output`` and ``grad_scale`` are copied from the old
     neuron wherever the factory has left them at their defaults; a default that it gives explicitly cannot be told
-    apart. An instance that stands in several places is replaced by one instance. A ``nn.ReLU`` that one forward pass
-    calls several times, as in torchvision's residual blocks, becomes one neuron whose calls share one state, which is
-    hardly ever intended: a warning names such a module, if the net can be traced.
+    apart. An instance that stands in several places is replaced by one instance.
+
+    A neuron fires at most once a step, so that its threshold is its ceiling, behind a ReLU as behind a ReLU6; that of a
+    ReLU6 at 6 is kept by no higher threshold.
 
     Parameters
     ----------
     net : nn.Module
-        Holds ``nn.ReLU`` modules or neurons of SpikingJelly or snnTorch, at any depth.
+        Holds ``nn.ReLU`` or ``nn.ReLU6`` modules or neurons of SpikingJelly or snnTorch, at any depth.
     factory : callable
         ``factory(old) -> new``; returning ``old`` leaves that neuron alone.
     drop : tuple of str
         Properties that may be lost: "leak", "recurrence", "hard reset", "initial potential" (of the old neuron, where
         the new one has none), "dynamics" (any other equation than integrate-and-fire). Nothing by default.
+    functional : bool
+        Also replace functional ReLUs (``F.relu``, ``torch.relu``, ``x.relu()``, their forms in place, ``F.relu6``), and
+        give every call of a shared ReLU a neuron of its own. The factory is called with an ``nn.ReLU`` or ``nn.ReLU6``
+        for each. The forward pass of a module with such calls becomes that of its graph, traced once for training and
+        once for evaluation; its class is a subclass of the old one, and names and values of all other modules stay. A
+        module that is called several times, or with optional arguments, is taken up into the one around it. What a
+        traced forward pass reads from attributes, such as a number of repetitions, and its optional arguments keep the
+        values they have now. Give a net of one step, not one that loops over time itself: it would get a neuron for
+        each step. :class:`snn_ext.ConstantInputNet` is known.
 
     Returns
     -------
@@ -58,9 +71,18 @@ def replace_neurons(net: nn.Module, factory: Factory, *, drop: tuple[str, ...] =
     Raises
     ------
     ValueError
-        If nothing was replaced, or something would be lost that ``drop`` does not name. The net is unchanged then.
+        If nothing was replaced, something would be lost that ``drop`` does not name, or a net with ``functional=True``
+        cannot be traced. The net is unchanged then.
     TypeError
         If an argument is of the wrong kind, or the factory does not return a module.
+
+    Warns
+    -----
+    UserWarning
+        Names, with their number, the activations that stay analog: functional ReLUs, and other activations than ReLUs.
+        Another warning names ReLUs that one forward pass calls several times, as in torchvision's residual blocks: as
+        one neuron their calls share one state, which is hardly ever intended. A net that cannot be traced is searched
+        for names only.
 
     Examples
     --------
@@ -74,11 +96,21 @@ def replace_neurons(net: nn.Module, factory: Factory, *, drop: tuple[str, ...] =
     if not isinstance(net, nn.Module):
         bad_type("net", net, "an nn.Module")
     check_factory(factory)
+    check_bool("functional", functional)
     unknown = [name for name in drop if name not in DROPPABLE] if isinstance(drop, tuple | list) else [drop]
     if unknown:
         bad_value("drop", drop, f"a tuple of names out of {DROPPABLE}")
-    if is_neuron(net):
+    if _replaceable(net):
         bad_value("net", type(net).__name__, "a net that holds neurons; a single neuron cannot be replaced in place")
+    with module_for_each_call(net) if functional else nullcontext():
+        new = new_neurons(net, factory, drop)
+        _warn(net, new)
+        swap_neurons(net, new)
+    return len(new)
+
+
+def new_neurons(net: nn.Module, factory: Factory, drop: tuple[str, ...] = ()) -> dict[nn.Module, nn.Module]:
+    """Return the new neuron for each old one that is to be replaced, with the settings of the old one, all checked."""
     places = list(_places(net))
     new = {old: factory(old) for _, _, old in places}  # factory once per instance; modules hash by identity
     names = {old: name for _, name, old in reversed(places)}
@@ -93,21 +125,26 @@ def replace_neurons(net: nn.Module, factory: Factory, *, drop: tuple[str, ...] =
     if not swapped:
         raise ValueError(
             "net: got no neuron to replace, want nn.ReLU modules or neurons of SpikingJelly or snnTorch "
-            f"(functional calls such as torch.relu cannot be found; modules here: {_kinds(net)})"
+            f"(functional calls such as torch.relu are found with functional=True; modules here: {_kinds(net)})"
         )
-    _warn_of_reused_relus(net, set(swapped))
     settings = {old: _settings(old, neuron) for old, neuron in swapped.items()}
-    device = next((p.device for p in net.parameters()), None)
     for old, neuron in swapped.items():
         for name, value in settings[old].items():
             _assign(neuron, name, value)
+    return swapped
+
+
+def swap_neurons(net: nn.Module, new: dict[nn.Module, nn.Module]) -> None:
+    """Put new neurons in the places of old ones, all of them or none."""
+    device = next((p.device for p in net.parameters()), None)
+    for old, neuron in new.items():
         neuron.train(old.training)
         neuron.to(device)
     _invalidate_reset_cache(net)  # before, for an interruption between the two does no harm then
+    places = [place for place in _places(net) if place[2] in new]
     with all_or_nothing((parent, _leaf(name)) for parent, name, _ in places):
         for parent, name, old in places:
             setattr(parent, _leaf(name), new[old])
-    return len(swapped)
 
 
 def check_factory(factory: Any) -> None:
@@ -118,6 +155,10 @@ def check_factory(factory: Any) -> None:
             getattr(factory, "__name__", type(factory).__name__),
             "a callable: factory(old) -> new, such as lambda old: ATIFuNode()",
         )
+
+
+def _replaceable(module: nn.Module) -> bool:
+    return isinstance(module, RELUS) or is_neuron(module)
 
 
 def _leaf(name: str) -> str:
@@ -131,7 +172,7 @@ def _places(
     for name, child in parent._modules.items():
         if child is None:
             continue
-        if is_neuron(child):
+        if _replaceable(child):
             yield parent, prefix + name, child
         elif id(child) not in seen:  # a shared block is walked once
             seen.add(id(child))
@@ -151,24 +192,49 @@ def _check(name: str, old: nn.Module, new: Any, drop: tuple[str, ...]) -> None:
         )
 
 
-def _warn_of_reused_relus(net: nn.Module, replaced: set[nn.Module]) -> None:
-    try:
-        graph = LeafTracer().trace(net)
-    except Exception:  # control flow on values: such a net cannot be traced, so the calls are unknown
-        return
-    calls = [net.get_submodule(str(node.target)) for node in graph.nodes if node.op == "call_module"]
-    for name, module in net.named_modules():
-        if isinstance(module, nn.ReLU) and module in replaced and calls.count(module) > 1:
-            warnings.warn(
-                f"net: got {name} (ReLU), called {calls.count(module)} times in one forward pass, want a module of its "
-                "own for each call; as one spiking neuron its calls share one membrane potential",
-                stacklevel=3,
-            )
+def _warn(net: nn.Module, new: dict[nn.Module, nn.Module]) -> None:
+    """Say what stays analog, and which neurons are hardly what was meant, each kind in one warning with a number."""
+    found, names = survey(net), {module: name for name, module in reversed(list(net.named_modules()))}
+    high = [old for old, neuron in new.items() if isinstance(old, nn.ReLU6) and _ceiling(neuron) > 6]
+    for items, got, want in (
+        (
+            [*found.functional, *found.analog],
+            "{n} activation{s} left analog",
+            "functional=True for functional ReLUs, nn.ReLU in place of others, or know that they emit no spikes",
+        ),
+        (
+            [f"{names[old]} ({n} times)" for old, n in found.calls.items() if n > 1 and old in new],
+            "{n} ReLU{s} called several times in one forward pass",
+            "a module of its own for each call, as functional=True makes it; as one spiking neuron its calls share one "
+            "membrane potential",
+        ),
+        (
+            found.overwriting,
+            "{n} ReLU{s} in place whose result is read from the input",
+            "the returned value to be used, as functional=True does it; a neuron leaves its input alone",
+        ),
+        (
+            [names[old] for old in high],
+            "{n} ReLU6 with a neuron whose ceiling is above 6",
+            "a threshold of at most 6: it is the ceiling of a neuron that fires at most once a step",
+        ),
+    ):
+        if items:
+            listed = ", ".join(items[:8]) + (f" and {len(items) - 8} more" if len(items) > 8 else "")
+            got = got.format(n=len(items), s="s" * (len(items) > 1))
+            warnings.warn(f"net: got {got}: {listed}, want {want}", stacklevel=3)
+
+
+def _ceiling(neuron: nn.Module) -> float:
+    """Return the largest value that the rate of a neuron stands for."""
+    if isinstance(neuron, IntegrateAndFireNeuron):
+        return float(neuron.thresholds().clip_level.detach())
+    return math.inf if isinstance(neuron, AdaptiveSpikingNeuron) else 0.0
 
 
 def _losses(old: nn.Module, new: nn.Module) -> dict[str, str]:
     """Return the properties that the new neuron would lose, each with the first half of a remedy."""
-    if isinstance(old, nn.ReLU):
+    if isinstance(old, RELUS):
         return {}
     lost: dict[str, str] = {}
     if _dynamics(old) != _dynamics(new):
@@ -237,14 +303,14 @@ def _settings(old: nn.Module, new: nn.Module) -> dict[str, Any]:
     for name, default in defaults.items():
         if hasattr(old, name) and hasattr(new, name) and getattr(new, name) == default:
             settings[name] = getattr(old, name)
-    if isinstance(new, IntegrateAndFireNeuron) and not isinstance(old, nn.ReLU):
+    if isinstance(new, IntegrateAndFireNeuron) and not isinstance(old, RELUS):
         habit = host_of(new) == "spikingjelly"  # its neurons fire at the threshold, snnTorch's above it
         rule = getattr(old, "fire_at_threshold", host_of(old) == "spikingjelly")
         if new.fire_at_threshold == habit != rule:
             settings["fire_at_threshold"] = rule
     if isinstance(new, TauLeak | BetaLeak) and not new.leaks and new.takes_leak_of(old):
         settings["leak"] = old
-    if isinstance(old, nn.ReLU) and getattr(new, "init_hidden", True) is False:
+    if isinstance(old, RELUS) and getattr(new, "init_hidden", True) is False:
         settings["init_hidden"] = True  # instead of a ReLU, which returns one tensor
     for name, surrogate in (("surrogate_function", Sigmoid(4.0)), ("spike_grad", ATan(2.0))):
         if hasattr(old, name) and hasattr(new, name) and as_surrogate(getattr(new, name)) == surrogate:

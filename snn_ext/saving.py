@@ -135,12 +135,13 @@ def _build(content: Any) -> nn.Module:
     graph = build_graph(description["nodes"])
     net: Any
     if "report" in about:
-        from .conversion.net import ConvertedNet
+        from .conversion.net import ConvertedNet, join_resets
         from .conversion.report import Report
 
         net = ConvertedNet(root, graph)
         net.report = Report.from_json(about["report"])
         net.schedule, net.time_steps, net.clips = about["schedule"], about["time_steps"], about["clips"]
+        join_resets(net)
     else:
         net = fx.GraphModule(root, graph)
     net.training = about["training"]  # that of each layer is its own

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from typing import Any
 
 import pytest
 import torch
-from spikingjelly.activation_based import neuron
-from torch import nn
+from spikingjelly.activation_based import functional, neuron
+from torch import Tensor, nn
+from torch.nn import functional as F
 
-from snn_ext import calibrate, record_inputs, replace_neurons
+from snn_ext import ConstantInputNet, calibrate, record_inputs, replace_neurons
 from snn_ext.functional import best_points, best_threshold, uniform_points
 from snn_ext.snntorch import PCMPIF, ATIFnu, ATIFu
 from snn_ext.spikingjelly import ATIFnuNode, ATIFuNode, PCMPIFNode
@@ -177,3 +179,73 @@ def test_a_calibrated_net_is_nearer_to_the_analog_one_than_an_uncalibrated() -> 
     replace_neurons(plain, make)
     with torch.no_grad():
         assert error(calibrated) < min(0.01, error(plain))
+
+
+class Functional(nn.Module):
+    """Two functional ReLUs, one in place, and a shared ReLU6."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.head = nn.Linear(4, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+        self.act = nn.ReLU6()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.first(x))
+        x = self.act(self.second(x) * 40.0)
+        return self.head(self.act(x * 0.1 - 0.1).relu_())
+
+
+@pytest.mark.parametrize("make", [ATIFuNode, ATIFu])
+def test_functional_and_shared_relus_are_calibrated_each_to_its_own_inputs(make: Any) -> None:
+    torch.manual_seed(0)
+    net, x = Functional(), torch.rand(64, 4)
+    want = net(x)
+    neurons = calibrate(net, [x], lambda _: make(v_init=0.5, scale_output=True), 64, functional=True)
+    names = [name for name, module in net.named_modules() if module in neurons]
+    assert names == ["act", "relu", "act_1", "relu_1"] and len({n._raw_threshold().item() for n in neurons}) > 2
+    assert net.act._raw_threshold().item() <= 6.0, "the inputs of a ReLU6 are cut off at its ceiling"
+    with torch.no_grad():
+        got = torch.stack([net(x) for _ in range(64)]).mean(0)
+    assert (got - want).abs().max() < 0.1 * want.abs().max()
+
+
+@pytest.mark.parametrize("make", [lambda: ATIFuNode(), lambda: ATIFnuNode(T=64), lambda: PCMPIFNode(), lambda: ATIFu()])
+def test_the_ceiling_of_a_relu6_is_kept(make: Any) -> None:
+    net, x = nn.Sequential(nn.Linear(1, 1), nn.ReLU6()), torch.linspace(-1.0, 2.0, 500).reshape(-1, 1)
+    net[0].weight.data.fill_(6.0), net[0].bias.data.zero_()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        (neuron,) = calibrate(net, [x], lambda _: make(), 64)
+    assert 5.5 < float(neuron._raw_threshold().detach().max()) <= 6.0
+
+
+@pytest.mark.parametrize("time_steps", [None, 4])
+def test_functional_relus_of_a_net_with_constant_input_are_those_of_one_step(time_steps: int | None) -> None:
+    torch.manual_seed(0)
+    net, x = (
+        ConstantInputNet(Functional(), time_steps, stem=nn.Sequential(nn.Linear(4, 4), nn.ReLU())),
+        torch.rand(9, 4),
+    )
+    assert len(calibrate(net, [x], lambda _: ATIFuNode(scale_output=True), 64, functional=True)) == 5
+    before = net(x)
+    net.time_steps = 64
+    functional.reset_net(net)
+    assert not torch.equal(net(x), before)
+
+
+def test_functional_relus_become_modules_first_and_are_calibrated_after_it() -> None:
+    torch.manual_seed(0)
+    (net, twin), x = (Functional(), Functional()), torch.rand(64, 4)
+    twin.load_state_dict(net.state_dict())
+    replace_neurons(net, lambda relu: type(relu)(), functional=True)
+    found = calibrate(net, [x], lambda _: ATIFuNode(), 8)
+    wanted = calibrate(twin, [x], lambda _: ATIFuNode(), 8, functional=True)
+    assert [float(n.v_threshold) for n in found] == [float(n.v_threshold) for n in wanted] and len(found) == 4
+
+
+def test_a_failed_calibration_leaves_functional_relus_as_they_are() -> None:
+    net = Functional()
+    before, text = list(net.modules()), str(net)
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        calibrate(net, [torch.full((2, 4), torch.nan)], lambda _: ATIFuNode(), 8, functional=True)
+    assert list(net.modules()) == before and str(net) == text and type(net) is Functional

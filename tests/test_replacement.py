@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import copy
+import pickle
+import warnings
+from typing import Any
 
 import pytest
 import snntorch as snn
 import torch
 from spikingjelly.activation_based import functional, neuron, surrogate
 from spikingjelly.activation_based.model import spiking_vgg
-from torch import nn
-from torchvision.models import resnet
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.models import mobilenet_v2, resnet
 
+import snn_ext
 from snn_ext import replace_neurons
+from snn_ext.evaluation.fingerprint import fingerprint
 from snn_ext.snntorch import ATIFnu, ATIFu
 from snn_ext.spikingjelly import ATIFnuNode, ATIFuNode, PCMPIFNode
 from tests.reference import assert_unchanged, snapshot
@@ -58,7 +64,8 @@ def test_a_threshold_becomes_a_uniform_quantiser() -> None:
 def test_shared_instances_stay_shared() -> None:
     relu = nn.ReLU()
     net = nn.Sequential(nn.Sequential(relu, relu), relu, nn.ReLU())
-    assert replace_neurons(net, lambda _: ATIFuNode()) == 2
+    with pytest.warns(UserWarning, match=r"1 ReLU called several times in one forward pass: 0.0 \(3 times\)"):
+        assert replace_neurons(net, lambda _: ATIFuNode()) == 2
     assert net[0][0] is net[0][1] is net[1] is not net[2]
 
 
@@ -69,10 +76,12 @@ def test_a_shared_block_is_replaced_everywhere() -> None:
     assert isinstance(net["a"][0], ATIFuNode) and net["b"][0] is net["a"][0]
 
 
-def test_a_relu_that_is_called_twice_is_named() -> None:
-    block = resnet.BasicBlock(4, 4)
-    with pytest.warns(UserWarning, match=r"relu \(ReLU\), called 2 times in one forward pass"):
-        replace_neurons(block, lambda _: ATIFuNode())
+def test_relus_that_are_called_twice_are_named_in_one_warning() -> None:
+    net = resnet.ResNet(resnet.BasicBlock, [1, 1, 1, 1])
+    message = r"got 4 ReLUs called several times in one forward pass: layer1.0.relu \(2 times\), .*functional=True"
+    with pytest.warns(UserWarning, match=message) as caught:
+        assert replace_neurons(net, lambda _: ATIFuNode()) == 5
+    assert len(caught) == 1 and caught[0].filename == __file__
 
 
 def test_what_takes_the_place_of_a_relu_returns_one_tensor() -> None:
@@ -123,6 +132,11 @@ def test_snntorch_settings_are_copied() -> None:
     net = nn.Sequential(snn.Leaky(beta=1.0, threshold=0.5, init_hidden=True, output=True))
     replace_neurons(net, lambda _: ATIFu())
     assert net[0].threshold.tolist() == [0.5] and net[0].init_hidden and net[0].output
+
+
+class Act(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu6(x * 3.0)
 
 
 LOSSES = {
@@ -207,6 +221,8 @@ def test_a_failure_half_way_changes_nothing() -> None:
         (nn.Sequential(nn.ReLU()), ATIFuNode, {}, "factory: got 'ATIFuNode'"),
         (nn.Sequential(nn.ReLU()), lambda _: ATIFuNode(), {"drop": ("speed",)}, "drop: got ('speed',)"),
         (nn.Sequential(nn.ReLU()), lambda _: ATIFuNode(), {"drop": "leak"}, "drop: got 'leak'"),
+        (nn.Sequential(nn.ReLU()), lambda _: ATIFuNode(), {"functional": 1}, "functional: got 1"),
+        (Act(), lambda old: old, {"functional": True}, "net: got no neuron to replace"),
     ],
 )
 def test_wrong_arguments_are_named(net: object, factory: object, options: dict[str, object], message: str) -> None:
@@ -221,3 +237,314 @@ def test_one_new_neuron_for_two_old_ones_is_refused() -> None:
     with pytest.raises(ValueError, match="factory: got 'one ATIFuNode for 0 and 2', want a new neuron at each call"):
         replace_neurons(net, lambda old: shared)
     assert_unchanged(net, before)
+
+
+# -- functional activations, and modules called several times ----------------------------------------------------------
+
+
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.relu = nn.Linear(4, 4), nn.ReLU()
+
+    def forward(self, x: Tensor, scale: float = 1.0) -> Tensor:
+        return self.relu(self.linear(self.relu(x)) * scale + x)
+
+
+class Net(nn.Module):
+    """ReLUs in every spelling: functional, in place, of a module without children, shared, in a block called twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.blocks, self.act, self.relu = nn.Linear(3, 4), nn.Sequential(Block(), Block()), Act(), nn.ReLU()
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        x = F.relu(self.stem(x))
+        x = F.dropout(x, 0.5, self.training)
+        x = self.blocks[0](self.blocks(x))
+        x = torch.relu(self.act(self.act(x) - 1.0)) - 0.5
+        if mask is not None:
+            x = x * mask
+        x.relu_()
+        x = self.relu(x - 0.1).relu()
+        if self.training:
+            x = F.relu(x - 0.1)
+        return self.head(x)
+
+    def score(self, x: Tensor) -> Tensor:
+        return self(x).argmax(1)
+
+
+PLACES = [
+    "relu", "relu_1", "relu_2", "relu_3", "relu_4", "relu_5", "act.relu6", "act.relu6_1",
+    *(f"blocks.{k}" for k in ("0.relu", "0.relu_1", "0.relu_2", "0.relu_3", "1.relu", "1.relu_1")),
+]  # fmt: skip
+
+
+def net_and_input() -> tuple[Any, Tensor]:
+    torch.manual_seed(0)
+    return Net().eval(), torch.rand(16, 3)
+
+
+def names_of(net: nn.Module, *kinds: type[nn.Module]) -> set[str]:
+    return {name for name, module in net.named_modules() if isinstance(module, kinds)}
+
+
+def test_every_call_gets_a_module_of_its_own_and_nothing_else_changes() -> None:
+    (net, x), old = net_and_input(), net_and_input()[0]
+    calls: list[nn.Module] = []
+    assert replace_neurons(net, lambda old: calls.append(old) or type(old)(), functional=True) == len(PLACES)
+    assert names_of(net, nn.ReLU, nn.ReLU6) == set(PLACES) and len(calls) == len(set(calls))
+    assert names_of(net, nn.ReLU6) == {"act.relu6", "act.relu6_1"}
+    assert isinstance(net, Net) and type(net).__name__ == "Net" and torch.equal(net.score(x), old.score(x))
+    assert list(net.state_dict()) == list(old.state_dict())
+    for mode in (False, True, False):
+        net.train(mode), old.train(mode)
+        torch.manual_seed(1)
+        want = old(x)
+        torch.manual_seed(1)
+        assert torch.equal(net(x), want)
+    for copied in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
+        assert torch.equal(copied(x), old(x)) and list(copied.state_dict()) == list(old.state_dict())
+        copied.stem.weight.data.zero_()
+    assert torch.equal(net(x), old(x))
+
+
+def test_functional_and_shared_relus_become_neurons_with_a_state_each() -> None:
+    for make, of in ((ATIFuNode, ATIFuNode), (ATIFu, ATIFu)):
+        net, x = net_and_input()
+        assert replace_neurons(net, lambda _, make=make: make(0.5), functional=True) == len(PLACES)
+        assert names_of(net, of) == set(PLACES) and not names_of(net, nn.ReLU, nn.ReLU6)
+        net(x).sum().backward()
+        twin = copy.deepcopy(net)
+        assert torch.equal(twin(x), net(x))
+
+
+def test_a_rewritten_net_is_evaluated_saved_and_compiled(tmp_path: Any) -> None:
+    net, x = net_and_input()
+    replace_neurons(net, lambda _: ATIFuNode(0.5), functional=True)
+    assert len(snn_ext.evaluate(net, [(x, torch.zeros(16, dtype=torch.long))], time_steps=3).accuracy) == 3
+    snn_ext.save(net, tmp_path / "net.pt")
+    functional.reset_net(net)
+    want = net(x)
+    assert torch.equal(snn_ext.load(tmp_path / "net.pt")(x), want)
+    functional.reset_net(net)
+    assert torch.equal(torch.compile(net, backend="eager", fullgraph=True)(x), want)
+
+
+class Coder(nn.Module):
+    """An encoder that is also used alone, and a decoder that cannot be traced alone, for it branches on an argument."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder, self.decoder = Encoder(), Decoder()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.decoder(self.encoder(x), 2)
+
+
+class Encoder(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(3, 4), Act())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.layers(x) - 0.1)
+
+
+class Decoder(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.relu = nn.Linear(4, 4), nn.ReLU()
+
+    def forward(self, x: Tensor, times: int) -> Tensor:
+        for _ in range(times):
+            x = self.relu(self.linear(x))
+        return x
+
+
+def test_modules_inside_are_rewritten_and_can_be_used_alone_with_their_hooks() -> None:
+    torch.manual_seed(0)
+    net, x, seen = Coder(), torch.rand(16, 3), []
+    want, code = net(x), net.encoder(x)
+    assert replace_neurons(net, lambda old: type(old)(), functional=True) == 4
+    assert names_of(net, nn.ReLU, nn.ReLU6) == {
+        "encoder.relu",
+        "encoder.layers.1.relu6",
+        "decoder.relu",
+        "decoder.relu_1",
+    }
+    twin = pickle.loads(pickle.dumps(net.encoder))
+    net.encoder.register_forward_hook(lambda *_: seen.append(1))
+    assert torch.equal(net(x), want) and torch.equal(net.encoder(x), code) and torch.equal(twin(x), code)
+    replace_neurons(net, lambda _: ATIFuNode(0.5))
+    assert seen == [1, 1], "tracing calls no hooks"
+    assert ((alone := net.encoder(x)) == alone.round()).all(), "spikes"
+    seen.clear()
+    net(x)
+    assert seen == [1]
+
+
+def test_rewritten_nets_are_told_apart_by_their_forward_pass() -> None:
+    class Other(Net):
+        def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+            return -F.dropout(F.relu(self.stem(x)), 0.5, self.training)
+
+    prints = []
+    for kind in (Net, Net, Other):
+        torch.manual_seed(0)
+        net = kind()
+        replace_neurons(net, lambda old: type(old)(), functional=True)
+        prints.append(fingerprint(net))
+    assert prints[0] == prints[1] != prints[2]
+
+
+def test_an_optional_argument_keeps_its_default_or_is_refused() -> None:
+    net, x = net_and_input()
+    want = net(x)
+    replace_neurons(net, lambda old: type(old)(), functional=True)
+    assert torch.equal(net(x, mask=None), want)
+    with pytest.raises(ValueError, match=r"mask: got .*tensor.*, want None, with which functional=True has traced"):
+        net(x, mask=torch.ones(4))
+
+
+def test_what_a_relu_in_place_has_written_is_read_from_its_result() -> None:
+    class InPlace(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.relu = nn.ReLU(inplace=True)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = x - 0.5
+            self.relu(y)
+            return y * 2.0
+
+    net, x = InPlace(), torch.rand(8)
+    with pytest.warns(UserWarning, match="1 ReLU in place whose result is read from the input"):
+        replace_neurons(net, lambda _: ATIFuNode())
+    net = InPlace()
+    replace_neurons(net, lambda _: nn.ReLU(), functional=True)
+    assert torch.equal(net(x), InPlace()(x)) and (net(x) >= 0).all()
+
+
+def test_an_instance_in_several_places_is_split_on_request_only() -> None:
+    relu = nn.ReLU()
+    net = nn.Sequential(nn.Sequential(nn.Linear(2, 2), relu), relu, nn.Linear(2, 2))
+    assert replace_neurons(net, lambda _: ATIFuNode(), functional=True) == 2
+    assert net[0][1] is not net[1] and len(net) == 3 and type(net) is nn.Sequential
+
+
+def test_a_failed_call_with_functional_relus_changes_nothing() -> None:
+    net, calls = net_and_input()[0], list[nn.Module]()
+
+    def factory(old: nn.Module) -> object:
+        calls.append(old)
+        return ATIFuNode() if len(calls) < 5 else "ATIFuNode"
+
+    before, names, attributes = list(net.modules()), str(net), dict(net.__dict__)
+    with pytest.raises(TypeError, match="got 'ATIFuNode'"):
+        replace_neurons(net, factory, functional=True)
+    assert list(net.modules()) == before and str(net) == names and type(net) is Net and net.__dict__ == attributes
+
+
+class Branching(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.relu = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(x) if x.sum() > 0 else F.gelu(self.relu(x))
+
+
+def test_a_net_that_cannot_be_traced_is_searched_for_names_and_refused_on_request() -> None:
+    message = "2 activations left analog: perhaps relu in Branching.forward, perhaps gelu in Branching.forward"
+    with pytest.warns(UserWarning, match=message):
+        assert replace_neurons(Branching(), lambda _: ATIFuNode()) == 1
+    with pytest.raises(ValueError, match="net: got Branching, which cannot be traced"):
+        replace_neurons(Branching(), lambda _: ATIFuNode(), functional=True)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore:.*torch.jit.script:DeprecationWarning")
+@pytest.mark.parametrize("functional", [False, True])
+def test_a_scripted_module_inside_is_left_as_it_is(functional: bool) -> None:
+    class Scripted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.relu = torch.jit.script(nn.Linear(3, 3)), nn.ReLU()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.relu(self.relu(self.layer(x)))
+
+    net, x = Scripted(), torch.rand(4, 3)
+    want = net(x)
+    assert replace_neurons(net, lambda _: nn.ReLU(), functional=functional) == 1 + functional
+    assert torch.equal(net(x), want)
+
+
+def test_a_graph_is_not_given_another_forward_pass() -> None:
+    graph = torch.fx.symbolic_trace(Act())
+    with pytest.raises(ValueError, match="want the net that it was traced from"):
+        replace_neurons(graph, lambda old: ATIFuNode(), functional=True)
+
+
+def test_steps_of_a_net_with_constant_input_are_not_taken_for_calls() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        replace_neurons(snn_ext.ConstantInputNet(nn.Sequential(nn.Linear(2, 2), nn.ReLU()), 4), lambda _: ATIFuNode())
+
+
+def test_a_context_that_a_graph_would_leave_out_is_refused() -> None:
+    class Frozen(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem = nn.Linear(2, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.no_grad():
+                x = self.stem(x)
+            return F.relu(x)
+
+    net = Frozen()
+    with pytest.raises(ValueError, match="net: got .no_grad in Frozen.forward"):
+        replace_neurons(net, lambda old: ATIFuNode(), functional=True)
+    assert type(net) is Frozen and list(net._modules) == ["stem"]
+
+
+def test_the_activation_inside_a_layer_of_torch_is_named() -> None:
+    net = nn.Sequential(nn.TransformerEncoderLayer(4, 2, 4), nn.ReLU())
+    with pytest.warns(UserWarning, match=r"1 activation left analog: 0.activation \(TransformerEncoderLayer\)"):
+        replace_neurons(net, lambda _: ATIFuNode())
+
+
+def test_what_stays_analog_is_named_once_with_a_number() -> None:
+    net = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.GELU(), nn.Sequential(nn.SiLU()), nn.Softmax(1))
+    with pytest.warns(UserWarning, match=r"2 activations left analog: 2 \(GELU\), 3.0 \(SiLU\), want") as caught:
+        replace_neurons(net, lambda _: ATIFuNode())
+    assert len(caught) == 1
+    net, _ = net_and_input()
+    message = r"6 activations left analog: relu \(test_replacement.py, line \d+\), relu6"
+    with pytest.warns(UserWarning, match=message) as caught:
+        replace_neurons(net, lambda _: ATIFuNode())
+    assert "blocks.0.relu (4 times), blocks.1.relu (2 times)" in str(caught[1].message) and len(caught) == 2
+
+
+def test_nothing_is_warned_of_where_nothing_is_left() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert replace_neurons(mobilenet_v2(), lambda _: ATIFuNode()) == 35, "ReLU6"
+        net, _ = net_and_input()
+        replace_neurons(net, lambda _: ATIFuNode(), functional=True)
+
+
+def test_the_ceiling_of_a_relu6_is_said_to_be_lost_where_it_is() -> None:
+    for threshold, lost in ((6.0, False), (1.0, False), (8.0, True)):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            net = nn.Sequential(nn.Linear(2, 2), nn.ReLU6())
+            replace_neurons(net, lambda _, threshold=threshold: ATIFuNode(threshold, scale_output=True, step_mode="m"))
+        assert [("1 ReLU6 with a neuron whose ceiling is above 6: 1" in str(w.message)) for w in caught] == [
+            True
+        ] * lost
+    net[1].v_threshold = 6.0
+    assert net[1](torch.full((4, 1), 100.0)).mean().item() == 6.0

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import copy
+import pickle
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 import torch._dynamo.testing
+from snntorch import utils as snntorch_utils
+from spikingjelly.activation_based import memopt
+from spikingjelly.activation_based.functional import reset_net
 from torch import Tensor, nn
 from torch.autograd import forward_ad
+from torch.utils.checkpoint import checkpoint
 
 from snn_ext.snntorch import ATIFnu
 from snn_ext.spikingjelly import ASNNode, ATIFnuNode, ATIFuNode
@@ -249,3 +255,113 @@ def test_share_memory_and_apply_keep_the_state(name: str) -> None:
     neuron.share_memory()
     neuron.apply(lambda module: None)
     assert torch.equal(torch.stack((first, neuron(x_seq[1]))), steps(BOTH[name](), x_seq[:2]))
+
+
+@pytest.mark.parametrize("mode", ["s", "m"])
+@pytest.mark.parametrize("name", BOTH)
+def test_a_copy_in_the_middle_of_a_graph_carries_the_values_of_the_state(name: str, mode: str) -> None:
+    neuron, x_seq = BOTH[name](step_mode=mode), grid()
+    if name in NODES:
+        neuron.store_v_seq = True
+    first, rest = (x_seq[0], x_seq[1]) if mode == "s" else (x_seq[:2], x_seq[2:])
+    x = first.clone().requires_grad_()
+    spikes = neuron(x)
+    twins = copy.deepcopy(nn.Sequential(neuron))[0], pickle.loads(pickle.dumps(neuron)), copy.copy(neuron)
+    want = neuron(rest)
+    (want.sum() + spikes.sum()).backward()  # a copy leaves the graph of the original alone
+    assert x.grad is not None and x.grad.any()
+    for twin in twins:
+        assert torch.equal(twin(rest), want)
+
+
+@pytest.mark.parametrize("name", NEURONS)
+def test_a_copy_is_reset_by_the_host(name: str) -> None:
+    net = nn.Sequential(BOTH[name]())
+    twin, x_seq = copy.deepcopy(net), grid()
+    want = steps(twin, x_seq)
+    snntorch_utils.reset(net)
+    assert torch.equal(steps(twin, x_seq), want)
+
+
+# -- activation checkpointing -----------------------------------------------------------------------------------------
+
+
+def gradients(neuron: Any, reentrant: bool | None, resets: bool) -> tuple[Tensor, Tensor]:
+    weight = torch.full((3,), 0.75, requires_grad=True)
+
+    def run(x_seq: Tensor) -> Tensor:
+        if resets:
+            reset(neuron)
+        return steps(neuron, x_seq * weight)
+
+    reset(neuron)
+    x = grid().requires_grad_()
+    out = run(x) if reentrant is None else checkpoint(run, x, use_reentrant=reentrant)
+    (out * grid(seed=1)).sum().backward()
+    assert x.grad is not None and weight.grad is not None
+    return x.grad, weight.grad
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+@pytest.mark.parametrize("name", BOTH)
+def test_recomputation_gives_the_same_gradients_or_an_error(name: str, reentrant: bool) -> None:
+    neuron = BOTH[name]()
+    with pytest.raises(RuntimeError, match=r"inside a backward pass .*checkpoint.*reset the net at the beginning"):
+        gradients(neuron, reentrant, resets=False)
+    for got, want in zip(gradients(neuron, reentrant, True), gradients(neuron, None, True), strict=True):
+        assert torch.equal(got, want)
+
+
+@pytest.mark.parametrize("chunks", [1, 2])
+@pytest.mark.parametrize("name", NODES)
+def test_checkpoints_that_keep_the_states_give_the_gradients_without_them(name: str, chunks: int) -> None:
+    net = nn.Sequential(nn.Linear(3, 3), NODES[name](step_mode="m"), nn.Linear(3, 3))
+    found = []
+    for run in (net, memopt.checkpoint_module(net, chunks=chunks)):
+        reset_net(net)
+        x = grid().requires_grad_()
+        torch.cat([run(x[:2]), run(x[2:])]).square().sum().backward()
+        found.append(x.grad)
+    assert torch.equal(*found)
+
+
+@pytest.mark.parametrize("name", BOTH)
+def test_a_sequence_inside_a_backward_pass_may_run(name: str) -> None:
+    neuron, other, x_seq, found = BOTH[name](), BOTH[name](), grid(), list[Tensor]()
+    want = steps(BOTH[name](), x_seq)
+
+    def hook(grad: Tensor) -> None:
+        reset(neuron)
+        found.append(steps(neuron, x_seq))
+
+    steps(neuron, x_seq)
+    x = x_seq.clone().requires_grad_()
+    x.register_hook(hook)
+    steps(other, x).sum().backward()
+    assert torch.equal(found[0], want)
+
+
+def test_a_step_that_was_not_compiled_breaks_no_graph(dynamo: Any) -> None:
+    for name in BOTH:
+        neuron = BOTH[name]()
+        neuron(grid()[0])
+        torch.compile(neuron, backend=dynamo, fullgraph=True)(grid()[1])
+
+
+# -- thresholds below their floor -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["ATIFuNode", "ATIFnuNode", "ATIFu", "ATIFnu", "PCMPIF", "ASN"])
+def test_training_below_the_floor_is_told_once_by_the_step_that_uses_it(name: str) -> None:
+    neuron = BOTH[name](learn_threshold=True) if name in ("PCMPIF", "ASN") else BOTH[name]()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        steps(neuron, grid())
+    neuron._raw_threshold().data.fill_(-5.0)
+    assert "-5 (1e-06 in use)" in repr(neuron)
+    reset(neuron)
+    message = f"{neuron.threshold_name}: got -5 by training, want at least 1e-06"
+    with pytest.warns(UserWarning, match=message) as caught:
+        steps(neuron, grid() + 1.0)
+        neuron.train()
+    assert len(caught) == 1 and caught[0].filename == steps.__code__.co_filename

@@ -120,7 +120,7 @@ def load(corpus: str, folder: Path | None = None) -> Corpus:
     FileNotFoundError
         If the corpus is missing and cannot be downloaded.
     ValueError
-        If there is no such corpus, or some of its files are damaged.
+        If there is no such corpus, it has one word only, or some of its files are damaged.
     """
     if corpus == "sample":
         from .speech_sample import load_sample
@@ -218,10 +218,14 @@ def _read_folder(folder: Path, words: tuple[str, ...] = ()) -> Corpus:
         raise FileNotFoundError(f"{folder}: has no folder of the words: {missing}; want WORD/SPEAKER_nohash_N.wav")
     words = words or (WORDS if set(found) <= set(WORDS) else tuple(found))
     names = [f"{word}/{path.name}" for word in words for path in _wavs(folder / word)]
+    if len(spoken := {name.split("/")[0] for name in names}) == 1:
+        raise ValueError(
+            f"{folder}: has clips of one word only, {min(spoken)}, and there is nothing to tell apart; want two or more"
+        )
     split = _split(folder, names)
     if empty := [part for part in SPLITS if part not in split.values()]:
         raise ValueError(f"{folder}: has no clips for {', '.join(empty)}; want lists that name some, or more speakers")
-    if silent := set(found) & set(words) - {name.split("/")[0] for name in names}:
+    if silent := set(found) & set(words) - spoken:
         raise ValueError(f"{folder}: has no clips of: {', '.join(sorted(silent))}; want WORD/SPEAKER_nohash_N.wav")
     names.sort(key=lambda name: (SPLITS.index(split[name]), name))
     noises = [f"{NOISE}/{path.name}" for path in _wavs(folder / NOISE)]

@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor, fx
 
-from ..simulation.engine import Simulation, spike_value
-from ..simulation.graph import module_of
+from ..simulation.engine import Simulation
+from ..simulation.graph import module_of, spike_value
 from ..simulation.spike_train import SpikeTrain
 from .graph_tools import calls_neuron
 from .modules import Scale

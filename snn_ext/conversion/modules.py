@@ -10,6 +10,8 @@ import torch
 from spikingjelly.activation_based import base
 from torch import Tensor, nn
 
+from ..spikingjelly.host import CopiedMemories
+
 __all__ = ["Gate", "PoissonEncoder", "Scale", "SpikeMaxPool1d", "SpikeMaxPool2d", "SpikeMaxPool3d", "over_channels"]
 
 States = tuple[Any, ...]
@@ -51,7 +53,7 @@ def over_channels(value: Tensor, ndim: int) -> Tensor:
     return value.reshape(()) if value.numel() == 1 else value.reshape(-1, *[1] * (ndim - 2))
 
 
-class _SpikeMaxPool(base.MemoryModule):
+class _SpikeMaxPool(CopiedMemories):
     """The state of a max pooling of spikes; the geometry is that of the ``torch.nn`` class beside it."""
 
     emits_spikes = True
@@ -124,7 +126,7 @@ class SpikeMaxPool3d(nn.MaxPool3d, _SpikeMaxPool):
     _pool, forward = nn.MaxPool3d.forward, base.MemoryModule.forward
 
 
-class Gate(base.MemoryModule):
+class Gate(CopiedMemories):
     r"""A factor that multiplies spikes: the function of the mean current so far, as in squeeze-and-excitation.
 
     .. math:: g(t) = f\Big( \frac{1}{t} \sum_{s=1}^{t} I(s) \Big)

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import torch
 from spikingjelly.activation_based import base
+from spikingjelly.activation_based.functional import reset_net
 from torch import Tensor, fx, nn
 
 from .._errors import bad_value
 from .._together import all_or_nothing
+from ..hosts import host_of
 from ..neurons import AdaptiveSpikingNeuron
-from ..replacement import replace_neurons
+from ..replacement import new_neurons, swap_neurons
 from ..simulation.graph import is_stateful, module_of
+from .graph_tools import free_name
 from .report import Numbers, Report
 
-__all__ = ["ConvertedNet"]
+__all__ = ["ConvertedNet", "join_resets"]
 
 _KEPT = ("report", "schedule", "time_steps", "clips", "_step_mode")
 
@@ -96,7 +100,9 @@ class ConvertedNet(fx.GraphModule, base.StepModule):
     def to_snntorch(self) -> ConvertedNet:
         """Return a copy with the neurons of :mod:`snn_ext.snntorch`, to be run step by step.
 
-        :func:`snn_ext.snntorch.reset` resets it. ``report`` stays.
+        It starts afresh, wherever this net is in a sequence. :func:`snn_ext.snntorch.reset` resets it, and so does
+        ``snntorch.utils.reset``, which sees the top level of a net only: there the neurons are, the one of the layer
+        ``"features.1"`` as ``"features_1"``, in ``report`` too.
         """
         if self.schedule != "streaming":
             bad_value("schedule", self.schedule, "'streaming': snnTorch has no neurons of phases")
@@ -113,7 +119,10 @@ class ConvertedNet(fx.GraphModule, base.StepModule):
             reset = "subtract" if old.v_reset is None else "zero"
             return PCMPIF(precharge=old.v_init.detach(), reset_mechanism=reset, init_hidden=True)
 
-        replace_neurons(twin, factory)
+        reset_net(twin)
+        swap_neurons(twin, new_neurons(twin, factory))
+        _lift_neurons(twin)
+        join_resets(twin)
         return twin
 
     # The report travels as bytes in a tensor: readers of state dicts expect tensors.
@@ -134,6 +143,28 @@ class ConvertedNet(fx.GraphModule, base.StepModule):
     def __reduce__(self) -> tuple[Any, ...]:
         build, arguments = fx.GraphModule.__reduce__(self.one_step())
         return _restore, (build, arguments, {name: getattr(self, name) for name in _KEPT})
+
+
+def _lift_neurons(net: ConvertedNet) -> None:
+    """Move neurons to the top level of a net, where snnTorch looks for them."""
+    nested = [name for name, module in net.named_modules() if "." in name and host_of(module) == "snntorch"]
+    names: dict[str, str] = {}
+    for name in nested:
+        names[name] = free_name(net, name.replace(".", "_"))
+        net.add_module(names[name], net.get_submodule(name))
+        net.delete_submodule(name)
+    for node in net.graph.nodes:
+        node.target = names.get(node.target, node.target)
+    net.recompile()
+    net.report = Report(replace(layer, name=names.get(layer.name, layer.name)) for layer in net.report)
+    net.clips = {names.get(name, name): clip for name, clip in net.clips.items()}
+
+
+def join_resets(net: nn.Module) -> None:
+    """Let the first neuron of snnTorch in a net reset the poolings and encoders as well, which that host overlooks."""
+    neuron: Any = next((module for module in net.modules() if host_of(module) == "snntorch"), None)
+    if neuron is not None:
+        neuron.resets_too = tuple(module for module in net.modules() if is_stateful(module))
 
 
 def _restore(build: Any, arguments: tuple[Any, ...], kept: dict[str, Any]) -> ConvertedNet:

@@ -14,6 +14,7 @@ from ..neurons import IFState, Thresholds
 from ..ops import integrate_and_fire
 from ..simulation.layers import module_of
 from ..spikingjelly import PCMPIFNode
+from ..spikingjelly.host import CopiedMemories
 from .graph_tools import assign, calls_neuron
 from .modules import PoissonEncoder
 from .net import ConvertedNet
@@ -160,7 +161,7 @@ class PhasedIFNode(PCMPIFNode):
         return f"{super().extra_repr()}, time_steps={self.time_steps}, phase={self.phase}"
 
 
-class PhasedDelay(base.MemoryModule):
+class PhasedDelay(CopiedMemories):
     """Repeats the number of spikes of an earlier phase in a later one.
 
     Parameters

@@ -15,7 +15,8 @@ from ..functional import sqnr
 from ..hosts import host_of, reset_neurons
 from ..neurons import AdaptiveSpikingNeuron
 from ..simulation.graph import unit_of
-from .batches import check_labels, numbered
+from .batches import numbered
+from .decisions import Metric, decision
 
 __all__ = ["LayerActivity", "NetActivity", "measure_activity"]
 
@@ -63,7 +64,9 @@ class NetActivity:
 
 
 @torch.no_grad()
-def measure_activity(net: nn.Module, loader: Iterable[Any], *, limit: int = 20_000) -> NetActivity:
+def measure_activity(
+    net: nn.Module, loader: Iterable[Any], *, metric: Metric = "class", limit: int = 20_000
+) -> NetActivity:
     """Measure the accuracy of a net, and the spikes and the SQNR of each of its spiking layers.
 
     The net runs as it is, in eval mode, and is reset before and after every batch; the training flag of every module is
@@ -76,6 +79,8 @@ def measure_activity(net: nn.Module, loader: Iterable[Any], *, limit: int = 20_0
         either host, get whole sequences ``[T, N, ...]``. An analog net has an accuracy and no layers.
     loader : iterable
         Batches ``(inputs, labels)``.
+    metric : str or callable
+        Which decisions are right, as in :func:`snn_ext.evaluate`.
     limit : int
         Number of inputs kept of a layer and batch for its SQNR.
 
@@ -101,11 +106,12 @@ def measure_activity(net: nn.Module, loader: Iterable[Any], *, limit: int = 20_0
     if not isinstance(net, nn.Module):
         bad_type("net", net, "an nn.Module")
     check_count("limit", limit)
+    rule = decision(metric)
     probes = {module: _Probe(name, limit) for name, module in net.named_modules() if host_of(module) is not None}
     for module, probe in probes.items():
         if getattr(module, "step_mode", "s") != "m":
             bad_value("net", f"{probe.name} in step mode 's'", "spiking layers in step mode 'm'")
-    correct = samples = 0
+    correct, samples = 0.0, 0
     modes = {module: module.training for module in net.modules()}
     device = next((t.device for t in (*net.parameters(), *net.buffers())), torch.device("cpu"))
     hooks: list[Any] = []
@@ -117,9 +123,8 @@ def measure_activity(net: nn.Module, loader: Iterable[Any], *, limit: int = 20_0
                 bad_type("loader", x, "batches (inputs, labels)")
             reset_neurons(net)
             scores = net(x.to(device))
-            labels = check_labels(labels.to(device), scores)
-            # scores with a NaN among them decide for no class
-            correct += int(((scores.argmax(1) == labels) & ~scores.isnan().any(1)).sum())
+            labels = rule.check(labels.to(device), scores)
+            correct += float(rule.count(scores.unsqueeze(0), labels, torch.ones(1, device="cpu")))
             samples += len(labels)
     finally:
         reset_neurons(net)

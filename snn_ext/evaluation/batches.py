@@ -3,30 +3,50 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Dataset, IterableDataset
 
 from .._errors import bad_type, bad_value
 
-__all__ = ["check_finite", "check_finite_weights", "check_labels", "inputs_and_labels", "numbered"]
+__all__ = ["Frames", "check_finite", "check_finite_weights", "check_labels", "inputs_and_labels", "numbered"]
+
+Frames = Literal["TN", "NT"] | None
+"""Order of the first two dimensions of sequences of frames; ``None`` for inputs ``[N, ...]`` that do not change."""
 
 
-def numbered(loader: Iterable[Any]) -> Iterator[tuple[int, Tensor, Tensor | None]]:
-    """Yield number (from 1), inputs ``[N, ...]`` and labels or ``None`` of each batch; only N may vary."""
+def numbered(loader: Iterable[Any], frames: Frames = None) -> Iterator[tuple[int, Tensor, Tensor | None]]:
+    """Yield number (from 1), inputs ``[N, ...]`` and labels or ``None`` of each batch; only N may vary.
+
+    With ``frames`` the inputs are sequences in the order of their first two dimensions, and come as ``[T, N, ...]``.
+    """
+    if isinstance(loader, Dataset) and not isinstance(loader, IterableDataset):
+        bad_type("loader", loader, "batches of it: torch.utils.data.DataLoader(dataset, batch_size=64)")
     if isinstance(loader, Tensor) or not isinstance(loader, Iterable):
         bad_type("loader", loader, "batches (inputs, labels) or inputs, as [inputs] for a single one")
     shape: torch.Size | None = None
     for number, batch in enumerate(loader, 1):
         x, labels = inputs_and_labels(batch)
-        if x.ndim < 2 or len(x) < 1:
+        if frames is not None:
+            x = _time_first(x, frames, number)
+        elif x.ndim < 2 or len(x) < 1:
             bad_value("loader", x, f"inputs [N, ...] of at least one sample in batch {number}")
-        if shape not in (None, x.shape[1:]):
+        one = x.shape[1:] if frames is None else (x.shape[0], *x.shape[2:])
+        if shape not in (None, one):
             bad_value("loader", x, f"samples of one shape, {list(shape or ())} as in batch 1, also in batch {number}")
-        shape = x.shape[1:]
+        shape = torch.Size(one)
         check_finite("loader", x, f"the inputs of batch {number}")
         yield number, x, labels
+
+
+def _time_first(x: Tensor, frames: str, number: int) -> Tensor:
+    """Return frames as ``[T, N, ...]``."""
+    if x.ndim < 3 or 0 in x.shape[:2] or not x.is_floating_point():
+        order = ", ".join(frames)
+        bad_value("loader", x, f"frames [{order}, ...] of floating point in batch {number}, as frames={frames!r} says")
+    return x if frames == "TN" else x.transpose(0, 1)
 
 
 def inputs_and_labels(batch: Any) -> tuple[Tensor, Tensor | None]:

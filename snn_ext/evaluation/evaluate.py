@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-import math
-import warnings
 from collections.abc import Iterable, Iterator, Sequence, Sized
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import fx, nn
 
-from .._errors import bad_type, bad_value, check_bool, check_count
-from ..simulation.analog import AnalogTwin
-from ..simulation.counts import PhasedSimulation
+from .._errors import bad_type, bad_value, check_bool, check_choice, check_count
+from ..hosts import host_of
 from ..simulation.engine import Simulation
-from ..simulation.graph import as_graph, evaluating, smoothed_readout, step_length
+from ..simulation.graph import evaluating, output_of, smoothed_readout
+from ..simulation.steps import Steps, steps_of
 from .arousal import Arousal, ArousedSimulation
-from .batches import check_finite, check_finite_weights, check_labels, numbered
-from .fingerprint import fingerprint
-from .metrics import LayerSums, ReadoutSums
-from .result import Evaluation, LayerEvaluation
+from .batches import Frames, check_finite_weights, numbered
+from .decisions import Metric, decision
+from .fingerprint import fingerprint, hash_of
+from .metrics import ReadoutSums
+from .result import Evaluation
 from .resume import ResumeFile
-from .synapses import Synapses, count_synapses
+from .run import Run
 
 __all__ = ["evaluate"]
 
@@ -32,8 +32,10 @@ __all__ = ["evaluate"]
 def evaluate(
     snn: nn.Module,
     loader: Iterable[Any],
-    time_steps: int,
+    time_steps: int | None = None,
     *,
+    frames: Frames = None,
+    metric: Metric = "class",
     ann: nn.Module | None = None,
     delay: int | Sequence[int] = 0,
     chunk: int | None = None,
@@ -53,16 +55,27 @@ def evaluate(
     Parameters
     ----------
     snn : nn.Module
-        A converted net, a trained :class:`snn_ext.ConstantInputNet`, or any traceable net of SpikingJelly neurons. It
-        runs in eval mode, step by step, and is reset; its modes are restored.
+        A converted net, a trained :class:`snn_ext.ConstantInputNet`, or any traceable net of neurons of SpikingJelly or
+        snnTorch. Its forward pass is that of one step, or runs a loop over the steps. It runs in eval mode, step by
+        step, and is reset; its modes are restored.
     loader : iterable
         Batches ``(inputs, labels)``, or inputs alone: then there are errors and operations, and no accuracy. Samples
         have one shape, batches any size.
-    time_steps : int
-        T. All steps are counted.
+    time_steps : int, optional
+        T. All steps are counted. By default the number of frames, or the net's own: that of a loop in its forward
+        pass, or its ``latency`` or ``time_steps``.
+    frames : {"TN", "NT"}, optional
+        The inputs are sequences of frames, as of event data, with time in the first dimension, ``[T, N, ...]``, or in
+        the second, ``[N, T, ...]``: frame t is shown at step t. By default ``[N, ...]`` is shown at every step.
+    metric : str or callable
+        Which decisions are right. "class": the label, a number, is among the ``top`` largest outputs. "sign": of an
+        output of one logit, above 0 for the label 1, else for 0. "multilabel": the same for several logits and as many
+        labels; the share of right ones is averaged. "multilabel-exact": all of them are right. Or a function of the
+        mean outputs ``[N, ...]`` and the labels that returns a number in [0, 1] for each sample, such as
+        ``lambda y, labels: (y - labels).abs().amax(1) < 0.1``.
     ann : nn.Module, optional
         The analog net whose accuracy the latencies refer to. By default it is that of the spiking net's own graph,
-        with ReLUs in place of its neurons.
+        with ReLUs in place of its neurons. Of frames, an analog net gets the mean.
     delay : int or sequence of int
         Steps at the start whose output is not counted (delayed evaluation); several are all evaluated.
     chunk : int, optional
@@ -88,14 +101,19 @@ def evaluate(
 
     Raises
     ------
-    ValueError
-        Also if inputs, weights or outputs are not finite: a neuron with a potential of NaN is silent, and a comparison
-        with NaN decides for any class.
+    TypeError, ValueError
+        Also for a data set instead of a loader; for inputs that the net does not take; for labels that are not those of
+        ``metric``; and if inputs, weights or outputs are not finite: a neuron with a potential of NaN is silent, and a
+        comparison with NaN decides for any class.
 
     Notes
     -----
     A phased net that runs for its latency is evaluated by integer counts, which takes about as long as an analog net
     (:class:`snn_ext.simulation.PhasedSimulation`), unless ``chunk`` or ``correlation_steps`` ask for single steps.
+
+    A loop over the steps in the forward pass is taken apart by tracing, and compared with the net as it is on the first
+    samples. It may return the outputs of all steps, their sum or mean, or the output of the last step, which then
+    decides alone.
 
     Rates and activations are in units of the thresholds. Source of the metrics: Hwang et al. 2021 and Sengupta et al.
     2019.
@@ -114,35 +132,47 @@ def evaluate(
     """
     delays = (delay,) if isinstance(delay, int) else tuple(delay)
     top, correlation_steps = tuple(top), tuple(sorted(correlation_steps))
-    _check(time_steps, delays, top, correlation_steps, memory)
+    check_choice("frames", frames, (None, "TN", "NT"))
     check_bool("progress", progress)
     if ann is not None and not isinstance(ann, nn.Module):
         bad_type("ann", ann, "an nn.Module, or None")
-    graph = as_graph(snn, "snn")
-    smoothed = smoothed_readout(graph)
-    if delays != (0,) and smoothed:
-        bad_value("delay", delay, "0 for a read-out that is smoothed: no output is summed up, so none is left out")
+    batches, shown = numbered(loader, frames), None
+    if frames is not None:
+        first = next(batches, None)
+        if first is None:
+            bad_value("loader", "no batch", "at least one")
+        batches, shown = chain([first], batches), len(first[1])
+    steps = steps_of(snn, "snn", shown)
+    graph = steps.graph
+    time_steps = _time_steps(time_steps, snn, steps, frames, shown)
+    _check(time_steps, delays, top, correlation_steps, memory)
+    by_value = smoothed_readout(graph) or steps.last
+    if delays != (0,) and by_value:
+        bad_value("delay", delay, "0 for a read-out that is smoothed or of the last step: no output is summed up")
     simulation: Simulation | ArousedSimulation = Simulation(graph, chunk=chunk, memory=memory)
     if arousal is not None:
-        if not isinstance(arousal, Arousal):
-            bad_type("arousal", arousal, "an Arousal, or None")
-        simulation = ArousedSimulation(graph, arousal, chunk=chunk, memory=memory)
+        simulation = _aroused(graph, arousal, frames, chunk, memory)
     if not set(simulation.events.kinds.values()) - {"pool"}:
         bad_value("snn", type(snn).__name__, "a net with at least one spiking neuron")
+    rule = decision(metric, top)
+    if rule.name in ("sign", "multilabel", "multilabel-exact") and simulation.events.arriving[output_of(graph)]:
+        bad_value("metric", metric, "a function (outputs, labels): the output of the net is spikes, which have no sign")
     nets = {"snn": simulation.graph} if ann is None else {"snn": simulation.graph, "ann": ann}
     for name, net in nets.items():
         check_finite_weights(name, net)
     with evaluating([m for net in nets.values() for m in net.modules() if m is not simulation.graph]):
-        run = _Run(simulation, ann, ReadoutSums(time_steps, delays, top, smoothed), correlation_steps)
+        readout = ReadoutSums(time_steps, delays, top, by_value, rule)
+        run = Run(simulation, steps, ann, readout, correlation_steps, frames)
         if resume is None:
-            for number, x, labels in _progress(numbered(loader), loader, progress):
+            for number, x, labels in _progress(batches, loader, progress):
                 run.add(number, x, labels)
             return run.result()
         settings = {"time_steps": time_steps, "delays": delays, "top": top, "correlation_steps": correlation_steps}
+        settings |= {"frames": frames, "metric": rule.name}
         hashes = {"arousal": repr(arousal), "snn": fingerprint(simulation.graph), "ann": fingerprint(ann)}
-        file = ResumeFile(resume, settings | hashes)
+        file = ResumeFile(resume, settings | hashes | {"function": hash_of(metric)})
         file.restore(run)
-        for number, x, labels, done in _progress(file.batches(loader), loader, progress):
+        for number, x, labels, done in _progress(file.batches(batches), loader, progress):
             run.add(number, x, labels, done)
             if not done:
                 file.save(run)
@@ -151,152 +181,34 @@ def evaluate(
         return result
 
 
-class _Run:
-    """The sums of one evaluation."""
+def _time_steps(given: int | None, snn: nn.Module, steps: Steps, frames: Frames, shown: int | None) -> int:
+    """Return T: what is given, the number of frames, or the net's own."""
+    if given is not None:
+        check_count("time_steps", given)
+    if shown is None and steps.frames is not None:
+        bad_value("frames", None, f"'TN' or 'NT': a step of snn shows one of {steps.time_steps} frames")
+    if shown is not None:
+        if steps.time_steps is not None and steps.frames is None or getattr(snn, "schedule", "streaming") == "phased":
+            bad_value("frames", frames, "None: snn shows one input at all of its steps")
+        if steps.time_steps not in (None, shown):
+            bad_value("loader", f"{shown} frames", f"{steps.time_steps}, the steps of the forward pass of snn")
+        if given not in (None, shown):
+            bad_value("time_steps", given, f"None, or {shown}, the number of frames")
+        return shown
+    own = given or steps.time_steps or getattr(snn, "latency", None) or getattr(snn, "time_steps", None)
+    if not isinstance(own, int):
+        bad_value("time_steps", None, "an int >= 1: snn has no number of steps of its own")
+    return own
 
-    def __init__(
-        self,
-        simulation: Simulation | ArousedSimulation,
-        ann: nn.Module | None,
-        readout: ReadoutSums,
-        correlation_steps: tuple[int, ...],
-    ) -> None:
-        self.simulation, self.ann, self.readout = simulation, ann, readout
-        graph, self.correlation_steps, self.aroused = simulation.graph, correlation_steps, 0
-        self.twin = AnalogTwin(graph, keep=bool(correlation_steps))
-        time_steps, kinds = readout.time_steps, simulation.events.kinds
-        self.by_counts: PhasedSimulation | None = None
-        if not correlation_steps and isinstance(simulation, Simulation) and simulation.chunk is None:
-            if PhasedSimulation.admits(simulation, time_steps):
-                self.by_counts = PhasedSimulation(simulation)
-        self.layers = {name: LayerSums(time_steps, correlation_steps) for name in kinds}
-        self.synapses: Synapses | None = None
-        self.labelled: bool | None = None  # not known yet
-        self._is_counted, self._sample = False, torch.empty(0)
-        self.device = next((t.device for t in (*graph.parameters(), *graph.buffers())), torch.device("cpu"))
 
-    def add(self, number: int, x: Tensor, labels: Tensor | None, done: bool = False) -> None:
-        """Simulate a batch and add it to the sums, unless they hold it already."""
-        if self.labelled not in (None, labels is not None):
-            bad_value("loader", "batches with and without labels", "labels in all of them or in none")
-        self.labelled = labels is not None
-        self._sample = x[:1]
-        if done:
-            return
-        x, labels = x.to(self.device), None if labels is None else labels.to(self.device)
-        self._count_synapses()
-        place = f"in batch {number}"
-        self._begin(x, labels, place)
-        t = 0
-        for output in self._outputs(x):
-            check_finite("snn", output, f"an output in steps {t + 1} to {t + len(output)} {place}")
-            self.readout.add(output)
-            t += len(output)
-        for layer in self.layers.values():
-            layer.end()
-        if isinstance(self.simulation, ArousedSimulation):
-            self.aroused += int(self.simulation.aroused.sum())
-
-    def _outputs(self, x: Tensor) -> Iterator[Tensor]:
-        time_steps = self.readout.time_steps
-        if self.by_counts is None:
-            return self.simulation.run(x, time_steps, self._observe)
-        return self.by_counts.run(x, time_steps, self._observe_counts)
-
-    def _begin(self, x: Tensor, labels: Tensor | None, place: str) -> None:
-        """Run the analog nets, and hand their outputs and activations to the sums."""
-        analog = self.twin(x)
-        if not isinstance(analog, Tensor):
-            bad_value("snn", f"an output of type {type(analog).__name__}", "one tensor [N, ...]")
-        for name, total in self.twin.sums.items():
-            if not math.isfinite(total):
-                bad_value("snn", f"NaN or infinite activations of {name} {place}", "finite numbers")
-        check_finite("snn", analog, f"an analog output {place}")
-        if labels is not None:
-            scores = analog if self.ann is None else self.ann(x)
-            labels = check_labels(labels, scores)
-            check_finite("ann", scores, f"an output {place}")
-            self.readout.count_analog(scores, labels)
-        self.readout.begin(analog, labels)
-        for name, layer in self.layers.items():
-            layer.begin(self.twin.sums.get(name), self.twin.activations.get(name))
-
-    def _observe(self, name: str, module: nn.Module, spikes: Tensor) -> None:
-        self.layers[name].add(spikes)
-
-    def _observe_counts(self, name: str, start: int, counts: Tensor) -> None:
-        assert self.by_counts is not None
-        self.layers[name].add_counts(start, counts, self.by_counts.graph.time_steps)
-
-    def _count_synapses(self) -> None:
-        """Count the synapses once, at the shape that all samples have."""
-        if self._is_counted:
-            return
-        try:
-            self.synapses = count_synapses(self.simulation.graph, self._sample.to(self.device), self.simulation.events)
-        except ValueError as error:
-            warnings.warn(f"{error}; synaptic operations are left out", stacklevel=5)
-        fan_out = {} if self.synapses is None else self.synapses.fan_out
-        for name in self.layers.keys() & fan_out.keys():
-            self.layers[name].fan_out = fan_out[name].flatten().double().to(self.device)
-        self._is_counted = True
-
-    def state_dict(self) -> dict[str, Any]:
-        layers = {name: layer.state_dict() for name, layer in self.layers.items()}
-        readout = self.readout.state_dict()
-        return {"readout": readout, "layers": layers, "labelled": self.labelled, "aroused": self.aroused}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        if state["layers"].keys() != self.layers.keys():
-            raise ValueError(f"layers: got {[*state['layers']]}, want {[*self.layers]}")
-        self.readout.load_state_dict(state["readout"])
-        self.labelled, self.aroused = state["labelled"], state["aroused"]
-        for name, layer in state["layers"].items():
-            self.layers[name].load_state_dict(layer)
-
-    def result(self) -> Evaluation:
-        """Turn the sums into means."""
-        if not self.readout.samples:
-            bad_value("loader", "no batch", "at least one")
-        self._count_synapses()  # if the sums held all batches
-        readout, samples, known = self.readout, self.readout.samples, self.synapses
-        correct = analog = None
-        if self.labelled:
-            correct = readout.correct.double() / samples
-            for row, delay in enumerate(readout.delays):
-                correct[:, row, :delay] = torch.nan
-            analog = tuple((readout.analog_correct.double() / samples).tolist())
-        return Evaluation(
-            time_steps=readout.time_steps,
-            samples=samples,
-            delays=readout.delays,
-            top=readout.top,
-            correct=correct,
-            analog_correct=analog,
-            mse=readout.squared_error / samples,
-            layers=[self._layer(name, sums) for name, sums in self.layers.items()],
-            macs=None if known is None else known.macs,
-            input_macs=None if known is None else known.input_macs,
-            dt=step_length(self.simulation.graph),
-            selectivity=self.aroused / samples if isinstance(self.simulation, ArousedSimulation) else None,
-        )
-
-    def _layer(self, name: str, sums: LayerSums) -> LayerEvaluation:
-        samples, fan_out = self.readout.samples, sums.fan_out
-        pairs = torch.cat(sums.scatter, dim=2) if sums.scatter else None
-        correlation = sums.correlation().tolist() if sums.analog else []
-        return LayerEvaluation(
-            name=name,
-            kind=self.simulation.events.kinds[name],
-            neurons=sums.neurons,
-            spikes=sums.spikes.cumsum(0) / samples,
-            synops=torch.full_like(sums.synops, torch.nan) if fan_out is None else sums.synops.cumsum(0) / samples,
-            mean_activation=sums.activation / (samples * sums.neurons) if sums.analog else None,
-            fan_out=None if fan_out is None else float(fan_out.mean()),
-            fed_macs=0 if self.synapses is None else self.synapses.fed_macs.get(name, 0),
-            correlation=dict(zip(self.correlation_steps, correlation, strict=False)),
-            scatter={} if pairs is None else dict(zip(self.correlation_steps, pairs, strict=True)),
-        )
+def _aroused(graph: fx.GraphModule, arousal: Any, frames: Frames, chunk: int | None, memory: int) -> ArousedSimulation:
+    if not isinstance(arousal, Arousal):
+        bad_type("arousal", arousal, "an Arousal, or None")
+    if frames is not None:
+        bad_value("frames", frames, "None with an arousal, which is defined for inputs that do not change")
+    if any(host_of(module) == "snntorch" for module in graph.modules()):
+        bad_value("snn", "neurons of snnTorch", "those of SpikingJelly with an arousal")
+    return ArousedSimulation(graph, arousal, chunk=chunk, memory=memory)
 
 
 def _check(

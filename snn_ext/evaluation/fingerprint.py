@@ -9,10 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["DataFingerprint", "fingerprint"]
+from ..hosts import host_of
+
+__all__ = ["DataFingerprint", "fingerprint", "hash_of"]
 
 # Attributes that are no settings: children and tensors are hashed separately; hooks, states and modes belong to a run.
-_OWN = {*vars(nn.Module()), "_memories", "_step_mode", "step_mode", "v_seq"}
+_OWN = {*vars(nn.Module()), "_memories", "_step_mode", "step_mode", "v_seq", "_left", "_warned_of_floor"}
+_STATES = {"reset", "_own_mem", "_mem_seq", "_mem_version", "_state"}  # of neurons of snnTorch
 
 
 def fingerprint(net: nn.Module | None) -> str:
@@ -31,9 +34,19 @@ def fingerprint(net: nn.Module | None) -> str:
     for name, module in [] if net is None else net.named_modules(remove_duplicate=False):
         kind, text = type(module), getattr(module, "code", None)  # each fx graph has its own class
         what = text if isinstance(text, str) else (kind.__module__, kind.__qualname__, kind.forward)
-        tensors = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
-        settings = sorted((key, value) for key, value in vars(module).items() if key not in _OWN and _is_data(value))
+        states = _STATES | module._non_persistent_buffers_set if host_of(module) == "snntorch" else set[str]()
+        buffers = [pair for pair in module.named_buffers(recurse=False) if pair[0] not in states]
+        tensors = [*module.named_parameters(recurse=False), *buffers]
+        kept = ((key, value) for key, value in vars(module).items() if key not in _OWN | states)
+        settings = sorted((key, value) for key, value in kept if _is_data(value))
         _update(digest, (name, what, tensors, settings))
+    return digest.hexdigest()
+
+
+def hash_of(value: Any) -> str:
+    """Return a hash of a value: of the code of a function, of anything else what it says of itself."""
+    digest = hashlib.sha256()
+    _update(digest, value)
     return digest.hexdigest()
 
 

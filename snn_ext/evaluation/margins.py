@@ -16,7 +16,7 @@ from ..simulation.engine import Simulation
 from ..simulation.graph import step_length
 from .arousal import Arousal, at_precision, margins_of
 from .batches import check_finite, check_finite_weights, check_labels, numbered
-from .metrics import rank_of_label
+from .decisions import rank_of_label
 from .result import first_crossing
 
 __all__ = ["Margins", "estimate_arousal", "observe_margins"]

@@ -8,32 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["LayerSums", "ReadoutSums", "rank_of_label"]
+from .decisions import Decision, decision
+
+__all__ = ["LayerSums", "ReadoutSums"]
 
 # A variance is a difference of two large sums; up to this share of its square it is rounding alone.
 _ROUNDING = 1e-12
-
-
-def rank_of_label(scores: Tensor, labels: Tensor) -> Tensor:
-    """Return how many classes come before the right one, ``[..., N, K]`` and ``[N]`` to ``[..., N]``.
-
-    Of equal scores the first class comes first, as with ``argmax``: a net that has not fired yet decides for class 0.
-    NaN comes before any number, as with ``argmax``, and a class whose own score is not finite comes last: such a
-    decision is never right.
-
-    Examples
-    --------
-    >>> import torch
-    >>> rank_of_label(torch.tensor([[1.0, 3.0, 3.0]]), torch.tensor([2]))
-    tensor([1])
-    >>> rank_of_label(torch.full((1, 3), torch.nan), torch.tensor([0]))
-    tensor([3])
-    """
-    index = labels.expand(scores.shape[:-1])[..., None]
-    own = scores.gather(-1, index)
-    later = torch.arange(scores.shape[-1], device=scores.device) >= index
-    behind = ((scores < own) | ((scores == own) & later)) & own.isfinite()
-    return (~behind).sum(-1)
 
 
 class ReadoutSums:
@@ -49,6 +29,8 @@ class ReadoutSums:
         Steps of output that are not counted.
     top : sequence of int
         A decision counts as right if the label is among as many of the largest scores.
+    metric : Decision, optional
+        Which decisions are right; by default, those for the class of the label.
     smoothed : bool
         The output is the state of a read-out that filters itself: its value at each step decides, and no sum is taken.
         There are no delays then.
@@ -56,7 +38,7 @@ class ReadoutSums:
     Attributes
     ----------
     correct : Tensor
-        Right decisions, ``[len(top), D, T]``, int64; zero for t <= t_d, where there is no decision.
+        Right decisions, ``[len(top), D, T]``, float64; zero for t <= t_d, where there is no decision.
     squared_error : Tensor
         Sum over the samples of the mean squared difference to the analog output, ``[D, T]``, float64. While nothing is
         counted the rate is 0.
@@ -67,31 +49,39 @@ class ReadoutSums:
     delayed evaluation.
     """
 
-    def __init__(self, time_steps: int, delays: Sequence[int], top: Sequence[int], smoothed: bool = False) -> None:
+    def __init__(
+        self,
+        time_steps: int,
+        delays: Sequence[int],
+        top: Sequence[int],
+        smoothed: bool = False,
+        metric: Decision | None = None,
+    ) -> None:
         self.time_steps, self.delays, self.top, self.smoothed = time_steps, tuple(delays), tuple(top), smoothed
-        self.correct = torch.zeros(len(top), len(delays), time_steps, dtype=torch.int64, device="cpu")
+        self.decision = decision("class", top) if metric is None else metric
+        self.correct = torch.zeros(len(top), len(delays), time_steps, dtype=torch.float64, device="cpu")
         self.squared_error = torch.zeros(len(delays), time_steps, dtype=torch.float64, device="cpu")
-        self.analog_correct = torch.zeros(len(top), dtype=torch.int64, device="cpu")
+        self.analog_correct = torch.zeros(len(top), dtype=torch.float64, device="cpu")
         self.samples = 0
 
     def begin(self, analog_output: Tensor, labels: Tensor | None) -> None:
         """Start a batch."""
-        self._target, self._labels, self._t = analog_output.flatten(1).double(), labels, 0
+        self._shape = analog_output.shape
+        self._target, self._labels, self._t = analog_output.reshape(len(analog_output), -1).double(), labels, 0
         self._total = torch.zeros_like(self._target)
         self._at_delay: dict[int, Tensor] = {0: self._total}
         self.samples += len(analog_output)
 
     def count_analog(self, scores: Tensor, labels: Tensor) -> None:
         """Count the right decisions of the analog net."""
-        rank = rank_of_label(scores, labels)
-        self.analog_correct += torch.stack([(rank < k).sum() for k in self.top]).cpu()
+        self.analog_correct += self.decision.count(scores.unsqueeze(0), labels, torch.ones(1, device="cpu"))[:, 0].cpu()
 
     def add(self, output: Tensor) -> None:
         """Add the next steps of output, ``[T', N, ...]``."""
         if self.smoothed:
-            self._add_smoothed(output.flatten(2).double())
+            self._add_smoothed(output.reshape(len(output), *self._target.shape).double())
             return
-        sums = output.flatten(2).double().cumsum(0) + self._total
+        sums = output.reshape(len(output), *self._target.shape).double().cumsum(0) + self._total
         steps = self._t + 1 + torch.arange(len(sums), device="cpu")
         for delay in self.delays:
             if self._t < delay <= int(steps[-1]):
@@ -107,18 +97,20 @@ class ReadoutSums:
             columns = steps[counting] - 1
             rate = since / (steps[counting] - delay).to(since)[:, None, None]
             self.squared_error[row, columns] += (rate - self._target).square().mean(2).sum(1).cpu()
-            if self._labels is not None:
-                rank = rank_of_label(since, self._labels)
-                self.correct[:, row, columns] += torch.stack([(rank < k).sum(1) for k in self.top]).cpu()
+            self._count(row, columns, since, steps[counting] - delay)
         self._total, self._t = sums[-1].clone(), int(steps[-1])
 
     def _add_smoothed(self, output: Tensor) -> None:
         columns = slice(self._t, self._t + len(output))
         self.squared_error[0, columns] += (output - self._target).square().mean(2).sum(1).cpu()
-        if self._labels is not None:
-            rank = rank_of_label(output, self._labels)
-            self.correct[:, 0, columns] += torch.stack([(rank < k).sum(1) for k in self.top]).cpu()
+        self._count(0, columns, output, torch.ones(len(output), device="cpu"))
         self._t += len(output)
+
+    def _count(self, row: int, columns: Any, sums: Tensor, steps: Tensor) -> None:
+        """Count the right decisions of the sums ``[T', N, K]`` over so many steps."""
+        if self._labels is not None:
+            right = self.decision.count(sums.reshape(len(sums), *self._shape), self._labels, steps)
+            self.correct[:, row, columns] += right.cpu()
 
     def state_dict(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in ("correct", "squared_error", "analog_correct", "samples")}

@@ -78,11 +78,11 @@ def accuracy_latency_synops(evaluations: Mapping[str, Evaluation], title: str = 
     figure = Figure(figsize=(12, 5), layout="constrained")
     time, operations = figure.subplots(1, 2, sharey=True)
     for i, (name, evaluation) in enumerate(evaluations.items()):
-        if evaluation.macs is None or evaluation.input_macs is None:
+        if evaluation.macs is None:
             bad_value("evaluations", f"unknown synapses of {name}", "evaluations with synaptic operations")
         look = {"color": _COLOURS[i % len(_COLOURS)], "ls": _STYLES[i // len(_COLOURS) % len(_STYLES)], "lw": 1.3}
         accuracy = 100 * evaluation.accuracy
-        spent = (evaluation.synops + evaluation.input_macs) / evaluation.macs
+        spent = (evaluation.synops + evaluation.multiply_accumulates) / evaluation.macs
         arrived = evaluation.latency_at(levels=(level,))[level]
         for axes, x in ((time, torch.arange(1, evaluation.time_steps + 1)), (operations, spent)):
             axes.plot(x, accuracy, label=name, **look)

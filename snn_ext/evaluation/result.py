@@ -110,7 +110,8 @@ class Evaluation:
     top : tuple of int
         A decision is right if the label is among this many of the largest scores.
     correct : Tensor or None
-        Share of right decisions, ``[len(top), D, T]``, NaN for t <= delay; ``None`` for data without labels.
+        Share of right decisions by ``metric``, ``[len(top), D, T]``, NaN for t <= delay; ``None`` for data without
+        labels.
     analog_correct : tuple of float or None
         The same of the analog net.
     mse : Tensor
@@ -118,13 +119,16 @@ class Evaluation:
         the units of the output. While nothing is counted the mean output is 0.
     layers : list of LayerEvaluation
         In the order of the forward pass.
-    macs, input_macs : int or None
-        Multiply-accumulates of one pass of the analog net, and those behind an analog input, spent once; ``None`` where
-        the synapses are not known.
+    macs, input_macs, step_macs : int or None
+        Multiply-accumulates of one pass of the analog net; those behind an analog input that does not change, spent
+        once; and those spent at every step, behind frames and behind weighted sums of spikes. ``None`` where the
+        synapses are not known.
     dt : float or None
         Length of a step in ms; ``None`` for neurons whose steps have no length.
     selectivity : float or None
         Share of the samples that were switched to a higher precision; see :class:`snn_ext.evaluation.Arousal`.
+    metric : str
+        Which decisions are right.
     """
 
     time_steps: int
@@ -137,8 +141,10 @@ class Evaluation:
     layers: list[LayerEvaluation]
     macs: int | None
     input_macs: int | None
+    step_macs: int | None = 0
     dt: float | None = None
     selectivity: float | None = None
+    metric: str = "class"
 
     # -- the read-out ------------------------------------------------------------------------------------------------
 
@@ -256,14 +262,21 @@ class Evaluation:
 
         Sum over the layers of neurons of (mean cumulative spikes per neuron times the multiply-accumulates of the
         layers that they feed), over the multiply-accumulates of one analog pass; the spikes of an input encoder are
-        left out. NaN where the synapses are not known. Source: Sengupta et al. 2019.
+        left out. A multiply-accumulate that is spent at every step counts as an accumulate. NaN where the synapses are
+        not known. Source: Sengupta et al. 2019.
         """
         fed = [layer.spikes / layer.neurons * layer.fed_macs for layer in self.layers if layer.kind != "input"]
-        return sum(fed, torch.zeros_like(self.spikes)) / _or_nan(self.macs)
+        return sum(fed, self.multiply_accumulates - _or_nan(self.input_macs)) / _or_nan(self.macs)
+
+    @property
+    def multiply_accumulates(self) -> Tensor:
+        """Multiply-accumulates of the spiking net for one sample in steps 1..t, ``[T]``; NaN where not known."""
+        steps = torch.arange(1, self.time_steps + 1, dtype=torch.float64, device="cpu")
+        return _or_nan(self.input_macs) + _or_nan(self.step_macs) * steps
 
     def energy(self, model: EnergyModel = ENERGY_45NM) -> Tensor:
         """Return the energy in picojoule for one sample in steps 1..t, ``[T]``."""
-        return model.accumulate * self.synops + model.multiply_accumulate * _or_nan(self.input_macs)
+        return model.accumulate * self.synops + model.multiply_accumulate * self.multiply_accumulates
 
     def analog_energy(self, model: EnergyModel = ENERGY_45NM) -> float:
         """Return the energy in picojoule of one pass of the analog net."""
@@ -338,7 +351,8 @@ class Evaluation:
         text = f"Evaluation({self.samples:,} samples, T = {self.time_steps}"
         if self.correct is not None:
             text += f", {self.accuracy[-1]:.2%} (analog {self.analog_accuracy:.2%}), latency {self.latency}"
-        return f"{text}, {self.spikes[-1]:,.0f} spikes and {self.synops[-1]:,.0f} SynOps a sample)"
+        text += f", {self.spikes[-1]:,.0f} spikes and {self.synops[-1]:,.0f} SynOps a sample"
+        return text + (f", {self.step_macs:,} MACs a step)" if self.step_macs else ")")
 
 
 def _or_nan(number: int | None) -> float:

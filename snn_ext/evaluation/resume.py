@@ -10,7 +10,6 @@ from torch import Tensor
 
 from .._errors import bad_value
 from .._files import intact, load_tensors, save_tensors
-from .batches import numbered
 from .fingerprint import DataFingerprint
 
 __all__ = ["ResumeFile"]
@@ -57,7 +56,9 @@ class ResumeFile:
         with intact(self.path, *self._kind):
             sums.load_state_dict(state)
 
-    def batches(self, loader: Iterable[Any]) -> Iterator[tuple[int, Tensor, Tensor | None, bool]]:
+    def batches(
+        self, numbered: Iterable[tuple[int, Tensor, Tensor | None]]
+    ) -> Iterator[tuple[int, Tensor, Tensor | None, bool]]:
         """Yield number, inputs and labels of all batches, and True for those that the sums hold already.
 
         Raises
@@ -66,7 +67,7 @@ class ResumeFile:
             If those are not the first batches of the loader.
         """
         done, digest, number = self._done, self._digest, 0
-        for number, x, labels in numbered(loader):
+        for number, x, labels in numbered:
             self._done, self._digest = number, self._data.add(x, labels)
             if number == done and self._digest != digest:
                 self._refuse(f"of other data: its {done} batches are not the first {done} of loader")

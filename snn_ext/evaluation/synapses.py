@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_map
 
 from .._errors import bad_value
 from ..simulation.graph import Events, Recorder, events_of, is_delay, is_filter, is_gate, is_max_pool, is_spiking
-from ..simulation.layers import UNKNOWN, Rule, before_moves, module_of, rule_of, rule_of_node
+from ..simulation.layers import Rule, before_moves, module_of, rule_of, rule_of_node
 from .connections import Connections, connections, is_linear
 
 __all__ = ["Synapses", "count_synapses"]
@@ -40,12 +40,16 @@ class Synapses:
         Multiply-accumulates of one pass of the analog net: all weighted layers, border included.
     input_macs : int
         Those of the layers that the image reaches as an analog current. It is constant, so they are spent once.
+    step_macs : int
+        Those of the layers behind other layers with weights, without neurons between. What reaches them is a weighted
+        sum of spikes, another one at every step, so they are spent at every step.
     """
 
     fan_out: dict[str, Tensor] = field(default_factory=dict)
     fed_macs: dict[str, int] = field(default_factory=dict)
     macs: int = 0
     input_macs: int = 0
+    step_macs: int = 0
 
 
 @torch.no_grad()
@@ -75,6 +79,9 @@ def count_synapses(graph: fx.GraphModule, x: Tensor, events: Events | None = Non
     A synaptic operation is one addition of a weight to a membrane potential, caused by one spike. Operations between a
     spike and the weights are merged into the weights, by their factors that are not 0: an interpolated spike meets the
     weights of all pixels of which it is a part. A pixel is met once, also if a spike reaches it in several ways.
+
+    A layer whose input is a weighted sum of spikes, as behind a linear bottleneck, adds up no weights: it multiplies,
+    at every step, and its operations are ``step_macs``. The layer before it has synapses as any other.
     """
     with torch.inference_mode(False), torch.autocast(x.device.type, enabled=False):
         return _Count(graph, x[:1].clone(), events_of(graph) if events is None else events).synapses()
@@ -92,9 +99,14 @@ class _Count:
             events.sources,
         )
         self.moving: set[fx.Node] = set()  # depends on spikes, through weights or not
+        self.mixed: set[fx.Node] = set()  # holds sums of spikes times weights
         for node in graph.graph.nodes:
-            if node in self.sources or any(n in self.moving for n in node.all_input_nodes):
+            module, before = module_of(graph, node), node.all_input_nodes
+            if node in self.sources or any(n in self.moving for n in before):
                 self.moving.add(node)
+            ends = node in self.sources or is_gate(module)  # a train of spikes begins, or a factor of one
+            if not ends and (any(n in self.mixed for n in before) or node in self.moving and _mixes(module)):
+                self.mixed.add(node)
         self.met: dict[fx.Node, Tensor] = {}  # synapses that an event at a node meets at the next step
         self.triggered: dict[fx.Node, Tensor] = {}  # the same, and those behind operations without weights
         self.edges: dict[fx.Node, dict[fx.Node, Connections]] = {}
@@ -107,12 +119,16 @@ class _Count:
             rule = rule_of(module)
             if rule.weighted:
                 self._count_macs(found, node, module, rule)
+            elif node in self.moving and _has_weights(module) and not is_gate(module):
+                self._refuse_weights(node, module)
             if node in self.sources:
                 found.fan_out[self.sources[node]] = self._triggered(node)[0]
             if not any(self.arriving[n] for n in node.all_input_nodes) or node.op == "output" or is_max_pool(module):
                 continue  # the spikes that a max pooling lets pass are counted behind it
             source = node.all_input_nodes[0]
             if rule.weighted:
+                if source in self.mixed:
+                    continue  # it multiplies
                 self._meet(source, _transpose(_ones(rule, module), self.values[source], self.values[node]))
             elif is_spiking(module) or is_filter(module):
                 self._meet(source, torch.ones_like(self.values[source], dtype=torch.float64))
@@ -123,18 +139,22 @@ class _Count:
         for node, name in self.sources.items():
             if self._is_reached_twice(name):
                 found.fan_out[name] = self._one_by_one(node, name)[0]
+        if found.step_macs and getattr(self.graph, "schedule", "streaming") == "phased":
+            # a layer works in the steps of its own phase only
+            bad_value("snn", "layers with weights behind each other in a phased net", "neurons between them")
         return found
 
     def _count_macs(self, found: Synapses, node: fx.Node, layer: nn.Module, rule: Rule) -> None:
         before = node.all_input_nodes[0]
         macs = rule.macs(layer, self.values[before], self.values[node])
         found.macs += macs
-        if node in self.moving and not self.arriving[before]:
-            bad_value("snn", f"{node.target} behind another layer with weights", "neurons between layers with weights")
-        for source in self.arriving[before]:
-            found.fed_macs[source] = found.fed_macs.get(source, 0) + macs
-        if not self.arriving[before]:
+        if before in self.mixed:
+            found.step_macs += macs
+        elif not self.arriving[before]:
             found.input_macs += macs
+        else:
+            for source in self.arriving[before]:
+                found.fed_macs[source] = found.fed_macs.get(source, 0) + macs
 
     def _meet(self, node: fx.Node, synapses: Tensor) -> None:
         self.met[node] = self.met.get(node, 0) + synapses
@@ -154,10 +174,6 @@ class _Count:
         if is_delay(module_of(self.graph, node)):
             x = torch.ones_like(self.values[node], dtype=torch.float64)
             return {node.args[0]: Connections(lambda g: g, x, x)}  # type: ignore[dict-item]
-        module = module_of(self.graph, node)
-        if rule_of_node(self.graph, node) is UNKNOWN and _has_weights(module):
-            got, want = f"{node.target} with weights", "its type to have an entry in snn_ext.simulation.RULES"
-            bad_value("snn", f"{got}, a {type(module).__name__}", want)
         inputs = list(dict.fromkeys(self._inputs(node)))
         separable = len(inputs) == 1 and rule_of_node(self.graph, node).separable
         silent = {n: torch.zeros_like(self.values[n], dtype=torch.float64) for n in inputs}
@@ -193,6 +209,10 @@ class _Count:
             return found
         except (RuntimeError, TypeError, IndexError, NotImplementedError) as error:
             self._refuse(node, f" ({error})")
+
+    def _refuse_weights(self, node: fx.Node, module: Any) -> NoReturn:
+        want = "its type to have an entry in snn_ext.simulation.RULES"
+        bad_value("snn", f"{node.target} with weights, a {type(module).__name__}", want)
 
     def _refuse(self, node: fx.Node, reason: str = "") -> NoReturn:
         bad_value(
@@ -287,8 +307,14 @@ class _Count:
         return fan_out
 
 
+def _mixes(module: nn.Module | None) -> bool:
+    return rule_of(module).weighted or is_filter(module)
+
+
 def _has_weights(module: nn.Module | None) -> bool:
     """Return True for a layer that mixes values by parameters; a factor per channel mixes none."""
+    if is_spiking(module):  # recurrent ones, in layers of its own
+        return module is not None and any(True for child in module.children() for _ in child.parameters())
     return module is not None and any(p.ndim > 1 for p in module.parameters())
 
 

@@ -17,7 +17,7 @@ from .._errors import bad_type, bad_value, check_bool, check_choice
 from ..functional import ASNState, asn_spike_height, asn_transfer, state_dtype
 from ..functional.asn import SpikeHeight, check_constant, check_constant_values
 from ..functional.integrate_and_fire import broadcasts
-from .base import ThresholdNeuron, known, per_channel
+from .base import MIN_THRESHOLD, ThresholdNeuron, known, per_channel, positive, show
 
 __all__ = ["AdaptiveSpikingNeuron", "as_constant", "check_adaptive_options", "for_step"]
 
@@ -93,7 +93,7 @@ class AdaptiveSpikingNeuron(ThresholdNeuron):
         height = asn_spike_height(
             self.m_f, self.theta_0, tau_gamma=self.tau_gamma, tau_eta=self.tau_eta, tau_beta=self.tau_beta
         )
-        return height.to(self.m_f.dtype) * self._raw_threshold()
+        return height.to(self.m_f.dtype) * self._unit()
 
     def options(self) -> dict[str, Any]:
         """Return the arguments that are not tensors, to build a neuron like this one in either host."""
@@ -120,7 +120,7 @@ class AdaptiveSpikingNeuron(ThresholdNeuron):
         if self.readout:
             return torch.zeros_like(s), s
         m_f, theta_0 = (for_step(name, getattr(self, name), x_seq).to(s.dtype) for name in ("m_f", "theta_0"))
-        unit = self._raw_threshold().detach().to(s.dtype).reshape(())
+        unit = self._unit().detach().to(s.dtype).reshape(())
         signal = s / unit
 
         def encoded(tau_beta: float) -> Tensor:
@@ -152,7 +152,7 @@ class AdaptiveSpikingNeuron(ThresholdNeuron):
             others = (part.expand(x_seq.shape[1:]) for part in state[2:])  # unused, but of one shape with the rest
             return s_seq, ASNState(*filtered, *others)
         dtype = state_dtype(x_seq.dtype)
-        threshold = self._raw_threshold().to(dtype).reshape(())
+        threshold = self._unit().to(dtype).reshape(())
         spike_seq, state = operators.adaptive_spiking(
             x_seq,
             state,
@@ -181,11 +181,16 @@ class AdaptiveSpikingNeuron(ThresholdNeuron):
             s = for_step("bias", self.bias, s.unsqueeze(0)).to(s.dtype) + s
         return s - state.s_hat
 
+    def _unit(self) -> Tensor:
+        """Return the unit of the signal as it is used: positive, whatever training has done to it."""
+        raw = self._raw_threshold()
+        return positive(raw) if raw.requires_grad else raw
+
     def _times(self, *names: str) -> dict[str, float]:
         return {name: getattr(self, name) for name in names}
 
     def _describe(self) -> str:
-        parts = [f"{self.threshold_name}={_show(self._raw_threshold())}"]
+        parts = [f"{self.threshold_name}={show(self._raw_threshold(), MIN_THRESHOLD)}"]
         if self.readout:
             parts = ["readout=True"]
         else:

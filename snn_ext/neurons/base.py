@@ -5,6 +5,7 @@ It knows no host. A neuron is made of this class, its dynamics, and the class of
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable
 from typing import Any, ClassVar, cast
@@ -16,8 +17,8 @@ from .._errors import bad_value, check_real
 from ..functional import state_dtype
 
 __all__ = [
-    "MIN_THRESHOLD", "Admits", "ThresholdNeuron", "admit_threshold", "as_threshold", "carried", "known", "per_channel",
-    "refuse_backend", "show",
+    "MIN_THRESHOLD", "Admits", "ThresholdNeuron", "admit_threshold", "as_threshold", "carried", "copied", "known",
+    "per_channel", "positive", "refuse_backend", "show",
 ]  # fmt: skip
 
 MIN_THRESHOLD = 1e-6
@@ -38,6 +39,7 @@ class ThresholdNeuron(nn.Module):
     """Attributes of the host by name: a function of neuron and new value that returns what is set, or raises."""
     step_mode: str
     _warned_of_floor: bool = False
+    _left: tuple[Any, int] | None = None  # the state after the last forward pass, and the backward pass that ran it
     _start_values: dict[str, Tensor]
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -48,15 +50,54 @@ class ThresholdNeuron(nn.Module):
         """Set the mode, as every epoch does; a trained threshold that has fallen below its floor warns once."""
         raw = getattr(self, self.threshold_name, None)
         if isinstance(raw, nn.Parameter) and not raw.is_meta and not hasattr(raw, "device_mesh"):
-            low = raw.detach().min().item()
-            if low < MIN_THRESHOLD and not self._warned_of_floor:
-                self._warned_of_floor = True
-                warnings.warn(
-                    f"{self.threshold_name}: got {low:.4g} by training, want at least {MIN_THRESHOLD}, which is used "
-                    "in its place; its gradient still passes and can bring it back",
-                    stacklevel=2,
-                )
+            self._warn_of_floor(raw, 3)
         return super().train(mode)
+
+    def _warn_in_training(self) -> None:
+        """Warn of a threshold below its floor in the step that uses it, where looking at it costs nothing.
+
+        That is on the CPU: a GPU would be waited for, so there the change of mode has to do.
+        """
+        if self._warned_of_floor or not torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return
+        raw = self._parameters.get(self.threshold_name)
+        if raw is None or not raw.requires_grad or type(raw) is not nn.Parameter or not raw.is_cpu:
+            return
+        if not torch._C._len_torch_dispatch_stack() and not torch._C._is_tracing():
+            self._warn_of_floor(raw, 6)
+
+    def _warn_of_floor(self, raw: Tensor, stacklevel: int) -> None:
+        low = raw.detach().min().item()
+        if low < MIN_THRESHOLD and not self._warned_of_floor:
+            self._warned_of_floor = True
+            warnings.warn(
+                f"{self.threshold_name}: got {low:.4g} by training, want at least {MIN_THRESHOLD}, which is used "
+                "in its place; its gradient still passes and can bring it back",
+                stacklevel=stacklevel,
+            )
+
+    # -- the state of a sequence -----------------------------------------------------------------------------------
+
+    def _refuse_recomputation(self, state: Any) -> None:
+        """Raise where a backward pass runs the neuron again from the state that the forward pass has left.
+
+        ``torch.utils.checkpoint`` does so to save memory: it knows nothing of states, and its gradients would silently
+        be those of other spikes. A state that somebody else has set, or a sequence within the backward pass, may run.
+        """
+        if torch.compiler.is_compiling() or self._left is None or self._left[0] is not state:
+            return
+        if self._left[1] != _backward_pass() != _NONE:
+            raise RuntimeError(
+                f"{type(self).__name__}: got a forward pass inside a backward pass (torch.utils.checkpoint?) which "
+                "starts from the state that the forward pass has left, want the same start for both: reset the net at "
+                "the beginning of the function that is checkpointed, or, in SpikingJelly, use "
+                "memopt.checkpoint_module, which keeps the states"
+            )
+
+    def _leave(self, state: Any) -> None:
+        """Note which state a forward pass leaves."""
+        if not torch.compiler.is_compiling():
+            self._left = state, _backward_pass()
 
     # -- parameters and buffers with the value that they start from ----------------------------------------------
 
@@ -166,6 +207,19 @@ def _restore(neuron: nn.Module, name: str, own: Tensor, start: Tensor) -> None:
             own.copy_(start)
 
 
+_NONE = -1  # no backward pass
+
+
+def _backward_pass() -> int:
+    """Return a number for the backward pass in which this thread is."""
+    return int(torch._C._current_graph_task_id())
+
+
+def copied(state: Any) -> Any:
+    """Return a part of a state as a copy or a pickle takes it: no tensor of a graph, of which none can be made."""
+    return state.detach() if isinstance(state, Tensor) and state.requires_grad and not state.is_leaf else state
+
+
 def carried(state: Tensor, x_seq: Tensor) -> Tensor:
     """Return a state on the device of an input, in the dtype of its state, and usable by autograd."""
     if not torch.compiler.is_compiling() and state.is_inference() and not torch.is_inference_mode_enabled():
@@ -212,9 +266,16 @@ def per_channel(name: str, value: Tensor, shape: torch.Size) -> Tensor:
     return value.reshape(-1, *(1,) * (len(shape) - 2))
 
 
-def show(x: Tensor) -> str:
-    """Return the values of a small tensor as text."""
+def show(x: Tensor, floor: float = -math.inf) -> str:
+    """Return the values of a small tensor as text, and the floor that is used for those below it."""
     if x.is_meta:
         return f"[{len(x)}]"
-    values = [f"{value:.4g}" for value in x.detach().tolist()]
+    values = [f"{value:.4g}" + (f" ({floor} in use)" if value < floor else "") for value in x.detach().tolist()]
     return values[0] if len(values) == 1 else f"[{', '.join(values)}]"
+
+
+def positive(x: Tensor) -> Tensor:
+    """Clamp at ``MIN_THRESHOLD``; the added term is exactly zero and passes the gradient straight through."""
+    if not torch.is_grad_enabled():
+        return x.clamp_min(MIN_THRESHOLD)
+    return x.detach().clamp_min(MIN_THRESHOLD) + (x - x.detach())

@@ -18,7 +18,7 @@ from ..functional.integrate_and_fire import Reset
 from ..functional.quantization import Recursion, thresholds_of_points
 from ..ops import integrate_and_fire
 from .arguments import check_options
-from .base import MIN_THRESHOLD, Admits, ThresholdNeuron, per_channel, show
+from .base import MIN_THRESHOLD, Admits, ThresholdNeuron, per_channel, positive, show
 from .leak import Leak
 
 __all__ = [
@@ -147,7 +147,7 @@ class IntegrateAndFireNeuron(ThresholdNeuron):
     def _in_use(self, raw: Tensor, x_seq: Tensor | None, time_steps: int | None = None) -> Tensor:
         """Return thresholds or points as they are used: wide, positive, with the factor on their gradient."""
         factor = None if x_seq is None else self._gradient_factor(x_seq, time_steps)
-        return _positive(_scale_gradient(_wide(raw), factor))
+        return positive(_scale_gradient(_wide(raw), factor))
 
     def _gradient_factor(self, x_seq: Tensor, time_steps: int | None) -> float | None:
         if self.grad_scale != "lsq":
@@ -161,7 +161,7 @@ class IntegrateAndFireNeuron(ThresholdNeuron):
         return float((max(neurons, 1) * (time_steps or len(x_seq))) ** -0.5)
 
     def _describe(self) -> str:
-        parts = [f"{self.threshold_name}={show(self._raw_threshold())}", f"v_init={show(self.v_init)}"]
+        parts = [f"{self.threshold_name}={show(self._raw_threshold(), MIN_THRESHOLD)}", f"v_init={show(self.v_init)}"]
         parts += [self._describe_leak()] if self._describe_leak() else []
         parts += ["scale_output=True"] if self.scale_output else []
         parts += [] if self.fire_at_threshold else ["fire_at_threshold=False"]
@@ -232,7 +232,7 @@ class NonUniformIntegrateAndFireNeuron(IntegrateAndFireNeuron):
 
     def thresholds(self, x_seq: Tensor | None = None) -> Thresholds:
         points = self._points(x_seq)
-        return Thresholds(_positive(thresholds_of_points(points, self.recursion)), points[:1])
+        return Thresholds(positive(thresholds_of_points(points, self.recursion)), points[:1])
 
     def start(self, x_seq: Tensor, thresholds: Thresholds) -> IFState:
         # A tensor, for an int would be compiled in: one graph a step. On the CPU, where looking at it costs nothing.
@@ -293,13 +293,6 @@ def only_points(name: str) -> Admits:
 
 def _wide(x: Tensor) -> Tensor:
     return x.to(state_dtype(x.dtype))
-
-
-def _positive(x: Tensor) -> Tensor:
-    """Clamp at ``MIN_THRESHOLD``; the added term is exactly zero and passes the gradient straight through."""
-    if not torch.is_grad_enabled():
-        return x.clamp_min(MIN_THRESHOLD)
-    return x.detach().clamp_min(MIN_THRESHOLD) + (x - x.detach())
 
 
 def _scale_gradient(x: Tensor, factor: float | None) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, fx
 
 from ..neurons import AdaptiveSpikingNeuron
-from .graph import as_graph, is_delay, is_filter, is_gate, is_max_pool, is_spiking, unit_of
+from .graph import as_graph, is_delay, is_filter, is_gate, is_max_pool, is_spiking, spike_value, unit_of
 from .layers import known_type
 
 __all__ = ["AnalogTwin"]
@@ -76,8 +76,8 @@ class AnalogTwin(fx.Interpreter):
         """Return the activation of a layer in units of its threshold, and its output."""
         if isinstance(neuron, AdaptiveSpikingNeuron):
             return neuron.analog(x)
-        if not hasattr(neuron, "thresholds") and not hasattr(neuron, "v_threshold"):  # an encoder: events have a sign
-            events = x.clamp(-1.0, 1.0)
+        if not any(hasattr(neuron, name) for name in ("thresholds", "threshold", "v_threshold")):  # an encoder
+            events = x.clamp(-1.0, 1.0)  # they have a sign
             return events.abs(), events
         value = unit_of(neuron)
         if self.time_steps is not None:
@@ -89,4 +89,4 @@ class AnalogTwin(fx.Interpreter):
             if name in self._clips:
                 clip = torch.tensor(self._clips[name], device="cpu").to(x)
                 rate = rate.minimum(clip if clip.ndim == 0 else clip.reshape(-1, *[1] * (x.ndim - 2)))
-        return rate, rate * value if getattr(neuron, "scale_output", False) else rate
+        return rate, rate * spike_value(neuron)

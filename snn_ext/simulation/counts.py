@@ -38,6 +38,7 @@ class PhasedSimulation:
     >>> import torch
     >>> from torch import nn
     >>> from snn_ext import convert
+    >>> _ = torch.manual_seed(0)
     >>> ann, x = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)), torch.rand(16, 4)
     >>> snn = convert(ann, x, method="data-norm", schedule="phased", time_steps=4)
     >>> simulation = Simulation(snn)

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, fx, nn
 
 from .._errors import bad_value, check_count
 from ..ops.registry import select
-from .graph import as_graph, evaluating, events_of, is_stateful, module_of, unit_of
+from .advance import advance
+from .graph import as_graph, changes, evaluating, events_of, module_of, output_of
 from .plan import Call, Observer, Plan, ancestors
-from .spike_train import SpikeTrain
 
-__all__ = ["Simulation", "spike_value"]
+__all__ = ["Simulation"]
 
 # Samples times steps in one chunk: enough to keep the convolutions busy, few enough to stay in the caches. A small net
 # takes more of them, up to _MAX_STEPS; a very small one, which spends its time in calls, far more.
@@ -26,7 +26,7 @@ _WORKSPACE = 3.0
 
 
 class Simulation:
-    """Run a net of SpikingJelly neurons under a constant input.
+    """Run a net of spiking neurons under a constant input, or frame by frame.
 
     Every layer gets a chunk of time steps at once: stateless layers with time flattened into the batch, neurons as a
     sequence with their potential carried from chunk to chunk. Values that do not depend on spikes are computed once.
@@ -80,13 +80,22 @@ class Simulation:
         for values in self.stream(x, time_steps, [output], observe=observe):
             yield values[output]
 
+    def run_frames(self, frames: Tensor, observe: Observer | None = None) -> Iterator[Tensor]:
+        """Yield the output ``[T', N, ...]`` of chunk after chunk; frame t of ``[T, N, ...]`` is the input of step t."""
+        if not isinstance(frames, Tensor) or frames.ndim < 3 or 0 in frames.shape[:2]:
+            bad_value("frames", frames, "a tensor [T, N, ...] with at least one step and one sample")
+        output, shown = self.output(), {n: _Shown(frames) for n in self.graph.graph.nodes if n.op == "placeholder"}
+        steps = self.steps(frames[0], frames=True)
+        for values in self.stream(frames[0], len(frames), [output], shown, observe=observe, steps=steps):
+            yield values[output]
+
     @torch.no_grad()
     def stream(
         self,
         x: Tensor,
         time_steps: int,
         targets: Sequence[Any],
-        trains: Mapping[fx.Node, SpikeTrain] | None = None,
+        trains: Mapping[fx.Node, Train] | None = None,
         *,
         observe: Observer | None = None,
         states: dict[fx.Node, tuple[Any, ...]] | None = None,
@@ -135,12 +144,12 @@ class Simulation:
             yield call(node, module, current)
 
     def is_constant(self, node: Any) -> bool:
-        """Return True if a value is the same at every step, as it depends on no neuron."""
-        return not any(is_stateful(module_of(self.graph, n)) for n in ancestors([node]))
+        """Return True if a value is the same at every step, as it depends on no neuron and no encoder."""
+        return not any(changes(module_of(self.graph, n)) for n in ancestors([node]))
 
     def output(self) -> fx.Node:
         """Return the node whose value is the output."""
-        output = next(node for node in self.graph.graph.nodes if node.op == "output").args[0]
+        output = output_of(self.graph)
         if not isinstance(output, fx.Node):
             bad_value("net", f"a net that returns {output!r}", "a net that returns one tensor")
         return output
@@ -153,18 +162,38 @@ class Simulation:
             self._prepared[layer] = _Prepared(layer)
         return self._prepared[layer].run
 
-    def steps(self, x: Tensor) -> int:
-        """Return how many steps a chunk has for a batch ``x``."""
+    def steps(self, x: Tensor, frames: bool = False) -> int:
+        """Return how many steps a chunk has for a batch ``x``, the input of all steps or one of the frames."""
         if self.chunk is not None:
             return self.chunk
-        shape = x.shape[1:]
-        if shape not in self._bytes_a_step:
-            self._bytes_a_step[shape] = Plan(self.graph, self.events, [self.output()]).bytes_a_step(x, _carry({}))
-        bytes_a_step = max(1.0, self._bytes_a_step[shape] * len(x))
+        key = (*x.shape[1:], frames)
+        if key not in self._bytes_a_step:
+            shown = frozenset(n for n in self.graph.graph.nodes if frames and n.op == "placeholder")
+            plan = Plan(self.graph, self.events, [self.output()], shown)
+            with evaluating([m for m in self.graph.modules() if m is not self.graph]):
+                self._bytes_a_step[key] = plan.bytes_a_step(x, _carry({}))
+        bytes_a_step = max(1.0, self._bytes_a_step[key] * len(x))
         fastest = max(_MIN_STEPS, math.ceil(_SAMPLES_A_CHUNK / len(x)), int(_CACHE / bytes_a_step))
         very_small = min(_MAX_STEPS_OF_VERY_SMALL, int(_VERY_SMALL / bytes_a_step))
         fastest, affordable = max(min(fastest, _MAX_STEPS), very_small), self.memory / (_WORKSPACE * bytes_a_step)
         return max(1, min(fastest, int(affordable)))
+
+
+class Train(Protocol):
+    """Values ``[T, N, ...]`` of a node that are known."""
+
+    def read(self, start: int, stop: int) -> Tensor:
+        """Return those of steps ``start <= t < stop``, ``[T', N, ...]``."""
+
+
+class _Shown:
+    """Frames as a known train."""
+
+    def __init__(self, frames: Tensor) -> None:
+        self.frames = frames
+
+    def read(self, start: int, stop: int) -> Tensor:
+        return self.frames[start:stop]
 
 
 class _Prepared:
@@ -196,22 +225,10 @@ def _settings(layer: nn.Module) -> tuple[Any, ...]:
 
 
 def _carry(states: dict[fx.Node, tuple[Any, ...]]) -> Call:
-    """Return a function that calls a neuron with the given states, by the host's contract of pure transitions."""
+    """Return a function that calls a neuron with the given states."""
 
     def call(node: fx.Node, module: Any, x_seq: Tensor) -> Tensor:
-        state = states.get(node)
-        if state is None:
-            state = tuple(module._memories_rv.values())
-        state = module.materialize_states((x_seq,), state, "m")
-        (spikes,), states[node] = module.multi_step_functional_forward((x_seq,), state)
+        spikes, states[node] = advance(module, x_seq, states.get(node))
         return spikes
 
     return call
-
-
-def spike_value(module: Any) -> float | Tensor:
-    """Return the value of an emitted spike: 1, or the threshold (``p_1``) of a neuron that scales its output."""
-    if not getattr(module, "scale_output", False):
-        return 1.0
-    level: Tensor = unit_of(module).detach()
-    return level

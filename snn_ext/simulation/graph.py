@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import operator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -11,13 +12,15 @@ from torch import Tensor, fx, nn
 
 from .._errors import bad_type, bad_value
 from .._tracing import traced
-from ..hosts import LeafTracer, is_neuron, reset_neurons
+from ..hosts import LeafTracer, host_of, is_container, is_encoder, is_neuron, reset_neurons
 from ..neurons import AdaptiveSpikingNeuron
+from .advance import Potential, advance, runs_step_by_step
 from .layers import known_type, module_of, rule_of
 
 __all__ = [
-    "Events", "Recorder", "as_graph", "emits_spikes", "evaluating", "events_of", "is_delay", "is_filter", "is_gate",
-    "is_max_pool", "is_spiking", "is_stateful", "module_of", "smoothed_readout", "step_length", "unit_of",
+    "Events", "Recorder", "as_graph", "changes", "emits_spikes", "evaluating", "events_of", "graph_of", "in_step_mode",
+    "is_delay", "is_filter", "is_gate", "is_max_pool", "is_spiking", "is_stateful", "module_of", "not_training",
+    "output_of", "smoothed_readout", "spike_value", "step_length", "unit_of",
 ]  # fmt: skip
 
 
@@ -31,56 +34,155 @@ def as_graph(net: nn.Module, name: str = "net") -> fx.GraphModule:
     ValueError
         If it cannot be traced, with the reason, or calls a neuron twice; ``name`` is the caller's argument.
     """
-    if not isinstance(net, nn.Module):
-        bad_type(name, net, "an nn.Module")
-    if hasattr(net, "one_step"):  # a converted net or a ConstantInputNet, whose forward pass may be that of T steps
-        net = net.one_step()  # type: ignore[operator]
-    graph = net if isinstance(net, fx.GraphModule) else traced(net, _Tracer(), name)
+    graph = _without_containers(graph_of(net, name))
     called: set[nn.Module] = set()
     for node in graph.graph.nodes:
         module = module_of(graph, node)
         if module is not None and is_stateful(module):
             if module in called:
                 bad_value(name, f"{node.target}, one neuron for two calls of a step", "one neuron for each call")
+            if not runs_step_by_step(module):
+                kind = type(module).__name__
+                bad_value(name, f"{node.target}, a {kind}", "neurons of snnTorch that run step by step, as snn.Leaky")
             called.add(module)
     return graph
 
 
+def graph_of(net: nn.Module, name: str = "net", frames: int | None = None) -> fx.GraphModule:
+    """Return the graph of a forward pass, which may call a neuron at every step of so many frames.
+
+    ``meta["frame_dims"]`` are the dimensions of the input that it was told to have that size.
+    """
+    if not isinstance(net, nn.Module):
+        bad_type(name, net, "an nn.Module")
+    if hasattr(net, "one_step"):  # a converted net or a ConstantInputNet, whose forward pass may be that of T steps
+        net = net.one_step()  # type: ignore[operator]
+    if isinstance(net, fx.GraphModule):
+        return net
+    tracer = _Tracer(frames)
+    graph = traced(net, tracer, name)
+    graph.meta["frame_dims"] = tracer.dims
+    return graph
+
+
 class _Tracer(LeafTracer):
-    """Tracer that keeps whole any layer in the table of layer types, whatever it consists of."""
+    """Tracer that keeps whole any layer in the table of layer types, whatever it consists of.
+
+    Loops over frames have their number from the input: over a size of it, its length, or the frames themselves.
+    """
+
+    def __init__(self, frames: int | None = None) -> None:
+        super().__init__()
+        self.frames, self.dims = frames, set[int]()
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return super().proxy(node) if self.frames is None else _Frames(node, self)
+
+    def iter(self, obj: fx.Proxy) -> Iterator[Any]:
+        return super().iter(obj) if self.frames is None else iter([obj[t] for t in range(len(obj))])  # type: ignore[index]
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return known_type(m) is not None or super().is_leaf_module(m, module_qualified_name)
+        return known_type(m) is not None or is_container(m) or super().is_leaf_module(m, module_qualified_name)
+
+
+def _without_containers(graph: fx.GraphModule) -> fx.GraphModule:
+    """Call what is inside of containers that turn sequences into batches, or into steps: in one step, nothing else."""
+    if not any(is_container(module_of(graph, node)) for node in graph.graph.nodes):
+        return graph
+    inner, copies = fx.Graph(), dict[fx.Node, fx.Node]()
+    for node in graph.graph.nodes:
+        module = module_of(graph, node)
+        if module is not None and is_container(module):
+            value = copies[node.args[0]]
+            for child, _ in module.named_children():
+                value = inner.call_module(f"{node.target}.{child}", (value,))
+            copies[node] = value
+        else:
+            copies[node] = inner.node_copy(node, copies.__getitem__)
+    used = {str(node.target) for node in inner.nodes if node.op in ("call_module", "get_attr")}
+    flat = fx.GraphModule({target: operator.attrgetter(target)(graph) for target in used}, inner)
+    return _without_containers(flat)  # for one may be in another
+
+
+class _Frames(fx.Proxy):
+    """A value that has the number of frames as its length, if it is the input, or as its number, if it is a size."""
+
+    def __len__(self) -> int:
+        return self._count(0 if self.node.op == "placeholder" else None)
+
+    def __index__(self) -> int:
+        return self._count(self._dim())
+
+    def _count(self, dim: Any) -> int:
+        if dim not in (0, 1):
+            raise TypeError(f"the number of {self.node} is not known while the net is traced")
+        tracer: Any = self.tracer
+        tracer.dims.add(dim)
+        frames: int = tracer.frames
+        return frames
+
+    def _dim(self) -> Any:
+        """Return the dimension of the input whose size a value is: ``x.size(0)``, ``x.size()[0]``, ``x.shape[0]``."""
+        node, dim = self.node, None
+        if node.target is operator.getitem:
+            node, dim = node.args[0], node.args[1]  # type: ignore[assignment]
+        elif node.target == "size":
+            dim = node.args[1] if len(node.args) > 1 else None
+        source: Any = node.args[0] if node.args else None
+        is_size = node.target in ("size", getattr) and source.op == "placeholder"
+        return dim if is_size else None
 
 
 @contextmanager
 def evaluating(modules: Sequence[nn.Module]) -> Iterator[None]:
     """Evaluation mode, and step mode "s" for what has one: time is flattened into the batch. Both are restored."""
+    with not_training(modules), in_step_mode("s", modules):
+        yield
+
+
+@contextmanager
+def in_step_mode(mode: str, modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Set the step mode of what has one; it is restored."""
+    others = [(module, module.step_mode) for module in modules if getattr(module, "step_mode", mode) != mode]
+    try:
+        for module, _ in others:
+            module.step_mode = mode  # type: ignore[assignment]
+        yield
+    finally:
+        for module, own in others:
+            module.step_mode = own
+
+
+@contextmanager
+def not_training(modules: Sequence[nn.Module]) -> Iterator[None]:
+    """Evaluation mode; it is restored."""
     training = [module for module in modules if module.training]
-    sequential = [module for module in modules if getattr(module, "step_mode", "s") == "m"]
     try:
         for module in training:
             module.training = False
-        for module in sequential:
-            module.step_mode = "s"  # type: ignore[assignment]
         yield
     finally:
         for module in training:
             module.training = True
-        for module in sequential:
-            module.step_mode = "m"  # type: ignore[assignment]
 
 
 def is_stateful(module: nn.Module | None) -> bool:
-    """Return True for a module with memories: neurons, encoders, poolings of spikes, delays."""
-    return bool(getattr(module, "_memories", None))
+    """Return True for a module with a state: neurons, encoders, poolings of spikes, delays."""
+    if module is None:
+        return False
+    return bool(getattr(module, "_memories", None)) or isinstance(module, Potential) or host_of(module) == "snntorch"
+
+
+def changes(module: nn.Module | None) -> bool:
+    """Return True for a module whose output changes from step to step while its input does not."""
+    return is_stateful(module) or (module is not None and is_encoder(module))
 
 
 def emits_spikes(module: nn.Module | None) -> bool:
     """Return True if the output is a train of spikes: of neurons (no read-outs), encoders, poolings of spikes."""
     if module is None or isinstance(module, nn.ReLU):
         return False
-    return bool(getattr(module, "emits_spikes", is_neuron(module)))
+    return bool(getattr(module, "emits_spikes", is_neuron(module) or is_encoder(module)))
 
 
 def is_spiking(module: nn.Module | None) -> bool:
@@ -137,9 +239,14 @@ def events_of(graph: fx.GraphModule) -> Events:
     return found
 
 
+def output_of(graph: fx.GraphModule) -> Any:
+    """Return what a graph returns, as nodes."""
+    return next(node for node in graph.graph.nodes if node.op == "output").args[0]
+
+
 def smoothed_readout(graph: fx.GraphModule) -> bool:
     """Return True if the output of a net is that of adaptive neurons without spikes, which filter it themselves."""
-    output = next(node for node in graph.graph.nodes if node.op == "output").args[0]
+    output = output_of(graph)
     return isinstance(output, fx.Node) and is_filter(module_of(graph, output))
 
 
@@ -173,7 +280,17 @@ def is_max_pool(module: nn.Module | None) -> bool:
 
 def unit_of(neuron: Any) -> Any:
     """Return the input that one spike stands for: the threshold, ``p_1`` of ATIF-nu."""
-    return neuron.thresholds().clip_level if hasattr(neuron, "thresholds") else neuron.v_threshold
+    if hasattr(neuron, "thresholds"):
+        return neuron.thresholds().clip_level
+    return neuron.threshold if host_of(neuron) == "snntorch" else neuron.v_threshold
+
+
+def spike_value(module: Any) -> float | Tensor:
+    """Return the value of an emitted spike: 1, a grade, or the threshold (``p_1``) of one that scales its output."""
+    if not getattr(module, "scale_output", False):
+        return getattr(module, "graded_spikes_factor", 1.0)
+    level: Tensor = unit_of(module).detach()
+    return level
 
 
 class Recorder(fx.Interpreter):
@@ -190,3 +307,9 @@ class Recorder(fx.Interpreter):
         finally:
             reset_neurons(self.module)
         return self.env
+
+    def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        module = self.fetch_attr(target)
+        if host_of(module) == "snntorch":  # which may return its potential too
+            return advance(module, args[0].unsqueeze(0), None)[0][0]
+        return super().call_module(target, args, kwargs)

@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 
 from ..neurons import AdaptiveSpikingNeuron, IntegrateAndFireNeuron
 from ..ops.layout import dense
-from .graph import Events, is_stateful
+from .graph import Events, changes, is_stateful
 from .layers import rule_of
 
 __all__ = ["Call", "Observer", "Plan", "ancestors"]
@@ -57,7 +57,7 @@ class Plan:
         self.given = [node for node in needed if node in self.known]
         varying: set[fx.Node] = set()
         for node in needed:
-            if node in self.known or is_stateful(self._module(node)) or any(n in varying for n in node.all_input_nodes):
+            if node in self.known or changes(self._module(node)) or any(n in varying for n in node.all_input_nodes):
                 varying.add(node)
         self.steady = [n for n in needed if n not in varying]
         self.order = [
@@ -83,7 +83,7 @@ class Plan:
         env: dict[fx.Node, Any] = {}
         self._sequences.clear()
         for node in self.steady:
-            env[node] = _channels_last(x) if node.op == "placeholder" else self._call(node, env)
+            env[node] = _input(x) if node.op == "placeholder" else self._call(node, env)
         return env
 
     def chunk(
@@ -97,7 +97,7 @@ class Plan:
         visit: Callable[[dict[fx.Node, Any]], None] | None = None,
     ) -> dict[fx.Node, Tensor]:
         """Compute the next steps; ``known`` is flattened to ``[T' N, ...]``, the result is ``[T', N, ...]``."""
-        env: dict[fx.Node, Any] = dict(known)
+        env: dict[fx.Node, Any] = {n: _input(x) if n.op == "placeholder" else x for n, x in known.items()}
 
         def value(node: fx.Node) -> Any:
             if node in env:
@@ -142,7 +142,7 @@ class Plan:
             nonlocal peak
             peak = max(peak, sum(v.numel() * v.element_size() for v in env.values() if isinstance(v, Tensor)))
 
-        self.chunk(self.constants(x[:1]), {}, 1, 1, call, visit=measure)
+        self.chunk(self.constants(x[:1]), dict.fromkeys(self.given, x[:1]), 1, 1, call, visit=measure)
         return float(peak)
 
     def _repeated(self, constants: dict[fx.Node, Any], node: Any, steps: int) -> Tensor:
@@ -188,8 +188,10 @@ def ancestors(targets: Sequence[Any], known: frozenset[fx.Node] = frozenset()) -
     return needed
 
 
-def _channels_last(x: Tensor) -> Tensor:
-    return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 and x.device.type == "cpu" else x
+def _input(x: Tensor) -> Tensor:
+    """Return a copy of an input, for an operation may write to it, in the layout that is fastest."""
+    is_image = x.ndim == 4 and x.device.type == "cpu"
+    return x.clone(memory_format=torch.channels_last if is_image else torch.preserve_format)
 
 
 def _spread(value: Any, steps: int) -> Any:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .._errors import bad_type, bad_value, check_bool, check_choice
 from ..functional import ATan, as_surrogate
-from ..neurons.base import Admits, ThresholdNeuron, admit_threshold, carried
+from ..neurons.base import Admits, ThresholdNeuron, admit_threshold, carried, copied
 
 __all__ = ["HostNeuron", "neutral"]
 
@@ -52,6 +52,7 @@ class HostNeuron(ThresholdNeuron, snn.Leaky):
     threshold_name = "threshold"
     admits: ClassVar[Admits] = {
         "threshold": admit_threshold,
+        "mem": lambda neuron, value: _mem(neuron, value),
         "spike_grad": lambda neuron, value: _spike_grad(value),
         "init_hidden": lambda neuron, value: check_bool("init_hidden", value),
         "output": lambda neuron, value: check_bool("output", value),
@@ -73,6 +74,8 @@ class HostNeuron(ThresholdNeuron, snn.Leaky):
     _mem_version: int  # of that mem: a change in place would be lost
     _state: Any  # what is carried over, a named tuple of tensors; None at the start
     _time_in_batch: int | None  # T while bptt feeds [T * N, ...]
+    resets_too: tuple[Any, ...] = ()
+    """Modules with memories that the host does not know: they are reset with this neuron."""
 
     def _init_host(self, given: dict[str, Any]) -> None:
         """Check the host's options among the arguments of a constructor, and run the host's own constructor."""
@@ -115,6 +118,7 @@ class HostNeuron(ThresholdNeuron, snn.Leaky):
         if mem is not None and not isinstance(mem, Tensor):
             bad_type("mem", mem, "a tensor, as returned by the last call")
         x_seq = self._as_sequence(input_)
+        self._warn_in_training()
         state = self._carried(x_seq, mem)
         if self.init_hidden and not self.output:
             spk, mem, state = self._advance(x_seq, state)
@@ -170,6 +174,7 @@ class HostNeuron(ThresholdNeuron, snn.Leaky):
         if state is None or state[0].shape != x_seq.shape[1:] or not own:
             self._warn_of_foreign(mem)
             return None
+        self._refuse_recomputation(self._state)
         if not (self.mem if mem is None else mem).requires_grad:
             state = _mapped(Tensor.detach, state)
         return _mapped(lambda part: carried(part, x_seq), state)
@@ -194,9 +199,10 @@ class HostNeuron(ThresholdNeuron, snn.Leaky):
         return mem.untyped_storage().data_ptr() == returned.untyped_storage().data_ptr()
 
     def _remember(self, mem: Tensor, state: Any) -> None:
-        self.mem = self._own_mem = mem
+        self._own_mem = self.mem = mem  # in this order: another mem in the neuron is a reset
         self._mem_version = self._version_of(mem)
         self._state = state
+        self._leave(state)
 
     @staticmethod
     def _version_of(mem: Tensor) -> int:
@@ -206,7 +212,7 @@ class HostNeuron(ThresholdNeuron, snn.Leaky):
     def _forget(self) -> None:
         self._own_mem = None
         self._mem_seq = None
-        self._state = None
+        self._state = self._left = None
         self._mem_version = 0
 
     def reset_mem(self) -> Tensor:
@@ -228,8 +234,9 @@ class HostNeuron(ThresholdNeuron, snn.Leaky):
         """Cut the state off the graph, as truncated backpropagation through time does between chunks."""
         if self._state is not None:
             own = self.mem is self._own_mem
-            self._state, self.mem = _mapped(Tensor.detach, self._state), self.mem.detach()
-            self._own_mem, self._mem_seq = (self.mem if own else None), None
+            self._state, mem = _mapped(Tensor.detach, self._state), self.mem.detach()
+            self._own_mem, self._mem_seq = (mem if own else None), None
+            self.mem = mem
             self._mem_version = self._version_of(self.mem)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
@@ -241,15 +248,20 @@ class HostNeuron(ThresholdNeuron, snn.Leaky):
         return self
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave a state that the host has reset out of copies and pickles; it may belong to a graph."""
-        state = self.__dict__.copy()
-        if self.mem is not self._own_mem:
-            state.update(_own_mem=None, _mem_seq=None, _state=None)
-        return state
+        """Give copies and pickles the values of the state without its graph, and no state that the host has reset."""
+        mem, own = copied(self.mem), self.mem is self._own_mem
+        return self.__dict__ | {
+            "_buffers": self._buffers | {"mem": mem},
+            "_own_mem": mem if own else None,
+            "_mem_seq": copied(self._mem_seq) if own else None,
+            "_state": _mapped(copied, self._state) if own and self._state is not None else None,
+            "_left": None,
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._mem_version = self._version_of(self.mem)  # copies count afresh
+        snn.SpikingNeuron.instances.append(self)  # as a constructor does, so that the host resets it
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         for name in ("graded_spikes_factor",) if self.beta.ndim else ("beta", "graded_spikes_factor"):
@@ -276,6 +288,14 @@ class HostNeuron(ThresholdNeuron, snn.Leaky):
 def _mapped(fn: Callable[[Tensor], Tensor], state: Any) -> Any:
     """Apply a function to the parts of a state but for the step index, which stays on the CPU."""
     return type(state)(*(fn(p) if isinstance(p, Tensor) and p.is_floating_point() else p for p in state))
+
+
+def _mem(neuron: Any, value: Any) -> Any:
+    """Notice at once that the host resets a neuron, by putting another ``mem`` into it."""
+    if value is not neuron._own_mem:
+        for module in neuron.resets_too:
+            module.reset()
+    return value
 
 
 def _fixed(neuron: Any, name: str, value: Any, instead: str) -> Any:

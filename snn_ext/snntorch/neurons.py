@@ -10,7 +10,6 @@ import copy
 from collections.abc import Callable
 from typing import Any, ClassVar, cast
 
-import snntorch as snn
 import torch
 from torch import Tensor
 
@@ -80,11 +79,8 @@ class _IntegrateAndFireLeaky(IntegrateAndFireNeuron, HostNeuron):
         return cast(Reset, self.reset_mechanism)
 
     def _fresh_copy(self) -> Any:
-        # A state in a graph cannot be deep-copied; the memo puts an empty one in its place.
-        memo = {id(self.mem): self.mem.new_zeros(0), id(self._state): None, id(self._mem_seq): None}
-        twin = copy.deepcopy(self, memo)
+        twin = copy.deepcopy(self)
         twin.reset_mem()
-        snn.SpikingNeuron.instances.append(twin)  # as a constructor does, so that the host resets it
         return twin
 
 

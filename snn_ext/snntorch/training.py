@@ -19,7 +19,7 @@ __all__ = ["bptt", "detach", "reset"]
 def reset(net: nn.Module) -> None:
     """Reset every neuron of a net, at any depth, ours and the host's; nothing outside the net.
 
-    ``snntorch.utils.reset`` sees neurons at the top level only, resets every net of the process, and never a deep copy.
+    ``snntorch.utils.reset`` sees neurons at the top level only, and then resets every net of the process.
 
     Examples
     --------

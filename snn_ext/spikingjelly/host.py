@@ -6,21 +6,29 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
-from spikingjelly.activation_based import neuron, surrogate
+from spikingjelly.activation_based import base, neuron, surrogate
 from torch import Tensor
 
 from .._counting import aside, counted
 from .._errors import bad_type, bad_value, check_bool, check_choice
 from ..functional import as_surrogate
-from ..neurons.base import Admits, ThresholdNeuron, admit_threshold
+from ..neurons.base import Admits, ThresholdNeuron, admit_threshold, copied
 
-__all__ = ["HostNode", "States", "SurrogateFunction"]
+__all__ = ["CopiedMemories", "HostNode", "States", "SurrogateFunction"]
 
 SurrogateFunction = Callable[[Tensor], Tensor] | None
 States = tuple[Any, ...]
 
 
-class HostNode(ThresholdNeuron, neuron.BaseNode):
+class CopiedMemories(base.MemoryModule):
+    """A module whose memories can be copied and pickled at any time: copies carry the values without the graph."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        memories = {name: copied(value) for name, value in self._memories.items()}
+        return self.__dict__ | {"_memories": memories}
+
+
+class HostNode(ThresholdNeuron, CopiedMemories, neuron.BaseNode):
     """Base of all nodes: the contract of the host. The first memory, ``v``, is a float until the first step."""
 
     threshold_name = "v_threshold"
@@ -35,7 +43,6 @@ class HostNode(ThresholdNeuron, neuron.BaseNode):
     _memories: dict[str, Any]
     _memories_rv: dict[str, Any]
     register_memory: Callable[..., None]
-    reset: Callable[[], None]
     _append_v_seq: Callable[[Tensor], None]
     multi_step_functional_forward: Callable[..., tuple[tuple[Tensor, ...], States]]  # of the dynamics
     _starts_from_memories: ClassVar[bool]
@@ -90,6 +97,8 @@ class HostNode(ThresholdNeuron, neuron.BaseNode):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the node; under an operation counter the memories are materialised first, as the counter reads them."""
+        self._refuse_recomputation(self._memories["v"])
+        self._warn_in_training()
         if counted():
             self._remember(self.materialize_states(args, tuple(self._memories.values()), self.step_mode))
         return super().forward(*args, **kwargs)
@@ -133,9 +142,18 @@ class HostNode(ThresholdNeuron, neuron.BaseNode):
 
     def _remember(self, states: States) -> None:
         self._memories.update(zip(self._memories, states, strict=True))
+        self._leave(states[0])
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         return neuron.BaseNode._apply(self, fn)  # the host's does not take what torch passes to it in to_empty
+
+    def reset(self) -> None:
+        """Start a fresh sequence."""
+        super().reset()
+        self._left = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return super().__getstate__() | {"v_seq": copied(self.v_seq), "_left": None}
 
     def reset_parameters(self) -> None:
         super().reset_parameters()

@@ -9,7 +9,6 @@ import copy
 from typing import Any
 
 import torch
-from spikingjelly.activation_based import neuron
 from torch import Tensor
 
 from .._counting import aside
@@ -336,7 +335,6 @@ class ATIFnuNode(NonUniformIntegrateAndFireNeuron, _IntegrateAndFireNode):
         self._init_points(points, recursion)
 
     def _fresh_copy(self) -> ATIFnuNode:
-        # A potential in a graph cannot be deep-copied; the memo puts the start in its place.
-        twin = copy.deepcopy(self, {id(self._memories["v"]): 0.0, id(self.v_seq): None})
-        neuron.BaseNode.reset(twin)
+        twin = copy.deepcopy(self)
+        twin.reset()
         return twin

@@ -7,6 +7,7 @@ import json
 import pickle
 import sys
 import warnings
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -310,6 +311,32 @@ def test_a_converted_net_goes_to_snntorch() -> None:
         reset(theirs)
         with torch.no_grad():
             assert torch.equal(torch.stack([theirs(x) for _ in range(8)]), wanted)
+
+
+@pytest.mark.parametrize("encoder", ["direct", "poisson"])
+def test_the_reset_of_snntorch_resets_a_converted_net_wholly(encoder: str, tmp_path: Path) -> None:
+    utils = pytest.importorskip("snntorch.utils")
+    block = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten())  # nothing at the top level
+    net, x = nn.Sequential(block, nn.Linear(36, 3)), images()[:, :1]
+    snn = convert(net, x, method="data-norm", precharge=0.5, encoder=encoder)
+    wanted = loop(snn, x, 6)
+    twin = snn.to_snntorch()
+    assert [layer.name for layer in twin.report] == ["0_1"] and hasattr(twin, "0_1")
+    snn_ext.save(twin, tmp_path / "twin.pt")
+    for theirs in (twin, copy.deepcopy(twin), pickle.loads(pickle.dumps(twin)), snn_ext.load(tmp_path / "twin.pt")):
+        for _ in range(2):
+            with torch.no_grad():
+                assert torch.equal(torch.stack([theirs(x) for _ in range(6)]), wanted)
+            utils.reset(theirs)
+
+
+def test_a_net_in_a_sequence_with_gradients_is_copied_and_goes_to_snntorch() -> None:
+    x = images()
+    snn = convert(trained(vgg(pool=lambda: nn.MaxPool2d(2))), x, method="data-norm")
+    first = snn(x.clone().requires_grad_())
+    twin, theirs = copy.deepcopy(snn), snn.to_snntorch()
+    assert torch.equal(theirs(x), first), "from the start"
+    assert torch.equal(twin(x), snn(x)), "from the state of the original"
 
 
 def test_the_front_door_is_lazy() -> None:

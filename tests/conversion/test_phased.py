@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from typing import Any
 
 import pytest
@@ -38,6 +40,18 @@ def test_phased_net_is_the_quantised_net_bit_for_bit(name: str, rounding: str, l
     assert torch.equal(output, loop(snn, x, snn.latency))
     assert torch.equal(output.mean(0), wanted)
     assert not output[:-levels].any()
+
+
+def test_a_phased_net_in_a_sequence_with_gradients_is_copied() -> None:
+    x = images()
+    snn = convert(
+        trained(ResNet(lambda: QuantizedReLU(2, 0.5))), x, method="data-norm", schedule="phased", time_steps=2
+    )
+    for _ in range(snn.latency // 2):
+        snn(x.clone().requires_grad_())
+    twin, pickled = copy.deepcopy(snn), pickle.loads(pickle.dumps(snn))
+    want = snn(x)
+    assert torch.equal(twin(x), want) and torch.equal(pickled(x), want)
 
 
 @pytest.mark.parametrize("rounding", ["floor", "round", "ceil"])

@@ -15,7 +15,7 @@ from torch import Tensor, fx, nn
 
 pytest.importorskip("spikingjelly")
 
-from spikingjelly.activation_based import functional, layer, neuron  # noqa: E402
+from spikingjelly.activation_based import encoding, functional, layer, neuron  # noqa: E402
 
 from snn_ext import evaluate, evaluation  # noqa: E402
 from snn_ext.evaluation import (  # noqa: E402
@@ -290,7 +290,7 @@ def test_neurons_with_values_and_signs_count_an_event_as_one() -> None:
 def test_a_graph_that_calls_a_neuron_twice_is_refused_too() -> None:
     net = nn.Sequential(nn.Linear(2, 2), PCMPIFNode(), nn.Linear(2, 2))
     net.append(net[1])
-    with pytest.raises(ValueError, match="one neuron for two calls of a step"):
+    with pytest.raises(ValueError, match="1, whose output of one call is input of another"):
         evaluate(fx.GraphModule(net, LeafTracer().trace(net)), [torch.rand(2, 2)], 3, progress=False)
 
 
@@ -376,3 +376,52 @@ def test_wrong_argument_is_named(arguments: dict[str, object], message: str) -> 
 def test_public_names_are_documented() -> None:
     for name in evaluation.__all__:
         assert getattr(evaluation, name).__doc__ or name.isupper(), name
+
+
+def test_encoders_of_the_host_emit_spikes_of_the_image() -> None:
+    """Random ones are other spikes at every step."""
+    x, head = torch.full((8, 50), 0.25), nn.Linear(50, 3)
+    random, latency = encoding.PoissonEncoder(), encoding.LatencyEncoder(T)
+    found = [evaluate(nn.Sequential(e, head, neuron.IFNode()), [x], T, progress=False) for e in (random, latency)]
+    for measured in found:
+        assert measured.layers[0].kind == "input" and measured.input_macs == measured.step_macs == 0
+        torch.testing.assert_close(measured.layers[0].synops, 3 * measured.layers[0].spikes)
+    assert float(found[0].layers[0].spikes[-1]) == pytest.approx(50 * 0.25 * T, rel=0.1)
+    assert len(found[0].layers[0].spikes.diff().unique()) > 1
+    assert found[1].layers[0].spikes[-1] == 50  # one of each
+
+
+def test_a_neuron_whose_spikes_go_nowhere_is_left_out() -> None:
+    class Unused(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.node, self.head, self.probe = nn.Linear(4, 6), PCMPIFNode(), nn.Linear(6, 3), PCMPIFNode()
+
+        def forward(self, x: Tensor) -> Tensor:
+            current = self.first(x)
+            self.probe(current)
+            return self.head(self.node(current))
+
+    found = evaluate(Unused(), [torch.rand(3, 4)], T, progress=False)
+    assert [layer.name for layer in found.layers] == ["node"]
+
+
+def test_a_net_for_batches_of_one_size_is_named() -> None:
+    class Fixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.node, self.head = PCMPIFNode(), nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.node(x).view(5, -1))
+
+    with pytest.raises(ValueError, match="snn: got a forward pass for batches of one size .*want one for any number"):
+        evaluate(Fixed(), [torch.rand(5, 2, 4)], T, progress=False)
+
+
+def test_an_operation_in_place_changes_no_batch() -> None:
+    net = nn.Sequential(nn.ReLU6(inplace=True), nn.Linear(4, 3), PCMPIFNode())
+    x, ann = torch.randn(5, 4), nn.Sequential(nn.ReLU(inplace=True), nn.Linear(4, 3))
+    before = x.clone()
+    evaluate(net, [(x, torch.zeros(5).long())], 4, ann=ann, progress=False)
+    assert torch.equal(x, before)

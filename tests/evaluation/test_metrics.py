@@ -7,7 +7,8 @@ import torch
 
 pytest.importorskip("spikingjelly")
 
-from snn_ext.evaluation.metrics import LayerSums, ReadoutSums, rank_of_label  # noqa: E402
+from snn_ext.evaluation.decisions import rank_of_label  # noqa: E402
+from snn_ext.evaluation.metrics import LayerSums, ReadoutSums  # noqa: E402
 from tests.evaluation.nets import T  # noqa: E402
 
 

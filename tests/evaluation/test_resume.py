@@ -202,3 +202,13 @@ def test_state_that_is_damaged_or_of_something_else_is_refused_by_name(tmp_path:
             assert file.read_bytes() == before
             refused += 1
     assert refused > 20
+
+
+def test_the_file_needs_no_suffix(tmp_path: Path) -> None:
+    """torch takes no path that begins with its only point, as that of a temporary file without a suffix."""
+    data, file = batches((4, 4, 4, 2)), tmp_path / "state"
+    whole = evaluate(small_net(), data, T, progress=False)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(small_net(), Interrupted(data), T, resume=file, progress=False)
+    assert file.exists()
+    assert evaluate(small_net(), data, T, resume=file, progress=False).to_json() == whole.to_json()

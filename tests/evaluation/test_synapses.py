@@ -104,11 +104,119 @@ def test_scales_between_neuron_and_weight_are_part_of_the_synapse(scale: float) 
     assert torch.equal(scaled.fan_out["2"], expected.fan_out["1"])
 
 
-def test_weights_behind_weights_are_refused() -> None:
-    net = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 4), node(), nn.Linear(4, 4), nn.Linear(4, 2))
-    with pytest.raises(ValueError, match="snn: got '4 behind another layer with weights'"):
+def test_a_layer_behind_another_one_multiplies_at_every_step() -> None:
+    """Two layers without neurons between: spikes add up weights of the first alone."""
+    inner = nn.Linear(5, 2), nn.Linear(2, 6)
+    net = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 5), node(), *inner, node(), nn.Linear(6, 2))
+    found = count_synapses(as_graph(net), torch.rand(2, 3))
+    assert found.input_macs == 12 + 20  # a constant current passes both
+    assert found.step_macs == 12 and found.macs == 12 + 20 + 10 + 12 + 12
+    assert found.fan_out["2"].eq(2).all() and found.fan_out["5"].eq(2).all()
+    assert found.fed_macs == {"2": 10, "5": 12}
+    measured = evaluate(net, [torch.rand(4, 3)], 6, progress=False)
+    spikes = [layer.spikes for layer in measured.layers]
+    torch.testing.assert_close(measured.synops, 2 * spikes[0] + 2 * spikes[1])
+    steps = torch.arange(1, 7, dtype=torch.float64)
+    torch.testing.assert_close(measured.multiply_accumulates, 32 + 12 * steps)
+    torch.testing.assert_close(measured.energy(), 0.9 * measured.synops + 4.6 * (32 + 12 * steps))
+    fed = spikes[0] / 5 * 10 + spikes[1] / 6 * 12
+    torch.testing.assert_close(measured.ac_mac_ratio, (fed + 12 * steps) / measured.macs)
+    assert type(measured).from_json(measured.to_json()).step_macs == 12
+
+
+class LowRank(nn.Module):
+    """A layer with an update of rank 1 beside it (LoRA), behind a shortcut."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.node, self.layer = nn.Linear(3, 8), node(), nn.Linear(8, 8)
+        self.down, self.up, self.out, self.head = nn.Linear(8, 1), nn.Linear(1, 8), node(), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        s = self.node(self.stem(x))
+        return self.head(self.out(self.layer(s) + 0.5 * self.up(self.down(s)) + s))
+
+
+def test_an_update_of_low_rank_is_counted_beside_its_layer() -> None:
+    found = count_synapses(as_graph(LowRank()), torch.rand(1, 3))
+    assert found.fan_out["node"].tolist() == [8.0 + 1 + 1] * 8 and found.step_macs == 8
+    assert found.fed_macs == {"node": 64 + 8, "out": 16}
+
+
+class Inverted(nn.Module):
+    """Two blocks of MobileNet v2: expand, depthwise, project without an activation; the second with a shortcut."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.first = nn.Conv2d(1, 4, 3, padding=1), node()
+        self.project = nn.Conv2d(4, 2, 1)
+        self.expand, self.wide = nn.Conv2d(2, 8, 1), node()
+        self.depth, self.deep, self.back = nn.Conv2d(8, 8, 3, padding=1, groups=8), node(), nn.Conv2d(8, 2, 1)
+        self.last, self.end, self.head = nn.Conv2d(2, 6, 1), node(), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        low = self.project(self.first(self.stem(x)))
+        low = low + self.back(self.deep(self.depth(self.wide(self.expand(low)))))
+        return self.head(self.end(self.last(low)).mean((2, 3)))
+
+
+def test_linear_bottlenecks_have_numbers() -> None:
+    found = count_synapses(as_graph(Inverted()), torch.rand(1, 1, 5, 5))
+    assert found.step_macs == 25 * 2 * 8 + 25 * 2 * 6  # expand and last get sums of spikes times weights
+    assert found.fan_out["first"].eq(2).all() and found.fan_out["deep"].eq(2).all()
+    assert found.fan_out["wide"][:, 2, 2].eq(9).all() and found.fan_out["end"].eq(3).all()
+    assert not evaluate(Inverted(), [torch.rand(2, 1, 5, 5)], 4, progress=False).energy().isnan().any()
+
+
+def test_interpolated_currents_multiply_and_interpolated_spikes_add() -> None:
+    up = nn.Upsample(scale_factor=2, mode="bilinear")
+    behind = nn.Sequential(nn.Conv2d(1, 2, 1), node(), nn.Conv2d(2, 3, 1), up, nn.Conv2d(3, 4, 1), node())
+    found = count_synapses(as_graph(behind), torch.rand(1, 1, 4, 4))
+    assert found.step_macs == 64 * 3 * 4 and found.fan_out["1"].eq(3).all()
+    before = nn.Sequential(nn.Conv2d(1, 2, 1), node(), up, nn.Conv2d(2, 4, 1), node())
+    found = count_synapses(as_graph(before), torch.rand(1, 1, 4, 4))
+    assert found.step_macs == 0 and found.fan_out["1"].min() >= 4 * 9
+
+
+class Preactivated(nn.Module):
+    """A layer that gets spikes and a sum of spikes times weights at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.node, self.layer, self.head = nn.Linear(3, 6), node(), nn.Linear(6, 6), nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        s = self.node(self.stem(x))
+        return self.head(s + self.layer(s))
+
+
+def test_spikes_added_to_a_current_are_multiplied_with_it() -> None:
+    found = count_synapses(as_graph(Preactivated()), torch.rand(1, 3))
+    assert found.fan_out["node"].eq(6).all() and found.step_macs == 12 and found.fed_macs == {"node": 36}
+
+
+def test_weights_that_the_table_does_not_know_are_named_also_behind_other_weights() -> None:
+    class Odd(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.rand(4, 4))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x @ self.weight
+
+    net = nn.Sequential(nn.Linear(3, 4), node(), nn.Linear(4, 4), Odd(), node(), nn.Linear(4, 2))
+    with pytest.raises(ValueError, match="snn: got '3 with weights, a Odd', want its type to have an entry"):
         count_synapses(as_graph(net), torch.rand(2, 3))
-    assert count_synapses(as_graph(net[:4]), torch.rand(2, 3)).input_macs == 12 + 16  # a constant current passes both
+
+
+def test_a_phased_net_with_a_linear_bottleneck_has_no_operations() -> None:
+    from snn_ext import convert
+
+    ann = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2), nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 3))
+    x = torch.rand(16, 4)
+    snn = convert(ann, x, method="data-norm", schedule="phased", time_steps=4)
+    with pytest.warns(UserWarning, match="layers with weights behind each other in a phased net.*left out"):
+        assert evaluate(snn, [x], progress=False).synops.isnan().all()
 
 
 def test_operation_without_known_synapses_is_named_and_the_rest_still_measured() -> None:

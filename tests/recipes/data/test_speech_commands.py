@@ -59,8 +59,8 @@ def test_speakers_of_the_official_lists_are_hashed_where_the_lists_have_them() -
 
 def test_folder_without_lists_is_split_by_speaker(tmp_path: Path) -> None:
     for speaker in ("bb05582b", "8b775397", "cb8f8307"):
-        for number in range(2):
-            write(tmp_path / "yes" / f"{speaker}_nohash_{number}.wav")
+        for word in ("no", "yes"):
+            write(tmp_path / word / f"{speaker}_nohash_0.wav")
     corpus = load(str(tmp_path))
     assert corpus.test.speakers == ("bb05582b",) * 2 and corpus.validation.speakers == ("8b775397",) * 2
     assert corpus.train.speakers == ("cb8f8307",) * 2
@@ -159,9 +159,10 @@ def test_archive_of_digits_that_is_damaged_is_named(content: bytes, tmp_path: Pa
 
 
 def test_many_damaged_files_do_not_fill_the_screen(tmp_path: Path) -> None:
-    (tmp_path / "yes").mkdir()
     for number in range(50):
-        (tmp_path / "yes" / f"{number}.wav").write_bytes(b"")
+        word = tmp_path / ("no", "yes")[number % 2]
+        word.mkdir(exist_ok=True)
+        (word / f"{number}.wav").write_bytes(b"")
     with pytest.raises(ValueError, match=r"(?s)^50 of 50 .*\n... and 40 more$") as error:
         load(str(tmp_path))
     assert len(str(error.value).splitlines()) == 12
@@ -183,6 +184,12 @@ def test_repairs_are_counted_in_one_warning_and_a_short_clip_needs_none(tmp_path
 def test_words_of_ones_own_are_classes(tmp_path: Path) -> None:
     corpus = load(str(folder_of(tmp_path, ("ja", "nein", "yes"))))
     assert corpus.train.words == ("ja", "nein", "yes") and corpus.train.labels.tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("word", ["alpha", "yes"])
+def test_one_word_alone_is_refused_for_there_is_nothing_to_tell_apart(word: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=f"has clips of one word only, {word}, and there is nothing to tell apart"):
+        load(str(folder_of(tmp_path / "mine", (word,))))
 
 
 def test_half_written_files_and_hidden_folders_are_not_read(tmp_path: Path) -> None:

@@ -63,9 +63,10 @@ def test_damaged_file_is_refused_by_name(tmp_path: Path) -> None:
 
 
 def test_other_voices_are_not_packed(tmp_path: Path) -> None:
-    (tmp_path / "yes").mkdir()
-    for speaker in ("bb05582b", "8b775397", "cb8f8307"):
-        soundfile.write(tmp_path / "yes" / f"{speaker}_nohash_0.wav", np.zeros(16_000, np.int16), 16_000)
+    for word in ("no", "yes"):
+        (tmp_path / word).mkdir()
+        for speaker in ("bb05582b", "8b775397", "cb8f8307"):
+            soundfile.write(tmp_path / word / f"{speaker}_nohash_0.wav", np.zeros(16_000, np.int16), 16_000)
     with pytest.raises(ValueError, match="^source: got .*, want synthetic speech"):
         pack(tmp_path, tmp_path / "packed.npz")
     assert not (tmp_path / "packed.npz").exists()

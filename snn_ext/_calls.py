@@ -1,0 +1,386 @@
+"""The activations that a net calls: found by tracing, counted, and given a module for each call."""
+
+from __future__ import annotations
+
+import copy
+import dis
+import inspect
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import wraps
+from itertools import count, dropwhile
+from types import CodeType
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import fx, nn
+from torch.nn import functional as F
+
+from ._errors import bad_value
+from ._tracing import ThreadTracer, traced_graph
+from .hosts import is_neuron
+from .training import ConstantInputNet
+
+__all__ = ["RELUS", "Survey", "module_for_each_call", "survey"]
+
+RELUS = nn.ReLU, nn.ReLU6
+"""Activations for which a spiking neuron may stand."""
+
+_FUNCTIONAL: dict[Any, type[nn.Module]] = {
+    F.relu: nn.ReLU, torch.relu: nn.ReLU, torch.relu_: nn.ReLU, "relu": nn.ReLU, "relu_": nn.ReLU, F.relu6: nn.ReLU6,
+}  # fmt: skip
+"""Functions and methods of tensors that are called instead of a module, and that module."""
+
+_ANALOG = {
+    "celu", "elu", "gelu", "glu", "hardsigmoid", "hardswish", "hardtanh", "leaky_relu", "logsigmoid", "mish", "prelu",
+    "rrelu", "selu", "sigmoid", "silu", "softplus", "softsign", "tanh", "threshold",
+}  # fmt: skip
+_ANALOG_MODULES = tuple(
+    getattr(nn, name)
+    for name in nn.modules.activation.__all__
+    if name not in ("MultiheadAttention", "ReLU", "ReLU6") and "Softm" not in name and name != "LogSoftmax"
+)
+_NAMES = {"relu", "relu_", "relu6", *_ANALOG, *(f"{name}_" for name in _ANALOG)}
+_CONTEXTS = {"autocast", "enable_grad", "inference_mode", "no_grad", "set_grad_enabled"}
+"""Contexts that a traced graph leaves out."""
+_ITERATED = nn.Sequential, nn.ModuleList, nn.ModuleDict
+"""Modules that run or count their children: another child would be one too many."""
+
+
+class Survey(NamedTuple):
+    """The activations of a net that cannot just be replaced where they are registered, each as text for a warning."""
+
+    functional: list[str]
+    """Functional ReLUs."""
+    analog: list[str]
+    """Activations of other kinds, functional or modules, for which no neuron stands."""
+    overwriting: list[str]
+    """ReLUs whose result is read from their input, into which they write; a neuron does not."""
+    calls: Counter[nn.Module]
+    """How often one forward pass calls each ReLU module; empty if the net cannot be traced."""
+
+
+def survey(net: nn.Module) -> Survey:
+    """Look for the activations of a net as far as it can be traced; nothing is raised."""
+    found, names = Survey([], [], [], Counter()), set(net.__dict__)
+    nodes: list[fx.Node] = []
+    try:
+        step = net.one_step() if isinstance(net, ConstantInputNet) else net
+        nodes += _traced(step, net.training).nodes
+    except Exception:  # control flow on values: what the code mentions has to do
+        for name, module in net.named_modules():
+            where = f"in {type(module).__name__}.forward" + (name and f" of {name}")
+            for call in sorted(_mentioned(module)):
+                (found.functional if call.startswith("relu") else found.analog).append(f"perhaps {call} {where}")
+    for constant in set(net.__dict__) - names:  # the tracer keeps tensors that the forward pass makes
+        del net.__dict__[constant]
+    for node in nodes:
+        place = f"{_name(node)} ({node.meta.get('source') or 'unknown line'})"
+        if _is_functional_relu(node):
+            found.functional.append(place)
+        elif node.op in ("call_function", "call_method") and _name(node).rstrip("_") in _ANALOG:
+            found.analog.append(place)
+        elif node.op == "call_module" and isinstance(module := net.get_submodule(str(node.target)), RELUS):
+            found.calls[module] += 1
+            found.overwriting.extend([place] * bool(_later_readers(net, node)))
+    for name, module in net.named_modules():
+        if isinstance(module, _ANALOG_MODULES) and not isinstance(module, RELUS):
+            found.analog.append(f"{name} ({type(module).__name__})")
+        elif getattr(getattr(module, "activation", None), "__name__", "") in _NAMES:  # of nn.TransformerEncoderLayer
+            found.analog.append(f"{name}.activation ({type(module).__name__})")
+    return found
+
+
+@contextmanager
+def module_for_each_call(net: nn.Module) -> Iterator[None]:
+    """Give each call of a ReLU in a net's forward pass a module of its own; undone if the block fails.
+
+    A ReLU in several places of the net is copied into each. A module whose forward pass calls functions, or one module
+    several times, gets a subclass of its class, whose forward pass is that of its traced graph; or the module around it
+    does, if it is called several times itself. All others stay what they are, under their names.
+
+    Raises
+    ------
+    ValueError
+        If the net cannot be traced.
+    """
+    if isinstance(net, fx.GraphModule):
+        bad_value("net", type(net).__name__, "the net that it was traced from: its graph is its forward pass already")
+    with ExitStack() as stack:
+        for part in (net.stem, net.body) if isinstance(net, ConstantInputNet) else (net,):
+            stack.enter_context(_module_for_each_call(part))
+        yield
+
+
+@contextmanager
+def _module_for_each_call(net: nn.Module) -> Iterator[None]:
+    modules = [module for module in net.modules() if isinstance(module._modules, dict)]  # no scripted ones
+    before = {module: (type(module), set(module.__dict__), dict(module._modules)) for module in modules}
+    try:
+        _split_places(net)
+        callers: dict[str, set[str]] = {}
+        for training in (True, False):
+            _find_callers(net, _traced(net, training), callers)
+        for name, owners in callers.items():
+            _rewrite(net, name, owners)
+        yield
+    except BaseException:
+        _restore(before)
+        raise
+
+
+# -- tracing -----------------------------------------------------------------------------------------------------------
+
+
+class _CallTracer(ThreadTracer):
+    """Tracer that enters some modules by name, or all that may call an activation; layers and neurons stay whole."""
+
+    def __init__(self, entered: set[str] | None = None) -> None:
+        super().__init__()
+        self._entered = entered
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        if self._entered is not None:
+            return module_qualified_name not in self._entered
+        if isinstance(m, RELUS) or is_neuron(m) or super().is_leaf_module(m, module_qualified_name):
+            return True
+        return not m._modules and not _mentioned(m)
+
+    def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> tuple[Any, list[Any]]:
+        """Let an argument with a default have it, for a forward pass may ask which value it has."""
+        fn, args = super().create_args_for_root(root_fn, is_module, concrete_args)
+        for k, arg in enumerate(args):
+            if isinstance(arg, fx.Proxy) and arg.node.args:
+                args[k] = arg.node.args[0]
+                if isinstance(args[k], bool | int | float | str | None):
+                    self.create_proxy("call_function", _stays, (arg.node.target, arg, args[k]), {})
+        return fn, args
+
+
+def _stays(name: str, value: Any, default: Any) -> None:
+    """Raise if an argument is given another value than the one that it was traced with."""
+    if not isinstance(value, fx.Proxy) and (type(value) is not type(default) or value != default):
+        bad_value(name, value, f"{default!r}, with which functional=True has traced the net")
+
+
+def _traced(net: nn.Module, training: bool, entered: set[str] | None = None) -> fx.Graph:
+    """Return the graph of a forward pass, in training or in evaluation; hooks do not see it."""
+    attributes = {"training": training, "_forward_hooks": OrderedDict(), "_forward_pre_hooks": OrderedDict()}
+    before = [(m, {name: m.__dict__[name] for name in attributes if name in m.__dict__}) for m in net.modules()]
+    try:
+        for module, values in before:
+            module.__dict__.update({name: attributes[name] for name in values})
+        return traced_graph(net, _CallTracer(entered), "net")
+    finally:
+        for module, values in before:
+            module.__dict__.update(values)
+
+
+def _refuse_contexts(modules: list[nn.Module]) -> None:
+    for module in modules:
+        if contexts := _mentioned(module, _CONTEXTS):
+            got = f"{', '.join(sorted(contexts))} in {type(module).__name__}.forward"
+            bad_value("net", got, "no such context with functional=True: a traced graph leaves it out")
+
+
+def _mentioned(module: nn.Module, names: set[str] = _NAMES) -> set[str]:
+    """Return those of some names that the code of a forward pass mentions, attributes of the module itself left out."""
+    forward = getattr(getattr(type(module), "forward", None), "__code__", None)  # a scripted module has neither
+    if forward is None or type(module).__module__.startswith("torch."):
+        return set()
+    return names.intersection(_loaded(forward, forward.co_varnames[:1]))
+
+
+def _loaded(code: CodeType, own: tuple[str, ...]) -> Iterator[str]:
+    before = None
+    for instruction in dis.get_instructions(code):
+        if isinstance(instruction.argval, CodeType):
+            yield from _loaded(instruction.argval, own)
+        elif isinstance(instruction.argval, str) and instruction.opname.startswith("LOAD") and before not in own:
+            yield instruction.argval
+        before = instruction.argval
+
+
+# -- calls in a graph --------------------------------------------------------------------------------------------------
+
+
+def _is_functional_relu(node: fx.Node) -> bool:
+    return node.op in ("call_function", "call_method") and node.target in _FUNCTIONAL
+
+
+def _calls_relu(net: nn.Module, node: fx.Node) -> bool:
+    return node.op == "call_module" and isinstance(net.get_submodule(str(node.target)), RELUS)
+
+
+def _name(node: fx.Node) -> str:
+    return str(getattr(node.target, "__name__", node.target))
+
+
+def _source(node: fx.Node) -> Any:
+    return node.args[0] if node.args else node.kwargs["input"]
+
+
+def _later_readers(net: nn.Module, node: fx.Node) -> list[fx.Node]:
+    """Return the calls that read the input of a ReLU after it has written its result into it."""
+    if node.op == "call_module":
+        in_place = getattr(net.get_submodule(str(node.target)), "inplace", False)
+    else:
+        in_place = _name(node).endswith("_") or node.kwargs.get("inplace", node.args[1:] == (True,))
+    source = _source(node)
+    if not in_place or not isinstance(source, fx.Node):
+        return []
+    later = set(dropwhile(lambda other: other is not node, node.graph.nodes)) - {node}
+    return [user for user in source.users if user in later]
+
+
+def _find_callers(net: nn.Module, graph: fx.Graph, found: dict[str, set[str]]) -> None:
+    """Find the modules whose forward pass has to change, and those inside from which the calls come.
+
+    They run once, with nothing but required arguments.
+    """
+    stacks = {node: node.meta.get("nn_module_stack", {}) for node in graph.nodes}
+    again = {path for stack in stacks.values() for call, (path, _) in stack.items() if "@" in call}
+    calls = Counter[Any]()
+    for node, stack in stacks.items():
+        if _is_functional_relu(node) or _calls_relu(net, node):
+            calls[node.target] += 1
+            if node.op != "call_module" or calls[node.target] > 1 or _later_readers(net, node):
+                around = ["", *(path for path, _ in stack.values())]
+                owner = caller = around[-2] if node.op == "call_module" else around[-1]
+                while caller and (caller in again or not _is_plain(net.get_submodule(caller))):
+                    caller = caller.rpartition(".")[0]
+                found.setdefault(caller, set()).add(owner)
+
+
+def _is_plain(module: nn.Module) -> bool:
+    """Return True for a module that may get children and another forward pass, whatever calls it."""
+    arguments = inspect.signature(type(module).forward).parameters.values()
+    return not isinstance(module, _ITERATED) and all(argument.default is argument.empty for argument in arguments)
+
+
+# -- changing the net --------------------------------------------------------------------------------------------------
+
+
+def _rewrite(net: nn.Module, name: str, owners: set[str]) -> None:
+    """Change the forward pass of a module, or of the one around it, if it cannot be traced by itself."""
+    module, names = net.get_submodule(name), dict[Any, str]()
+    entered = {other for other, _ in module.named_modules() if any(_is_inside(o, f"{name}.{other}") for o in owners)}
+    try:
+        graphs = _traced(module, True, entered), _traced(module, False, entered)
+    except ValueError:
+        if not name:
+            raise
+        _rewrite(net, name.rpartition(".")[0], owners)
+        return
+    if any([_give_modules(module, graph, names) for graph in graphs]):
+        _refuse_contexts([module.get_submodule(other) for other in entered])
+        module.__class__ = _class_of(type(module), graphs)
+
+
+def _is_inside(name: str, other: str) -> bool:
+    """Return True for the name of a module, or of one inside it."""
+    return f"{name}.".startswith(f"{other.strip('.')}.") or other == "."
+
+
+def _split_places(net: nn.Module) -> None:
+    seen = set[nn.Module]()
+    for parent in list(net.modules()):
+        for name, child in parent._modules.items():
+            if isinstance(child, RELUS):
+                parent._modules[name] = copy.deepcopy(child) if child in seen else child
+                seen.add(child)
+
+
+def _give_modules(net: nn.Module, graph: fx.Graph, names: dict[Any, str]) -> bool:
+    """Let a graph call a module of its own at each place of a ReLU; return whether that changes it.
+
+    ``names`` are the modules by place, which training and evaluation share: a module at its first place is kept.
+    """
+    relus = [node for node in graph.nodes if _is_functional_relu(node) or _calls_relu(net, node)]
+    changed, visits = False, Counter[Any]()
+    for node in relus:
+        for user in _later_readers(net, node):
+            user.replace_input_with(_source(node), node)
+            changed = True
+    for node in relus:
+        place = node.op, node.target, _owner(node), node.meta.get("source")
+        visits[place] += 1
+        key = place, visits[place]
+        if key not in names:
+            is_new = node.op != "call_module" or node.target in names.values()
+            names[key] = _add_module(net, node) if is_new else str(node.target)
+        if node.target != names[key]:
+            source, changed = _source(node), True
+            node.op, node.target, node.args, node.kwargs = "call_module", names[key], (source,), {}
+    return changed
+
+
+def _owner(node: fx.Node) -> str:
+    """Return the name of the module that calls a function, or the module that is called."""
+    return str(next(reversed(node.meta.get("nn_module_stack", {"": ("", None)}).values()))[0])
+
+
+def _add_module(net: nn.Module, node: fx.Node) -> str:
+    """Add a module for a call beside the one that was called, or to the module that calls a function."""
+    if node.op == "call_module":
+        owner, _, base = str(node.target).rpartition(".")
+        module = copy.deepcopy(net.get_submodule(str(node.target)))
+    else:
+        owner, base, module = _owner(node), _name(node).rstrip("_"), _FUNCTIONAL[node.target]()
+    while owner and isinstance(net.get_submodule(owner), _ITERATED):
+        owner, _, last = owner.rpartition(".")
+        base = f"{last}_{base}"
+    parent, name = net.get_submodule(owner), base
+    for k in count(1):
+        if not hasattr(parent, name):
+            break
+        name = f"{base}_{k}"
+    module.training = parent.training
+    parent.add_module(name, module)
+    return f"{owner}.{name}".lstrip(".")
+
+
+def _class_of(kind: type[nn.Module], graphs: tuple[fx.Graph, fx.Graph]) -> type[nn.Module]:
+    """Return a class of nets whose forward pass is that of a graph, one in training and one in evaluation."""
+    base: Any = getattr(kind, "_written", kind)
+    for graph in graphs:
+        for node in graph.nodes:
+            node.meta.clear()
+    texts = [graph.python_code("self") for graph in graphs]
+    functions = [_function(text.src, text.globals) for text in texts]
+    train, evaluation = functions
+
+    @wraps(evaluation)
+    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        return (train if self.training else evaluation)(self, *args, **kwargs)
+
+    def reduce(self: nn.Module, protocol: Any) -> tuple[Any, ...]:
+        return _blank, (base, graphs), *base.__reduce_ex__(self, protocol)[2:]
+
+    same = texts[0].src == texts[1].src
+    own: dict[str, Any] = {"forward": evaluation if same else forward, "__reduce_ex__": reduce, "_written": base}
+    own["code"] = texts[1].src if same else texts[0].src + texts[1].src  # as of an fx.GraphModule, to compare nets by
+    own |= {"__module__": base.__module__, "__qualname__": base.__qualname__, "__doc__": base.__doc__}
+    return cast(type[nn.Module], type(base)(base.__name__, (base,), own))
+
+
+def _function(text: str, names: dict[str, Any]) -> Callable[..., Any]:
+    scope = dict(names)
+    exec(compile(text, "<forward pass traced by snn_ext>", "exec"), scope)
+    return cast(Callable[..., Any], scope["forward"])
+
+
+def _blank(base: type[nn.Module], graphs: tuple[fx.Graph, fx.Graph]) -> nn.Module:
+    """Return a net without a state, for a copy or a pickle to fill."""
+    kind = _class_of(base, graphs)
+    return kind.__new__(kind)
+
+
+def _restore(before: dict[nn.Module, tuple[type[nn.Module], set[str], dict[str, Any]]]) -> None:
+    for module, (kind, names, children) in before.items():
+        module.__class__ = kind
+        for name in set(module.__dict__) - names:
+            del module.__dict__[name]
+        module._modules.clear()
+        module._modules.update(children)
