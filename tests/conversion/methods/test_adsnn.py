@@ -332,7 +332,7 @@ BAD: dict[str, dict[str, Any]] = {
     "dt: got 2.0, want that of the AANs": {"dt": 2.0},
     "spike_height: got 'x'": {"spike_height": "x"},
     "fold_scales: got False": {"spike_height": "adaptive", "fold_scales": False},
-    "m_f: got 0.2, want an option of DataNormRecipe: memory, output, progress, time_steps": {"method": "data-norm", "m_f": 0.2},
+    "m_f: got 0.2, want an option of DataNormRecipe: memory, output, progress": {"method": "data-norm", "m_f": 0.2},
     "ann: got AAN 0.1, .* want method='adsnn'": {"method": "data-norm"},
 }
 
