@@ -32,6 +32,7 @@ STUDIES = {
     "adsnn-images": "results.adsnn_images",
     "cross-validation": "results.cross_validation",
     "any-cnn": "results.any_cnn",
+    "real-weights": "results.real_weights",
     "keywords": "results.keywords",
     "listener": "results.listener",
     "reliability": "reliability.__main__",

@@ -64,12 +64,17 @@ class ThreadTracer(fx.Tracer):
 
 def traced(net: nn.Module, tracer: ThreadTracer, name: str) -> fx.GraphModule:
     """Return a net as a module of its graph; ``name`` is the argument that an error names."""
-    return fx.GraphModule(net, traced_graph(net, tracer, name))
+    with _without_constants(net):
+        return fx.GraphModule(net, _trace(net, tracer, name))  # which copies the constants
 
 
 def traced_graph(net: nn.Module, tracer: ThreadTracer, name: str) -> fx.Graph:
     """Return the graph of a net; ``name`` is the argument that an error names."""
-    before = set(vars(net))
+    with _without_constants(net):
+        return _trace(net, tracer, name)
+
+
+def _trace(net: nn.Module, tracer: ThreadTracer, name: str) -> fx.Graph:
     try:
         return tracer.trace(net)
     except Exception as error:
@@ -78,8 +83,16 @@ def traced_graph(net: nn.Module, tracer: ThreadTracer, name: str) -> fx.Graph:
             f"{name}: got {type(net).__name__}, which cannot be traced ({error}{place and f'; {place}'}), "
             "want a net whose forward pass does not branch on values or on the batch size"
         ) from error
+
+
+@contextmanager
+def _without_constants(net: nn.Module) -> Iterator[None]:
+    """Take the tensors that a forward pass makes, which fx keeps in the net, out of it again."""
+    before = set(vars(net))
+    try:
+        yield
     finally:
-        for constant in set(vars(net)) - before:  # fx keeps tensors that the forward pass makes in the net
+        for constant in set(vars(net)) - before:
             delattr(net, constant)
 
 

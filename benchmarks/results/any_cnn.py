@@ -1,7 +1,7 @@
-"""All nets of torchvision, and one of each family of timm where it is installed: converted, or refused with the reason.
+"""All nets of torchvision, and small ones of the families of timm: converted, or refused with the reason.
 
 ``python -m benchmarks any-cnn --markdown docs/any-cnn-results.md`` keeps the nets that are done, so it can be
-interrupted and started again.
+interrupted and started again. timm is optional: ``pip install '.[timm]'``.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import time
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -32,18 +34,30 @@ KINDS = {"classification": models, "segmentation": models.segmentation, "video":
 SIZES: dict[str, tuple[int, ...]] = {"video": (16, 56, 56), "s3d": (16, 224, 224), "mvit": (16, 224, 224)}
 SIZES |= {"inception": (96, 96), "vit": (224, 224), "maxvit": (224, 224)}
 """Sizes of the inputs of a kind, or of nets by the beginning of their name; 64 x 64 for others."""
+TIMM = """
+resnet10t resnet18 resnet50 resnext50_32x4d seresnext26t_32x4d ecaresnet26t resnetblur18 resnetaa34d resnetv2_18
+resnetv2_50d_evos nf_resnet26 skresnet18 resnest14d gcresnext26ts legacy_seresnet18 legacy_xception vgg11 vgg11_bn
+densenet121 densenetblur121d dla34 dla60_res2net res2net50_14w_8s res2next50 regnetx_002 regnety_002 regnetz_005
+mobilenetv1_100 mobilenetv2_035 mobilenetv3_small_050 mobilenetv4_conv_small efficientnet_lite0 tf_efficientnet_lite0
+efficientnet_es efficientnet_b0 ghostnet_050 repghostnet_050 repvgg_a0 mobileone_s0 hrnet_w18_small cspresnet50
+cspdarknet53 darknet53 inception_v3 inception_v4 inception_resnet_v2 xception41 dpn48b dpn68 selecsls42 tresnet_m
+hardcorenas_a mixnet_s mnasnet_small semnasnet_075 fbnetc_100 convnext_atto ese_vovnet19b_slim hgnetv2_b0 rexnet_100
+lcnet_050 nasnetalarge fasternet_t0
+""".split()
+"""Of each family of convolutional nets in timm a small one."""
 METHOD: dict[str, Any] = {"method": "data-norm", "precharge": 0.5, "channel_wise": True}
 PAGE = """\
 # Any convolutional net: results
 
-Which nets of torchvision{others} convert, what the others are refused for, and how far the output of a converted net is
-from that of the analog net after T steps. Weights are random, and batch norm has the statistics of random images. So
-the figures show that conversions are right and how their error falls; they say nothing about accuracy on real images.
-Deep nets of random weights are the hard case. Images are of {size} x {size} pixels where a net takes them. The error is
+Which nets of torchvision{others} convert, what the others are refused for, and how
+far the output of a converted net is from that of the analog net after T steps. Weights are random, and batch norm has
+the statistics of random images. So the figures show that conversions are right and how their error falls; they say
+nothing about accuracy on real images. Deep nets of random weights are the hard case: their error may even rise before
+it falls. Images are of {size} x {size} pixels where a net takes them. The error is
 the root mean square over the outputs for {samples} image(s) that thresholds were found on, relative to that of the
 outputs of the analog net; the limit is the error of exact rates, which is approached with T. Thresholds are the maxima
-of channels, the pre-charge is 0.5. Errors are measured for nets of up to {measured} million parameters; of the others
-the table says that they convert.
+of channels, the pre-charge is 0.5. Errors are measured for nets of up to {measured} million parameters, for video of
+up to a tenth of that; of the others the table says that they convert.
 
 """
 
@@ -87,11 +101,12 @@ def main(options: Options) -> list[Row]:
     with own_folder(options.out, "any_cnn"):
         file = options.out / "results.json"
         found = read_json(file, "the nets that are done", "remove it to try them again") if file.exists() else {}
-        done = {row["name"]: Row(**row) for row in found.get("rows", []) if found["setting"] == setting}
+        kept = [Row(**row) for row in found.get("rows", []) if found["setting"] == setting]
+        done = {(row.kind, row.name): row for row in kept}  # resnet18 is in torchvision and in timm
         for kind, name in names(options.nets):
-            rows.append(done.get(name) or tried(kind, name, options))
+            rows.append(done.get((kind, name)) or tried(kind, name, options))
             print(f"{kind:<15}{name:<32}{rows[-1].reason or _errors(rows[-1])}", flush=True)
-            done[name] = rows[-1]
+            done[kind, name] = rows[-1]
             write_json(file, {"setting": setting, "rows": [asdict(row) for row in done.values()]})
     if options.markdown is not None:
         with replacing(options.markdown) as temporary:
@@ -102,12 +117,10 @@ def main(options: Options) -> list[Row]:
 def names(chosen: Iterable[str] = ()) -> Iterator[tuple[str, str]]:
     """Yield kind and name of all nets, or of those whose names begin with one of ``chosen``."""
     every = [(kind, name) for kind, module in KINDS.items() for name in models.list_models(module=module)]
-    try:
-        import timm
-    except ImportError:
-        pass
+    if find_spec("timm") is None:
+        print(f"timm is not installed: its {len(TIMM)} nets are left out (pip install '.[timm]')")
     else:
-        every += [("timm", timm.list_models(module=module)[0]) for module in timm.list_modules()]
+        every += [("timm", name) for name in TIMM]
     beginnings = tuple(chosen) or ("",)
     yield from ((kind, name) for kind, name in every if name.startswith(beginnings))
 
@@ -126,7 +139,7 @@ def tried(kind: str, name: str, options: Options) -> Row:
     output = "out" if kind == "segmentation" else None
     try:
         canonicalize(net, x[:1], output=output)  # the part of the conversion that may refuse a net
-        if row.parameters > options.measured:
+        if row.parameters > options.measured * (0.1 if kind == "video" else 1.0):
             return row
         with_statistics(net, x[: 4 if kind == "video" else len(x)])
         with warnings.catch_warnings(record=True) as caught:
@@ -192,9 +205,12 @@ def errors(net: nn.Module, snn: Any, x: Tensor, time_steps: list[int], output: s
 
 def page(rows: list[Row], options: Options) -> str:
     """Return the page: how many convert, their errors, and the reasons of the others."""
-    others = " and of timm" if any(row.kind == "timm" for row in rows) else ""
+    timm = any(row.kind == "timm" for row in rows)
+    others = f" and {len(TIMM)} small nets of the families of timm" if timm else ""
     parts = [PAGE.format(others=others, size=options.size, samples=options.samples, measured=options.measured)]
     parts.append(provenance(command_line(options), options.seed))
+    libraries = ", ".join(f"{name} {version(name)}" for name in ("torchvision", *["timm"] * timm))
+    parts.append(f"\nNets of {libraries}.\n")
     kinds = list(dict.fromkeys(row.kind for row in rows))
     counts = [[row.reason is None for row in rows if row.kind == kind] for kind in kinds]
     parts.append(
@@ -209,7 +225,7 @@ def page(rows: list[Row], options: Options) -> str:
         parts += [f"\n{table(good, header)}\n"] if good else []
         parts += [f"\n{table(bad, ['net', 'reason'])}\n"] if bad else []
     if any(row.gates for row in rows):
-        parts.append("\n\\* with gates (squeeze-and-excitation), which are approximated.\n")
+        parts.append("\n\\* with gates (squeeze-and-excitation, split attention), which are approximated.\n")
     return "".join(parts)
 
 

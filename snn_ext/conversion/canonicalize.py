@@ -22,6 +22,7 @@ from .modules import Scale
 from .obstacles import Obstacles
 from .operations import canonicalize_operations, is_size
 from .outputs import select_output
+from .padding import absorb_padding
 from .pooling import pool_before_activations, pool_behind_activations
 from .preparation import TOLERANCE, plain_copy, relative_error
 from .signs import split_signs
@@ -111,6 +112,7 @@ def canonicalize(
     fold_constants(graph, x)
     split_signs(graph)
     canonicalize_operations(graph, activations, obstacles)
+    absorb_padding(graph, obstacles)
     obstacles.raise_all()
     graph.graph.eliminate_dead_code()
     _check_inputs(graph)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable
 from itertools import accumulate
@@ -12,9 +13,10 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .gates import MULTIPLICATIONS, is_gate
+from .gates import MULTIPLICATIONS, is_factor
 from .graph_tools import Operation, bypass, free_name, insert_behind, is_data, shape_of
 from .modules import Scale
+from .padding import PADDING
 from .weights import affine_of, per_channel
 
 __all__ = ["HANDLERS"]
@@ -55,10 +57,10 @@ def _arithmetic(operation: Operation) -> None:
 
 def _gated(operation: Operation, first: fx.Node, second: fx.Node) -> None:
     """Accept the product of a value and a gate."""
-    if is_gate(operation.graph, first):
+    if is_factor(operation.graph, first):
         first, second = second, first
-    if not is_gate(operation.graph, second) or is_gate(operation.graph, first):
-        operation.refuse(" of two values", "a product with a constant, or with a sigmoid gate")
+    if not is_factor(operation.graph, second) or is_factor(operation.graph, first):
+        operation.refuse(" of two values", "a product with a constant, or with a gate: a sigmoid or a softmax")
     operation.call(operator.mul, first, second)
 
 
@@ -171,6 +173,11 @@ def _reshape(operation: Operation) -> None:
         operation.call(torch.reshape, source, (-1, *after[1:]))
 
 
+def _expand(operation: Operation) -> None:
+    """Write an expansion without the size of the batch."""
+    operation.call(torch.broadcast_to, operation.node.args[0], (-1, *shape_of(operation.node)[1:]))
+
+
 def _split(operation: Operation) -> None:
     """Turn the parts that are used into slices."""
     source, dim = operation.node.args[0], operation.argument(2, "dim", 0)
@@ -200,15 +207,26 @@ def _parts(operation: Operation) -> dict[fx.Node, int]:
 
 def _part_sizes(operation: Operation, size: int) -> list[int]:
     """Return the sizes of the parts, by an example."""
-    names = ("chunks", "split_size", "split_size_or_sections", "indices_or_sections")
+    names = ("chunks", "split_size", "split_size_or_sections", "indices_or_sections", "indices", "sections")
     given = next(value for name in names if (value := operation.argument(1, name)) is not None)
     name = operation.target if isinstance(operation.target, str) else operation.target.__name__
     return [len(part) for part in getattr(torch.empty(size), name)(given)]
 
 
 def _pad(operation: Operation) -> None:
-    if operation.argument(2, "mode", "constant") == "constant" and operation.argument(3, "value", 0) not in (0, None):
-        operation.refuse(" with other values than 0", "zero padding")
+    constant = operation.argument(2, "mode", "constant") == "constant"
+    _check_padding(operation, operation.argument(3, "value") if constant else None)
+
+
+def _constant_pad(operation: Operation) -> None:
+    module = operation.module
+    _check_padding(operation, module.value)
+    operation.call(F.pad, operation.node.args[0], module.padding, "constant", module.value)
+
+
+def _check_padding(operation: Operation, value: float | None) -> None:
+    if value not in (None, 0, -math.inf):  # a maximum pooling absorbs the last
+        operation.refuse(" with other values than 0", PADDING)
 
 
 def _dropout(operation: Operation) -> None:
@@ -252,9 +270,11 @@ HANDLERS: dict[Any, Handler] = {
     **dict.fromkeys((nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d), _adaptive_max_pool),
     **dict.fromkeys((F.adaptive_max_pool1d, F.adaptive_max_pool2d, F.adaptive_max_pool3d), _adaptive_max_pool),
     **dict.fromkeys(_RESHAPES, _reshape),
+    **dict.fromkeys(("expand", "expand_as", "broadcast_to", torch.broadcast_to), _expand),
     **dict.fromkeys((torch.chunk, torch.split, torch.tensor_split, "chunk", "split", "tensor_split"), _split),
     **dict.fromkeys((torch.unbind, "unbind"), _unbind),
     F.pad: _pad,
+    **dict.fromkeys((nn.ConstantPad1d, nn.ConstantPad2d, nn.ConstantPad3d), _constant_pad),
     **dict.fromkeys(_DROPOUTS, _dropout),
 }
 """From the class of a module, a function, or the name of a tensor method to what is done to a call of it."""

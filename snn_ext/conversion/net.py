@@ -170,7 +170,7 @@ def join_resets(net: nn.Module) -> None:
     """Let the first neuron of snnTorch in a net reset the poolings and encoders as well, which that host overlooks."""
     neuron: Any = next((module for module in net.modules() if host_of(module) == "snntorch"), None)
     if neuron is not None:
-        neuron.resets_too = tuple(module for module in net.modules() if is_stateful(module))
+        neuron.resets_too = tuple(module for module in net.modules() if getattr(module, "_memories", None))
 
 
 def _restore(build: Any, arguments: tuple[Any, ...], kept: dict[str, Any]) -> ConvertedNet:

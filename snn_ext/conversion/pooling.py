@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import operator
+from typing import Any
+
 from torch import fx
 
 from ..simulation.layers import module_of, rule_of_node
 from .activations import Activation
-from .graph_tools import calls, free_name, insert_behind, kind_of, of_inputs, refuse
+from .gates import is_factor
+from .graph_tools import calls, free_name, insert_behind, kind_of, of_inputs, refuse, shape_of
 from .modules import Scale
 
 __all__ = ["pool_before_activations", "pool_behind_activations"]
@@ -22,7 +26,7 @@ def pool_behind_activations(graph: fx.GraphModule, activations: Activations) -> 
     ValueError
         If values are pooled that are weighted sums of spikes.
     """
-    _pool_before_scales(graph)
+    _pool_before_factors(graph)
     moved = True
     while moved:
         moved = False
@@ -44,16 +48,41 @@ def pool_behind_activations(graph: fx.GraphModule, activations: Activations) -> 
             spikes.add(node)
 
 
-def _pool_before_scales(graph: fx.GraphModule) -> None:
-    """Put maximum poolings before scales without a negative factor, as of a batch norm behind a ReLU."""
+def _pool_before_factors(graph: fx.GraphModule) -> None:
+    """Put maximum poolings before factors that are not negative: of a batch norm behind a ReLU, and a gate's."""
     for pool in list(graph.graph.nodes):
-        scale = module_of(graph, pool.args[0]) if _is_max_pool(graph, pool) else None
-        while isinstance(scale, Scale) and bool((scale.weight >= 0).all()):
-            behind = free_name(graph, f"{pool.args[0].target}_pooled")
-            insert_behind(graph, pool, behind, Scale(scale.weight, scale.bias))
-            pool.replace_input_with(pool.args[0], pool.args[0].args[0])
-            scale = module_of(graph, pool.args[0])
+        while _is_max_pool(graph, pool) and (_pooled_before_scale(graph, pool) or _pooled_before_gate(graph, pool)):
+            pass
     graph.graph.eliminate_dead_code()
+
+
+def _pooled_before_scale(graph: fx.GraphModule, pool: fx.Node) -> bool:
+    source: Any = pool.args[0]
+    scale = module_of(graph, source)
+    if not isinstance(scale, Scale) or bool((scale.weight < 0).any()):
+        return False
+    insert_behind(graph, pool, free_name(graph, f"{source.target}_pooled"), Scale(scale.weight, scale.bias))
+    pool.replace_input_with(source, source.args[0])
+    return True
+
+
+def _pooled_before_gate(graph: fx.GraphModule, pool: fx.Node) -> bool:
+    """Move a pooling before the product with a gate that is the same everywhere in space."""
+    product: Any = pool.args[0]
+    if product.target is not operator.mul or not is_factor(graph, product.args[1]):
+        return False
+    value, gate = product.args
+    shape = shape_of(gate)
+    if len(shape) != len(shape_of(value)) or any(size != 1 for size in shape[2:]):
+        return False
+    users = list(pool.users)
+    with graph.graph.inserting_after(pool):
+        behind = graph.graph.call_function(operator.mul, (pool, gate))
+    behind.meta = dict(pool.meta)
+    for user in users:
+        user.replace_input_with(pool, behind)
+    pool.replace_input_with(product, value)
+    return True
 
 
 def pool_before_activations(graph: fx.GraphModule, activations: Activations) -> None:
@@ -66,7 +95,7 @@ def pool_before_activations(graph: fx.GraphModule, activations: Activations) -> 
     ValueError
         If a pooling has no activation beside it.
     """
-    _pool_before_scales(graph)
+    _pool_before_factors(graph)
     moved = True
     while moved:
         moved = False

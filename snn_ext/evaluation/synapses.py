@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_map
 
 from .._errors import bad_value
 from ..simulation.graph import Events, Recorder, events_of, is_delay, is_filter, is_gate, is_max_pool, is_spiking
-from ..simulation.layers import Rule, module_of, rule_of, rule_of_node
+from ..simulation.layers import Rule, before_moves, module_of, rule_of, rule_of_node
 from .connections import Connections, connections, is_linear
 
 __all__ = ["Synapses", "count_synapses"]
@@ -233,7 +233,7 @@ class _Count:
                 yield from self._inputs(source)
 
     def _is_gate(self, node: fx.Node) -> bool:
-        return is_gate(module_of(self.graph, node))  # a factor of spikes, and none itself
+        return is_gate(module_of(self.graph, before_moves(self.graph, node)))  # a factor of spikes, and none itself
 
     def _run(self, node: fx.Node, env: dict[fx.Node, Tensor]) -> Any:
         """Run one operation in float64, and those before it that are not in ``env``; other spikes are 0.

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-__all__ = ["RULES", "UNKNOWN", "Rule", "known_type", "module_of", "rule_of", "rule_of_node"]
+__all__ = ["RULES", "UNKNOWN", "Rule", "before_moves", "known_type", "module_of", "rule_of", "rule_of_node"]
 
 Apply = Callable[[Any, Tensor, Tensor], Tensor]
 Window = Callable[[Any, torch.Size, torch.Size], int | None]
@@ -69,6 +69,11 @@ class Rule:
         """True for maximum pooling: it may be moved to the other side of an activation."""
         return self.pooling == "max"
 
+    @property
+    def moves(self) -> bool:
+        """True for an operation that only moves elements, or repeats them."""
+        return self.passes_unit and self.fractional_bits == 0 and self.pooling is None
+
     def macs(self, layer: Any, x: Tensor, y: Tensor) -> int:
         """Return the multiply-accumulates of a weighted layer for one sample; padding is counted, as it is computed."""
         return (x if self.transposed else y)[0].numel() * layer.weight[0].numel()
@@ -113,6 +118,13 @@ def rule_of_node(graph: fx.GraphModule, node: fx.Node) -> Rule:
 def module_of(graph: fx.GraphModule, node: fx.Node) -> nn.Module | None:
     """Return the module that a node calls."""
     return graph.get_submodule(str(node.target)) if node.op == "call_module" else None
+
+
+def before_moves(graph: fx.GraphModule, node: fx.Node) -> fx.Node:
+    """Return the value whose elements a value consists of: reshapes, expansions and the like are passed over."""
+    while rule_of_node(graph, node).moves and len(node.all_input_nodes) == 1:
+        node = node.all_input_nodes[0]
+    return node
 
 
 # -- entries ---------------------------------------------------------------------------------------------------------
@@ -166,7 +178,7 @@ RULES: dict[Any, Rule] = {
     **dict.fromkeys((nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d), _ADAPTIVE_POOL),
     **dict.fromkeys((nn.Upsample, nn.UpsamplingNearest2d, nn.UpsamplingBilinear2d), _MEAN),
     **dict.fromkeys((nn.Flatten, nn.Unflatten, nn.PixelShuffle, nn.PixelUnshuffle, nn.ChannelShuffle), _MOVE),
-    **dict.fromkeys((nn.ZeroPad1d, nn.ZeroPad2d, nn.ZeroPad3d), _MOVE),
+    **dict.fromkeys((nn.ConstantPad1d, nn.ConstantPad2d, nn.ConstantPad3d), _MOVE),
     **dict.fromkeys((nn.ReflectionPad1d, nn.ReflectionPad2d, nn.ReflectionPad3d), _MOVE),
     **dict.fromkeys((nn.ReplicationPad1d, nn.ReplicationPad2d, nn.ReplicationPad3d), _MOVE),
     **dict.fromkeys((nn.CircularPad1d, nn.CircularPad2d, nn.CircularPad3d), _MOVE),
@@ -180,8 +192,8 @@ RULES: dict[Any, Rule] = {
     **dict.fromkeys(("flatten", "view", "reshape", "squeeze", "unsqueeze", "unflatten"), _MOVE),
     **dict.fromkeys((torch.permute, torch.transpose, torch.swapaxes, torch.swapdims, torch.movedim), _MOVE),
     **dict.fromkeys(("permute", "transpose", "swapaxes", "swapdims", "movedim", "mT"), _MOVE),
-    **dict.fromkeys((operator.getitem, torch.narrow, torch.select, torch.tile, F.pad), _MOVE),
-    **dict.fromkeys(("narrow", "select", "repeat", "expand", "tile"), _MOVE),
+    **dict.fromkeys((operator.getitem, torch.narrow, torch.select, torch.tile, torch.broadcast_to, F.pad), _MOVE),
+    **dict.fromkeys(("narrow", "select", "repeat", "expand", "expand_as", "broadcast_to", "tile"), _MOVE),
     **dict.fromkeys((F.pixel_shuffle, F.pixel_unshuffle, F.channel_shuffle), _MOVE),
     **dict.fromkeys((F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, torch.dropout), _IDENTITY),
     **dict.fromkeys(("contiguous", "detach", "clone", "float", torch.clone), _IDENTITY),

@@ -99,18 +99,6 @@ class Plan:
         """Compute the next steps; ``known`` is flattened to ``[T' N, ...]``, the result is ``[T', N, ...]``."""
         env: dict[fx.Node, Any] = {n: _input(x) if n.op == "placeholder" else x for n, x in known.items()}
 
-        def value(node: fx.Node) -> Any:
-            if node in env:
-                return env[node]
-            constant = constants[node]
-            if isinstance(constant, Tensor):
-                return _spread(constant, steps)
-            return self._call(node, {n: size_of(n) for n in node.all_input_nodes})  # a size of the batch
-
-        def size_of(node: fx.Node) -> Any:
-            constant = constants[node]
-            return _shape_of(constant, steps) if isinstance(constant, Tensor) else value(node)
-
         for node in self.order:
             module = self._module(node)
             if module is not None and is_stateful(module):
@@ -122,7 +110,7 @@ class Plan:
                 )
                 env[node] = call(node, module, x_seq).flatten(0, 1)
             else:
-                env[node] = self._call(node, {n: value(n) for n in node.all_input_nodes})
+                env[node] = self._call(node, {n: self._value(n, env, constants, steps) for n in node.all_input_nodes})
             if observe is not None and module is not None and node in self._sources:
                 observe(self._sources[node], module, _binary(module, env[node].unflatten(0, (steps, samples))))
             if visit is not None:
@@ -133,6 +121,20 @@ class Plan:
             n: env[n].unflatten(0, (steps, samples)) if n in env else constants[n].expand(steps, *constants[n].shape)
             for n in self.targets
         }
+
+    # No closures, which would keep the values of a chunk alive until the garbage collector comes.
+    def _value(self, node: fx.Node, env: dict[fx.Node, Any], constants: dict[fx.Node, Any], steps: int) -> Any:
+        if node in env:
+            return env[node]
+        constant = constants[node]
+        return _spread(constant, steps) if isinstance(constant, Tensor) else self._size(node, constants, steps)
+
+    def _size(self, node: fx.Node, constants: dict[fx.Node, Any], steps: int) -> Any:
+        """Return what depends on the size of the batch, which is that of all steps."""
+        constant = constants[node]
+        if isinstance(constant, Tensor):
+            return _shape_of(constant, steps)
+        return self._call(node, {n: self._size(n, constants, steps) for n in node.all_input_nodes})
 
     def bytes_a_step(self, x: Tensor, call: Call) -> float:
         """Run one step of one sample, and return the bytes that are alive at once."""

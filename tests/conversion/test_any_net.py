@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -85,10 +86,15 @@ NETS: dict[str, Callable[[], nn.Module]] = {
     "channel shuffle": between(shuffled, 256),
     "chunk": between(halves, 256),
     "split": between(lambda x: torch.split(x, [1, 3], 1)[1], 192),
+    "tensor split": between(lambda x: torch.tensor_split(x, indices=[1, 3], dim=1)[1], 128),
     "pixel shuffle": between(lambda x: F.pixel_shuffle(x, 2), 256),
     "permute": between(lambda x: x.flatten(2).permute(0, 2, 1), 256),
     "unsqueeze": between(lambda x: x.unsqueeze(1).squeeze(1).unflatten(1, (2, 2)), 256),
     "stack": between(lambda x: torch.stack([x, 2 * x], 2).sum(2), 256),
+    "expand to the batch": between(lambda x: x.mean((2, 3), keepdim=True).expand(len(x), 4, 2, 3), 24),
+    "expand as": between(lambda x: x + x[:, :1].expand_as(x), 256),
+    "same max pooling": between(lambda x: F.max_pool2d(F.pad(x, [0, 1, 0, 1], value=-math.inf), 3, 2), 64),
+    "same max pooling, one side": between(lambda x: F.max_pool2d(F.pad(x, (1, 0, 0, 0), value=-math.inf), 3, 2), 48),
     "mean over channels": between(lambda x: x.mean(1), 64),
     "one row": between(lambda x: x[:, :, 0], 32),
     "size of a shape": between(stretched, 256),
@@ -119,6 +125,10 @@ NETS: dict[str, Callable[[], nn.Module]] = {
     ),
     "prelu": lambda: nn.Sequential(
         nn.Conv2d(2, 4, 3), nn.PReLU(4, 0.5), nn.BatchNorm2d(4), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(36, 3)
+    ),
+    "same max pooling before the activation": lambda: nn.Sequential(
+        nn.Conv2d(2, 4, 3), nn.ConstantPad2d((0, 1, 1, 1), -math.inf), nn.MaxPool2d(3, 2), nn.ReLU(),
+        nn.ConstantPad2d((1, 0, 2, 0), 0.0), nn.Flatten(), nn.Linear(80, 3),
     ),
     "norm behind": lambda: nn.Sequential(
         nn.Conv2d(2, 4, 3), nn.ReLU(), nn.BatchNorm2d(4), nn.MaxPool2d(2), nn.Conv2d(4, 3, 2), nn.ReLU(), nn.Flatten()
@@ -179,14 +189,36 @@ def test_convolutions_of_every_rank_convert(dims: int) -> None:
         assert convert(net, x, **options).report
 
 
-def test_a_gate_approaches_that_of_the_net_and_its_error_falls_with_time() -> None:
-    def squeeze_and_excite(s: Any, x: Tensor) -> Tensor:
-        x = s.conv(x).relu()
-        gate = torch.sigmoid(s.up(s.down(x.mean((2, 3), keepdim=True)).relu()))
-        return s.head((x * gate).flatten(1))
+def squeezed(s: Any, x: Tensor) -> Tensor:
+    return x * torch.sigmoid(s.up(s.down(x.mean((2, 3), keepdim=True)).relu()))
 
+
+def channel_gate(s: Any, x: Tensor) -> Tensor:
+    """Efficient channel attention, with a convolution over channels."""
+    y = s.up.weight.mean() * 4 * F.conv1d(x.mean((2, 3)).view(len(x), 1, -1), s.taps, padding=1)
+    return x * y.sigmoid().view(len(x), -1, 1, 1).expand_as(x)
+
+
+def split_attention(s: Any, x: Tensor) -> Tensor:
+    """As in ResNeSt, for two parts of the channels."""
+    n, c = x.shape[:2]
+    weights = s.up(s.down(x.mean((2, 3), keepdim=True)).relu()).view(n, 1, 2, -1).transpose(1, 2)
+    weights = F.softmax(weights, dim=1).reshape(n, -1).view(n, -1, 1, 1)
+    parts = x.reshape(n, 2, c // 2, *x.shape[2:]) * weights.reshape(n, 2, c // 2, 1, 1)
+    return F.pad(parts.sum(1), (0, 0, 0, 0, 0, 2))
+
+
+def pooled_behind_gate(s: Any, x: Tensor) -> Tensor:
+    return F.max_pool2d(squeezed(s, x), 3, 1, 1)
+
+
+@pytest.mark.parametrize("gated", [squeezed, channel_gate, split_attention, pooled_behind_gate])
+def test_a_gate_approaches_that_of_the_net_and_its_error_falls_with_time(
+    gated: Callable[[Any, Tensor], Tensor],
+) -> None:
     layers = {"conv": nn.Conv2d(2, 4, 3, padding=1), "down": nn.Conv2d(4, 2, 1), "up": nn.Conv2d(2, 4, 1)}
-    net, x = Net(squeeze_and_excite, **layers, head=nn.Linear(256, 3)).eval(), images(4)
+    layers |= {"taps": nn.Parameter(torch.rand(1, 1, 3)), "head": nn.Linear(256, 3)}
+    net, x = Net(lambda s, x: s.head(gated(s, s.conv(x).relu()).flatten(1)), **layers).eval(), images(4)
     with torch.no_grad():
         net.up.weight.mul_(8.0)  # type: ignore[union-attr, operator]
     with pytest.warns(UserWarning, match="1 gate .* follow"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -74,6 +75,26 @@ def test_a_forward_that_an_instance_has_is_traced() -> None:
     net = mlp(nn.ReLU())
     net[1].forward = lambda x: F.gelu(x)
     assert "the call of gelu" in refusal(net)
+
+
+REFUSED: dict[str, Any] = {
+    "pad with other values than 0 .*want zero padding": lambda x: F.pad(x, (1, 1), value=1.0),
+    "a padding with -inf .*before a maximum pooling": lambda x: F.pad(x, (1, 1), value=-math.inf).relu(),
+    "the call of softmax .*want convolutions": lambda x: torch.bmm(x.relu().softmax(-1), x.relu()),
+    "the call of square .*want ReLU": torch.square,
+    "the call of round .*want a QuantizedReLU": torch.round,
+}
+
+
+@pytest.mark.parametrize("reason", REFUSED)
+def test_what_looks_like_something_that_converts_is_refused_by_name(reason: str) -> None:
+    class Called(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = REFUSED[reason](x.unflatten(1, (1, 6)).expand(-1, 6, 6))
+            return y[:, 0, :6]
+
+    with pytest.raises(ValueError, match=reason):
+        convert(mlp(nn.ReLU(), Called()), torch.rand(8, 4), method="data-norm")
 
 
 @pytest.mark.parametrize("register", ["register_forward_hook", "register_forward_pre_hook"])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
+import weakref
 
 import pytest
 import torch
@@ -237,6 +239,23 @@ def test_a_neuron_that_is_called_twice_a_step_is_refused_by_name() -> None:
 
     with pytest.raises(ValueError, match="net: got 'node, one neuron for two calls of a step'"):
         Simulation(Twice())
+
+
+def test_chunks_are_freed_without_the_garbage_collector() -> None:
+    """In a cycle they would stay until it comes, gibibytes in large nets."""
+    simulation = Simulation(convert(vgg().eval(), images(), method="data-norm"), chunk=2)
+    neurons = list(simulation.events.sources)
+    seen: list[weakref.ref[Tensor]] = []
+    gc.collect()
+    gc.disable()
+    try:
+        for values in simulation.stream(images(), 24, neurons):
+            assert sum(reference() is not None for reference in seen) == 0
+            seen += [weakref.ref(value._base) for value in values.values()]
+            del values
+    finally:
+        gc.enable()
+    assert len(seen) > 12
 
 
 def test_memory_is_respected() -> None:

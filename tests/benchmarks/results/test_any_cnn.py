@@ -30,3 +30,19 @@ def test_nets_are_measured_or_refused_and_kept_for_the_next_run(
     )
     monkeypatch.setattr(any_cnn, "tried", None)
     assert {row.name: row for row in any_cnn.main([*options, "--out", out])} == rows
+
+
+def test_nets_of_timm_are_left_out_with_a_note_where_it_is_missing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(any_cnn, "find_spec", lambda name: None)
+    assert [kind for kind, _ in any_cnn.names(["resnet18"])] == ["classification"]
+    assert f"timm is not installed: its {len(any_cnn.TIMM)} nets are left out" in capsys.readouterr().out
+
+
+def test_nets_of_one_name_in_torchvision_and_timm_are_kept_apart(tmp_path: Path) -> None:
+    timm = pytest.importorskip("timm")
+    assert len(set(any_cnn.TIMM)) == 63 and set(any_cnn.TIMM) <= set(timm.list_models())
+    options = ["--nets", "resnet18", "--measured", "1", "--size", "32", "--out", str(tmp_path)]
+    first, second = any_cnn.main(options), any_cnn.main(options)
+    assert [row.kind for row in first] == ["classification", "timm"] and first == second

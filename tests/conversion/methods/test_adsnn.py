@@ -320,7 +320,7 @@ def test_what_can_not_be_converted_is_refused_by_name(message: str) -> None:
 
 
 BAD: dict[str, dict[str, Any]] = {
-    "time_steps: got 4, want an option of AdSNNRecipe: memory, output, m_f, spike_height": {"time_steps": 4},
+    "time_steps: got 4, want an option of AdSNNRecipe: memory, output, progress, m_f, spike_height": {"time_steps": 4},
     "precharge: got 0.5": {"precharge": 0.5},
     "encoder: got 'if'": {"encoder": "if"},
     "readout: got 'spikes'": {"readout": "spikes"},
@@ -332,7 +332,7 @@ BAD: dict[str, dict[str, Any]] = {
     "dt: got 2.0, want that of the AANs": {"dt": 2.0},
     "spike_height: got 'x'": {"spike_height": "x"},
     "fold_scales: got False": {"spike_height": "adaptive", "fold_scales": False},
-    "m_f: got 0.2, want an option of DataNormRecipe: memory, output, time_steps": {"method": "data-norm", "m_f": 0.2},
+    "m_f: got 0.2, want an option of DataNormRecipe: memory, output, progress": {"method": "data-norm", "m_f": 0.2},
     "ann: got AAN 0.1, .* want method='adsnn'": {"method": "data-norm"},
 }
 
