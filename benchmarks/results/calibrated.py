@@ -27,7 +27,7 @@ from snn_ext.evaluation import Evaluation
 from .pages import command_line, provenance, spread, table, write_report
 from .rivals import RIVALS, convert
 
-__all__ = ["CALIBRATED", "WAYS", "main"]
+__all__ = ["CALIBRATED", "DIAL", "WAYS", "main"]
 
 _QUIET = {"method": "calibrated", "progress": False}
 CALIBRATED: dict[str, dict[str, Any]] = {
@@ -36,8 +36,10 @@ CALIBRATED: dict[str, dict[str, Any]] = {
     "calibrated on 32 images": _QUIET | {"samples": 32},
 }
 """A net of these is made for each number of steps; the others are made once."""
+DIAL: dict[str, dict[str, Any]] = {"wait 1": _QUIET | {"wait": 1}, "wait T - 1, exact": _QUIET | {"schedule": "phased"}}
+"""Nets of these are made for each number of steps too, and have their answer later."""
 _BEFORE = "data-norm 99 % per channel, pre-charge 0.5"
-WAYS = CALIBRATED | {_BEFORE: METHODS[_BEFORE]} | RIVALS
+WAYS = CALIBRATED | DIAL | {_BEFORE: METHODS[_BEFORE]} | RIVALS
 
 
 @dataclass(kw_only=True)
@@ -72,9 +74,12 @@ def evaluate(analog: Analog, name: str, options: Options, kept: Evaluations) -> 
     """Return for each T the evaluation of the net that is converted for it."""
     found: dict[int, Evaluation] = {}
     for steps in sorted(options.steps, reverse=True):
-        way = WAYS[name] | ({"time_steps": steps} if name in CALIBRATED else {})
-        if name not in CALIBRATED and found:  # one net for all
+        each_its_own = name in CALIBRATED | DIAL
+        way = WAYS[name] | ({"time_steps": steps} if each_its_own else {})
+        if not each_its_own and found:  # one net for all
             found[steps] = found[max(found)]
+            continue
+        if way.get("wait", 0) >= steps:
             continue
 
         def make(way: Mapping[str, Any] = way) -> nn.Module:
@@ -82,7 +87,8 @@ def evaluate(analog: Analog, name: str, options: Options, kept: Evaluations) -> 
 
         settings = {"way": {k: str(v) for k, v in way.items()}, "calibration_images": options.calibration_images}
         each = f"{name}, T {steps}"
-        found[steps], _ = analog.evaluate(kept, each, make, steps, images=options.eval_images, settings=settings)
+        time_steps = None if name in DIAL else steps
+        found[steps], _ = analog.evaluate(kept, each, make, time_steps, images=options.eval_images, settings=settings)
     return found
 
 
@@ -96,13 +102,32 @@ def _text(found: Mapping[str, Sequence[Mapping[int, Evaluation]]], options: Opti
             *(spread([float(one[t].spikes[t - 1]) / 1e3 for one in runs], 1) for t in steps[-1:]),
         ]
         for name, runs in found.items()
+        if name not in DIAL
     ]
     header = ["conversion", *(f"T = {t}" for t in steps), f"10^3 spikes at {steps[-1]}"]
     return (
         f"Accuracy in %, constant input, linear read-out, every step counted; {any_ones[0].samples:,} test images, "
         f"{options.calibration_images} for calibration, analog net {accuracies} %. Mean over the seeds "
         f"{' '.join(map(str, options.seeds))}, with (smallest..largest) if there are several.\n\n{table(rows, header)}"
+        f"\n\n{_dial(found, steps)}"
     )
+
+
+def _dial(found: Mapping[str, Sequence[Mapping[int, Evaluation]]], steps: Sequence[int]) -> str:
+    """Return accuracy, latency and spikes of the nets that wait, beside those that do not."""
+    rows = []
+    for t in steps:
+        for name in ("calibrated", *DIAL):
+            runs = [one[t] for one in found.get(name, []) if t in one]
+            if runs:
+                accuracies = spread([100 * float(e.accuracy[-1]) for e in runs], 2)
+                rows.append([
+                    t, name, runs[0].time_steps, accuracies, spread([float(e.spikes[-1]) / 1e3 for e in runs], 1),
+                ])  # fmt: skip
+    if all(name == "calibrated" for _, name, *_ in rows):
+        return ""
+    header = ["T", "conversion", "steps to the answer", "accuracy, %", "10^3 spikes"]
+    return f"Nets of T decisions a layer that wait for more inputs before the first one:\n\n{table(rows, header)}"
 
 
 if __name__ == "__main__":

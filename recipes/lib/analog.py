@@ -178,7 +178,7 @@ class Analog:
         return self.data.loader(part, images, batch_size)
 
     def evaluate(
-        self, kept: Evaluations, name: str, make: Callable[[], nn.Module], time_steps: int, *,
+        self, kept: Evaluations, name: str, make: Callable[[], nn.Module], time_steps: int | None, *,
         images: int | None = None, settings: Mapping[str, Any] | None = None, **options: Any,
     ) -> tuple[Evaluation, list[dict[str, Any]]]:  # fmt: skip
         """Evaluate a conversion of the net on test images, or read the evaluation that is kept.

@@ -41,7 +41,7 @@ class Evaluations:
 
     def get(
         self, name: str, settings: dict[str, Any], make: Callable[[], nn.Module], loader: Iterable[Any],
-        time_steps: int, **options: Any,
+        time_steps: int | None, **options: Any,
     ) -> tuple[Evaluation, list[dict[str, Any]]]:  # fmt: skip
         """Return an evaluation and the layers of its conversion's report; read if they are there, made otherwise.
 
@@ -54,7 +54,7 @@ class Evaluations:
         make : callable
             Returns the spiking net.
         loader, time_steps, **options
-            For :func:`snn_ext.evaluate`.
+            For :func:`snn_ext.evaluate`; ``None`` for the steps that the net needs.
         """
         slug, key = _slug(name), _key({**settings, "time_steps": time_steps, **options})
         kept = self._kept(slug, key)
