@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-__all__ = ["ThreadTracer", "source_of", "traced", "traced_graph"]
+__all__ = ["LOCK", "ThreadTracer", "source_of", "traced", "traced_graph"]
 
-_LOCK = threading.RLock()
+LOCK = threading.RLock()
 _TOOLS = tuple(f"{Path(module).parent}{os.sep}" for module in (torch.__file__, __file__))
 
 
@@ -28,7 +28,7 @@ class ThreadTracer(fx.Tracer):
     """
 
     def trace(self, root: Any, concrete_args: dict[str, Any] | None = None) -> fx.Graph:
-        with _LOCK:
+        with LOCK:
             self._thread: int | None = threading.get_ident()
             return super().trace(root, concrete_args)
 

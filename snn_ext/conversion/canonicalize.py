@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NoReturn
 
@@ -159,7 +159,7 @@ def _run(ann: Callable[[Tensor], Any], x: Tensor) -> Any:
 
 def _checked_output(graph: fx.GraphModule, x: Tensor, wanted: Tensor) -> Tensor:
     """Return the output of the copy, which has to be that of the net."""
-    output: Tensor = graph(x)
+    output: Tensor = graph.forward(x)  # a call would print what is wrong with a graph, where an error says so
     error = relative_error(output, wanted)
     if not error <= TOLERANCE:
         raise ValueError(
@@ -170,18 +170,31 @@ def _checked_output(graph: fx.GraphModule, x: Tensor, wanted: Tensor) -> Tensor:
 
 
 def _is_sized(ann: nn.Module, graph: fx.GraphModule, x: Tensor, output: str | int | None) -> bool:
-    """Return True if the net takes larger inputs, for which the copy does something else."""
+    """Return True if the net takes inputs of other sizes, for which the copy does something else."""
+    return any(not _does_the_same(ann, graph, other, output) for other in _other_sizes(x[:1]))
+
+
+def _other_sizes(x: Tensor) -> Iterator[Tensor]:
+    """Yield a sample in other sizes: larger and smaller ones, multiples and what is none."""
     if x.ndim < 3:
-        return False
-    larger = x[:1].repeat(1, 1, *[2] * (x.ndim - 2))
+        return
+    wide = x.repeat(1, 1, *[3] * (x.ndim - 2))
+    for size_of in (lambda size: 2 * size, lambda size: size - 1, lambda size: size + 4, lambda size: size // 2, None):
+        sizes = [slice(None if size_of is None else size_of(size)) for size in x.shape[2:]]
+        other = wide[:, :, *sizes]
+        if other.numel():
+            yield other
+
+
+def _does_the_same(ann: nn.Module, graph: fx.GraphModule, x: Tensor, output: str | int | None) -> bool:
     try:
-        wanted = part_of(ann(larger), output)
+        wanted = part_of(ann(x), output)
     except Exception:  # a linear layer behind, for example: it refuses such inputs, and so does the copy
-        return False
-    try:
-        return not _agrees(graph(larger), wanted)
-    except Exception:
         return True
+    try:
+        return _agrees(graph.forward(x), wanted)
+    except Exception:
+        return False
 
 
 def _agrees(found: Tensor, wanted: Tensor) -> bool:

@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor, fx
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from .graph_tools import bypass
-from .values import Values, repeated
+from .graph_tools import bypass, name_of, refuse
+from .values import SIZES, Values, reads_values, repeated
 
 __all__ = ["fold_constants"]
 
@@ -17,28 +17,31 @@ __all__ = ["fold_constants"]
 def fold_constants(graph: fx.GraphModule, x: Tensor) -> None:
     """Replace sizes by numbers, remove operations that return their input, and describe all other values.
 
-    The net runs with two samples and with three. A size, a number or a type that is the same in both runs becomes a
-    literal argument; the size of the batch stays a node. ``node.meta`` gets
+    The net runs with batches of two sizes. A size, a number or a type that is the same in both runs becomes a literal
+    argument; the size of the batch stays a node; a number that is read from values is refused. ``node.meta`` gets
 
     - ``"shape"`` of a tensor, for two samples, and ``"samples_first"``: whether its first dimension is the batch;
     - ``"constant"``, the value of a tensor that no input reaches, as a parameter or arithmetic with some;
     - ``"size"`` of what is no tensor: whether it holds none either, as the size of the batch.
     """
-    two, three = (_described(graph, repeated(x, n)) for n in (2, 3))
+    two, more = (_described(graph, repeated(x, n)) for n in SIZES)
     varying, passed = set[fx.Node](), dict[fx.Node, fx.Node]()
     for node in list(graph.graph.nodes):
-        value, other = two[node], three[node]
+        value, other = two[node], more[node]
         if node.op == "placeholder" or any(source in varying for source in node.all_input_nodes):
             varying.add(node)
         if isinstance(value, _Shape) or (isinstance(value, Tensor) and node in varying):
             node.meta["shape"] = value.shape
-            node.meta["samples_first"] = value.shape[:1] == (2,) and other.shape[:1] == (3,)
+            node.meta["samples_first"] = (*value.shape[:1], *other.shape[:1]) == SIZES
             source = getattr(value, "source", None)
             if source is not None and node.op.startswith("call_") and "untraced" not in node.meta:
                 passed[node] = passed.get(source, source)
                 bypass(node, passed[node])
         elif isinstance(value, Tensor):
             node.meta["constant"] = value
+        elif value is not None and not _holds(value, _Shape) and _is_read(node, two):
+            want = "a forward pass that is the same for all values"
+            refuse(f"the call of {name_of(node)}, which reads the values of a tensor", want, node)
         elif node.op.startswith("call_") and _is_literal(value) and type(value) is type(other) and value == other:
             varying.discard(node)
             for user in list(node.users):
@@ -73,6 +76,11 @@ def _described(graph: fx.GraphModule, x: Tensor) -> dict[fx.Node, Any]:
             if last[source] is node:
                 values.env[source] = None
     return found
+
+
+def _is_read(node: fx.Node, values: dict[fx.Node, Any]) -> bool:
+    """Return True for a number that comes from the values of the samples."""
+    return any(_holds(values[source], _Shape) for source in node.all_input_nodes) and reads_values(node)
 
 
 def _version(value: Any) -> int:

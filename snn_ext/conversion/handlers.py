@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from .gates import MULTIPLICATIONS, is_factor
-from .graph_tools import Operation, bypass, free_name, insert_behind, is_data, shape_of
+from .graph_tools import Operation, bypass, free_name, insert_behind, is_data, refuse, shape_of
 from .modules import Scale
 from .padding import PADDING
 from .weights import affine_of, per_channel
@@ -42,6 +42,8 @@ def _functional_batch_norm(operation: Operation) -> None:
 def _arithmetic(operation: Operation) -> None:
     """Accept a sum or a difference of two values, and arithmetic of one value with constants."""
     node, first, second = operation.node, operation.argument(0, "input"), operation.argument(1, "other")
+    if any(isinstance(v, fx.Node) and v.meta.get("size") for v in (first, second)):
+        operation.refuse(" with a number that depends on the size of the batch", "a number")
     if not (is_data(first) and is_data(second)):
         return _with_constants(operation)
     known = (*_ADDITIONS, *_SUBTRACTIONS, *MULTIPLICATIONS)
@@ -175,6 +177,8 @@ def _reshape(operation: Operation) -> None:
 
 def _expand(operation: Operation) -> None:
     """Write an expansion without the size of the batch."""
+    if not is_data(operation.node.args[0]):
+        operation.refuse(" of a constant to the size of the batch", "x + constant, or the constant as a bias")
     operation.call(torch.broadcast_to, operation.node.args[0], (-1, *shape_of(operation.node)[1:]))
 
 
@@ -229,6 +233,17 @@ def _check_padding(operation: Operation, value: float | None) -> None:
         operation.refuse(" with other values than 0", PADDING)
 
 
+def _attribute(operation: Operation) -> None:
+    """Accept the attributes of a tensor that are the tensor, or another order of its elements."""
+    source, name = operation.node.args
+    if name == "data":
+        bypass(operation.node, source)  # type: ignore[arg-type]
+    elif name == "mT" and len(shape_of(source)) > 2:
+        operation.call(torch.transpose, source, -2, -1)
+    else:
+        refuse(f"the attribute {name}", "a method or a function that conversion knows", operation.node)
+
+
 def _dropout(operation: Operation) -> None:
     operation.refuse(" that is on in evaluation", "training=self.training")  # one that is off does nothing, and is gone
 
@@ -273,6 +288,7 @@ HANDLERS: dict[Any, Handler] = {
     **dict.fromkeys(("expand", "expand_as", "broadcast_to", torch.broadcast_to), _expand),
     **dict.fromkeys((torch.chunk, torch.split, torch.tensor_split, "chunk", "split", "tensor_split"), _split),
     **dict.fromkeys((torch.unbind, "unbind"), _unbind),
+    getattr: _attribute,
     F.pad: _pad,
     **dict.fromkeys((nn.ConstantPad1d, nn.ConstantPad2d, nn.ConstantPad3d), _constant_pad),
     **dict.fromkeys(_DROPOUTS, _dropout),

@@ -76,7 +76,8 @@ def instead_of(operation: Operation) -> str:
     found = next((want for words, want in _INSTEAD if any(word in name for word in words)), None)
     if found is not None:
         return found
-    if module is None and getattr(node.target, "__module__", "torch").partition(".")[0] not in ("torch", "_operator"):
+    home = getattr(node.target, "__module__", "torch").partition(".")[0]
+    if module is None and home not in ("torch", "_operator", "builtins"):
         return "its operations in the forward pass itself: torch.fx.wrap hides them"
     return _ACTIVATION if module is not None else _KNOWN
 

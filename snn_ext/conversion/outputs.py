@@ -35,7 +35,8 @@ def select_output(graph: fx.GraphModule, result: Any, output: str | int | None) 
     names = ", ".join(f"output={name!r}" for name, value in values.items() if isinstance(value, Tensor))
     if output is None:
         refuse(f"an output that is a {type(result).__name__}", f"the name of the one to convert: {names}")
-    value, part = values.get(output), parts.get(output)
+    key = _key(values, output)
+    value, part = values.get(key), parts.get(key)
     if not isinstance(value, Tensor) or not isinstance(part, fx.Node):
         bad_value("output", output, names or "None for a net that returns one tensor")
     node.args = (part,)
@@ -44,16 +45,27 @@ def select_output(graph: fx.GraphModule, result: Any, output: str | int | None) 
 
 def part_of(result: Any, output: str | int | None) -> Any:
     """Return one of the outputs in what a net returns."""
-    return result if output is None else _parts(result)[output]
+    parts = _parts(result)
+    return result if output is None else parts[_key(parts, output)]
+
+
+def _key(parts: dict[Any, Any], output: str | int) -> Any:
+    """Return the key of an output: a name, or the place, also counted from the end."""
+    names = list(parts)
+    by_place = isinstance(output, int) and output not in parts and -len(names) <= output < len(names)
+    return names[output] if by_place else output  # type: ignore[index]
 
 
 def _parts(value: Any) -> dict[Any, Any]:
     """Return the parts of a result, or of what a graph returns, by key, field or place."""
-    if isinstance(value, fx.Node) and isinstance(value.target, type):  # a dataclass, which the net makes from tensors
-        names = [field.name for field in fields(value.target)] if is_dataclass(value.target) else []
+    if isinstance(value, fx.Node) and isinstance(value.target, type):  # a class, which the net makes from tensors
+        kind: Any = value.target
+        names = [field.name for field in fields(kind)] if is_dataclass(kind) else list(getattr(kind, "_fields", ()))
         return dict(zip(names, value.args, strict=False)) | value.kwargs
     if isinstance(value, Mapping):
         return dict(value)
     if is_dataclass(value) and not isinstance(value, type):
         return {field.name: getattr(value, field.name) for field in fields(value)}
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return dict(zip(value._fields, value, strict=True))
     return dict(enumerate(value)) if isinstance(value, tuple | list) else {}

@@ -10,14 +10,14 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 from torch.fx.proxy import Attribute, Proxy, TraceError
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
-from .._tracing import ThreadTracer, source_of
+from .._tracing import LOCK, ThreadTracer, source_of
 from ..hosts import is_neuron
 from ..neurons.aan import AAN
 from ..simulation.layers import RULES
 from .quantized import QuantizedReLU
-from .values import Values, repeated
+from .values import SIZES, Values, reads_values, repeated
 
 __all__ = ["NetTracer"]
 
@@ -41,7 +41,7 @@ class NetTracer(ThreadTracer):
     def trace(self, root: Any, concrete_args: dict[str, Any] | None = None) -> fx.Graph:
         self._runs: tuple[Values, ...] = ()
         try:
-            with _len_recorded(root):
+            with LOCK, _len_recorded(root):
                 return super().trace(root, concrete_args)
         finally:
             self._runs = ()
@@ -71,7 +71,7 @@ class NetTracer(ThreadTracer):
         parameters = inspect.signature(root_fn).parameters
         for k, name in enumerate(inspect.unwrap(root_fn).__code__.co_varnames[: len(args)]):
             default = parameters[name].default if name in parameters else inspect.Parameter.empty
-            if default is not inspect.Parameter.empty and isinstance(args[k], Proxy):
+            if k > int(is_module) and default is not inspect.Parameter.empty and isinstance(args[k], Proxy):
                 self.graph.erase_node(args[k].node)
                 args[k] = default
         return fn, args
@@ -91,15 +91,28 @@ class NetTracer(ThreadTracer):
     def asked(self, what: str, node: fx.Node, question: Callable[[Any], Any]) -> Any:
         """Return the answer of the value of a node, if every batch has it."""
         if not self._runs:
-            self._runs = tuple(Values(self.root, repeated(self._x, n), self.graph) for n in (2, 3))
+            self._runs = tuple(Values(self.root, repeated(self._x, n), self.graph) for n in SIZES)
         with self.outside():
             values = [run.value(node) for run in self._runs]
-        if question is not len and any(isinstance(v, Tensor) for v in values) and _is_reached(node):
+        if self._is_read(node, question is len):
             raise TraceError(f"{what} that depends on the values of a tensor")
         first, second = map(question, values)
-        if first != second or any(self._compares_the_batch(n) for n in (node, *node.all_input_nodes)):
+        differ = question is not len and not isinstance(values[0], Tensor) and values[0] != values[1]
+        if first != second or differ or any(self._compares_the_batch(n) for n in (node, *node.all_input_nodes)):
             raise TraceError(f"{what} that depends on the size of the batch")
         return first
+
+    def _is_read(self, node: fx.Node, is_size: bool) -> bool:
+        """Return True for tensors that are computed from the samples, and for a number that comes from their values."""
+        if self._holds_tensors(node):
+            return not is_size and _is_reached(node)
+        tensors = [n for n in node.all_input_nodes if self._holds_tensors(n)]
+        if reads_values(node) and any(map(_is_reached, tensors)):
+            return True
+        return any(self._is_read(n, False) for n in node.all_input_nodes if n not in tensors)
+
+    def _holds_tensors(self, node: fx.Node) -> bool:
+        return any(isinstance(leaf, Tensor) for leaf in tree_leaves(self._runs[0].env[node]))
 
     def _compares_the_batch(self, node: fx.Node) -> bool:
         """Return True for a comparison of what depends on the size of the batch with what does not."""
@@ -119,6 +132,8 @@ class _Value(Proxy):
     tracer: NetTracer
 
     def __getattr__(self, k: str) -> Attribute:
+        if k.startswith("__array"):  # numpy asks whether it is an array
+            raise AttributeError(k)
         return _Attribute(self, k)
 
     def __len__(self) -> int:
@@ -129,6 +144,17 @@ class _Value(Proxy):
         index: int = self.tracer.asked("a number", self.node, operator.index)
         return index
 
+    def __int__(self) -> int:
+        number: int = self.tracer.asked("a number", self.node, int)
+        return number
+
+    def __float__(self) -> float:
+        number: float = self.tracer.asked("a number", self.node, float)
+        return number
+
+    def __round__(self, digits: int | None = None) -> Any:
+        return self.tracer.asked("a number", self.node, lambda value: round(value, digits))
+
     def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
         """Compute a function of numpy, as the product of a shape."""
 
@@ -136,7 +162,8 @@ class _Value(Proxy):
             return self.tracer.asked(func.__name__, leaf.node, lambda v: v) if isinstance(leaf, Proxy) else leaf
 
         args, kwargs = tree_map(value, (args, kwargs))
-        return func(*args, **kwargs)
+        result = func(*args, **kwargs)
+        return result.item() if hasattr(result, "item") and not result.ndim else result
 
 
 class _Attribute(Attribute, _Value):

@@ -8,7 +8,16 @@ from torch import Tensor, fx, nn
 
 from .graph_tools import Refusal, name_of, refuse
 
-__all__ = ["Values", "repeated"]
+__all__ = ["SIZES", "Values", "reads_values", "repeated"]
+
+SIZES = 2, 11
+"""Batches on which a net is asked for what does not depend on their size; divisions tell them apart as well."""
+_DESCRIPTIONS = {
+    "device", "dim", "dtype", "element_size", "get_device", "is_complex", "is_contiguous", "is_cuda",
+    "is_floating_point", "is_tensor", "layout", "len", "ndim", "ndimension", "nelement", "numel", "requires_grad",
+    "shape", "size", "stride", "type",
+}  # fmt: skip
+"""Attributes, methods and functions that tell something about a tensor whatever its values are."""
 
 
 class Values(fx.Interpreter):
@@ -48,6 +57,11 @@ class Values(fx.Interpreter):
     def fetch_args_kwargs_from_env(self, n: fx.Node) -> Any:
         """Return the arguments of a call, which may change a list: the graph's own lists refuse that."""
         return tuple(_own_lists(value) for value in super().fetch_args_kwargs_from_env(n))
+
+
+def reads_values(node: fx.Node) -> bool:
+    """Return True if an operation may look at the values of a tensor, of one that returns no tensor."""
+    return str(node.args[1] if node.target is getattr else name_of(node)) not in _DESCRIPTIONS
 
 
 def _own_lists(value: Any) -> Any:

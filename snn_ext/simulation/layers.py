@@ -191,7 +191,7 @@ RULES: dict[Any, Rule] = {
     **dict.fromkeys((torch.flatten, torch.reshape, torch.squeeze, torch.unsqueeze, torch.unflatten), _MOVE),
     **dict.fromkeys(("flatten", "view", "reshape", "squeeze", "unsqueeze", "unflatten"), _MOVE),
     **dict.fromkeys((torch.permute, torch.transpose, torch.swapaxes, torch.swapdims, torch.movedim), _MOVE),
-    **dict.fromkeys(("permute", "transpose", "swapaxes", "swapdims", "movedim", "mT"), _MOVE),
+    **dict.fromkeys(("permute", "transpose", "swapaxes", "swapdims", "movedim"), _MOVE),
     **dict.fromkeys((operator.getitem, torch.narrow, torch.select, torch.tile, torch.broadcast_to, F.pad), _MOVE),
     **dict.fromkeys(("narrow", "select", "repeat", "expand", "expand_as", "broadcast_to", "tile"), _MOVE),
     **dict.fromkeys((F.pixel_shuffle, F.pixel_unshuffle, F.channel_shuffle), _MOVE),

@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -200,3 +202,143 @@ def test_a_size_that_is_asked_for_binds_the_net_to_it_and_a_factor_does_not(step
                 net(inputs)
         functional.reset_net(net)
         assert net(inputs[..., :8, :8]).shape[-2:] == (8, 8)
+
+
+READ: dict[str, Callable[[Tensor], Tensor]] = {
+    "item in a branch": lambda x: x / 255 if x.max().item() > 1 else x,
+    "item in arithmetic": lambda x: x / x.max().item(),
+    "tolist": lambda x: x - x.flatten().tolist()[0],
+    "any": lambda x: x / 2 if torch.any(x > 1).item() else x,
+}
+
+
+@pytest.mark.parametrize("name", READ)
+def test_numbers_that_are_read_from_values_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="(depends on|reads) the values of a tensor"):
+        canonicalize(Net(READ[name], 196), torch.rand(5, 2, 7, 7))
+
+
+BATCHES: dict[str, Callable[[Tensor], Tensor]] = {
+    "one less": lambda x: x if x.shape[0] - 1 else 2 * x,
+    "a quotient": lambda x: x * (x.shape[0] // 4 + 1),
+}
+
+
+@pytest.mark.parametrize("samples", [1, 3, 6])
+@pytest.mark.parametrize("name", BATCHES)
+def test_arithmetic_with_the_size_of_the_batch_is_refused(name: str, samples: int) -> None:
+    with pytest.raises(ValueError, match="(size of the batch|batch size|depends on a size)"):
+        canonicalize(Net(BATCHES[name], 196), torch.rand(samples, 2, 7, 7))
+
+
+def padded_to_a_multiple(x: Tensor) -> Tensor:
+    more = -x.shape[-1] % 16
+    return F.pad(x, (0, more, 0, more)) if more else x
+
+
+def same(x: Tensor) -> Tensor:
+    height, width = x.size()[-2:]
+    more = [max((math.ceil(size / 2) - 1) * 2 + 3 - size, 0) for size in (width, height)]
+    return F.avg_pool2d(F.pad(x, [more[0] // 2, more[0] - more[0] // 2, more[1] // 2, more[1] - more[1] // 2]), 3, 2)
+
+
+SIZED: dict[str, tuple[Callable[[Tensor], Tensor], int]] = {
+    "padded to a multiple": (padded_to_a_multiple, 20),
+    "as tensorflow pads": (same, 15),
+    "small ones enlarged": (lambda x: F.interpolate(x, scale_factor=2) if x.shape[-1] < 16 else x, 8),
+    "large ones reduced": (lambda x: F.avg_pool2d(x, 2) if x.shape[-1] > 40 else x, 48),
+}
+
+
+class Global(nn.Module):
+    """A net for images of any size, behind a function."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function, self.conv, self.head = function, nn.Conv2d(2, 4, 3, padding=1), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.conv(self.function(x)).relu().mean((2, 3)))
+
+
+@pytest.mark.parametrize("name", SIZED)
+def test_a_branch_on_the_size_of_images_binds_the_net_to_one_size(name: str, capfd: pytest.CaptureFixture[str]) -> None:
+    function, other = SIZED[name]
+    snn = convert(Global(function), torch.rand(2, 2, 16, 16), method="data-norm")
+    with pytest.raises(ValueError, match="as in the calibration"):
+        snn(torch.rand(2, 2, other, other))
+    free = convert(Global(lambda x: x), torch.rand(2, 2, 16, 16), method="data-norm")
+    assert free(torch.rand(2, 2, other, other)).shape == (2, 3)
+    assert "Traceback" not in capfd.readouterr().err
+
+
+class Named(NamedTuple):
+    """Two outputs."""
+
+    a: Tensor
+    b: Tensor
+
+
+@pytest.mark.parametrize("output", [1, -1, "b"])
+def test_an_output_of_a_named_tuple_has_a_name_and_a_place(output: Any) -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.head = nn.Linear(4, 8), nn.Linear(8, 2)
+
+        def forward(self, x: Tensor) -> Named:
+            x = self.layer(x).relu()
+            return Named(x, self.head(x))
+
+    net, x = Two(), torch.rand(5, 4)
+    torch.testing.assert_close(canonicalize(net, x, output=output).output, net(x).b)
+
+
+def test_an_input_with_a_default_is_the_input() -> None:
+    class Optional(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.head = nn.Linear(4, 8), nn.Linear(8, 2)
+
+        def forward(self, x: Tensor | None = None, labels: Tensor | None = None) -> Tensor:
+            if x is None:
+                raise ValueError("You have to specify x")
+            return self.head(self.layer(x).relu())
+
+    net, x = Optional(), torch.rand(5, 4)
+    torch.testing.assert_close(canonicalize(net, x).output, net(x))
+
+
+def test_nets_are_traced_in_threads_that_count_samples() -> None:
+    net, x = Net(lambda x: x.view(len(x), -1), 196), torch.rand(2, 2, 7, 7)
+    with ThreadPoolExecutor(4) as pool:
+        assert len(list(pool.map(lambda _: canonicalize(net, x), range(24)))) == 24
+    assert "len" not in globals()
+
+
+NUMBERS: dict[str, Callable[[Tensor], Tensor]] = {
+    "numpy of a list": lambda x: x.reshape(-1, int(np.prod(list(x.shape[1:])))),
+    "numpy's number": lambda x: x.view(-1, np.prod(x.size()[1:])),
+    "int of a float": lambda x: x[..., : int(x.shape[-1] * 1.0)],
+    "round": lambda x: x[..., : round(x.shape[-1] / 1)],
+    "data": lambda x: x.view(x.data.size(0), -1),
+}
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_numbers_from_sizes_are_numbers(name: str) -> None:
+    net, x = Net(NUMBERS[name], 196), torch.rand(3, 2, 7, 7)
+    torch.testing.assert_close(canonicalize(net, x).output, net(x), rtol=1e-4, atol=1e-5)
+
+
+def test_a_constant_that_is_expanded_to_the_batch_is_named() -> None:
+    class Coordinates(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rows, self.conv = nn.Parameter(torch.linspace(-1, 1, 7).view(1, 1, 7, 1)), nn.Conv2d(3, 4, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.conv(torch.cat([x, self.rows.expand(x.shape[0], 1, 7, 7)], 1)).relu().mean((2, 3))
+
+    with pytest.raises(ValueError, match="expand of a constant to the size of the batch"):
+        canonicalize(Coordinates(), torch.rand(3, 2, 7, 7))

@@ -179,7 +179,8 @@ class RateRecipe(ConversionRecipe):
 
     def _check_gates(self, found: list[str]) -> None:
         if found and self.waits:
-            bad_value("schedule", "one that waits", f"'streaming' for a net with gates ({', '.join(found)})")
+            name, want = ("schedule", "'streaming'") if self.schedule == "phased" else ("wait", "0")
+            bad_value(name, getattr(self, name), f"{want} for a net with gates ({', '.join(found)})")
         if found:
             warnings.warn(
                 f"ann: {len(found)} gate{'s' * (len(found) > 1)} ({', '.join(found[:3])}{', ...' * (len(found) > 3)}) "

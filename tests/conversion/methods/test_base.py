@@ -117,15 +117,15 @@ def quantized() -> nn.Module:
 # measurement of rates; beside them one a batch for the maxima, and where it is needed: a percentile, the search,
 # another output.
 RUNS: dict[str, tuple[Any, dict[str, Any], int]] = {
-    "data-norm": (vgg, {"method": "data-norm"}, 7 + 2),
-    "percentile": (vgg, {"method": "data-norm", "percentile": 99.0}, 7 + 4),
-    "phased": (vgg, {"method": "data-norm", "schedule": "phased", "time_steps": 3}, 7 + 2),
-    "spike-norm": (vgg, {"method": "spike-norm", "time_steps": 9}, 7 + 1 + 2),
-    "quantised": (quantized, {"method": "data-norm"}, 7 + 2 + 1),
+    "data-norm": (vgg, {"method": "data-norm"}, 12 + 2),
+    "percentile": (vgg, {"method": "data-norm", "percentile": 99.0}, 12 + 4),
+    "phased": (vgg, {"method": "data-norm", "schedule": "phased", "time_steps": 3}, 12 + 2),
+    "spike-norm": (vgg, {"method": "spike-norm", "time_steps": 9}, 12 + 1 + 2),
+    "quantised": (quantized, {"method": "data-norm"}, 12 + 2 + 1),
     # Two runs of the analog net, each batch; the current for the search, the spikes; the check before the fold.
-    "calibrated": (vgg, {"time_steps": 3, "progress": False}, 7 + 7),
-    "adsnn": (lambda: vgg(AAN), {"method": "adsnn"}, 7 + 2 + 1),
-    "adsnn, another precision": (lambda: vgg(AAN), {"method": "adsnn", "m_f": 0.3}, 7 + 2 + 2),
+    "calibrated": (vgg, {"time_steps": 3, "progress": False}, 12 + 7),
+    "adsnn": (lambda: vgg(AAN), {"method": "adsnn"}, 12 + 2 + 1),
+    "adsnn, another precision": (lambda: vgg(AAN), {"method": "adsnn", "m_f": 0.3}, 12 + 2 + 2),
 }
 
 
