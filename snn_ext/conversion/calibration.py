@@ -13,12 +13,11 @@ from torch import Tensor, fx, nn
 from .._channel_search import START, ChannelSearch, least_squares_threshold
 from .._progress import bar
 from .._samples import POSITIONS, Samples, places_of, values_at
+from ..neurons.quantized import QuantizedActivation
 from ..simulation.layers import module_of
 from .canonicalize import AnalogNet
 from .graph_tools import shape_of
 from .layerwise import Layerwise
-from .quantized import START as QUANTIZED_START
-from .quantized import QuantizedReLU
 from .refit import feeder, inputs_of, refit
 from .spiking import OUTPUT, ThresholdSetter
 
@@ -145,8 +144,8 @@ def _search(
         torch.cat([samples.of(chunk, batch) for chunk in layers.current(node, batch)])
         for batch in range(len(layers.batches))
     ], dim=2)  # fmt: skip
-    if isinstance(activation, QuantizedReLU):
-        threshold, precharge = activation.threshold.detach().reshape(1), QUANTIZED_START[activation.rounding]
+    if isinstance(activation, QuantizedActivation):
+        threshold, precharge = activation.clip_level().detach().reshape(1), activation.v_init
     else:
         threshold = least_squares_threshold(samples.current, samples.target, layers.time_steps, shared=shared)
         precharge = START

@@ -105,7 +105,7 @@ class CalibratedRecipe(RateRecipe):
         if not self.exact:
             for name, activation in analog.activations.items():
                 if activation.quantized is not None:
-                    analog.activations[name] = Activation(clip=float(activation.quantized.threshold.detach()))
+                    analog.activations[name] = Activation(clip=float(activation.quantized.clip_level().detach()))
         return super().build(analog, batches)
 
     def set_thresholds(self, thresholds: ThresholdSetter, analog: AnalogNet, batches: Batches) -> None:
