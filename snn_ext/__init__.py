@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "AAN", "BNAAN", "ConstantInputNet", "NonUniformQuantizedReLU", "QuantizedReLU", "__version__", "calibrate",
-    "convert", "evaluate", "load", "parameter_groups", "record_inputs", "register", "replace_neurons", "save", "set_precision", "unregister",
+    "convert", "evaluate", "load", "parameter_groups", "record_inputs", "register", "replace_neurons", "save",
+    "set_precision", "unregister",
 ]  # fmt: skip
 
 _MODULE_OF = {

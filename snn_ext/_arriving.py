@@ -12,14 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from ._channel_search import ChannelSearch, least_squares_threshold
+from ._channel_search import START, ChannelSearch, least_squares_threshold
 from ._progress import bar
 from ._samples import POSITIONS, Samples, places_of, values_at
 from .hosts import LeafTracer, reset_neurons
 from .neurons import IntegrateAndFireNeuron, NonUniformIntegrateAndFireNeuron
+from .neurons.quantized import QuantizedActivation
 from .training import ConstantInputNet
 
-__all__ = ["analog_samples", "biases_before", "can_be_searched", "fit_to_spikes"]
+__all__ = ["analog_samples", "biases_before", "can_be_searched", "ceiling_of", "fit_to_spikes"]
 
 _ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")
 
@@ -33,6 +34,13 @@ def can_be_searched(neuron: nn.Module) -> bool:
         and neuron._reset_kind() == "subtract"
         and not getattr(neuron, "leaks", False)
     )
+
+
+def ceiling_of(relu: nn.Module) -> float:
+    """Return the largest value of a rectifier."""
+    if isinstance(relu, QuantizedActivation):
+        return float(relu.clip_level().detach())
+    return 6.0 if isinstance(relu, nn.ReLU6) else math.inf
 
 
 @torch.no_grad()
@@ -133,9 +141,15 @@ def fit_to_spikes(
             if not bool(few.target.any()):
                 continue
             current = _arriving(net, neuron, few, inputs, time_steps)
+            if isinstance(relu, QuantizedActivation):
+                threshold, precharge = relu.clip_level().detach(), relu.v_init
+            else:
+                threshold = least_squares_threshold(few.current, few.target, time_steps, shared=True)
+                precharge = START
+            ceiling = ceiling_of(relu)
             search = ChannelSearch(
-                current, few.target, least_squares_threshold(few.current, few.target, time_steps, shared=True),
-                limit=6.0 if isinstance(relu, nn.ReLU6) else None, shared=True,
+                current, few.target, threshold, precharge,
+                limit=ceiling if ceiling < math.inf else None, shared=True,
                 fire_at_threshold=neuron.fire_at_threshold, biased=relu in biases,
             )  # fmt: skip
             search.run()

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ._errors import bad_type, check_count, check_real
 from .hosts import host_of
 from .neurons import ThresholdNeuron
+from .neurons.quantized import QuantizedActivation
 
 __all__ = ["ConstantInputNet", "parameter_groups"]
 
@@ -18,7 +19,7 @@ __all__ = ["ConstantInputNet", "parameter_groups"]
 def parameter_groups(
     net: nn.Module, lr: float, threshold_lr: float | None = None, weight_decay: float = 0.0
 ) -> list[dict[str, Any]]:
-    """Return optimizer groups in which the parameters of spiking neurons have no weight decay.
+    """Return optimizer groups in which the parameters of neurons and quantised activations have no weight decay.
 
     Weight decay would pull thresholds towards zero. Neurons are found at any depth, those of the hosts included; of the
     latter only their own parameters count, not the weights of recurrent layers inside them.
@@ -54,7 +55,7 @@ def parameter_groups(
     of_neurons = {  # as an ordered set: a neuron that stands in two places counts once
         parameter: None
         for module in net.modules()
-        if host_of(module) is not None
+        if host_of(module) is not None or isinstance(module, QuantizedActivation)
         for parameter in module.parameters(recurse=isinstance(module, ThresholdNeuron))
     }
     weights = [parameter for parameter in net.parameters() if parameter not in of_neurons]

@@ -142,7 +142,7 @@ class _WaitingNode:
         return IFState(self.initial_potential(x_seq, thresholds), 0)
 
     def extra_repr(self: Any) -> str:
-        described = super(_WaitingNode, self).extra_repr()
+        described = super().extra_repr()  # type: ignore[misc]
         return f"{described}, time_steps={self.time_steps}, first={self.first}, wait={self.wait}"
 
 

@@ -59,6 +59,10 @@ class QuantizedActivation(nn.Module):
     def _fit(self, inputs: Tensor) -> None:
         raise NotImplementedError
 
+    def _raw_threshold(self) -> Tensor:
+        """Return the threshold or the points, as they are stored."""
+        raise NotImplementedError
+
     def _hold(self, name: str, value: Tensor, trainable: bool) -> None:
         self._initial = value.tolist()
         value = value.to(torch.get_default_device())
@@ -69,8 +73,8 @@ class QuantizedActivation(nn.Module):
 
     def reset_parameters(self) -> None:
         """Restore the threshold or the points that the activation was made with, after ``to_empty``."""
-        for value in (*self.parameters(), *self.buffers()):
-            value.data.copy_(torch.tensor(self._initial, device=value.device))
+        own = self._raw_threshold()
+        own.data.copy_(torch.tensor(self._initial, device=own.device))
 
 
 class QuantizedReLU(QuantizedActivation):
@@ -137,6 +141,9 @@ class QuantizedReLU(QuantizedActivation):
         return self.rounding != "ceil"
 
     def clip_level(self) -> Tensor:
+        return self.threshold
+
+    def _raw_threshold(self) -> Tensor:
         return self.threshold
 
     def _fit(self, inputs: Tensor) -> None:
@@ -207,6 +214,9 @@ class NonUniformQuantizedReLU(QuantizedActivation):
     def clip_level(self) -> Tensor:
         return self.quantization_points()[:1]
 
+    def _raw_threshold(self) -> Tensor:
+        return self.p
+
     def _fit(self, inputs: Tensor) -> None:
         self.p.data.copy_(best_points(inputs, self.levels))
 
@@ -249,8 +259,8 @@ def nonuniform_quantized_relu(x: Tensor, p: Tensor) -> Tensor:
     edges = torch.cat((points.new_zeros(1), points.flip(0)))  # of count n is edges[n]
     count = (x.detach().unsqueeze(-1) >= points.detach()).sum(-1)
     outside = (x <= 0.0) | (count == levels)
-    segment = count.clamp(max=levels - 1)
-    below, above = edges[segment], edges[segment + 1]
+    segment = count.clamp(max=levels - 1).flatten()
+    below, above = (edges.index_select(0, segment + side).reshape(x.shape) for side in (0, 1))
     width = torch.maximum(above - below, _NARROWEST / levels * points[:1].detach())
     within = (torch.where(outside, below, x) - below) / width
     straight = within - within.detach()  # an exact zero that carries the gradient

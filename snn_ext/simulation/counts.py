@@ -25,8 +25,9 @@ class PhasedSimulation:
 
     .. math:: n = \min(T, \max(0, \lfloor (\sum_t x_t + V(0)) / \theta \rfloor))
 
-    times, or once for each point of ATIF-nu that the charge reaches, in n steps one after the other, and the layer behind it sees the sum of its spikes. Counts and outputs
-    are those of :class:`Simulation`, whose sums are rounded in another order.
+    times, or once for each point of ATIF-nu that the charge reaches, in n steps one after the other, and the layer
+    behind it sees the sum of its spikes. Counts and outputs are those of :class:`Simulation`, whose sums are rounded in
+    another order.
 
     Parameters
     ----------
