@@ -26,12 +26,11 @@ _ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")
 
 
 def can_be_searched(neuron: nn.Module) -> bool:
-    """Return True for neurons whose spikes have the value of one threshold, which resets them by subtraction."""
+    """Return True for neurons whose spikes have the value of their threshold, which resets them by subtraction."""
     return (
         isinstance(neuron, IntegrateAndFireNeuron)
-        and not isinstance(neuron, NonUniformIntegrateAndFireNeuron)
         and neuron.scale_output
-        and neuron._reset_kind() == "subtract"
+        and (neuron._reset_kind() == "subtract" or isinstance(neuron, NonUniformIntegrateAndFireNeuron))
         and not getattr(neuron, "leaks", False)
     )
 
@@ -141,8 +140,12 @@ def fit_to_spikes(
             if not bool(few.target.any()):
                 continue
             current = _arriving(net, neuron, few, inputs, time_steps)
-            if isinstance(relu, QuantizedActivation):
-                threshold, precharge = relu.clip_level().detach(), relu.v_init
+            at_points, profile = isinstance(neuron, NonUniformIntegrateAndFireNeuron), None
+            if at_points:  # fitted, or those of a quantised activation: they keep their shape
+                threshold, precharge = neuron.thresholds().clip_level, float(neuron.v_init.mean())
+                profile = neuron.thresholds().of_steps / threshold
+            elif isinstance(relu, QuantizedActivation):
+                threshold, precharge = relu.clip_level(), relu.v_init
             else:
                 threshold = least_squares_threshold(few.current, few.target, time_steps, shared=True)
                 precharge = START
@@ -151,9 +154,13 @@ def fit_to_spikes(
                 current, few.target, threshold, precharge,
                 limit=ceiling if ceiling < math.inf else None, shared=True,
                 fire_at_threshold=neuron.fire_at_threshold, biased=relu in biases,
+                profile=profile, resets=neuron._reset_kind() == "subtract",
             )  # fmt: skip
             search.run()
-            setattr(neuron, neuron.threshold_name, search.threshold[:1].to(neuron.v_init))
+            if at_points:
+                neuron.p.mul_(search.threshold[:1].to(neuron.p) / threshold)
+            else:
+                setattr(neuron, neuron.threshold_name, search.threshold[:1].to(neuron.v_init))
             neuron.v_init = search.precharge.to(neuron.v_init)
             if relu in biases:
                 bias: Any = biases[relu].bias

@@ -13,7 +13,7 @@ from ._arriving import analog_samples, biases_before, ceiling_of, fit_to_spikes
 from ._calls import RELUS, module_for_each_call
 from ._errors import bad_type, bad_value, check_bool, check_choice, check_count
 from .hosts import is_neuron, reset_neurons
-from .neurons import IntegrateAndFireNeuron
+from .neurons import IntegrateAndFireNeuron, NonUniformIntegrateAndFireNeuron
 from .neurons.quantized import QuantizedActivation
 from .replacement import Factory, check_factory, replace_neurons, swap_neurons, takes_over
 
@@ -45,9 +45,10 @@ def calibrate(
     SQNR in ``time_steps`` steps at the neuron's initial potential (:func:`snn_ext.functional.best_threshold`,
     :func:`~snn_ext.functional.best_points`).
 
-    With ``method="calibrated"`` ATIF-u and PCMP IF with ``scale_output=True`` and soft reset are then fitted once more,
-    layer by layer, to the current I that really arrives in the spiking net: spikes come late, and rounded. The
-    threshold of a layer, and for each channel the pre-charge ``v_init`` and a bias b, are searched for the least
+    With ``method="calibrated"`` these three with ``scale_output=True`` and soft reset are then fitted once more, layer
+    by layer, to the current I that really arrives in the spiking net: spikes come late, and rounded. The threshold of a
+    layer (of ATIF-nu a factor of its points), and for each channel the pre-charge ``v_init`` and a bias b, are searched
+    for the least
 
     .. math:: E = \left\langle \left[\frac{\theta}{T}\, n(I + b; \theta, v) - a\right]^2 \right\rangle
 
@@ -118,6 +119,8 @@ def calibrate(
             return old
         neuron, x = factory(old), inputs[old]
         kept = isinstance(old, QuantizedActivation) and takes_over(old, neuron)
+        if kept and isinstance(neuron, NonUniformIntegrateAndFireNeuron) and neuron.T != time_steps:
+            bad_value("time_steps", time_steps, f"{neuron.T}, the number of points")
         if isinstance(neuron, IntegrateAndFireNeuron | QuantizedActivation) and not kept and bool((x > 0).any()):
             ceiling = ceiling_of(old)
             neuron.fit(x.clamp_max(ceiling), time_steps)

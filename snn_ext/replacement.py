@@ -290,6 +290,8 @@ def _losses_of_quantized(old: QuantizedActivation, new: nn.Module) -> dict[str, 
         lost["dynamics"] = ""
     elif isinstance(old, NonUniformQuantizedReLU) and not takes_over(old, new):
         lost["dynamics"] = f"ATIF-nu with T={old.levels} in the factory or "
+    elif isinstance(new, NonUniformIntegrateAndFireNeuron) and not takes_over(old, new):
+        lost["dynamics"] = "recursion='min' in the factory or "
     elif _reset(new) != "subtract":
         lost["dynamics"] = "reset by subtraction in the factory or "
     if old.v_init and not isinstance(new, IntegrateAndFireNeuron):
@@ -298,9 +300,14 @@ def _losses_of_quantized(old: QuantizedActivation, new: nn.Module) -> dict[str, 
 
 
 def takes_over(old: QuantizedActivation, new: nn.Module) -> bool:
-    """Return True if a new neuron can have the edges of a quantised activation."""
+    """Return True if a new neuron can have the edges of a quantised activation.
+
+    Of the neurons with points, those that subtract what they fire round as one threshold does.
+    """
     if isinstance(old, NonUniformQuantizedReLU):
         return isinstance(new, NonUniformIntegrateAndFireNeuron | NonUniformQuantizedReLU) and len(new.p) == old.levels
+    if isinstance(new, NonUniformIntegrateAndFireNeuron):
+        return new.recursion == "min" or (new.recursion == "cumulative" and old.v_init == 0)
     return isinstance(new, IntegrateAndFireNeuron | QuantizedReLU)
 
 
@@ -359,7 +366,7 @@ def _settings_of_quantized(old: QuantizedActivation, new: nn.Module) -> dict[str
     if isinstance(new, IntegrateAndFireNeuron):
         found["scale_output"] = True  # the activation is in units of its threshold
         default = 0.5 if hasattr(new, "precharge") else 0.0
-        if bool((new.v_init == default).all()):
+        if takes_over(old, new) and bool((new.v_init == default).all()):
             found["v_init"] = old.v_init
     return found
 

@@ -295,9 +295,26 @@ def test_the_first_quantised_layer_keeps_its_staircase_and_the_next_gets_no_wors
     assert errors["calibrated"] <= errors["inputs"]
 
 
-def test_points_are_kept_by_atif_nu_and_fitted_by_another_neuron() -> None:
+@pytest.mark.parametrize("kind", [ATIFnuNode, ATIFnu])
+@pytest.mark.parametrize("recursion", ["min", "cumulative"])
+def test_points_are_kept_up_to_a_factor_by_atif_nu_and_the_net_gets_better(kind: Any, recursion: str) -> None:
+    torch.manual_seed(0)
     points = torch.tensor([0.5, 0.25, 0.125, 0.0625])
-    net, x = quantised_net(*(NonUniformQuantizedReLU(4, points) for _ in range(2))), torch.rand(64, 4)
-    twin = copy.deepcopy(net)
-    assert all(torch.equal(n.p.detach(), points) for n in calibrate(net, [x], lambda _: ATIFnuNode(T=4), 4))
-    assert all(0 < n.v_threshold.item() <= 0.5 for n in calibrate(twin, [x], lambda _: ATIFuNode(), 4))
+    net, x = quantised_net(*(NonUniformQuantizedReLU(4, points) for _ in range(2))), torch.rand(256, 4)
+    wanted, errors = net(x).detach(), {}
+    for method in ("inputs", "calibrated"):
+        twin = copy.deepcopy(net)
+        first, second = calibrate(twin, [x], lambda _: kind(T=4, recursion=recursion), 4, method=method)  # type: ignore[arg-type]
+        torch.testing.assert_close(first.p.detach(), points)
+        torch.testing.assert_close(second.p.detach() / second.p.detach()[0], points / points[0])
+        with torch.no_grad():
+            errors[method] = float((torch.stack([twin(x) for _ in range(4)]).mean(0) - wanted).norm())
+    assert errors["calibrated"] < errors["inputs"]
+    with pytest.raises(ValueError, match="time_steps: got 8, want 4"):
+        calibrate(net, [x], lambda _: kind(T=4), 8)
+
+
+def test_points_are_fitted_by_a_neuron_of_one_threshold() -> None:
+    net = quantised_net(*(NonUniformQuantizedReLU(4, torch.tensor([0.5, 0.25, 0.125, 0.0625])) for _ in range(2)))
+    found = calibrate(net, [torch.rand(64, 4)], lambda _: ATIFuNode(), 4)
+    assert all(0 < neuron.v_threshold.item() <= 0.5 for neuron in found)

@@ -596,6 +596,8 @@ def test_what_the_factory_says_wins_over_a_quantised_activation() -> None:
         (lambda: QuantizedReLU(4), lambda: neuron.IFNode(v_reset=None), "loses its initial potential"),
         (lambda: QuantizedReLU(4), lambda: ATIFuNode(v_reset=0.0), "loses its dynamics, want reset by subtraction"),
         (lambda: QuantizedReLU(4), OfOtherDynamics, "loses its dynamics"),
+        (lambda: QuantizedReLU(4), lambda: ATIFnuNode(T=4, recursion="cumulative"), "want recursion='min'"),
+        (lambda: QuantizedReLU(4, 1.0, "floor"), lambda: ATIFnuNode(T=4, recursion="paper"), "want recursion='min'"),
         (lambda: NonUniformQuantizedReLU(4), ATIFuNode, "loses its dynamics, want ATIF-nu with T=4"),
         (lambda: NonUniformQuantizedReLU(4), lambda: ATIFnuNode(T=2), "loses its dynamics, want ATIF-nu with T=4"),
     ],

@@ -123,7 +123,8 @@ class ConvertedNet(fx.GraphModule, base.StepModule):
                     old._raw_threshold().detach(), m_f=old.m_f, theta_0=old.theta_0, bias=old.bias, **old.options()
                 )
             if isinstance(old, NonUniformIntegrateAndFireNeuron):
-                return ATIFnu(old.quantization_points().detach(), T=old.T, recursion=old.recursion, init_hidden=True)
+                points = old.quantization_points().detach()
+                return ATIFnu(points, T=old.T, recursion=old.recursion, v_init=old.v_init.detach(), init_hidden=True)
             reset = "subtract" if old.v_reset is None else "zero"
             return PCMPIF(precharge=old.v_init.detach(), reset_mechanism=reset, init_hidden=True)
 
