@@ -34,12 +34,15 @@ class Activation:
         Largest value, of a ReLU6 or a clamp.
     quantized : QuantizedActivation or None
         The module, where the activation is quantised: its threshold and rounding, or its points, are the neuron's.
+    points : tuple of float or None
+        Quantisation points in units of the first, of neurons that are calibrated with a threshold for each step.
     adaptive : AAN or None
         The module, where the activation is that of adaptive spiking neurons: its constants are the neuron's.
     """
 
     clip: float | None = None
     quantized: QuantizedActivation | None = None
+    points: tuple[float, ...] | None = None
     adaptive: AAN | None = None
 
     def module(self) -> nn.Module:

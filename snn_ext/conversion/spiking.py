@@ -67,6 +67,8 @@ _POOLS: dict[Any, Any] = {
 
 def _neuron(activation: Activation, v_reset: float | None, precharge: float) -> IntegrateAndFireNeuron:
     quantized = activation.quantized
+    if activation.points is not None:
+        return ATIFnuNode(torch.tensor(activation.points), T=len(activation.points), scale_output=True)
     if quantized is None:
         return PCMPIFNode(1.0, v_reset, precharge=precharge, scale_output=True)
     if isinstance(quantized, NonUniformQuantizedReLU):  # "cumulative" is exact wherever the points are
@@ -166,10 +168,9 @@ class ThresholdSetter:
         if before is None or after is None:
             value = above_floor(name, value, self.notes)
         self.values[name], self.rules[name] = value, rule
-        if isinstance(neuron, ATIFnuNode):
-            return  # its points are in the units of the analog net already
         if before is None or after is None:
-            neuron.v_threshold = value.to(device, copy=True)
+            if not isinstance(neuron, ATIFnuNode):  # whose points are in the units of the analog net already
+                neuron.v_threshold = value.to(device, copy=True)
         else:
             dtype = before.weight.dtype
             before.weight, after.weight = (v.to(device, dtype) for v in (value.double().reciprocal(), value))

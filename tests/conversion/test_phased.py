@@ -21,6 +21,7 @@ from snn_ext.conversion.phased import PhasedDelay  # noqa: E402
 from snn_ext.functional import nonuniform_staircase  # noqa: E402
 from snn_ext.simulation import Simulation  # noqa: E402
 from snn_ext.simulation.analog import AnalogTwin  # noqa: E402
+from snn_ext.spikingjelly import ATIFnuNode  # noqa: E402
 from tests.conversion.nets import ResNet, dyadic, images, loop, spikes_of, trained, vgg  # noqa: E402
 
 MAKES: dict[str, Any] = {
@@ -88,6 +89,32 @@ def test_streaming_net_of_points_is_exact_in_its_first_layer_and_has_a_twin_in_t
     twin = snn.to_snntorch()
     with torch.no_grad():
         assert torch.equal(torch.stack([twin(x) for _ in range(4)]), loop(snn, x, 4))
+
+
+@pytest.mark.parametrize("points", [[0.9, 0.5, 0.3, 0.1], [0.5, 0.5, 0.25, 0.125]], ids=["apart", "that meet"])
+def test_calibrated_net_has_neurons_of_the_points_where_there_are_as_many_as_steps(
+    points: list[float], tmp_path: Path
+) -> None:
+    ann, x = trained(ResNet(lambda: NonUniformQuantizedReLU(4, torch.tensor(points)))), images(64)
+    with torch.no_grad():
+        wanted = ann(x)
+    snn = convert(ann, x, time_steps=4)
+    neurons = [module for module in snn.modules() if isinstance(module, ATIFnuNode)]
+    assert len(neurons) == len(snn.report) and all(layer.found_error <= layer.start_error for layer in snn.report)
+    for neuron in neurons:
+        torch.testing.assert_close(neuron.p.detach(), torch.tensor(points) / points[0])
+    output, plain = loop(snn, x, 4), convert(ann, x, method="data-norm")
+    assert (output.mean(0) - wanted).norm() < 0.9 * (loop(plain, x, 4).mean(0) - wanted).norm()
+    save(snn, tmp_path / "snn.pt")
+    assert torch.equal(loop(load(tmp_path / "snn.pt"), x, 4), output)
+    twin = snn.to_snntorch()
+    with torch.no_grad():
+        assert torch.equal(torch.stack([twin(x) for _ in range(4)]), output)
+    tuned = convert(ann, x, time_steps=4, tune="channels", epochs=2)
+    assert sum(isinstance(module, ATIFnuNode) for module in tuned.modules()) == len(neurons)
+    for options in ({"time_steps": 8}, {"time_steps": 4, "wait": 1}):
+        other = convert(ann, x, **options)  # type: ignore[arg-type]
+        assert not any(isinstance(module, ATIFnuNode) for module in other.modules())
 
 
 def test_calibrated_streaming_net_approximates_the_net_of_points() -> None:
