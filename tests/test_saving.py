@@ -75,11 +75,14 @@ def test_converted_net_is_the_same_in_either_host(
 
 
 def test_a_net_of_points_that_were_trained_is_the_same_again(tmp_path: Path) -> None:
-    net = nn.Sequential(nn.Conv2d(2, 4, 3), NonUniformQuantizedReLU(4), NonUniformQuantizedReLU(2, trainable=False))
+    net = nn.Sequential(
+        nn.Conv2d(2, 4, 3), NonUniformQuantizedReLU(4), NonUniformQuantizedReLU(2, 0.25, trainable=False)
+    )
     net[1].p.data.copy_(torch.tensor([0.5, 0.125, 0.25, 0.0625]))
-    again = saved(net, tmp_path)
-    assert torch.equal(net(images()), again(images()))
-    assert [p.requires_grad for p in again[1].parameters()] == [True] and not list(again[2].parameters())
+    x, again = images(), saved(net, tmp_path)
+    assert torch.equal(net(x), again(x)) and net(x).any()
+    trained, fixed = (list(again.get_submodule(name).parameters()) for name in ("1", "2"))
+    assert [p.requires_grad for p in trained] == [True] and not fixed
 
 
 @pytest.mark.parametrize("activation", [lambda: QuantizedReLU(4, 0.7), lambda: AAN(m_f=0.2)], ids=["quantized", "AAN"])
