@@ -61,7 +61,7 @@ def swaps(time_steps: int) -> dict[str, dict[str, Any]]:
     return {
         "IF, threshold 1": {"factory": lambda relu: neuron.IFNode(v_reset=None, **common)},
         "ATIF-u": {"factory": lambda relu: ATIFuNode(**ours), "method": "inputs"},
-        "ATIF-nu": {"factory": lambda relu: ATIFnuNode(T=time_steps, **ours)},
+        "ATIF-nu": {"factory": lambda relu: ATIFnuNode(T=time_steps, **ours), "method": "inputs"},
         "ATIF-u, pre-charged": {"factory": lambda relu: ATIFuNode(v_init=0.5, **ours), "method": "inputs"},
         "ATIF-u, calibrated": {"factory": lambda relu: ATIFuNode(**ours)},
     }

@@ -14,22 +14,26 @@ if TYPE_CHECKING:
     from .evaluation.evaluate import evaluate
     from .neurons.aan import AAN, BNAAN
     from .neurons.precision import set_precision
+    from .neurons.quantized import NonUniformQuantizedReLU, QuantizedReLU
     from .registration import register, unregister
     from .replacement import replace_neurons
     from .saving import load, save
-    from .training import ConstantInputNet, parameter_groups
+    from .training import ConstantInputNet, parameter_groups, step_loss, train_epoch
 
 __version__ = "0.1.0"
 __all__ = [
-    "AAN", "BNAAN", "ConstantInputNet", "__version__", "calibrate", "convert", "evaluate", "load", "parameter_groups",
-    "record_inputs", "register", "replace_neurons", "save", "set_precision", "unregister",
+    "AAN", "BNAAN", "ConstantInputNet", "NonUniformQuantizedReLU", "QuantizedReLU", "__version__", "calibrate",
+    "convert", "evaluate", "load", "parameter_groups", "record_inputs", "register", "replace_neurons", "save",
+    "set_precision", "step_loss", "train_epoch", "unregister",
 ]  # fmt: skip
 
 _MODULE_OF = {
-    "AAN": "neurons.aan", "BNAAN": "neurons.aan", "ConstantInputNet": "training", "calibrate": "calibration",
+    "AAN": "neurons.aan", "BNAAN": "neurons.aan", "ConstantInputNet": "training",
+    "NonUniformQuantizedReLU": "neurons.quantized", "QuantizedReLU": "neurons.quantized", "calibrate": "calibration",
     "convert": "conversion", "evaluate": "evaluation", "load": "saving", "parameter_groups": "training",
     "record_inputs": "calibration", "register": "registration", "replace_neurons": "replacement", "save": "saving",
-    "set_precision": "neurons.precision", "unregister": "registration",
+    "set_precision": "neurons.precision", "step_loss": "training", "train_epoch": "training",
+    "unregister": "registration",
 }  # fmt: skip
 _MODULES = (
     "conversion", "evaluation", "functional", "neurons", "ops", "simulation", "snntorch", "spikingjelly", "testing"

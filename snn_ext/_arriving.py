@@ -12,27 +12,34 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from ._channel_search import ChannelSearch, least_squares_threshold
+from ._channel_search import START, ChannelSearch, least_squares_threshold
 from ._progress import bar
 from ._samples import POSITIONS, Samples, places_of, values_at
 from .hosts import LeafTracer, reset_neurons
 from .neurons import IntegrateAndFireNeuron, NonUniformIntegrateAndFireNeuron
+from .neurons.quantized import QuantizedActivation
 from .training import ConstantInputNet
 
-__all__ = ["analog_samples", "biases_before", "can_be_searched", "fit_to_spikes"]
+__all__ = ["analog_samples", "biases_before", "can_be_searched", "ceiling_of", "fit_to_spikes"]
 
 _ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")
 
 
 def can_be_searched(neuron: nn.Module) -> bool:
-    """Return True for neurons whose spikes have the value of one threshold, which resets them by subtraction."""
+    """Return True for neurons whose spikes have the value of their threshold, which resets them by subtraction."""
     return (
         isinstance(neuron, IntegrateAndFireNeuron)
-        and not isinstance(neuron, NonUniformIntegrateAndFireNeuron)
         and neuron.scale_output
-        and neuron._reset_kind() == "subtract"
+        and (neuron._reset_kind() == "subtract" or isinstance(neuron, NonUniformIntegrateAndFireNeuron))
         and not getattr(neuron, "leaks", False)
     )
+
+
+def ceiling_of(relu: nn.Module) -> float:
+    """Return the largest value of a rectifier."""
+    if isinstance(relu, QuantizedActivation):
+        return float(relu.clip_level().detach())
+    return 6.0 if isinstance(relu, nn.ReLU6) else math.inf
 
 
 @torch.no_grad()
@@ -134,13 +141,27 @@ def fit_to_spikes(
             if not bool(few.target.any()):
                 continue
             current = _arriving(net, neuron, few, inputs, time_steps)
+            at_points, profile = isinstance(neuron, NonUniformIntegrateAndFireNeuron), None
+            if at_points:  # fitted, or those of a quantised activation: they keep their shape
+                threshold, precharge = neuron.thresholds().clip_level, float(neuron.v_init.mean())
+                profile = neuron.thresholds().of_steps / threshold
+            elif isinstance(relu, QuantizedActivation):
+                threshold, precharge = relu.clip_level(), relu.v_init
+            else:
+                threshold = least_squares_threshold(few.current, few.target, time_steps, shared=True)
+                precharge = START
+            ceiling = ceiling_of(relu)
             search = ChannelSearch(
-                current, few.target, least_squares_threshold(few.current, few.target, time_steps, shared=True),
-                limit=6.0 if isinstance(relu, nn.ReLU6) else None, shared=True,
+                current, few.target, threshold, precharge,
+                limit=ceiling if ceiling < math.inf else None, shared=True,
                 fire_at_threshold=neuron.fire_at_threshold, biased=relu in biases,
+                profile=profile, resets=neuron._reset_kind() == "subtract",
             )  # fmt: skip
             search.run()
-            setattr(neuron, neuron.threshold_name, search.threshold[:1].to(neuron.v_init))
+            if at_points:
+                neuron.p.mul_(search.threshold[:1].to(neuron.p) / threshold)
+            else:
+                setattr(neuron, neuron.threshold_name, search.threshold[:1].to(neuron.v_init))
             neuron.v_init = search.precharge.to(neuron.v_init)
             if relu in biases:
                 bias: Any = biases[relu].bias

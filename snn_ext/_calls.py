@@ -20,11 +20,12 @@ from torch.nn import functional as F
 from ._errors import bad_value
 from ._tracing import ThreadTracer, traced_graph
 from .hosts import is_neuron
+from .neurons.quantized import QuantizedActivation
 from .training import ConstantInputNet
 
 __all__ = ["RELUS", "Survey", "module_for_each_call", "survey"]
 
-RELUS = nn.ReLU, nn.ReLU6
+RELUS = nn.ReLU, nn.ReLU6, QuantizedActivation
 """Activations for which a spiking neuron may stand."""
 
 _FUNCTIONAL: dict[Any, type[nn.Module]] = {

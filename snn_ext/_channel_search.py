@@ -89,6 +89,10 @@ class ChannelSearch:
         Fire when the potential reaches the threshold; else when it exceeds it.
     biased : bool
         Search for a bias too.
+    profile : Tensor or None
+        Thresholds of the T steps in units of the threshold, which is the value of a spike; 1 by default.
+    resets : bool
+        Spikes subtract the threshold of their step.
 
     Attributes
     ----------
@@ -119,10 +123,13 @@ class ChannelSearch:
         shared: bool = False,
         fire_at_threshold: bool = True,
         biased: bool = True,
+        profile: Tensor | None = None,
+        resets: bool = True,
     ) -> None:
         self._current, self._target, self._shared, self._biased = current, target, shared, biased
         self._limit = torch.inf if limit is None else limit
         self._fires = torch.ge if fire_at_threshold else torch.gt
+        self._profile, self._resets = profile, resets
         self.threshold = threshold.to(target).clamp(max=self._limit).expand(len(target))
         self.precharge, self.bias = torch.full_like(target[:, 0], precharge), torch.zeros_like(target[:, 0])
         self.error = self._errors(self.threshold[None], self.precharge[None], self.bias[None])[0]
@@ -162,12 +169,14 @@ class ChannelSearch:
             block = slice(start, start + width)
             theta, v_init, b = (p[:, block].unsqueeze(2) for p in (threshold, precharge, bias))
             target = self._target[block]
-            v = (v_init * theta).expand(rows, *target.shape).clone()
+            of_steps = [theta] * time_steps if self._profile is None else [theta * share for share in self._profile]
+            v = (v_init * of_steps[0]).expand(rows, *target.shape).clone()
             count, spike = torch.zeros_like(v), torch.empty_like(v)
-            for x in self._current[:, block]:
+            for x, threshold_now in zip(self._current[:, block], of_steps, strict=True):
                 v += x + b
-                self._fires(v, theta, out=spike)
-                v.addcmul_(spike, theta, value=-1.0)
+                self._fires(v, threshold_now, out=spike)
+                if self._resets:
+                    v.addcmul_(spike, threshold_now, value=-1.0)
                 count += spike
             gap = count.mul_(theta / time_steps).sub_(target)
             errors[:, block] = torch.linalg.vector_norm(gap, dim=2).square() / positions

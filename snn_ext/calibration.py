@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from typing import Any, Literal, get_args
@@ -10,12 +9,13 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from ._arriving import analog_samples, biases_before, fit_to_spikes
+from ._arriving import analog_samples, biases_before, ceiling_of, fit_to_spikes
 from ._calls import RELUS, module_for_each_call
 from ._errors import bad_type, bad_value, check_bool, check_choice, check_count
 from .hosts import is_neuron, reset_neurons
-from .neurons import IntegrateAndFireNeuron
-from .replacement import Factory, check_factory, replace_neurons, swap_neurons
+from .neurons import IntegrateAndFireNeuron, NonUniformIntegrateAndFireNeuron
+from .neurons.quantized import QuantizedActivation
+from .replacement import Factory, check_factory, replace_neurons, swap_neurons, takes_over
 
 __all__ = ["calibrate", "record_inputs"]
 
@@ -36,14 +36,19 @@ def calibrate(
 ) -> list[nn.Module]:
     r"""Replace every ReLU of a trained net, in place, by a spiking neuron that is fitted to it.
 
+    A :class:`snn_ext.QuantizedReLU` is fitted already: its neuron starts from its threshold and its rounding, that of a
+    :class:`snn_ext.NonUniformQuantizedReLU` has its points. The factory may also return one of these for a ReLU; it is
+    then fitted as a neuron is, and the net is to be trained with it.
+
     The inputs of each ReLU are recorded, those of a ReLU6 cut off at 6, its ceiling, which no threshold of its neuron
     exceeds. The threshold of a neuron, or the points of ATIF-nu, are those that quantise these inputs with the best
     SQNR in ``time_steps`` steps at the neuron's initial potential (:func:`snn_ext.functional.best_threshold`,
     :func:`~snn_ext.functional.best_points`).
 
-    With ``method="calibrated"`` ATIF-u and PCMP IF with ``scale_output=True`` and soft reset are then fitted once more,
-    layer by layer, to the current I that really arrives in the spiking net: spikes come late, and rounded. The
-    threshold of a layer, and for each channel the pre-charge ``v_init`` and a bias b, are searched for the least
+    With ``method="calibrated"`` these three with ``scale_output=True`` and soft reset are then fitted once more, layer
+    by layer, to the current I that really arrives in the spiking net: spikes come late, and rounded. The threshold of a
+    layer (of ATIF-nu a factor of its points), and for each channel the pre-charge ``v_init`` and a bias b, are searched
+    for the least
 
     .. math:: E = \left\langle \left[\frac{\theta}{T}\, n(I + b; \theta, v) - a\right]^2 \right\rangle
 
@@ -57,7 +62,7 @@ def calibrate(
     Parameters
     ----------
     net : nn.Module
-        Holds ``nn.ReLU`` or ``nn.ReLU6`` modules, at any depth.
+        Holds ReLUs, ReLU6s or quantised ReLUs as modules, at any depth.
     batches : iterable
         Inputs, or tuples that begin with the input, such as a ``DataLoader`` yields.
     factory : callable
@@ -113,8 +118,11 @@ def calibrate(
         if old not in inputs:
             return old
         neuron, x = factory(old), inputs[old]
-        if isinstance(neuron, IntegrateAndFireNeuron) and bool((x > 0).any()):
-            ceiling = 6.0 if isinstance(old, nn.ReLU6) else math.inf
+        kept = isinstance(old, QuantizedActivation) and takes_over(old, neuron)
+        if kept and isinstance(neuron, NonUniformIntegrateAndFireNeuron) and neuron.T != time_steps:
+            bad_value("time_steps", time_steps, f"{neuron.T}, the number of points")
+        if isinstance(neuron, IntegrateAndFireNeuron | QuantizedActivation) and not kept and bool((x > 0).any()):
+            ceiling = ceiling_of(old)
             neuron.fit(x.clamp_max(ceiling), time_steps)
             neuron._raw_threshold().data.clamp_(max=ceiling)
         if neuron is not old:
@@ -125,7 +133,7 @@ def calibrate(
         seen = _First(batches, samples if method == "calibrated" else 0)
         inputs = record_inputs(net, seen, modules=lambda module: isinstance(module, RELUS), limit=limit)
         activations, biases = analog_samples(net, inputs, seen.inputs), biases_before(net, inputs)
-        replace_neurons(net, fitted)
+        replace_neurons(net, fitted, drop=("dynamics", "initial potential"))  # it is fitted, not kept
         try:
             fit_to_spikes(net, new, activations, biases, seen.inputs, time_steps, progress=progress)
         except BaseException:

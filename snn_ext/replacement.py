@@ -24,6 +24,7 @@ from .neurons import (
     ThresholdNeuron,
 )
 from .neurons.leak import BetaLeak, TauLeak
+from .neurons.quantized import NonUniformQuantizedReLU, QuantizedActivation, QuantizedReLU
 
 __all__ = ["DROPPABLE", "Factory", "check_factory", "new_neurons", "replace_neurons", "swap_neurons"]
 
@@ -34,12 +35,17 @@ DROPPABLE = ("leak", "recurrence", "hard reset", "initial potential", "dynamics"
 
 
 def replace_neurons(net: nn.Module, factory: Factory, *, drop: tuple[str, ...] = (), functional: bool = False) -> int:
-    """Replace every neuron of a net, spiking, ``nn.ReLU`` or ``nn.ReLU6``, in place.
+    """Replace every neuron of a net, spiking or analog (a ReLU, ReLU6 or quantised ReLU), in place.
 
     Threshold, surrogate, ``detach_reset``, ``step_mode`` and ``store_v_seq`` (in snnTorch: threshold, ``spike_grad``,
     ``init_hidden``, ``output``), the leak, the tie rule, ``scale_output`` and ``grad_scale`` are copied from the old
     neuron wherever the factory has left them at their defaults; a default that it gives explicitly cannot be told
     apart. An instance that stands in several places is replaced by one instance.
+
+    From a :class:`snn_ext.QuantizedReLU` threshold, ``v_init`` and tie rule are copied in the same way, from a
+    :class:`snn_ext.NonUniformQuantizedReLU` the points, to a neuron of as many steps, and the neuron scales its output.
+    In as many steps as there are levels it is then the activation's exact twin, where its input is constant: ATIF-nu
+    for any points with ``recursion="cumulative"``.
 
     A neuron fires at most once a step, so that its threshold is its ceiling, behind a ReLU as behind a ReLU6; that of a
     ReLU6 at 6 is kept by no higher threshold.
@@ -47,7 +53,7 @@ def replace_neurons(net: nn.Module, factory: Factory, *, drop: tuple[str, ...] =
     Parameters
     ----------
     net : nn.Module
-        Holds ``nn.ReLU`` or ``nn.ReLU6`` modules or neurons of SpikingJelly or snnTorch, at any depth.
+        Holds ReLUs, ReLU6s or quantised ReLUs as modules, or neurons of SpikingJelly or snnTorch, at any depth.
     factory : callable
         ``factory(old) -> new``; returning ``old`` leaves that neuron alone.
     drop : tuple of str
@@ -234,6 +240,8 @@ def _ceiling(neuron: nn.Module) -> float:
 
 def _losses(old: nn.Module, new: nn.Module) -> dict[str, str]:
     """Return the properties that the new neuron would lose, each with the first half of a remedy."""
+    if isinstance(old, QuantizedActivation):
+        return _losses_of_quantized(old, new)
     if isinstance(old, RELUS):
         return {}
     lost: dict[str, str] = {}
@@ -274,6 +282,35 @@ def _losses(old: nn.Module, new: nn.Module) -> dict[str, str]:
     return lost
 
 
+def _losses_of_quantized(old: QuantizedActivation, new: nn.Module) -> dict[str, str]:
+    lost: dict[str, str] = {}
+    if host_of(new) is None:  # another activation
+        return lost
+    if _dynamics(new) != IntegrateAndFireNeuron.dynamics:
+        lost["dynamics"] = ""
+    elif isinstance(old, NonUniformQuantizedReLU) and not takes_over(old, new):
+        lost["dynamics"] = f"ATIF-nu with T={old.levels} in the factory or "
+    elif isinstance(new, NonUniformIntegrateAndFireNeuron) and not takes_over(old, new):
+        lost["dynamics"] = "recursion='min' in the factory or "
+    elif _reset(new) != "subtract":
+        lost["dynamics"] = "reset by subtraction in the factory or "
+    if old.v_init and not isinstance(new, IntegrateAndFireNeuron):
+        lost["initial potential"] = "ATIF-u or PCMP IF in the factory or "
+    return lost
+
+
+def takes_over(old: QuantizedActivation, new: nn.Module) -> bool:
+    """Return True if a new neuron can have the edges of a quantised activation.
+
+    Of the neurons with points, those that subtract what they fire round as one threshold does.
+    """
+    if isinstance(old, NonUniformQuantizedReLU):
+        return isinstance(new, NonUniformIntegrateAndFireNeuron | NonUniformQuantizedReLU) and len(new.p) == old.levels
+    if isinstance(new, NonUniformIntegrateAndFireNeuron):
+        return new.recursion == "min" or (new.recursion == "cumulative" and old.v_init == 0)
+    return isinstance(new, IntegrateAndFireNeuron | QuantizedReLU)
+
+
 def _dynamics(module: nn.Module) -> str:
     """Return the equation of our neurons; of the host's, :func:`_losses` finds out what else they are."""
     return module.dynamics if isinstance(module, ThresholdNeuron) else IntegrateAndFireNeuron.dynamics
@@ -303,7 +340,9 @@ def _settings(old: nn.Module, new: nn.Module) -> dict[str, Any]:
     for name, default in defaults.items():
         if hasattr(old, name) and hasattr(new, name) and getattr(new, name) == default:
             settings[name] = getattr(old, name)
-    if isinstance(new, IntegrateAndFireNeuron) and not isinstance(old, RELUS):
+    if isinstance(old, QuantizedActivation):
+        settings |= _settings_of_quantized(old, new)
+    if isinstance(new, IntegrateAndFireNeuron) and not isinstance(old, nn.ReLU | nn.ReLU6):
         habit = host_of(new) == "spikingjelly"  # its neurons fire at the threshold, snnTorch's above it
         rule = getattr(old, "fire_at_threshold", host_of(old) == "spikingjelly")
         if new.fire_at_threshold == habit != rule:
@@ -318,9 +357,23 @@ def _settings(old: nn.Module, new: nn.Module) -> dict[str, Any]:
     return settings
 
 
+def _settings_of_quantized(old: QuantizedActivation, new: nn.Module) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    if _threshold(new) == 1.0:
+        found["threshold"] = float(old.clip_level().detach())
+        if isinstance(old, NonUniformQuantizedReLU) and takes_over(old, new):
+            found["points"] = old.quantization_points().detach()
+    if isinstance(new, IntegrateAndFireNeuron):
+        found["scale_output"] = True  # the activation is in units of its threshold
+        default = 0.5 if hasattr(new, "precharge") else 0.0
+        if takes_over(old, new) and bool((new.v_init == default).all()):
+            found["v_init"] = old.v_init
+    return found
+
+
 def _threshold(module: nn.Module) -> float | None:
-    if isinstance(module, NonUniformIntegrateAndFireNeuron):
-        uniform = uniform_points(module.p[0], module.T).to(module.p)
+    if isinstance(module, NonUniformIntegrateAndFireNeuron | NonUniformQuantizedReLU):
+        uniform = uniform_points(module.p[0], len(module.p)).to(module.p)
         return float(module.p.detach()[0]) if torch.equal(module.p.detach(), uniform) else None
     value = getattr(module, "v_threshold", getattr(module, "threshold", None))
     if isinstance(value, Tensor) and value.numel() != 1:
@@ -331,11 +384,15 @@ def _threshold(module: nn.Module) -> float | None:
 def _assign(module: nn.Module, name: str, value: Any) -> None:
     if isinstance(module, TauLeak | BetaLeak) and name == "leak":
         module.take_leak(value)
+    elif name == "points":
+        module.p.data.copy_(value)  # type: ignore[operator]
+    elif name == "v_init":
+        module.v_init.data.fill_(value)  # type: ignore[operator]
     elif name != "threshold":
         setattr(module, name, value)
-    elif isinstance(module, NonUniformIntegrateAndFireNeuron):
-        module.p.data.copy_(uniform_points(value, module.T))
-    elif isinstance(module, ThresholdNeuron):
+    elif isinstance(module, NonUniformIntegrateAndFireNeuron | NonUniformQuantizedReLU):
+        module.p.data.copy_(uniform_points(value, len(module.p)))
+    elif isinstance(module, ThresholdNeuron | QuantizedActivation):
         module._raw_threshold().data.fill_(value)
     elif isinstance(getattr(module, "threshold", None), Tensor):
         module.threshold.data.fill_(value)  # type: ignore[operator]

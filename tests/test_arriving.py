@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import snn_ext._arriving as arriving
 from snn_ext import ConstantInputNet, calibrate
 from snn_ext.hosts import reset_neurons
-from snn_ext.snntorch import ATIFu
+from snn_ext.snntorch import ATIFnu, ATIFu
 from snn_ext.spikingjelly import ATIFnuNode, ATIFuNode, PCMPIFNode
 
 
@@ -71,6 +71,15 @@ def test_a_net_is_several_times_nearer_to_the_analog_one_than_by_the_inputs_alon
     by_inputs, calibrated = (error(method, FACTORIES[name], time_steps) for method in ("inputs", "calibrated"))
     # PCMP IF begins at half its threshold anyway: there the inputs of this net of noise say nearly all.
     assert calibrated < by_inputs * (1.2 if name == "PCMPIFNode" else 0.5), (by_inputs, calibrated)
+
+
+@pytest.mark.parametrize("kind", [ATIFnuNode, ATIFnu])
+@pytest.mark.parametrize("recursion", ["min", "cumulative"])
+def test_a_net_of_points_is_nearer_to_the_analog_one_than_by_the_inputs_alone(kind: Any, recursion: str) -> None:
+    def factory(relu: nn.Module) -> Any:
+        return kind(T=4, recursion=recursion, scale_output=True)
+
+    assert error("calibrated", factory, 4) < 0.7 * error("inputs", factory, 4)
 
 
 def test_both_hosts_get_the_same_parameters() -> None:
@@ -152,12 +161,12 @@ def test_a_failure_leaves_the_net_with_its_relus_and_biases(place: str, monkeypa
 @pytest.mark.parametrize(
     "factory",
     [
-        lambda relu: ATIFnuNode(T=4, scale_output=True),
+        lambda relu: ATIFnuNode(T=4, scale_output=False),
         lambda relu: ATIFuNode(scale_output=False),
         lambda relu: ATIFuNode(scale_output=True, v_reset=0.0),
         lambda relu: ATIFuNode(scale_output=True, tau=2.0),
     ],
-    ids=["points", "spikes of 1", "reset to zero", "leak"],
+    ids=["points with spikes of 1", "spikes of 1", "reset to zero", "leak"],
 )
 def test_neurons_of_other_dynamics_are_fitted_to_the_inputs_alone(factory: Any) -> None:
     states = []

@@ -12,7 +12,14 @@ from spikingjelly.activation_based import functional, neuron
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from snn_ext import ConstantInputNet, calibrate, record_inputs, replace_neurons
+from snn_ext import (
+    ConstantInputNet,
+    NonUniformQuantizedReLU,
+    QuantizedReLU,
+    calibrate,
+    record_inputs,
+    replace_neurons,
+)
 from snn_ext.functional import best_points, best_threshold, uniform_points
 from snn_ext.snntorch import PCMPIF, ATIFnu, ATIFu
 from snn_ext.spikingjelly import ATIFnuNode, ATIFuNode, PCMPIFNode
@@ -249,3 +256,65 @@ def test_a_failed_calibration_leaves_functional_relus_as_they_are() -> None:
     with pytest.raises(ValueError, match="NaN or infinite"):
         calibrate(net, [torch.full((2, 4), torch.nan)], lambda _: ATIFuNode(), 8, functional=True)
     assert list(net.modules()) == before and str(net) == text and type(net) is Functional
+
+
+# -- quantised activations ---------------------------------------------------------------------------------------------
+
+
+def quantised_net(*activations: nn.Module) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(4, 16), activations[0], nn.Linear(16, 16), activations[1], nn.Linear(16, 3)).eval()
+
+
+@pytest.mark.parametrize("kind", [QuantizedReLU, NonUniformQuantizedReLU])
+def test_a_quantised_activation_is_fitted_as_its_neuron_is(kind: Any) -> None:
+    net, x = quantised_net(nn.ReLU(), nn.ReLU6()), 20 * torch.rand(64, 4)
+    inputs = list(record_inputs(net, [x]).values())
+    first, second = calibrate(net, [x], lambda _: kind(4), 4)
+    twin = kind(4)
+    twin.fit(inputs[0], 4)
+    assert torch.equal(first._raw_threshold(), twin._raw_threshold())
+    assert second._raw_threshold().max() <= 6
+    with pytest.raises(ValueError, match="time_steps: got 8, want 4"):
+        calibrate(quantised_net(nn.ReLU(), nn.ReLU()), [x], lambda _: kind(4), 8)
+
+
+@pytest.mark.parametrize("kind", [ATIFuNode, ATIFu])
+@pytest.mark.parametrize("rounding", ["floor", "round", "ceil"])
+def test_the_first_quantised_layer_keeps_its_staircase_and_the_next_gets_no_worse(kind: Any, rounding: Any) -> None:
+    torch.manual_seed(0)
+    net, x = quantised_net(QuantizedReLU(4, 0.5, rounding), QuantizedReLU(4, 0.25, rounding)), torch.rand(256, 4)
+    wanted, errors = net(x).detach(), {}
+    for method in ("inputs", "calibrated"):
+        twin = copy.deepcopy(net)
+        first, second = calibrate(twin, [x], lambda _: kind(), 4, method=method)  # type: ignore[arg-type]
+        assert first.fire_at_threshold == second.fire_at_threshold == (rounding != "ceil")
+        assert first._raw_threshold().item() == 0.5
+        assert second._raw_threshold().item() <= 0.25
+        with torch.no_grad():
+            errors[method] = float((torch.stack([twin(x) for _ in range(4)]).mean(0) - wanted).norm())
+    assert errors["calibrated"] <= errors["inputs"]
+
+
+@pytest.mark.parametrize("kind", [ATIFnuNode, ATIFnu])
+@pytest.mark.parametrize("recursion", ["min", "cumulative"])
+def test_points_are_kept_up_to_a_factor_by_atif_nu_and_the_net_gets_better(kind: Any, recursion: str) -> None:
+    torch.manual_seed(0)
+    points = torch.tensor([0.5, 0.25, 0.125, 0.0625])
+    net, x = quantised_net(*(NonUniformQuantizedReLU(4, points) for _ in range(2))), torch.rand(256, 4)
+    wanted, errors = net(x).detach(), {}
+    for method in ("inputs", "calibrated"):
+        twin = copy.deepcopy(net)
+        first, second = calibrate(twin, [x], lambda _: kind(T=4, recursion=recursion), 4, method=method)  # type: ignore[arg-type]
+        torch.testing.assert_close(first.p.detach(), points)
+        torch.testing.assert_close(second.p.detach() / second.p.detach()[0], points / points[0])
+        with torch.no_grad():
+            errors[method] = float((torch.stack([twin(x) for _ in range(4)]).mean(0) - wanted).norm())
+    assert errors["calibrated"] < errors["inputs"]
+    with pytest.raises(ValueError, match="time_steps: got 8, want 4"):
+        calibrate(net, [x], lambda _: kind(T=4), 8)
+
+
+def test_points_are_fitted_by_a_neuron_of_one_threshold() -> None:
+    net = quantised_net(*(NonUniformQuantizedReLU(4, torch.tensor([0.5, 0.25, 0.125, 0.0625])) for _ in range(2)))
+    found = calibrate(net, [torch.rand(64, 4)], lambda _: ATIFuNode(), 4)
+    assert all(0 < neuron.v_threshold.item() <= 0.5 for neuron in found)

@@ -17,9 +17,9 @@ from torch.nn import functional as F
 from torchvision.models import mobilenet_v2, resnet
 
 import snn_ext
-from snn_ext import replace_neurons
+from snn_ext import NonUniformQuantizedReLU, QuantizedReLU, replace_neurons
 from snn_ext.evaluation.fingerprint import fingerprint
-from snn_ext.snntorch import ATIFnu, ATIFu
+from snn_ext.snntorch import PCMPIF, ATIFnu, ATIFu
 from snn_ext.spikingjelly import ATIFnuNode, ATIFuNode, PCMPIFNode
 from tests.reference import assert_unchanged, snapshot
 
@@ -548,3 +548,85 @@ def test_the_ceiling_of_a_relu6_is_said_to_be_lost_where_it_is() -> None:
         ] * lost
     net[1].v_threshold = 6.0
     assert net[1](torch.full((4, 1), 100.0)).mean().item() == 6.0
+
+
+# -- quantised activations ---------------------------------------------------------------------------------------------
+
+UNIFORM: dict[str, Any] = {
+    "ATIFuNode": ATIFuNode, "ATIFu": ATIFu, "PCMPIFNode": PCMPIFNode, "PCMPIF": PCMPIF,
+    "ATIFnuNode": lambda: ATIFnuNode(T=4), "ATIFnu": lambda: ATIFnu(T=4),
+}  # fmt: skip
+
+
+def mean_of_steps(net: nn.Module, x: Tensor, time_steps: int) -> Tensor:
+    with torch.no_grad():
+        return torch.stack([net(x) for _ in range(time_steps)]).mean(0)
+
+
+@pytest.mark.parametrize("rounding", ["floor", "round", "ceil"])
+@pytest.mark.parametrize("name", UNIFORM)
+def test_a_quantised_activation_becomes_its_exact_twin(name: str, rounding: Any) -> None:
+    x = torch.arange(-16, 32).reshape(-1, 1) / 16  # every edge and tie is among them
+    net = nn.Sequential(QuantizedReLU(4, 0.75, rounding))
+    wanted = net(x).detach()
+    replace_neurons(net, lambda _: UNIFORM[name]())
+    assert torch.equal(mean_of_steps(net, x, 4), wanted)
+
+
+@pytest.mark.parametrize("kind", [ATIFnuNode, ATIFnu])
+def test_points_become_those_of_the_neuron_also_where_training_has_crossed_them(kind: Any) -> None:
+    x = torch.arange(-16, 32).reshape(-1, 1) / 16
+    net = nn.Sequential(NonUniformQuantizedReLU(4))
+    net[0].p.data.copy_(torch.tensor([1.0, 0.5, 0.75, 0.125]))
+    wanted = net(x).detach()
+    replace_neurons(net, lambda _: kind(T=4, recursion="cumulative"))
+    assert net[0].p.tolist() == [1.0, 0.75, 0.75, 0.125] and net[0].scale_output
+    assert torch.equal(mean_of_steps(net, x, 4), wanted)
+
+
+def test_what_the_factory_says_wins_over_a_quantised_activation() -> None:
+    net = nn.Sequential(QuantizedReLU(4, 0.75), NonUniformQuantizedReLU(2, 0.5))
+    replace_neurons(net, lambda old: ATIFuNode(2.0, v_init=0.25) if old is net[0] else ATIFnuNode(2.0, T=2))
+    assert (net[0].v_threshold.item(), net[0].v_init.item()) == (2.0, 0.25) and net[1].p.tolist() == [2.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (lambda: QuantizedReLU(4), lambda: neuron.IFNode(v_reset=None), "loses its initial potential"),
+        (lambda: QuantizedReLU(4), lambda: ATIFuNode(v_reset=0.0), "loses its dynamics, want reset by subtraction"),
+        (lambda: QuantizedReLU(4), OfOtherDynamics, "loses its dynamics"),
+        (lambda: QuantizedReLU(4), lambda: ATIFnuNode(T=4, recursion="cumulative"), "want recursion='min'"),
+        (lambda: QuantizedReLU(4, 1.0, "floor"), lambda: ATIFnuNode(T=4, recursion="paper"), "want recursion='min'"),
+        (lambda: NonUniformQuantizedReLU(4), ATIFuNode, "loses its dynamics, want ATIF-nu with T=4"),
+        (lambda: NonUniformQuantizedReLU(4), lambda: ATIFnuNode(T=2), "loses its dynamics, want ATIF-nu with T=4"),
+    ],
+)
+def test_no_neuron_of_another_staircase_by_accident(old: Any, new: Any, message: str) -> None:
+    net = nn.Sequential(old())
+    before = snapshot(net)
+    with pytest.raises(ValueError, match=message):
+        replace_neurons(net, lambda _: new())
+    assert_unchanged(net, before)
+    assert replace_neurons(net, lambda _: new(), drop=("dynamics", "initial potential")) == 1
+
+
+def test_one_activation_becomes_another_with_its_threshold() -> None:
+    net = nn.Sequential(QuantizedReLU(4, 0.5), nn.ReLU())
+    assert replace_neurons(net, lambda _: NonUniformQuantizedReLU(2)) == 2
+    assert [layer.p.tolist() for layer in net] == [[0.5, 0.25], [1.0, 0.5]]
+    assert replace_neurons(net, lambda _: nn.ReLU()) == 2
+
+
+def test_every_call_of_a_shared_quantised_activation_gets_a_neuron() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.act = nn.Linear(3, 3), QuantizedReLU(4, 0.75)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.act(self.layer(self.act(x)))
+
+    net = Twice()
+    assert replace_neurons(net, lambda _: ATIFuNode(), functional=True) == 2
+    assert [m.v_threshold.item() for m in net.modules() if isinstance(m, ATIFuNode)] == [0.75, 0.75]

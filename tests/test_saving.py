@@ -19,7 +19,7 @@ from spikingjelly.activation_based import functional, layer, neuron, surrogate  
 
 import snn_ext  # noqa: E402
 import snn_ext.snntorch as ours  # noqa: E402
-from snn_ext import AAN, ConstantInputNet, convert, load, save  # noqa: E402
+from snn_ext import AAN, ConstantInputNet, NonUniformQuantizedReLU, convert, load, save  # noqa: E402
 from snn_ext._files import DamagedFileError, load_tensors, save_tensors  # noqa: E402
 from snn_ext.conversion import ConvertedNet, QuantizedReLU  # noqa: E402
 from snn_ext.spikingjelly import ASNNode, ATIFnuNode, ATIFuNode, PCMPIFNode  # noqa: E402
@@ -72,6 +72,17 @@ def test_converted_net_is_the_same_in_either_host(
     assert saved(net, tmp_path).step_mode == "m"
     if net.schedule == "streaming" and "encoder" not in options:
         assert_same(net.to_snntorch(), saved(net.to_snntorch(), tmp_path), x)
+
+
+def test_a_net_of_points_that_were_trained_is_the_same_again(tmp_path: Path) -> None:
+    net = nn.Sequential(
+        nn.Conv2d(2, 4, 3), NonUniformQuantizedReLU(4), NonUniformQuantizedReLU(2, 0.25, trainable=False)
+    )
+    net[1].p.data.copy_(torch.tensor([0.5, 0.125, 0.25, 0.0625]))
+    x, again = images(), saved(net, tmp_path)
+    assert torch.equal(net(x), again(x)) and net(x).any()
+    trained, fixed = (list(again.get_submodule(name).parameters()) for name in ("1", "2"))
+    assert [p.requires_grad for p in trained] == [True] and not fixed
 
 
 @pytest.mark.parametrize("activation", [lambda: QuantizedReLU(4, 0.7), lambda: AAN(m_f=0.2)], ids=["quantized", "AAN"])

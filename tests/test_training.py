@@ -9,9 +9,10 @@ import pytest
 import snntorch as snn
 import torch
 from spikingjelly.activation_based import functional, layer, neuron
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 
-from snn_ext import ConstantInputNet, parameter_groups, replace_neurons
+from snn_ext import ConstantInputNet, QuantizedReLU, parameter_groups, replace_neurons, step_loss, train_epoch
 from snn_ext.hosts import reset_neurons
 from tests.hosts import NEURONS, NODES
 
@@ -121,3 +122,112 @@ def test_hosts_own_neurons_run_in_it_too() -> None:
 def test_wrong_arguments_of_the_net_are_named(arguments: tuple[Any, ...], message: str) -> None:
     with pytest.raises((TypeError, ValueError), match=message):
         ConstantInputNet(*arguments)
+
+
+# -- step_loss and train_epoch ----------------------------------------------------------------------------------------
+
+
+def loss_by_loops(
+    outputs: Tensor, labels: Tensor, teacher: Tensor | None, every_step: bool, share: float, tau: float
+) -> float:
+    answers, losses = (list(outputs) if every_step else [outputs.mean(0)]), []
+    for answer in answers:
+        for n, label in enumerate(labels.tolist()):
+            loss = -float(answer[n].log_softmax(0)[label])
+            if teacher is not None:
+                p, q = (teacher[n] / tau).softmax(0), (answer[n] / tau).softmax(0)
+                distance = sum(float(a) * (float(a.log()) - float(b.log())) for a, b in zip(p, q, strict=True))
+                loss = (1 - share) * loss + share * tau**2 * distance
+            losses.append(loss)
+    return sum(losses) / len(losses)
+
+
+@pytest.mark.parametrize("every_step", [False, True])
+@pytest.mark.parametrize("teacher", [None, torch.randn(5, 3, dtype=torch.float64)], ids=["alone", "teacher"])
+@pytest.mark.parametrize(("share", "tau"), [(0.5, 1.0), (0.9, 4.0), (0.0, 2.0), (1.0, 2.0)])
+def test_loss_is_that_of_loops(every_step: bool, teacher: Tensor | None, share: float, tau: float) -> None:
+    outputs, labels = 3 * torch.randn(4, 5, 3, dtype=torch.float64), torch.randint(3, (5,))
+    found = step_loss(outputs, labels, teacher, every_step=every_step, distillation=share, temperature=tau)
+    assert found.item() == pytest.approx(loss_by_loops(outputs, labels, teacher, every_step, share, tau))
+
+
+def test_labels_may_be_probabilities_and_a_net_that_equals_its_teacher_has_no_distance() -> None:
+    outputs, labels = torch.randn(1, 5, 3), torch.randint(3, (5,))
+    soft = F.one_hot(labels, 3).float()
+    torch.testing.assert_close(step_loss(outputs, soft), step_loss(outputs, labels))
+    assert step_loss(outputs, labels, outputs[0], distillation=1.0).abs() < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "message"),
+    [
+        ((torch.zeros(5, 3),), {}, "outputs: got"),
+        ((torch.zeros(2, 5, 3), torch.zeros(5, 4)), {}, r"teacher: got .*\[5, 3\]"),
+        ((torch.zeros(2, 5, 3),), {"distillation": 1.5}, "distillation: got 1.5"),
+        ((torch.zeros(2, 5, 3),), {"temperature": 0.0}, "temperature: got 0.0"),
+    ],
+)
+def test_wrong_arguments_of_the_loss_are_named(
+    arguments: tuple[Tensor, ...], options: dict[str, Any], message: str
+) -> None:
+    outputs, *teacher = arguments
+    with pytest.raises(ValueError, match=message):
+        step_loss(outputs, torch.zeros(5, dtype=torch.long), *teacher, **options)
+
+
+def quantised_classifier() -> tuple[nn.Module, list[tuple[Tensor, Tensor]]]:
+    net = nn.Sequential(nn.Linear(4, 16), QuantizedReLU(4, 1.0), nn.Linear(16, 3))
+    x = torch.randn(96, 4)
+    return net, list(zip(x.split(32), x[:, :3].argmax(1).split(32), strict=True))
+
+
+@pytest.mark.parametrize("kind", [name for name in ALL if name not in ("ASN", "ASNNode")])
+@pytest.mark.parametrize("options", [{}, {"every_step": True}], ids=["mean", "every step"])
+def test_every_neuron_of_either_host_learns(kind: str, options: dict[str, Any]) -> None:
+    teacher, batches = quantised_classifier()
+    adam = torch.optim.Adam(teacher.parameters(), 0.02)
+    analog = [train_epoch(teacher, batches, adam) for _ in range(20)]
+    assert analog[-1] < analog[0]
+    net = copy.deepcopy(teacher)
+    replace_neurons(net, lambda _: ALL[kind](), drop=("dynamics", "initial potential"))
+    teacher.train()
+    steps = len(net[1].p) if hasattr(net[1], "p") else 4
+    adam, seen = torch.optim.Adam(net.parameters(), 0.005), list[float]()
+    losses = [
+        train_epoch(net, batches, adam, steps, teacher=teacher, temperature=2.0, on_step=seen.append, **options)
+        for _ in range(15)
+    ]
+    assert losses[-1] < losses[0] and teacher.training
+    assert len(seen) == 45 and losses[-1] == pytest.approx(sum(seen[-3:]) / 3)
+
+
+def test_an_epoch_is_the_loop_that_one_writes_and_leaves_the_net_reset() -> None:
+    net, batches = quantised_classifier()
+    replace_neurons(net, lambda _: NODES["ATIFuNode"]())
+    twin = copy.deepcopy(net)
+    loss = train_epoch(net, batches, torch.optim.SGD(net.parameters(), 0.1), 4)
+    sgd, losses = torch.optim.SGD(twin.parameters(), 0.1), []
+    for x, labels in batches:
+        losses.append(F.cross_entropy(sum(twin(x) for _ in range(4)) / 4, labels))
+        sgd.zero_grad()
+        losses[-1].backward()
+        sgd.step()
+        functional.reset_net(twin)
+    torch.testing.assert_close(torch.tensor(loss), torch.stack(losses).mean().detach())
+    for one, other in zip(net.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(one, other)
+    assert net[1].v == 0.0
+
+
+@pytest.mark.parametrize(
+    ("net", "batches", "options", "message"),
+    [
+        (nn.Linear(2, 2), [], {}, "batches: got"),
+        (ConstantInputNet(nn.Linear(2, 2), 4), [], {"time_steps": 4}, "time_steps: got 4, want None"),
+        ("net", [], {}, "net: got"),
+        (nn.Linear(2, 2), [], {"teacher": 1}, "teacher: got"),
+    ],
+)
+def test_wrong_arguments_of_an_epoch_are_named(net: Any, batches: Any, options: dict[str, Any], message: str) -> None:
+    with pytest.raises((ValueError, TypeError), match=message):
+        train_epoch(net, batches, None, **options)  # type: ignore[arg-type]

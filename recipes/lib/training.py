@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from snn_ext import train_epoch
+
 __all__ = ["accuracy", "right", "seed_everything", "train"]
 
 BatchLoader = DataLoader[Any]
@@ -31,6 +33,7 @@ def train(
     *,
     name: str,
     on_step: Callable[[], None] | None = None,
+    **options: Any,
 ) -> None:
     """Train with cross entropy and a cosine schedule that ends at zero; the state is reset after every batch.
 
@@ -48,22 +51,21 @@ def train(
         Stands at the progress bar.
     on_step : callable, optional
         Called after every step of the optimizer.
+    options
+        Of :func:`snn_ext.train_epoch`: loss at every step, distillation.
     """
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * len(loader))
-    net.train()
     with tqdm(total=epochs * len(loader), desc=name, unit="batch", dynamic_ncols=True) as bar:
+
+        def after_step(loss: float) -> None:
+            schedule.step()
+            if on_step is not None:
+                on_step()
+            bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
+            bar.update()
+
         for _ in range(epochs):
-            for images, labels in loader:
-                loss = nn.functional.cross_entropy(net(images), labels)
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                schedule.step()
-                functional.reset_net(net)
-                if on_step is not None:
-                    on_step()
-                bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
-                bar.update()
+            train_epoch(net, loader, optimizer, on_step=after_step, **options)
 
 
 def right(scores: Tensor, labels: Tensor) -> Tensor:

@@ -1,13 +1,13 @@
 """Conversion of trained ReLU nets to spiking ones; needs SpikingJelly."""
 
+from ..neurons.quantized import QuantizedReLU
 from .convert import convert
 from .diagnosis import LayerDiagnosis, diagnose
 from .methods import AdSNNRecipe, CalibratedRecipe, ConversionRecipe, DataNormRecipe, RateRecipe, SpikeNormRecipe
 from .modules import PoissonEncoder, Scale, SpikeMaxPool1d, SpikeMaxPool2d, SpikeMaxPool3d
 from .net import ConvertedNet
-from .phased import PhasedIFNode
+from .phased import PhasedATIFnuNode, PhasedIFNode
 from .precharge import lower_thresholds, optimize_precharge
-from .quantized import QuantizedReLU
 from .report import LayerReport, Report
 from .scales import fold_scales
 
@@ -19,6 +19,7 @@ __all__ = [
     "DataNormRecipe",
     "LayerDiagnosis",
     "LayerReport",
+    "PhasedATIFnuNode",
     "PhasedIFNode",
     "PoissonEncoder",
     "QuantizedReLU",

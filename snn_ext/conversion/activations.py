@@ -11,8 +11,15 @@ from torch import nn
 from torch.nn import functional as F
 
 from ..neurons.aan import AAN
+from ..neurons.base import non_increasing, positive
+from ..neurons.quantized import (
+    NonUniformQuantizedReLU,
+    QuantizedActivation,
+    QuantizedReLU,
+    nonuniform_quantized_relu,
+    quantized_relu,
+)
 from .graph_tools import Operation
-from .quantized import QuantizedReLU, quantized_relu
 
 __all__ = ["ACTIVATIONS", "Activation"]
 
@@ -25,14 +32,17 @@ class Activation:
     ----------
     clip : float or None
         Largest value, of a ReLU6 or a clamp.
-    quantized : QuantizedReLU or None
-        The module, where the activation is quantised: its threshold and rounding are the neuron's.
+    quantized : QuantizedActivation or None
+        The module, where the activation is quantised: its threshold and rounding, or its points, are the neuron's.
+    points : tuple of float or None
+        Quantisation points in units of the first, of neurons that are calibrated with a threshold for each step.
     adaptive : AAN or None
         The module, where the activation is that of adaptive spiking neurons: its constants are the neuron's.
     """
 
     clip: float | None = None
-    quantized: QuantizedReLU | None = None
+    quantized: QuantizedActivation | None = None
+    points: tuple[float, ...] | None = None
     adaptive: AAN | None = None
 
     def module(self) -> nn.Module:
@@ -46,7 +56,7 @@ class Activation:
     def kind(self) -> str:
         """The name of the activation in error messages."""
         if self.quantized is not None:
-            return "QuantizedReLU"
+            return type(self.quantized).__name__
         if self.adaptive is not None:
             return "AAN"
         return "ReLU" if self.clip is None else f"ReLU with a clip at {self.clip:g},"
@@ -71,17 +81,26 @@ def _hardtanh(operation: Operation) -> Activation:
 
 
 def _quantized(operation: Operation) -> Activation:
-    threshold: Any = operation.graph
-    for name in str(operation.argument(1, "threshold").target).split("."):
-        threshold = getattr(threshold, name)
     levels, rounding = operation.argument(2, "levels"), operation.argument(3, "rounding")
-    return Activation(quantized=QuantizedReLU(levels, float(threshold), rounding))
+    return Activation(quantized=QuantizedReLU(levels, float(_parameter(operation, "threshold")), rounding))
+
+
+def _nonuniform(operation: Operation) -> Activation:
+    p = _parameter(operation, "p").detach()
+    return Activation(quantized=NonUniformQuantizedReLU(len(p), non_increasing(positive(p))))
+
+
+def _parameter(operation: Operation, name: str) -> Any:
+    found: Any = operation.graph
+    for part in str(operation.argument(1, name).target).split("."):
+        found = getattr(found, part)
+    return found
 
 
 ACTIVATIONS: dict[Any, Callable[[Operation], Activation]] = {
     nn.ReLU: lambda operation: Activation(),
     nn.Hardtanh: lambda o: _clipped(o, o.module.min_val, o.module.max_val),  # ReLU6 is one
-    QuantizedReLU: lambda operation: Activation(quantized=operation.module),
+    **dict.fromkeys((QuantizedReLU, NonUniformQuantizedReLU), lambda o: Activation(quantized=o.module)),
     AAN: lambda operation: Activation(adaptive=operation.module),
     **dict.fromkeys((torch.relu, torch.relu_, F.relu, F.relu_, "relu", "relu_"), lambda operation: Activation()),
     F.relu6: lambda operation: Activation(clip=6.0),
@@ -89,5 +108,6 @@ ACTIVATIONS: dict[Any, Callable[[Operation], Activation]] = {
     **dict.fromkeys((torch.clamp, torch.clip, torch.clamp_, "clamp", "clip", "clamp_", "clip_"), _clamp),
     **dict.fromkeys((torch.clamp_min, torch.clamp_min_, "clamp_min", "clamp_min_"), _clamp),
     quantized_relu: _quantized,
+    nonuniform_quantized_relu: _nonuniform,
 }
 """From the class of a module, a function, or the name of a tensor method to the activation that a call of it is."""

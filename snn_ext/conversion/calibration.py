@@ -13,17 +13,20 @@ from torch import Tensor, fx, nn
 from .._channel_search import START, ChannelSearch, least_squares_threshold
 from .._progress import bar
 from .._samples import POSITIONS, Samples, places_of, values_at
+from ..functional.quantization import Recursion
+from ..neurons.quantized import QuantizedReLU
 from ..simulation.layers import module_of
+from ..spikingjelly import ATIFnuNode
 from .canonicalize import AnalogNet
 from .graph_tools import shape_of
 from .layerwise import Layerwise
-from .quantized import START as QUANTIZED_START
-from .quantized import QuantizedReLU
 from .refit import feeder, inputs_of, refit
 from .spiking import OUTPUT, ThresholdSetter
 
 __all__ = ["AnalogSamples", "calibrate"]
 
+_RECURSIONS: tuple[Recursion, ...] = ("min", "cumulative")
+"""From points to thresholds: the better one at the start of a search is taken."""
 _ROWS = 8192
 """Positions of a channel for a regression of weights."""
 _MANY = 2048
@@ -151,15 +154,29 @@ def _search(
         torch.cat([samples.of(chunk, batch) for chunk in layers.current(node, batch)])
         for batch in range(len(layers.batches))
     ], dim=2)  # fmt: skip
+
+    def starting(threshold: Tensor, precharge: float, **points: Any) -> ChannelSearch:
+        return ChannelSearch(
+            current, samples.target, threshold, precharge,
+            limit=clip, shared=shared, fire_at_threshold=neuron.fire_at_threshold, **points,
+        )  # fmt: skip
+
+    if isinstance(neuron, ATIFnuNode):
+        searches: dict[Recursion, ChannelSearch] = {}
+        for recursion in _RECURSIONS:
+            neuron.recursion = recursion
+            profile, resets = neuron.thresholds().of_steps.detach(), neuron._reset_kind() == "subtract"
+            searches[recursion] = starting(_clip_level(activation), 0.0, profile=profile, resets=resets)
+        neuron.recursion = min(searches, key=lambda recursion: float(searches[recursion].error.mean()))
+        return searches[neuron.recursion]
     if isinstance(activation, QuantizedReLU):
-        threshold, precharge = activation.threshold.detach().reshape(1), QUANTIZED_START[activation.rounding]
-    else:
-        threshold = least_squares_threshold(samples.current, samples.target, layers.time_steps, shared=shared)
-        precharge = START
-    return ChannelSearch(
-        current, samples.target, threshold, precharge,
-        limit=clip, shared=shared, fire_at_threshold=neuron.fire_at_threshold,
-    )  # fmt: skip
+        return starting(_clip_level(activation), activation.v_init)
+    return starting(least_squares_threshold(samples.current, samples.target, layers.time_steps, shared=shared), START)
+
+
+def _clip_level(activation: Any) -> Tensor:
+    level: Tensor = activation.clip_level().detach().reshape(1)
+    return level
 
 
 def _apply(thresholds: ThresholdSetter, name: str, search: ChannelSearch, samples: Samples) -> None:

@@ -21,9 +21,9 @@ def convert(
     """Convert a trained net to a spiking one: a ReLU net to integrate-and-fire neurons, a net of AANs to adaptive ones.
 
     Convolutions, linear layers and transposed convolutions, batch norm; ReLU, ReLU6, LeakyReLU, PReLU and clamp as
-    modules or functions, and :class:`snn_ext.conversion.QuantizedReLU`; average and maximum pooling; sums, differences
-    and constant factors; whatever moves elements within a sample, as concatenation, slices and permutations. Anything
-    else is refused by name. The net itself is not changed.
+    modules or functions, :class:`snn_ext.QuantizedReLU` and :class:`snn_ext.NonUniformQuantizedReLU`; average and
+    maximum pooling; sums, differences and constant factors; whatever moves elements within a sample, as concatenation,
+    slices and permutations. Anything else is refused by name. The net itself is not changed.
 
     The converted net takes the input at every step, or a sequence ``[T, N, ...]`` in step mode "m". With the linear
     read-out the mean of its output over time is the output of the analog net, in that net's own units.
@@ -49,10 +49,10 @@ def convert(
     **options
         Options of the method, as the class documents them; it refuses others.
 
-        - "calibrated": ``time_steps``, ``encoder``, ``seed``, ``readout``, ``schedule``, ``fold_scales``, ``samples``,
-          ``correct_weights``, ``tune``, ``epochs``.
+        - "calibrated": ``time_steps``, ``encoder``, ``seed``, ``readout``, ``schedule``, ``wait``, ``fold_scales``,
+          ``samples``, ``correct_weights``, ``tune``, ``epochs``.
         - "spike-norm" and "data-norm": ``time_steps``, ``encoder``, ``seed``, ``precharge``, ``reset``, ``readout``,
-          ``schedule``, ``fold_scales``, ``residual``, ``channel_wise``; "data-norm" has ``percentile``.
+          ``schedule``, ``wait``, ``fold_scales``, ``residual``, ``channel_wise``; "data-norm" has ``percentile``.
         - "adsnn": ``m_f``, ``spike_height``, ``percentile``, ``tau_phi``, ``tau_readout``, ``dt``, ``fold_scales``.
         - all: ``memory``, ``output``, ``progress``.
 

@@ -98,6 +98,8 @@ def diagnose(snn: ConvertedNet, x: Tensor, time_steps: int, *, memory: int = 1 <
     layers = [n for n in net.graph.nodes if calls_neuron(net, n)]
     if any(snn.get_submodule(str(n.target)).v_reset is not None for n in layers):
         bad_value("snn", "neurons that reset to zero", "reset by subtraction")
+    if any(len(snn.get_submodule(str(n.target)).thresholds().of_steps) > 1 for n in layers):  # type: ignore[operator]
+        bad_value("snn", "a neuron with a threshold for each step", "neurons with one threshold")
     expected = AnalogTwin(snn, time_steps).rates(x)
     charges: dict[fx.Node, Any] = dict.fromkeys(layers, 0.0)
     counts: dict[fx.Node, Any] = dict.fromkeys(layers, 0.0)

@@ -14,7 +14,7 @@ from torch import Tensor, fx, nn
 from .._errors import bad_value
 from .._together import all_or_nothing
 from ..hosts import host_of
-from ..neurons import AdaptiveSpikingNeuron
+from ..neurons import AdaptiveSpikingNeuron, NonUniformIntegrateAndFireNeuron
 from ..replacement import new_neurons, swap_neurons
 from ..simulation.graph import is_stateful, module_of
 from .graph_tools import free_name
@@ -112,7 +112,7 @@ class ConvertedNet(fx.GraphModule, base.StepModule):
         """
         if self.schedule != "streaming":
             bad_value("schedule", self.schedule, "'streaming': snnTorch has no neurons that wait")
-        from ..snntorch import ASN, PCMPIF
+        from ..snntorch import ASN, PCMPIF, ATIFnu
 
         twin = copy.deepcopy(self)
         twin.step_mode = "s"
@@ -122,6 +122,9 @@ class ConvertedNet(fx.GraphModule, base.StepModule):
                 return ASN(
                     old._raw_threshold().detach(), m_f=old.m_f, theta_0=old.theta_0, bias=old.bias, **old.options()
                 )
+            if isinstance(old, NonUniformIntegrateAndFireNeuron):
+                points = old.quantization_points().detach()
+                return ATIFnu(points, T=old.T, recursion=old.recursion, v_init=old.v_init.detach(), init_hidden=True)
             reset = "subtract" if old.v_reset is None else "zero"
             return PCMPIF(precharge=old.v_init.detach(), reset_mechanism=reset, init_hidden=True)
 

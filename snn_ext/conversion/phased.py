@@ -13,13 +13,13 @@ from .._errors import bad_value
 from ..neurons import IFState, Thresholds
 from ..ops import integrate_and_fire
 from ..simulation.layers import module_of
-from ..spikingjelly import PCMPIFNode
+from ..spikingjelly import ATIFnuNode, PCMPIFNode
 from ..spikingjelly.host import CopiedMemories
 from .graph_tools import assign, calls_neuron
 from .modules import PoissonEncoder
 from .net import ConvertedNet
 
-__all__ = ["PhasedDelay", "PhasedIFNode", "PhasedReadout", "phased"]
+__all__ = ["PhasedATIFnuNode", "PhasedDelay", "PhasedIFNode", "PhasedReadout", "phased"]
 
 States = tuple[Any, ...]
 
@@ -77,7 +77,8 @@ class _Rebuilder:
         name = str(node.target).replace(".", "_")
         if fires and depth == own:
             source = self._at(node.args[0], own - 1)
-            neuron = PhasedIFNode.like(module, self.time_steps, self.wait * own, self.wait)
+            kind = PhasedATIFnuNode if isinstance(module, ATIFnuNode) else PhasedIFNode
+            neuron = kind.like(module, self.time_steps, self.wait * own, self.wait)
             assign(self.net, str(node.target), neuron)
             made = self.graph.call_module(str(node.target), (source,))
         elif fires:
@@ -97,7 +98,55 @@ class _Rebuilder:
         return self.graph.call_module(name, (source,))
 
 
-class PhasedIFNode(PCMPIFNode):
+class _WaitingNode:
+    """Takes in T inputs and makes T decisions, the first one after ``wait + 1`` inputs."""
+
+    time_steps: int
+    first: int
+    wait: int
+
+    def _init_waiting(self, time_steps: int, first: int, wait: int) -> None:
+        self.time_steps, self.first, self.wait = time_steps, first, wait
+
+    def multi_step_functional_forward(
+        self: Any, inputs: tuple[Tensor, ...], states: States, **kwargs: object
+    ) -> tuple[tuple[Tensor, ...], States]:
+        """Advance a sequence: ``((x_seq,), (v, t)) -> ((spike_seq,), (v, t))``."""
+        x_seq, thresholds = inputs[0], self.thresholds()
+        v, t = self._state(x_seq, states, thresholds)
+        first = self.first - t
+        opens, closes = first - self.wait, first - self.wait + self.time_steps
+        opens, fires, closes, ends = (_clip(s, len(x_seq)) for s in (opens, first, closes, first + self.time_steps))
+        spike_seq, v = torch.zeros_like(x_seq), v.expand(x_seq.shape[1:])
+        for x in x_seq[opens:fires]:
+            v = v + x
+        if fires < ends:
+            current = x_seq[fires:ends]
+            if closes < ends:
+                current = current.clone()
+                current[max(0, closes - fires) :] = 0.0
+            spike_seq[fires:ends], v = integrate_and_fire(
+                current,
+                v,
+                self._of_decisions(thresholds, fires - first, ends - first),
+                reset=self._reset_kind(),
+                fire_at_threshold=self.fire_at_threshold,
+                scale=thresholds.clip_level if self.scale_output else None,
+            )
+        return (spike_seq,), (v, t + len(x_seq))
+
+    def _of_decisions(self, thresholds: Thresholds, start: int, stop: int) -> Tensor:
+        return thresholds.of_steps
+
+    def start(self: Any, x_seq: Tensor, thresholds: Thresholds) -> IFState:
+        return IFState(self.initial_potential(x_seq, thresholds), 0)
+
+    def extra_repr(self: Any) -> str:
+        described = super().extra_repr()  # type: ignore[misc]
+        return f"{described}, time_steps={self.time_steps}, first={self.first}, wait={self.wait}"
+
+
+class PhasedIFNode(_WaitingNode, PCMPIFNode):
     """A PCMP IF neuron that takes in T inputs and makes T decisions, the first one after ``wait + 1`` inputs.
 
     Parameters
@@ -131,7 +180,7 @@ class PhasedIFNode(PCMPIFNode):
         wait: int,
     ) -> None:
         super().__init__(v_threshold, precharge=precharge, fire_at_threshold=fire_at_threshold, step_mode=step_mode)
-        self.time_steps, self.first, self.wait = time_steps, first, wait
+        self._init_waiting(time_steps, first, wait)
         self.register_memory("t", 0)
 
     @classmethod
@@ -142,34 +191,53 @@ class PhasedIFNode(PCMPIFNode):
         node.scale_output = neuron.scale_output
         return node
 
-    def multi_step_functional_forward(
-        self, inputs: tuple[Tensor, ...], states: States, **kwargs: object
-    ) -> tuple[tuple[Tensor, ...], States]:
-        """Advance a sequence: ``((x_seq,), (v, t)) -> ((spike_seq,), (v, t))``."""
-        x_seq, thresholds = inputs[0], self.thresholds()
-        v, t = self._state(x_seq, states, thresholds)
-        first = self.first - t
-        opens, closes = first - self.wait, first - self.wait + self.time_steps
-        opens, fires, closes, ends = (_clip(s, len(x_seq)) for s in (opens, first, closes, first + self.time_steps))
-        spike_seq, v = torch.zeros_like(x_seq), v.expand(x_seq.shape[1:])
-        for x in x_seq[opens:fires]:
-            v = v + x
-        if fires < ends:
-            current = x_seq[fires:ends]
-            if closes < ends:
-                current = current.clone()
-                current[max(0, closes - fires) :] = 0.0
-            scale = thresholds.clip_level if self.scale_output else None
-            spike_seq[fires:ends], v = integrate_and_fire(
-                current, v, thresholds.of_steps, fire_at_threshold=self.fire_at_threshold, scale=scale
-            )
-        return (spike_seq,), (v, t + len(x_seq))
 
-    def start(self, x_seq: Tensor, thresholds: Thresholds) -> IFState:
-        return super().start(x_seq, thresholds)._replace(t=0)
+class PhasedATIFnuNode(_WaitingNode, ATIFnuNode):
+    """An ATIF-nu neuron that takes in T inputs and makes T decisions, the first one after ``wait + 1`` inputs.
 
-    def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, time_steps={self.time_steps}, first={self.first}, wait={self.wait}"
+    The lowest point is decided on first, so that spikes come one after the other from the first decision on: with n
+    inputs there, a point is reached if the charge is at least n times that point. Nothing is subtracted. The count is
+    that of the points, for any points, under constant current, and under any if all inputs are waited for.
+
+    Parameters
+    ----------
+    v_threshold, step_mode
+        As in :class:`snn_ext.spikingjelly.ATIFnuNode`.
+    time_steps, first, wait
+        As in :class:`PhasedIFNode`; T is the number of points.
+
+    Examples
+    --------
+    >>> import torch
+    >>> node = PhasedATIFnuNode(torch.tensor([1.0, 0.25]), time_steps=2, first=1, wait=1, step_mode="m")
+    >>> node(torch.tensor([[1.75], [-0.75], [5.0], [5.0]])).flatten().tolist()  # the mean, 0.5, reaches one point
+    [0.0, 1.0, 0.0, 0.0]
+    """
+
+    def __init__(
+        self,
+        v_threshold: float | Tensor = 1.0,
+        *,
+        step_mode: str = "s",
+        time_steps: int,
+        first: int,
+        wait: int,
+    ) -> None:
+        super().__init__(v_threshold, T=time_steps, recursion="cumulative", step_mode=step_mode)
+        self._init_waiting(time_steps, first, wait)
+
+    @classmethod
+    def like(cls, neuron: Any, time_steps: int, first: int, wait: int) -> PhasedATIFnuNode:
+        """Return a neuron that waits, with the points of a streaming one."""
+        node = cls(1.0, time_steps=time_steps, first=first, wait=wait)
+        node.p = nn.Parameter(neuron.p.detach().clone(), neuron.p.requires_grad)
+        node.scale_output = neuron.scale_output
+        return node
+
+    def _of_decisions(self, thresholds: Thresholds, start: int, stop: int) -> Tensor:
+        there = torch.arange(self.wait + 1, self.wait + 1 + self.time_steps).clamp(max=self.time_steps)
+        points = self.quantization_points().flip(0)
+        return (points * there.to(points.device))[start:stop]
 
 
 class PhasedDelay(CopiedMemories):

@@ -9,16 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from ..neurons import IntegrateAndFireNeuron
+from ..neurons.quantized import NonUniformQuantizedReLU, QuantizedReLU
 from ..simulation.layers import known_type, module_of
 from ..simulation.plan import ancestors
-from ..spikingjelly import PCMPIFNode
+from ..spikingjelly import ATIFnuNode, PCMPIFNode
 from .activations import Activation
 from .canonicalize import AnalogNet
 from .gates import is_gate
 from .graph_tools import assign, bypass, calls, calls_neuron, insert_behind, of_inputs, shape_of
 from .modules import Gate, PoissonEncoder, Scale, SpikeMaxPool1d, SpikeMaxPool2d, SpikeMaxPool3d
 from .net import ConvertedNet
-from .quantized import START
 from .report import Notes
 from .thresholds import above_floor
 
@@ -64,16 +65,21 @@ _POOLS: dict[Any, Any] = {
 }  # fmt: skip
 
 
-def _neuron(activation: Activation, v_reset: float | None, precharge: float) -> PCMPIFNode:
-    if activation.quantized is None:
+def _neuron(activation: Activation, v_reset: float | None, precharge: float) -> IntegrateAndFireNeuron:
+    quantized = activation.quantized
+    if activation.points is not None:
+        return ATIFnuNode(torch.tensor(activation.points), T=len(activation.points), scale_output=True)
+    if quantized is None:
         return PCMPIFNode(1.0, v_reset, precharge=precharge, scale_output=True)
-    rounding = activation.quantized.rounding
+    if isinstance(quantized, NonUniformQuantizedReLU):  # "cumulative" is exact wherever the points are
+        points = quantized.quantization_points().detach()
+        return ATIFnuNode(points, T=quantized.levels, recursion="cumulative", scale_output=True)
     return PCMPIFNode(
-        float(activation.quantized.threshold.detach()),
+        float(quantized.clip_level().detach()),
         v_reset,
-        precharge=START[rounding],
+        precharge=quantized.v_init,
         scale_output=True,
-        fire_at_threshold=rounding != "ceil",
+        fire_at_threshold=quantized.fire_at_threshold,
     )
 
 
@@ -139,7 +145,8 @@ class ThresholdSetter:
         """Return threshold and rule of a layer for which none is to be found; ``None`` for any other layer."""
         quantized = self.activations[name].quantized
         if quantized is not None:
-            return quantized.threshold.detach().reshape(1), f"quantised, {quantized.rounding}"
+            rule = quantized.rounding if isinstance(quantized, QuantizedReLU) else f"{quantized.levels} points"
+            return quantized.clip_level().detach().reshape(1), f"quantised, {rule}"
         if name in self.units:
             return self.values.get(self.units[name] or "", torch.ones(1)), "unit threshold"
         return None
@@ -157,12 +164,13 @@ class ThresholdSetter:
             rule = f"{rule}, clip" if given is None and bool((value == clip).all()) else rule
         modules: dict[str, Any] = dict(self.net.named_modules())
         before, after = (modules.get(f"{name}_{place}") for place in ("before", "after"))
-        neuron, device = modules[name], modules[name].v_threshold.device
+        neuron, device = modules[name], modules[name].v_init.device
         if before is None or after is None:
             value = above_floor(name, value, self.notes)
         self.values[name], self.rules[name] = value, rule
         if before is None or after is None:
-            neuron.v_threshold = value.to(device, copy=True)
+            if not isinstance(neuron, ATIFnuNode):  # whose points are in the units of the analog net already
+                neuron.v_threshold = value.to(device, copy=True)
         else:
             dtype = before.weight.dtype
             before.weight, after.weight = (v.to(device, dtype) for v in (value.double().reciprocal(), value))

@@ -15,8 +15,8 @@ from torch.utils._pytree import tree_leaves, tree_map
 from .._tracing import LOCK, ThreadTracer, source_of
 from ..hosts import is_neuron
 from ..neurons.aan import AAN
+from ..neurons.quantized import QuantizedActivation
 from ..simulation.layers import RULES
-from .quantized import QuantizedReLU
 from .values import SIZES, Values, reads_values, repeated
 
 __all__ = ["NetTracer"]
@@ -53,7 +53,7 @@ class NetTracer(ThreadTracer):
         if "forward" in vars(m) or not home.startswith((*_HOMES, "torch.ao.nn", "spikingjelly.", "snntorch.")):
             return False
         contains = bool(m._modules) and not m.__module__.startswith("torch.")
-        return isinstance(m, QuantizedReLU | AAN) or not (isinstance(m, nn.Sequential) or contains)
+        return isinstance(m, QuantizedActivation | AAN) or not (isinstance(m, nn.Sequential) or contains)
 
     def call_own_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         stack = dict(self.module_stack)

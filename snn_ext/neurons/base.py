@@ -18,7 +18,7 @@ from ..functional import state_dtype
 
 __all__ = [
     "MIN_THRESHOLD", "Admits", "ThresholdNeuron", "admit_threshold", "as_threshold", "carried", "copied", "known",
-    "per_channel", "positive", "refuse_backend", "show",
+    "non_increasing", "per_channel", "positive", "refuse_backend", "show",
 ]  # fmt: skip
 
 MIN_THRESHOLD = 1e-6
@@ -272,6 +272,16 @@ def show(x: Tensor, floor: float = -math.inf) -> str:
         return f"[{len(x)}]"
     values = [f"{value:.4g}" + (f" ({floor} in use)" if value < floor else "") for value in x.detach().tolist()]
     return values[0] if len(values) == 1 else f"[{', '.join(values)}]"
+
+
+def non_increasing(points: Tensor) -> Tensor:
+    """Return points ``[T]`` that do not increase, by a running maximum from the tail."""
+    running = points[-1]
+    found = [running]
+    for point in points.flip(0)[1:]:
+        running = torch.maximum(point, running)
+        found.append(running)
+    return torch.stack(found[::-1])
 
 
 def positive(x: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from ..functional.integrate_and_fire import Reset
 from ..functional.quantization import Recursion, thresholds_of_points
 from ..ops import integrate_and_fire
 from .arguments import check_options
-from .base import MIN_THRESHOLD, Admits, ThresholdNeuron, per_channel, positive, show
+from .base import MIN_THRESHOLD, Admits, ThresholdNeuron, non_increasing, per_channel, positive, show
 from .leak import Leak
 
 __all__ = [
@@ -93,6 +93,28 @@ class IntegrateAndFireNeuron(ThresholdNeuron):
         if self.v_init.numel() != 1:
             bad_value("v_init", self.v_init, "one value: the best threshold is known for one initial potential a layer")
         return float(self.v_init.detach())
+
+    @torch.no_grad()
+    def counts(self, charge: Tensor, time_steps: int) -> Tensor:
+        """Return how often the neurons fire in T steps if all charge is there before they do.
+
+        Parameters
+        ----------
+        charge : Tensor
+            Sum of the inputs of T steps, ``[N, ...]``.
+        time_steps : int
+            T.
+
+        Examples
+        --------
+        >>> from snn_ext.spikingjelly import ATIFuNode
+        >>> ATIFuNode(1.0).counts(torch.tensor([[-2.0, 1.5, 9.0]]), time_steps=4)
+        tensor([[0., 1., 4.]])
+        """
+        thresholds = self.thresholds()
+        level = (charge + self.initial_potential(charge.unsqueeze(0), thresholds)).div_(thresholds.clip_level)
+        count = level.floor_() if self.fire_at_threshold else level.ceil_().sub_(1.0)
+        return count.clamp_(0.0, time_steps).to(charge.dtype)
 
     # -- from parameters to the operator ------------------------------------------------------------------------
 
@@ -230,6 +252,16 @@ class NonUniformIntegrateAndFireNeuron(IntegrateAndFireNeuron):
             points = uniform_points(best_threshold(inputs, self.T, v_init=v_init), self.T)
         self.p.data.copy_(points)
 
+    @torch.no_grad()
+    def counts(self, charge: Tensor, time_steps: int) -> Tensor:
+        """Return the number of points that the charge reaches: what the neurons aim at, for T points in T steps."""
+        charged = charge + self.initial_potential(charge.unsqueeze(0), self.thresholds())
+        reaches = torch.ge if self.fire_at_threshold else torch.gt
+        count = torch.zeros_like(charge)
+        for point in self.quantization_points() * time_steps:
+            count += reaches(charged, point)
+        return count
+
     def thresholds(self, x_seq: Tensor | None = None) -> Thresholds:
         points = self._points(x_seq)
         return Thresholds(positive(thresholds_of_points(points, self.recursion)), points[:1])
@@ -242,13 +274,7 @@ class NonUniformIntegrateAndFireNeuron(IntegrateAndFireNeuron):
         return "none" if self.recursion == "cumulative" else super()._reset_kind()
 
     def _points(self, x_seq: Tensor | None = None) -> Tensor:
-        raw = self._in_use(self.p, x_seq, self.T)
-        running = raw[-1]
-        points = [running]
-        for k in range(self.T - 2, -1, -1):
-            running = torch.maximum(raw[k], running)
-            points.append(running)
-        return torch.stack(points[::-1])
+        return non_increasing(self._in_use(self.p, x_seq, self.T))
 
     def _of_steps(self, thresholds: Thresholds, t: Any, time_steps: int) -> Tensor:
         if torch.compiler.is_compiling():

@@ -81,9 +81,7 @@ class AnalogTwin(fx.Interpreter):
             return events.abs(), events
         value = unit_of(neuron)
         if self.time_steps is not None:
-            level = (x * self.time_steps + neuron.initial_potential(x.unsqueeze(0), neuron.thresholds())) / value
-            count = level.floor() if neuron.fire_at_threshold else level.ceil() - 1.0
-            rate = count.clamp(0.0, self.time_steps) / self.time_steps
+            rate = neuron.counts(x * self.time_steps, self.time_steps) / self.time_steps
         else:
             rate = (x / value).clamp_min(0.0)
             if name in self._clips:

@@ -25,8 +25,9 @@ class PhasedSimulation:
 
     .. math:: n = \min(T, \max(0, \lfloor (\sum_t x_t + V(0)) / \theta \rfloor))
 
-    times, in n steps one after the other, and the layer behind it sees the sum of its spikes. Counts and outputs
-    are those of :class:`Simulation`, whose sums are rounded in another order.
+    times, or once for each point of ATIF-nu that the charge reaches, in n steps one after the other, and the layer
+    behind it sees the sum of its spikes. Counts and outputs are those of :class:`Simulation`, whose sums are rounded in
+    another order.
 
     Parameters
     ----------
@@ -127,11 +128,7 @@ class _Counts(fx.Interpreter):
         if is_max_pool(module):
             return known_type(module).forward(module, args[0])
         if is_spiking(module):
-            thresholds = module.thresholds()
-            charge = args[0] + module.initial_potential(args[0].unsqueeze(0), thresholds)
-            level = charge.div_(thresholds.clip_level)
-            count = level.floor_() if module.fire_at_threshold else level.ceil_().sub_(1.0)
-            return count.clamp_(0.0, self.time_steps).to(args[0].dtype)
+            return module.counts(args[0], self.time_steps)
         if is_delay(module):
             return args[0]
         y = super().call_module(target, args, kwargs)

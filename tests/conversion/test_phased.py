@@ -6,19 +6,22 @@ import copy
 import pickle
 import re
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 pytest.importorskip("spikingjelly")
 
-from snn_ext import convert  # noqa: E402
-from snn_ext.conversion import PhasedIFNode, QuantizedReLU, diagnose  # noqa: E402
+from snn_ext import NonUniformQuantizedReLU, QuantizedReLU, convert, load, save  # noqa: E402
+from snn_ext.conversion import PhasedATIFnuNode, PhasedIFNode, diagnose  # noqa: E402
 from snn_ext.conversion.phased import PhasedDelay  # noqa: E402
+from snn_ext.functional import nonuniform_staircase  # noqa: E402
 from snn_ext.simulation import Simulation  # noqa: E402
 from snn_ext.simulation.analog import AnalogTwin  # noqa: E402
+from snn_ext.spikingjelly import ATIFnuNode  # noqa: E402
 from tests.conversion.nets import ResNet, dyadic, images, loop, spikes_of, trained, vgg  # noqa: E402
 
 MAKES: dict[str, Any] = {
@@ -42,6 +45,109 @@ def test_phased_net_is_the_quantised_net_bit_for_bit(name: str, rounding: str, l
     assert torch.equal(output, loop(snn, x, snn.latency))
     assert torch.equal(output.mean(0), wanted)
     assert not output[:-levels].any()
+
+
+POINTS = [[0.5], [1.0, 0.25], [0.75, 0.5, 0.4375, 0.0625], [1.5, 1.0, 1.0, 0.75, 0.5, 0.25, 0.25, 0.125]]
+
+
+@pytest.mark.parametrize("name", MAKES)
+@pytest.mark.parametrize("points", POINTS, ids=len)
+def test_phased_net_is_the_net_of_points_bit_for_bit(name: str, points: list[float], tmp_path: Path) -> None:
+    levels = len(points)
+    ann, x = dyadic(MAKES[name](lambda: NonUniformQuantizedReLU(levels, torch.tensor(points)))), images()
+    with torch.no_grad():
+        wanted = ann(x)
+    assert len(wanted.unique()) > 5
+    snn = convert(ann, x, method="data-norm", schedule="phased", time_steps=levels)
+    output = torch.cat(list(Simulation(snn, chunk=5).run(x, snn.latency)))
+    assert torch.equal(output.mean(0), wanted)
+    save(snn, tmp_path / "snn.pt")
+    for twin in (snn, copy.deepcopy(snn), pickle.loads(pickle.dumps(snn)), load(tmp_path / "snn.pt")):
+        assert torch.equal(loop(twin, x, snn.latency), output)
+
+
+@pytest.mark.parametrize("traced", [False, True])
+def test_phased_net_has_the_points_in_use_also_of_a_traced_net_and_folded(traced: bool) -> None:
+    ann, x = dyadic(ResNet(lambda: NonUniformQuantizedReLU(4))), images()
+    for module in ann.modules():
+        if isinstance(module, NonUniformQuantizedReLU):
+            module.p.data.copy_(torch.tensor([0.75, 0.25, 0.5, 0.125]))  # training has made points cross
+    with torch.no_grad():
+        wanted = ann(x)
+    snn = convert(fx.symbolic_trace(ann) if traced else ann, x, method="data-norm", schedule="phased", time_steps=4)
+    assert snn.report[0].threshold == [0.75, 0.5, 0.5, 0.125] and snn.report[0].rule == "quantised, 4 points"
+    assert torch.equal(loop(snn, x, snn.latency).mean(0), wanted)
+
+
+def test_streaming_net_of_points_is_exact_in_its_first_layer_and_has_a_twin_in_the_other_host() -> None:
+    ann, x = dyadic(vgg(lambda: NonUniformQuantizedReLU(4, torch.tensor([0.75, 0.5, 0.4375, 0.0625])))), images()
+    snn = convert(ann, x, method="data-norm")
+    assert snn.time_steps == 4 and snn.schedule == "streaming"
+    with torch.no_grad():
+        wanted = ann[2](ann[1](ann[0](x)))
+    assert torch.equal(spikes_of(snn, x, 4)["2"].mean(0) * 0.75, wanted)
+    twin = snn.to_snntorch()
+    with torch.no_grad():
+        assert torch.equal(torch.stack([twin(x) for _ in range(4)]), loop(snn, x, 4))
+
+
+@pytest.mark.parametrize("points", [[0.9, 0.5, 0.3, 0.1], [0.5, 0.5, 0.25, 0.125]], ids=["apart", "that meet"])
+def test_calibrated_net_has_neurons_of_the_points_where_there_are_as_many_as_steps(
+    points: list[float], tmp_path: Path
+) -> None:
+    ann, x = trained(ResNet(lambda: NonUniformQuantizedReLU(4, torch.tensor(points)))), images(64)
+    with torch.no_grad():
+        wanted = ann(x)
+    snn = convert(ann, x, time_steps=4)
+    neurons = [module for module in snn.modules() if isinstance(module, ATIFnuNode)]
+    assert len(neurons) == len(snn.report) and all(layer.found_error <= layer.start_error for layer in snn.report)
+    for neuron in neurons:
+        torch.testing.assert_close(neuron.p.detach(), torch.tensor(points) / points[0])
+    output, plain = loop(snn, x, 4), convert(ann, x, method="data-norm")
+    assert (output.mean(0) - wanted).norm() < 0.9 * (loop(plain, x, 4).mean(0) - wanted).norm()
+    save(snn, tmp_path / "snn.pt")
+    assert torch.equal(loop(load(tmp_path / "snn.pt"), x, 4), output)
+    twin = snn.to_snntorch()
+    with torch.no_grad():
+        assert torch.equal(torch.stack([twin(x) for _ in range(4)]), output)
+    tuned = convert(ann, x, time_steps=4, tune="channels", epochs=2)
+    assert sum(isinstance(module, ATIFnuNode) for module in tuned.modules()) == len(neurons)
+    for options in ({"time_steps": 8}, {"time_steps": 4, "wait": 1}):
+        other = convert(ann, x, **options)  # type: ignore[arg-type]
+        assert not any(isinstance(module, ATIFnuNode) for module in other.modules())
+
+
+def test_calibrated_streaming_net_approximates_the_net_of_points() -> None:
+    ann, x = trained(ResNet(lambda: NonUniformQuantizedReLU(8, torch.linspace(1.0, 0.1, 8)))), images(64)
+    with torch.no_grad():
+        wanted = ann(x)
+    errors = [
+        float((loop(convert(ann, x, **options), x, 8).mean(0) - wanted).norm() / wanted.norm())
+        for options in ({"time_steps": 8}, {"method": "data-norm"})
+    ]
+    assert errors[0] < 0.2 and errors[0] < errors[1]
+
+
+def test_layers_that_wait_for_some_inputs_are_exact_at_points_where_the_input_is_constant() -> None:
+    points = torch.tensor([0.75, 0.5, 0.4375, 0.0625])
+    node = PhasedATIFnuNode(points, time_steps=4, first=1, wait=1, step_mode="m")
+    x = torch.arange(-4, 20) / 16
+    wanted = nonuniform_staircase(x, points)
+    with torch.no_grad():
+        assert torch.equal(node(x.unsqueeze(1).expand(6, -1, 1)).sum(0).flatten(), wanted)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"time_steps": 8}, "time_steps: got 8, want 4, the number of points of 2"),
+        ({"precharge": "optimize"}, "precharge: got 'optimize', want 0.0 for a net with quantisation points (2)"),
+        ({"reset": "zero"}, "reset: got 'zero'"),
+    ],
+)
+def test_options_that_points_rule_out_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        convert(trained(vgg(lambda: NonUniformQuantizedReLU(4))), images(), method="data-norm", **options)
 
 
 def test_a_phased_net_in_a_sequence_with_gradients_is_copied() -> None:
@@ -192,8 +298,9 @@ def test_options_that_cannot_wait_are_refused(options: dict[str, Any], message: 
         convert(vgg(), images(), method="data-norm", **({"time_steps": 4} | options))
 
 
-def test_quantised_twin_is_the_quantised_net() -> None:
-    ann, x = dyadic(ResNet(lambda: QuantizedReLU(4, 0.5, "ceil"))), images()
+@pytest.mark.parametrize("make", [lambda: QuantizedReLU(4, 0.5, "ceil"), lambda: NonUniformQuantizedReLU(4, 0.5)])
+def test_quantised_twin_is_the_quantised_net(make: Any) -> None:
+    ann, x = dyadic(ResNet(make)), images()
     with torch.no_grad():
         assert torch.equal(AnalogTwin(convert(ann, x, method="data-norm"), 4)(x), ann(x))
 
@@ -218,3 +325,5 @@ def test_diagnosis_is_for_streaming_nets_with_reset_by_subtraction() -> None:
     ):
         with pytest.raises(ValueError, match=f"snn: got .*{message}"):
             diagnose(convert(ann, x, method="data-norm", **options), x, 4)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="a threshold for each step"):
+        diagnose(convert(trained(vgg(lambda: NonUniformQuantizedReLU(4))), x, method="data-norm"), x, 4)

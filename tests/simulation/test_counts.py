@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 pytest.importorskip("spikingjelly")
 
-from snn_ext import convert  # noqa: E402
-from snn_ext.conversion import QuantizedReLU  # noqa: E402
+from snn_ext import NonUniformQuantizedReLU, QuantizedReLU, convert  # noqa: E402
 from snn_ext.simulation import Simulation  # noqa: E402
 from snn_ext.simulation.counts import PhasedSimulation  # noqa: E402
 from tests.conversion.nets import ResNet, dyadic, images, trained, vgg  # noqa: E402
@@ -50,6 +49,13 @@ def assert_same(snn: Any, x: Tensor, exact: bool = True) -> None:
 def test_every_spike_and_output_is_that_of_the_steps_on_exact_arithmetic(name: str, time_steps: int) -> None:
     ann, x = dyadic(MAKES[name](lambda: QuantizedReLU(time_steps, 0.5, "round"))), images()
     assert_same(convert(ann, x, time_steps=time_steps, **PHASED), x)
+
+
+@pytest.mark.parametrize("name", MAKES)
+def test_every_spike_and_output_at_points_is_that_of_the_steps(name: str) -> None:
+    points = torch.tensor([0.75, 0.5, 0.4375, 0.0625])
+    ann, x = dyadic(MAKES[name](lambda: NonUniformQuantizedReLU(4, points))), images()
+    assert_same(convert(ann, x, time_steps=4, **PHASED), x)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..._channel_search import least_squares_threshold
 from ..._errors import bad_value, check_count
+from ...neurons.quantized import NonUniformQuantizedReLU, QuantizedActivation
 from ...simulation.analog import AnalogTwin
 from ..activations import Activation
 from ..batches import Batches
@@ -64,7 +65,8 @@ class CalibratedRecipe(RateRecipe):
     :math:`b = 0`. Then each of the three in turn takes the best of a grid, twice, the second time with a finer grid.
     The neurons are plain ones with soft reset: biases are folded into the weights, pre-charges are ``v_init`` per
     channel. ``report`` has the relative error of each layer before and after its search. A quantised activation is one
-    that is clipped here, whose levels are approximated.
+    that is clipped here, whose levels are approximated; with as many points as steps its neurons are ATIF-nu, whose
+    points keep their shape and are calibrated by a factor for each channel, with the better of two recursions.
 
     Source: Hwang et al. 2021, algorithm 1, with three parameters of each channel; the correction of weights follows Li
     et al. 2021 (calibration).
@@ -105,8 +107,16 @@ class CalibratedRecipe(RateRecipe):
         if not self.exact:
             for name, activation in analog.activations.items():
                 if activation.quantized is not None:
-                    analog.activations[name] = Activation(clip=float(activation.quantized.threshold.detach()))
+                    clip = float(activation.quantized.clip_level().detach())
+                    analog.activations[name] = Activation(clip=clip, points=self._points(activation.quantized))
         return super().build(analog, batches)
+
+    def _points(self, quantized: QuantizedActivation) -> tuple[float, ...] | None:
+        """Return the points in units of the first, for neurons of as many steps that do not wait."""
+        if self.waits or not isinstance(quantized, NonUniformQuantizedReLU) or quantized.levels != self.time_steps:
+            return None
+        points = quantized.quantization_points().detach()
+        return tuple((points / points[0]).tolist())
 
     def set_thresholds(self, thresholds: ThresholdSetter, analog: AnalogNet, batches: Batches) -> None:
         """Calibrate one layer after the other."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from ..._errors import bad_type, bad_value, check_count, check_real
+from ...neurons.quantized import NonUniformQuantizedReLU
 from ...simulation.layers import rule_of_node
 from ..activations import Activation
 from ..batches import Batches
@@ -40,7 +41,8 @@ class RateRecipe(ConversionRecipe):
         As in :class:`ConversionRecipe`.
     time_steps : int, optional
         T of the simulations during conversion (256 for Spike-Norm, 255 for the search of pre-charges by default). A
-        net that waits is made for this T, which has no default there.
+        net that waits is made for this T, which has no default there. That of a net with quantisation points is their
+        number.
     encoder : {"direct", "if", "poisson"}
         The input as a constant current into the first layer; through integrate-and-fire neurons of threshold 1, for
         inputs in [0, 1]; or as events with probability ``|x|`` and the sign of ``x``.
@@ -144,6 +146,7 @@ class RateRecipe(ConversionRecipe):
         """Put neurons in, set thresholds, fold scales, check; then find pre-charges and apply the schedule."""
         self._check_activations(analog)
         self._check_gates(gates(analog.graph))
+        steps = self._steps(analog)
         if self.readout == "spikes":
             _append_readout(analog)
         net = spiking_net(
@@ -154,9 +157,10 @@ class RateRecipe(ConversionRecipe):
             precharge=0.0 if self.precharge == "optimize" else float(self.precharge),
             channel_wise=self.channel_wise,
         )
+        net.time_steps = steps
         thresholds = ThresholdSetter(net, analog.activations, self._units(analog))
         self.set_thresholds(thresholds, analog, batches)
-        net.time_steps, net.clips = self.time_steps, _clips(thresholds)
+        net.clips = _clips(thresholds)
         wanted, x = self._wanted(analog, thresholds), analog.x
         arriving = arriving_spikes(net, thresholds.values, INPUT)
         if self.fold_scales:
@@ -172,8 +176,8 @@ class RateRecipe(ConversionRecipe):
         if self.waits:
             assert self.time_steps is not None
             phased(net, self.time_steps, self.time_steps - 1 if self.exact else self.wait)
-        steps = net.latency or self.time_steps or _REPORT_STEPS
-        window = net.latency and self.time_steps
+        window = net.latency and steps
+        steps = net.latency or steps or _REPORT_STEPS
         measure_rates(net, x, rates, steps, window=window, memory=self.memory, progress=self.progress)
         return net
 
@@ -197,6 +201,19 @@ class RateRecipe(ConversionRecipe):
             bad_value("reset", "zero", "'subtract' for quantised activations")
         if all(quantized):
             self._check_precharge()
+
+    def _steps(self, analog: AnalogNet) -> int | None:
+        """Return T, which is the number of points where activations have points."""
+        steps = self.time_steps
+        for name, activation in analog.activations.items():
+            if isinstance(activation.quantized, NonUniformQuantizedReLU):
+                levels = activation.quantized.levels
+                if steps not in (None, levels):
+                    bad_value("time_steps", steps, f"{levels}, the number of points of {name}")
+                if self.precharge == "optimize":
+                    bad_value("precharge", "optimize", f"0.0 for a net with quantisation points ({name})")
+                steps = levels
+        return steps
 
     def _check_precharge(self) -> None:
         """Raise if a pre-charge is given for a net of quantised activations."""
@@ -225,7 +242,7 @@ class RateRecipe(ConversionRecipe):
 
     def _stands_for(self, analog: AnalogNet, thresholds: ThresholdSetter) -> Tensor:
         """Return the output of the analog net, its quantised activations clipped only; the analog net is changed."""
-        clips = {name: a.quantized.threshold for name, a in analog.activations.items() if a.quantized is not None}
+        clips = {name: a.quantized.clip_level() for name, a in analog.activations.items() if a.quantized is not None}
         for name, clip in clips.items():
             assign(analog.graph, name, nn.Hardtanh(0.0, float(clip)))
         x = self._seen(analog.x)
@@ -249,7 +266,7 @@ class RateRecipe(ConversionRecipe):
         per_channel = self.channel_wise and activation is not None and activation.quantized is None
         return LayerReport(
             name=name,
-            threshold=_numbers(value if per_channel else neuron.v_threshold),  # per channel, the neuron's own is 1
+            threshold=_numbers(value if per_channel else neuron._raw_threshold()),  # per channel, the neuron's own is 1
             precharge=_numbers(neuron.v_init),
             scale=_numbers(value),
             rate_error=None,

@@ -61,7 +61,7 @@ class SpikeNormRecipe(RateRecipe):
                     maximum = torch.ones_like(maximum)
             thresholds.set(name, maximum, rule)
 
-        steps = self.time_steps or _STEPS
+        steps = thresholds.net.time_steps or _STEPS
         spike_norm(
             thresholds.net, list(batches), steps, set_threshold,
             channel_wise=self.channel_wise, memory=self.memory, progress=self.progress,

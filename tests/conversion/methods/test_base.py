@@ -113,7 +113,7 @@ def quantized() -> nn.Module:
     return vgg(lambda: QuantizedReLU(4))
 
 
-# Runs of the first layer: the net itself, its sizes (twice), the copy, the result, the size of a chunk, and the
+# Runs of the first layer: the net itself, its sizes (twice), other sizes (five), the copy, the result, a chunk, and the
 # measurement of rates; beside them one a batch for the maxima, and where it is needed: a percentile, the search,
 # another output.
 RUNS: dict[str, tuple[Any, dict[str, Any], int]] = {
