@@ -9,12 +9,12 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import wraps
-from itertools import count, dropwhile
+from itertools import chain, count, dropwhile
 from types import CodeType
 from typing import Any, NamedTuple, cast
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from ._errors import bad_value
@@ -63,7 +63,7 @@ class Survey(NamedTuple):
 
 def survey(net: nn.Module) -> Survey:
     """Look for the activations of a net as far as it can be traced; nothing is raised."""
-    found, names = Survey([], [], [], Counter()), set(net.__dict__)
+    found = Survey([], [], [], Counter())
     nodes: list[fx.Node] = []
     try:
         step = net.one_step() if isinstance(net, ConstantInputNet) else net
@@ -73,8 +73,6 @@ def survey(net: nn.Module) -> Survey:
             where = f"in {type(module).__name__}.forward" + (name and f" of {name}")
             for call in sorted(_mentioned(module)):
                 (found.functional if call.startswith("relu") else found.analog).append(f"perhaps {call} {where}")
-    for constant in set(net.__dict__) - names:  # the tracer keeps tensors that the forward pass makes
-        del net.__dict__[constant]
     for node in nodes:
         place = f"{_name(node)} ({node.meta.get('source') or 'unknown line'})"
         if _is_functional_relu(node):
@@ -116,7 +114,7 @@ def module_for_each_call(net: nn.Module) -> Iterator[None]:
 @contextmanager
 def _module_for_each_call(net: nn.Module) -> Iterator[None]:
     modules = [module for module in net.modules() if isinstance(module._modules, dict)]  # no scripted ones
-    before = {module: (type(module), set(module.__dict__), dict(module._modules)) for module in modules}
+    before = {m: (type(m), {*m.__dict__, *m._buffers}, dict(m._modules)) for m in modules}
     try:
         _split_places(net)
         callers: dict[str, set[str]] = {}
@@ -136,6 +134,7 @@ def _module_for_each_call(net: nn.Module) -> Iterator[None]:
 class _CallTracer(ThreadTracer):
     """Tracer that enters some modules by name, or all that may call an activation; layers and neurons stay whole."""
 
+    proxy_buffer_attributes = True  # what is computed from a buffer follows its value
     def __init__(self, entered: set[str] | None = None) -> None:
         super().__init__()
         self._entered = entered
@@ -275,6 +274,9 @@ def _rewrite(net: nn.Module, name: str, owners: set[str]) -> None:
         return
     if any([_give_modules(module, graph, names) for graph in graphs]):
         _refuse_contexts([module.get_submodule(other) for other in entered])
+        kept: dict[str, Any] = {}
+        for graph in graphs:
+            _keep_constants(module, graph, kept)
         module.__class__ = _class_of(type(module), graphs)
 
 
@@ -331,14 +333,40 @@ def _add_module(net: nn.Module, node: fx.Node) -> str:
     while owner and isinstance(net.get_submodule(owner), _ITERATED):
         owner, _, last = owner.rpartition(".")
         base = f"{last}_{base}"
-    parent, name = net.get_submodule(owner), base
-    for k in count(1):
-        if not hasattr(parent, name):
-            break
-        name = f"{base}_{k}"
+    parent = net.get_submodule(owner)
+    name = _free_name(parent, base)
     module.training = parent.training
     parent.add_module(name, module)
     return f"{owner}.{name}".lstrip(".")
+
+
+def _free_name(module: nn.Module, base: str) -> str:
+    return next(name for name in chain([base], (f"{base}_{k}" for k in count(1))) if not hasattr(module, name))
+
+
+def _keep_constants(net: nn.Module, graph: fx.Graph, kept: dict[str, Any]) -> None:
+    """Let a net hold the tensors that its forward pass makes; each pass copies them, for it may write into them.
+
+    ``kept`` are those by name, which training and evaluation share. They follow the device of the net.
+    """
+    copies: dict[Any, fx.Node] = {}
+    for node in [node for node in graph.nodes if "constant" in node.meta]:
+        if node.target in copies:
+            node.replace_all_uses_with(copies[node.target])
+            graph.erase_node(node)
+            continue
+        value, made = node.meta["constant"], node.target
+        if (name := next((name for name, other in kept.items() if _is_same(value, other)), None)) is None:
+            kept[name := _free_name(net, "constant")] = value
+            net.register_buffer(name, value, persistent=False)
+        node.target = name
+        with graph.inserting_after(node):
+            copies[made] = graph.call_method("clone", (node,))
+        node.replace_all_uses_with(copies[made], lambda user, copied=copies[made]: user is not copied)
+
+
+def _is_same(x: Tensor, y: Tensor) -> bool:
+    return x is y or (x.dtype == y.dtype and x.device == y.device != torch.device("meta") and torch.equal(x, y))
 
 
 def _class_of(kind: type[nn.Module], graphs: tuple[fx.Graph, fx.Graph]) -> type[nn.Module]:
@@ -380,7 +408,7 @@ def _blank(base: type[nn.Module], graphs: tuple[fx.Graph, fx.Graph]) -> nn.Modul
 def _restore(before: dict[nn.Module, tuple[type[nn.Module], set[str], dict[str, Any]]]) -> None:
     for module, (kind, names, children) in before.items():
         module.__class__ = kind
-        for name in set(module.__dict__) - names:
-            del module.__dict__[name]
+        for name in {*module.__dict__, *module._buffers} - names:
+            delattr(module, name)
         module._modules.clear()
         module._modules.update(children)

@@ -69,9 +69,17 @@ def traced(net: nn.Module, tracer: ThreadTracer, name: str) -> fx.GraphModule:
 
 
 def traced_graph(net: nn.Module, tracer: ThreadTracer, name: str) -> fx.Graph:
-    """Return the graph of a net; ``name`` is the argument that an error names."""
+    """Return the graph of a net; ``name`` is the argument that an error names.
+
+    A tensor that the forward pass makes is ``meta["constant"]`` of the nodes that read it.
+    """
+    before = set(vars(net))
     with _without_constants(net):
-        return _trace(net, tracer, name)
+        graph = _trace(net, tracer, name)
+        for node in graph.nodes:
+            if node.op == "get_attr" and node.target in vars(net) and node.target not in before:
+                node.meta["constant"] = getattr(net, node.target)
+        return graph
 
 
 def _trace(net: nn.Module, tracer: ThreadTracer, name: str) -> fx.Graph:

@@ -249,3 +249,20 @@ def test_a_failed_calibration_leaves_functional_relus_as_they_are() -> None:
     with pytest.raises(ValueError, match="NaN or infinite"):
         calibrate(net, [torch.full((2, 4), torch.nan)], lambda _: ATIFuNode(), 8, functional=True)
     assert list(net.modules()) == before and str(net) == text and type(net) is Functional
+
+
+def test_a_net_that_makes_tensors_in_its_forward_pass_is_calibrated() -> None:
+    class Normalised(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.head = nn.Linear(4, 8), nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(F.relu(self.first((x - torch.tensor([0.4, 0.5, 0.6, 0.5])) / 0.2)))
+
+    torch.manual_seed(0)
+    net, x = Normalised(), torch.rand(64, 4)
+    want = net(x)
+    calibrate(net, [x], lambda _: ATIFuNode(v_init=0.5, scale_output=True), 64, functional=True)
+    with torch.no_grad():
+        assert (torch.stack([net(x) for _ in range(64)]).mean(0) - want).abs().max() < 0.1 * want.abs().max()

@@ -428,6 +428,42 @@ def test_what_a_relu_in_place_has_written_is_read_from_its_result() -> None:
     assert torch.equal(net(x), InPlace()(x)) and (net(x) >= 0).all()
 
 
+class Making(nn.Module):
+    """Makes tensors in its forward pass: of one value in both modes, of two, from a buffer, one that it writes into."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 4)
+        self.register_buffer("scale", torch.ones(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = (x - torch.tensor([0.4, 0.5, 0.6])) / (self.scale * 2.0)
+        total = torch.zeros(2, 4)
+        total += F.relu(self.linear(x))
+        return total * (torch.full((4,), 3.0) if self.training else torch.ones(4))
+
+
+def test_tensors_that_a_forward_pass_makes_are_kept_with_the_net(tmp_path: Any) -> None:
+    torch.manual_seed(0)
+    net, x = Making(), torch.rand(2, 3)
+    old, names = copy.deepcopy(net), list(net.state_dict())
+    assert replace_neurons(net, lambda relu: type(relu)(), functional=True) == 1
+    copies = net, copy.deepcopy(net), pickle.loads(pickle.dumps(net))
+    old.scale.fill_(3.0)
+    for one in copies:
+        one.load_state_dict(old.state_dict())
+        for mode in (True, False, False):
+            assert torch.equal(one.train(mode)(x), old.train(mode)(x)) and list(one.state_dict()) == names
+    assert copy.deepcopy(net).to("meta")(x.to("meta")).is_meta, "they follow the device"
+    snn_ext.save(net, tmp_path / "net.pt")
+    assert torch.equal(snn_ext.load(tmp_path / "net.pt")(x), old(x))
+    before = snapshot(net := Making())
+    with pytest.raises(TypeError, match="got 'no neuron'"):
+        replace_neurons(net, lambda _: "no neuron", functional=True)
+    assert_unchanged(net, before)
+    assert type(net) is Making and list(dict(net.named_buffers())) == ["scale"]
+
+
 def test_an_instance_in_several_places_is_split_on_request_only() -> None:
     relu = nn.ReLU()
     net = nn.Sequential(nn.Sequential(nn.Linear(2, 2), relu), relu, nn.Linear(2, 2))
