@@ -19,13 +19,10 @@ from torch.nn import functional as F
 
 from ._errors import bad_value
 from ._tracing import ThreadTracer, traced_graph
-from .hosts import is_neuron
+from .hosts import is_neuron, is_relu
 from .training import ConstantInputNet
 
-__all__ = ["RELUS", "Survey", "module_for_each_call", "survey"]
-
-RELUS = nn.ReLU, nn.ReLU6
-"""Activations for which a spiking neuron may stand."""
+__all__ = ["Survey", "module_for_each_call", "survey"]
 
 _FUNCTIONAL: dict[Any, type[nn.Module]] = {
     F.relu: nn.ReLU, torch.relu: nn.ReLU, torch.relu_: nn.ReLU, "relu": nn.ReLU, "relu_": nn.ReLU, F.relu6: nn.ReLU6,
@@ -39,7 +36,7 @@ _ANALOG = {
 _ANALOG_MODULES = tuple(
     getattr(nn, name)
     for name in nn.modules.activation.__all__
-    if name not in ("MultiheadAttention", "ReLU", "ReLU6") and "Softm" not in name and name != "LogSoftmax"
+    if name != "MultiheadAttention" and "Softm" not in name and name != "LogSoftmax"
 )
 _NAMES = {"relu", "relu_", "relu6", *_ANALOG, *(f"{name}_" for name in _ANALOG)}
 _CONTEXTS = {"autocast", "enable_grad", "inference_mode", "no_grad", "set_grad_enabled"}
@@ -63,7 +60,7 @@ class Survey(NamedTuple):
 
 def survey(net: nn.Module) -> Survey:
     """Look for the activations of a net as far as it can be traced; nothing is raised."""
-    found = Survey([], [], [], Counter())
+    found, named = Survey([], [], [], Counter()), set[str]()
     nodes: list[fx.Node] = []
     try:
         step = net.one_step() if isinstance(net, ConstantInputNet) else net
@@ -73,17 +70,20 @@ def survey(net: nn.Module) -> Survey:
             where = f"in {type(module).__name__}.forward" + (name and f" of {name}")
             for call in sorted(_mentioned(module)):
                 (found.functional if call.startswith("relu") else found.analog).append(f"perhaps {call} {where}")
+                named.add(name)
     for node in nodes:
         place = f"{_name(node)} ({node.meta.get('source') or 'unknown line'})"
         if _is_functional_relu(node):
             found.functional.append(place)
+            named.add(_owner(node))
         elif node.op in ("call_function", "call_method") and _name(node).rstrip("_") in _ANALOG:
             found.analog.append(place)
-        elif node.op == "call_module" and isinstance(module := net.get_submodule(str(node.target)), RELUS):
-            found.calls[module] += 1
+            named.add(_owner(node))
+        elif _calls_relu(net, node):
+            found.calls[net.get_submodule(str(node.target))] += 1
             found.overwriting.extend([place] * bool(_later_readers(net, node)))
     for name, module in net.named_modules():
-        if isinstance(module, _ANALOG_MODULES) and not isinstance(module, RELUS):
+        if isinstance(module, _ANALOG_MODULES) and not (is_relu(module) or module._modules or name in named):
             found.analog.append(f"{name} ({type(module).__name__})")
         elif getattr(getattr(module, "activation", None), "__name__", "") in _NAMES:  # of nn.TransformerEncoderLayer
             found.analog.append(f"{name}.activation ({type(module).__name__})")
@@ -135,6 +135,7 @@ class _CallTracer(ThreadTracer):
     """Tracer that enters some modules by name, or all that may call an activation; layers and neurons stay whole."""
 
     proxy_buffer_attributes = True  # what is computed from a buffer follows its value
+
     def __init__(self, entered: set[str] | None = None) -> None:
         super().__init__()
         self._entered = entered
@@ -142,7 +143,7 @@ class _CallTracer(ThreadTracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         if self._entered is not None:
             return module_qualified_name not in self._entered
-        if isinstance(m, RELUS) or is_neuron(m) or super().is_leaf_module(m, module_qualified_name):
+        if is_relu(m) or is_neuron(m) or super().is_leaf_module(m, module_qualified_name):
             return True
         return not m._modules and not _mentioned(m)
 
@@ -209,7 +210,7 @@ def _is_functional_relu(node: fx.Node) -> bool:
 
 
 def _calls_relu(net: nn.Module, node: fx.Node) -> bool:
-    return node.op == "call_module" and isinstance(net.get_submodule(str(node.target)), RELUS)
+    return node.op == "call_module" and is_relu(net.get_submodule(str(node.target)))
 
 
 def _name(node: fx.Node) -> str:
@@ -289,7 +290,7 @@ def _split_places(net: nn.Module) -> None:
     seen = set[nn.Module]()
     for parent in list(net.modules()):
         for name, child in parent._modules.items():
-            if isinstance(child, RELUS):
+            if is_relu(child):
                 parent._modules[name] = copy.deepcopy(child) if child in seen else child
                 seen.add(child)
 

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from ._arriving import analog_samples, biases_before, fit_to_spikes
-from ._calls import RELUS, module_for_each_call
+from ._calls import module_for_each_call
 from ._errors import bad_type, bad_value, check_bool, check_choice, check_count
-from .hosts import is_neuron, reset_neurons
+from .hosts import is_neuron, is_relu, reset_neurons
 from .neurons import IntegrateAndFireNeuron
 from .replacement import Factory, check_factory, replace_neurons, swap_neurons
 
@@ -123,7 +123,7 @@ def calibrate(
 
     with module_for_each_call(net) if functional else nullcontext():
         seen = _First(batches, samples if method == "calibrated" else 0)
-        inputs = record_inputs(net, seen, modules=lambda module: isinstance(module, RELUS), limit=limit)
+        inputs = record_inputs(net, seen, modules=is_relu, limit=limit)
         activations, biases = analog_samples(net, inputs, seen.inputs), biases_before(net, inputs)
         replace_neurons(net, fitted)
         try:

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ._calls import RELUS, module_for_each_call, survey
+from ._calls import module_for_each_call, survey
 from ._errors import bad_type, bad_value, check_bool, describe
 from ._together import all_or_nothing
 from .functional import ATan, Sigmoid, as_surrogate, uniform_points
-from .hosts import host_of, is_neuron
+from .hosts import host_of, is_neuron, is_relu
 from .neurons import (
     AdaptiveSpikingNeuron,
     IntegrateAndFireNeuron,
@@ -40,6 +40,8 @@ def replace_neurons(net: nn.Module, factory: Factory, *, drop: tuple[str, ...] =
     ``init_hidden``, ``output``), the leak, the tie rule, ``scale_output`` and ``grad_scale`` are copied from the old
     neuron wherever the factory has left them at their defaults; a default that it gives explicitly cannot be told
     apart. An instance that stands in several places is replaced by one instance.
+
+    A subclass of ``nn.ReLU`` or ``nn.ReLU6`` with a forward pass of its own is no ReLU: it stays, and is warned of.
 
     A neuron fires at most once a step, so that its threshold is its ceiling, behind a ReLU as behind a ReLU6; that of a
     ReLU6 at 6 is kept by no higher threshold.
@@ -158,7 +160,7 @@ def check_factory(factory: Any) -> None:
 
 
 def _replaceable(module: nn.Module) -> bool:
-    return isinstance(module, RELUS) or is_neuron(module)
+    return is_relu(module) or is_neuron(module)
 
 
 def _leaf(name: str) -> str:
@@ -234,7 +236,7 @@ def _ceiling(neuron: nn.Module) -> float:
 
 def _losses(old: nn.Module, new: nn.Module) -> dict[str, str]:
     """Return the properties that the new neuron would lose, each with the first half of a remedy."""
-    if isinstance(old, RELUS):
+    if is_relu(old):
         return {}
     lost: dict[str, str] = {}
     if _dynamics(old) != _dynamics(new):
@@ -303,14 +305,14 @@ def _settings(old: nn.Module, new: nn.Module) -> dict[str, Any]:
     for name, default in defaults.items():
         if hasattr(old, name) and hasattr(new, name) and getattr(new, name) == default:
             settings[name] = getattr(old, name)
-    if isinstance(new, IntegrateAndFireNeuron) and not isinstance(old, RELUS):
+    if isinstance(new, IntegrateAndFireNeuron) and not is_relu(old):
         habit = host_of(new) == "spikingjelly"  # its neurons fire at the threshold, snnTorch's above it
         rule = getattr(old, "fire_at_threshold", host_of(old) == "spikingjelly")
         if new.fire_at_threshold == habit != rule:
             settings["fire_at_threshold"] = rule
     if isinstance(new, TauLeak | BetaLeak) and not new.leaks and new.takes_leak_of(old):
         settings["leak"] = old
-    if isinstance(old, RELUS) and getattr(new, "init_hidden", True) is False:
+    if is_relu(old) and getattr(new, "init_hidden", True) is False:
         settings["init_hidden"] = True  # instead of a ReLU, which returns one tensor
     for name, surrogate in (("surrogate_function", Sigmoid(4.0)), ("spike_grad", ATan(2.0))):
         if hasattr(old, name) and hasattr(new, name) and as_surrogate(getattr(new, name)) == surrogate:

@@ -573,6 +573,33 @@ def test_nothing_is_warned_of_where_nothing_is_left() -> None:
         replace_neurons(net, lambda _: ATIFuNode(), functional=True)
 
 
+class Shifted(nn.ReLU):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(x - 0.5)
+
+
+class Soft(nn.ReLU6):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.log1p(x.exp())
+
+
+class Named(nn.ReLU):
+    """Has the forward pass of its base."""
+
+
+def test_a_subclass_of_relu_with_a_forward_pass_of_its_own_is_no_relu() -> None:
+    x = torch.tensor([0.4, 0.75])
+    net = nn.Sequential(Shifted(), Soft(), Named())
+    want = net[:2](x)
+    message = r"net: got 2 activations left analog: relu \(test_replacement.py, line \d+\), 1 \(Soft\), want"
+    with pytest.warns(UserWarning, match=message):
+        assert replace_neurons(net, lambda _: ATIFuNode()) == 1
+    assert torch.equal(net[:2](x), want) and isinstance(net[2], ATIFuNode)
+    with pytest.warns(UserWarning, match=r"net: got 1 activation left analog: 1 \(Soft\), want"):
+        assert replace_neurons(net, lambda old: nn.ReLU(), functional=True) == 2
+    assert torch.equal(net[:2](x), want)
+
+
 def test_the_ceiling_of_a_relu6_is_said_to_be_lost_where_it_is() -> None:
     for threshold, lost in ((6.0, False), (1.0, False), (8.0, True)):
         with warnings.catch_warnings(record=True) as caught:
