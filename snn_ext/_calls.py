@@ -39,8 +39,6 @@ _ANALOG_MODULES = tuple(
     if name != "MultiheadAttention" and "Softm" not in name and name != "LogSoftmax"
 )
 _NAMES = {"relu", "relu_", "relu6", *_ANALOG, *(f"{name}_" for name in _ANALOG)}
-_CONTEXTS = {"autocast", "enable_grad", "inference_mode", "no_grad", "set_grad_enabled"}
-"""Contexts that a traced graph leaves out."""
 _ITERATED = nn.Sequential, nn.ModuleList, nn.ModuleDict
 """Modules that run or count their children: another child would be one too many."""
 
@@ -139,6 +137,19 @@ class _CallTracer(ThreadTracer):
     def __init__(self, entered: set[str] | None = None) -> None:
         super().__init__()
         self._entered = entered
+        self.lost: list[str] = []
+        """What the graph leaves out."""
+
+    def trace(self, root: Any, concrete_args: dict[str, Any] | None = None) -> fx.Graph:
+        self._modes = _modes()
+        return super().trace(root, concrete_args)
+
+    def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
+        node = super().create_node(*args, **kwargs)
+        for name, value in _modes().items():
+            if value != self._modes[name]:
+                self.lost.append(f"{name} of its own for {_name(node)} ({node.meta['source'] or 'unknown line'})")
+        return node
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         if self._entered is not None:
@@ -158,38 +169,51 @@ class _CallTracer(ThreadTracer):
         return fn, args
 
 
+def _modes() -> dict[str, bool]:
+    """Return the modes that contexts set, such as ``torch.no_grad``, and a graph does not hold."""
+    autocast = {f"autocast on {kind}": torch.is_autocast_enabled(kind) for kind in ("cpu", "cuda")}
+    return {"a gradient mode": torch.is_grad_enabled(), **autocast}
+
+
 def _stays(name: str, value: Any, default: Any) -> None:
     """Raise if an argument is given another value than the one that it was traced with."""
     if not isinstance(value, fx.Proxy) and (type(value) is not type(default) or value != default):
         bad_value(name, value, f"{default!r}, with which functional=True has traced the net")
 
 
-def _traced(net: nn.Module, training: bool, entered: set[str] | None = None) -> fx.Graph:
+def _traced(net: nn.Module, training: bool, tracer: _CallTracer | None = None) -> fx.Graph:
     """Return the graph of a forward pass, in training or in evaluation; hooks do not see it."""
     attributes = {"training": training, "_forward_hooks": OrderedDict(), "_forward_pre_hooks": OrderedDict()}
     before = [(m, {name: m.__dict__[name] for name in attributes if name in m.__dict__}) for m in net.modules()]
     try:
         for module, values in before:
             module.__dict__.update({name: attributes[name] for name in values})
-        return traced_graph(net, _CallTracer(entered), "net")
+        return traced_graph(net, tracer or _CallTracer(), "net")
     finally:
         for module, values in before:
             module.__dict__.update(values)
 
 
-def _refuse_contexts(modules: list[nn.Module]) -> None:
-    for module in modules:
-        if contexts := _mentioned(module, _CONTEXTS):
-            got = f"{', '.join(sorted(contexts))} in {type(module).__name__}.forward"
-            bad_value("net", got, "no such context with functional=True: a traced graph leaves it out")
+def _whole_graph(net: nn.Module, training: bool, entered: set[str]) -> fx.Graph:
+    """Return a graph that can stand for a forward pass, or raise if it would leave something out or fix it.
+
+    It is traced with gradient and without, for a context of the net that changes nothing at the moment does not show.
+    """
+    for usual in (False, True):
+        tracer = _CallTracer(entered)
+        with torch.set_grad_enabled(usual), torch.autocast("cpu", enabled=not usual):
+            graph = _traced(net, training, tracer)
+        if tracer.lost:
+            bad_value("net", tracer.lost[0], "no such call with functional=True: a traced graph leaves it out")
+    return graph
 
 
-def _mentioned(module: nn.Module, names: set[str] = _NAMES) -> set[str]:
-    """Return those of some names that the code of a forward pass mentions, attributes of the module itself left out."""
-    forward = getattr(getattr(type(module), "forward", None), "__code__", None)  # a scripted module has neither
+def _mentioned(module: nn.Module) -> set[str]:
+    """Return the activations that the code of a forward pass mentions, attributes of the module itself left out."""
+    forward = getattr(inspect.unwrap(getattr(type(module), "forward", nn.Identity.forward)), "__code__", None)  # a scripted module has neither
     if forward is None or type(module).__module__.startswith("torch."):
         return set()
-    return names.intersection(_loaded(forward, forward.co_varnames[:1]))
+    return _NAMES.intersection(_loaded(forward, forward.co_varnames[:1]))
 
 
 def _loaded(code: CodeType, own: tuple[str, ...]) -> Iterator[str]:
@@ -267,14 +291,13 @@ def _rewrite(net: nn.Module, name: str, owners: set[str]) -> None:
     module, names = net.get_submodule(name), dict[Any, str]()
     entered = {other for other, _ in module.named_modules() if any(_is_inside(o, f"{name}.{other}") for o in owners)}
     try:
-        graphs = _traced(module, True, entered), _traced(module, False, entered)
+        graphs = _whole_graph(module, True, entered), _whole_graph(module, False, entered)
     except ValueError:
         if not name:
             raise
         _rewrite(net, name.rpartition(".")[0], owners)
         return
     if any([_give_modules(module, graph, names) for graph in graphs]):
-        _refuse_contexts([module.get_submodule(other) for other in entered])
         kept: dict[str, Any] = {}
         for graph in graphs:
             _keep_constants(module, graph, kept)

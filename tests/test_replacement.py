@@ -530,21 +530,57 @@ def test_steps_of_a_net_with_constant_input_are_not_taken_for_calls() -> None:
         replace_neurons(snn_ext.ConstantInputNet(nn.Sequential(nn.Linear(2, 2), nn.ReLU()), 4), lambda _: ATIFuNode())
 
 
-def test_a_context_that_a_graph_would_leave_out_is_refused() -> None:
+def within_a_helper(x: Tensor, context: Any) -> Tensor:
+    with context:
+        return x * 2.0
+
+
+@pytest.mark.parametrize(
+    ("context", "name"),
+    [
+        (torch.no_grad, "a gradient mode"),
+        (torch.enable_grad, "a gradient mode"),
+        (torch.inference_mode, "a gradient mode"),
+        (lambda: torch.autocast("cpu"), "autocast on cpu"),
+        (lambda: torch.autocast("cpu", enabled=False), "autocast on cpu"),
+    ],
+)
+@pytest.mark.parametrize("usual", [True, False])
+def test_a_context_that_a_graph_would_leave_out_is_refused(context: Any, name: str, usual: bool) -> None:
     class Frozen(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.stem = nn.Linear(2, 2)
 
         def forward(self, x: Tensor) -> Tensor:
-            with torch.no_grad():
-                x = self.stem(x)
-            return F.relu(x)
+            x = self.stem(x)
+            return F.relu(x if self.training else within_a_helper(x, context()))
 
     net = Frozen()
-    with pytest.raises(ValueError, match="net: got .no_grad in Frozen.forward"):
+    message = rf"net: got '{name} of its own for mul \(test_replacement.py, line \d+\)'"
+    with torch.set_grad_enabled(usual), pytest.raises(ValueError, match=message):
         replace_neurons(net, lambda old: ATIFuNode(), functional=True)
     assert type(net) is Frozen and list(net._modules) == ["stem"]
+
+
+def test_a_context_of_a_module_that_stays_as_it_is_is_kept() -> None:
+    class Stem(nn.Linear):
+        @torch.no_grad()
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x)
+
+    class Frozen(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.head = Stem(2, 2), nn.Linear(2, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.relu(self.head(self.stem(x)))
+
+    net = Frozen()
+    replace_neurons(net, lambda old: nn.ReLU(), functional=True)
+    net(torch.rand(3, 2)).sum().backward()
+    assert net.stem.weight.grad is None and net.head.weight.grad is not None
 
 
 def test_the_activation_inside_a_layer_of_torch_is_named() -> None:
