@@ -5,6 +5,9 @@ from __future__ import annotations
 import copy
 import dis
 import inspect
+import random
+import sys
+import traceback
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -16,9 +19,10 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ._errors import bad_value
-from ._tracing import ThreadTracer, traced_graph
+from ._tracing import ThreadTracer, innermost, traced_graph
 from .hosts import is_neuron, is_relu
 from .training import ConstantInputNet
 
@@ -138,11 +142,15 @@ class _CallTracer(ThreadTracer):
         super().__init__()
         self._entered = entered
         self.lost: list[str] = []
-        """What the graph leaves out."""
+        """What the graph leaves out, or fixes."""
 
     def trace(self, root: Any, concrete_args: dict[str, Any] | None = None) -> fx.Graph:
         self._modes = _modes()
-        return super().trace(root, concrete_args)
+        before = _states()
+        with _Draws() as draws:
+            graph = super().trace(root, concrete_args)
+        self.lost += draws.found or ["random numbers, drawn once"] * (_states() != before)
+        return graph
 
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
         node = super().create_node(*args, **kwargs)
@@ -167,6 +175,25 @@ class _CallTracer(ThreadTracer):
                 if isinstance(args[k], bool | int | float | str | None):
                     self.create_proxy("call_function", _stays, (arg.node.target, arg, args[k]), {})
         return fn, args
+
+
+class _Draws(TorchDispatchMode):
+    """Finds random numbers that are drawn while a net is traced: they are no calls of its graph but constants."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if torch.Tag.nondeterministic_seeded in func.tags:
+            self.found.append(f"random numbers, drawn once ({innermost(traceback.walk_stack(None)) or 'unknown line'})")
+        return func(*args, **(kwargs or {}))
+
+
+def _states() -> list[Any]:
+    """Return the states of the generators of Python and NumPy."""
+    numpy = sys.modules.get("numpy.random")
+    return [random.getstate(), str(numpy.get_state()) if numpy else None]
 
 
 def _modes() -> dict[str, bool]:
@@ -204,13 +231,18 @@ def _whole_graph(net: nn.Module, training: bool, entered: set[str]) -> fx.Graph:
         with torch.set_grad_enabled(usual), torch.autocast("cpu", enabled=not usual):
             graph = _traced(net, training, tracer)
         if tracer.lost:
-            bad_value("net", tracer.lost[0], "no such call with functional=True: a traced graph leaves it out")
+            bad_value(
+                "net",
+                tracer.lost[0],
+                "none with functional=True: a traced graph leaves contexts out and fixes what is random",
+            )
     return graph
 
 
 def _mentioned(module: nn.Module) -> set[str]:
     """Return the activations that the code of a forward pass mentions, attributes of the module itself left out."""
-    forward = getattr(inspect.unwrap(getattr(type(module), "forward", nn.Identity.forward)), "__code__", None)  # a scripted module has neither
+    written = getattr(type(module), "forward", None)  # a scripted module has neither
+    forward = getattr(inspect.unwrap(written), "__code__", None) if written else None
     if forward is None or type(module).__module__.startswith("torch."):
         return set()
     return _NAMES.intersection(_loaded(forward, forward.co_varnames[:1]))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import pickle
+import random
 import warnings
 from typing import Any
 
+import numpy as np
 import pytest
 import snntorch as snn
 import torch
@@ -561,6 +563,41 @@ def test_a_context_that_a_graph_would_leave_out_is_refused(context: Any, name: s
     with torch.set_grad_enabled(usual), pytest.raises(ValueError, match=message):
         replace_neurons(net, lambda old: ATIFuNode(), functional=True)
     assert type(net) is Frozen and list(net._modules) == ["stem"]
+
+
+GENERATOR = torch.Generator()
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda: torch.rand(()),
+        lambda: torch.rand((), generator=GENERATOR),
+        lambda: torch.zeros(2).uniform_(),
+        lambda: F.dropout(torch.ones(2)),
+        random.random,
+        lambda: np.random.rand(),
+    ],
+)
+def test_what_is_drawn_at_random_is_not_fixed_but_refused(draw: Any) -> None:
+    class Random(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return F.relu(x * 1.5) if not self.training else F.relu(x * draw())
+
+    net = Random()
+    with pytest.raises(ValueError, match="net: got 'random numbers, drawn once.*want none with functional=True"):
+        replace_neurons(net, lambda old: ATIFuNode(), functional=True)
+    assert type(net) is Random and not net._modules
+
+
+def test_random_calls_of_a_graph_stay_random() -> None:
+    class Noisy(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return F.relu(F.dropout(x, 0.5, True) + torch.rand_like(x))
+
+    net, x = Noisy(), torch.rand(64)
+    replace_neurons(net, lambda old: nn.ReLU(), functional=True)
+    assert not torch.equal(net(x), net(x))
 
 
 def test_a_context_of_a_module_that_stays_as_it_is_is_kept() -> None:
