@@ -33,9 +33,16 @@ _FUNCTIONAL: dict[Any, type[nn.Module]] = {
 }  # fmt: skip
 """Functions and methods of tensors that are called instead of a module, and that module."""
 
+_BOUNDS: dict[str, dict[str, Any]] = {
+    "clamp": {"min": None, "max": None}, "clamp_min": {"min": None}, "hardtanh": {"min_val": -1.0, "max_val": 1.0},
+}  # fmt: skip
+_BOUNDS["clip"] = _BOUNDS["clamp"]
+"""Functions and methods that are a ReLU or a ReLU6 with some bounds; the arguments behind the input, and defaults."""
+
 _ANALOG = {
-    "celu", "elu", "gelu", "glu", "hardsigmoid", "hardswish", "hardtanh", "leaky_relu", "logsigmoid", "mish", "prelu",
-    "rrelu", "selu", "sigmoid", "silu", "softplus", "softsign", "tanh", "threshold",
+    "celu", "clamp", "clamp_max", "clamp_min", "clip", "elu", "fmax", "fmin", "gelu", "glu", "hardsigmoid", "hardswish",
+    "hardtanh", "leaky_relu", "logsigmoid", "maximum", "minimum", "mish", "prelu", "rrelu", "selu", "sigmoid", "silu",
+    "softplus", "softsign", "tanh", "threshold",
 }  # fmt: skip
 _ANALOG_MODULES = tuple(
     getattr(nn, name)
@@ -75,10 +82,10 @@ def survey(net: nn.Module) -> Survey:
                 named.add(name)
     for node in nodes:
         place = f"{_name(node)} ({node.meta.get('source') or 'unknown line'})"
-        if _is_functional_relu(node):
+        if _functional_relu(node):
             found.functional.append(place)
             named.add(_owner(node))
-        elif node.op in ("call_function", "call_method") and _name(node).rstrip("_") in _ANALOG:
+        elif _is_analog(node) and _depends_on_input(node):
             found.analog.append(place)
             named.add(_owner(node))
         elif _calls_relu(net, node):
@@ -261,8 +268,31 @@ def _loaded(code: CodeType, own: tuple[str, ...]) -> Iterator[str]:
 # -- calls in a graph --------------------------------------------------------------------------------------------------
 
 
-def _is_functional_relu(node: fx.Node) -> bool:
-    return node.op in ("call_function", "call_method") and node.target in _FUNCTIONAL
+def _functional_relu(node: fx.Node) -> type[nn.Module] | None:
+    """Return the module for a call of a function that is a ReLU or a ReLU6 of something that depends on the input."""
+    if node.op not in ("call_function", "call_method") or not _depends_on_input(node):
+        return None
+    if node.target in _FUNCTIONAL:
+        return _FUNCTIONAL[node.target]
+    bounds = dict(_BOUNDS.get(_name(node).rstrip("_"), {}))
+    bounds |= dict(zip(bounds, node.args[1:], strict=False)) | {k: node.kwargs[k] for k in bounds if k in node.kwargs}
+    values = tuple(bounds.values())
+    return nn.ReLU if values in ((0,), (0, None)) else nn.ReLU6 if values == (0, 6) else None
+
+
+def _depends_on_input(node: fx.Node) -> bool:
+    """Return False for what is computed from parameters alone: no activation, whatever its function."""
+    seen, left = {node}, [node]
+    while left:
+        new = set(left.pop().all_input_nodes) - seen
+        seen |= new
+        left += new
+    return any(other.op == "placeholder" for other in seen)
+
+
+def _is_analog(node: fx.Node) -> bool:
+    of_two = _name(node) in ("max", "min") and len(node.all_input_nodes) > 1  # with one it is a pooling
+    return node.op in ("call_function", "call_method") and (_name(node).rstrip("_") in _ANALOG or of_two)
 
 
 def _calls_relu(net: nn.Module, node: fx.Node) -> bool:
@@ -282,7 +312,7 @@ def _later_readers(net: nn.Module, node: fx.Node) -> list[fx.Node]:
     if node.op == "call_module":
         in_place = getattr(net.get_submodule(str(node.target)), "inplace", False)
     else:
-        in_place = _name(node).endswith("_") or node.kwargs.get("inplace", node.args[1:] == (True,))
+        in_place = _name(node).endswith("_") or node.kwargs.get("inplace", any(arg is True for arg in node.args[1:]))
     source = _source(node)
     if not in_place or not isinstance(source, fx.Node):
         return []
@@ -299,7 +329,7 @@ def _find_callers(net: nn.Module, graph: fx.Graph, found: dict[str, set[str]]) -
     again = {path for stack in stacks.values() for call, (path, _) in stack.items() if "@" in call}
     calls = Counter[Any]()
     for node, stack in stacks.items():
-        if _is_functional_relu(node) or _calls_relu(net, node):
+        if _functional_relu(node) or _calls_relu(net, node):
             calls[node.target] += 1
             if node.op != "call_module" or calls[node.target] > 1 or _later_readers(net, node):
                 around = ["", *(path for path, _ in stack.values())]
@@ -345,7 +375,7 @@ def _split_places(net: nn.Module) -> None:
     seen = set[nn.Module]()
     for parent in list(net.modules()):
         for name, child in parent._modules.items():
-            if is_relu(child):
+            if child is not None and is_relu(child):
                 parent._modules[name] = copy.deepcopy(child) if child in seen else child
                 seen.add(child)
 
@@ -355,7 +385,7 @@ def _give_modules(net: nn.Module, graph: fx.Graph, names: dict[Any, str]) -> boo
 
     ``names`` are the modules by place, which training and evaluation share: a module at its first place is kept.
     """
-    relus = [node for node in graph.nodes if _is_functional_relu(node) or _calls_relu(net, node)]
+    relus = [node for node in graph.nodes if _functional_relu(node) or _calls_relu(net, node)]
     changed, visits = False, Counter[Any]()
     for node in relus:
         for user in _later_readers(net, node):
@@ -385,7 +415,8 @@ def _add_module(net: nn.Module, node: fx.Node) -> str:
         owner, _, base = str(node.target).rpartition(".")
         module = copy.deepcopy(net.get_submodule(str(node.target)))
     else:
-        owner, base, module = _owner(node), _name(node).rstrip("_"), _FUNCTIONAL[node.target]()
+        kind = cast(type[nn.Module], _functional_relu(node))
+        owner, base, module = _owner(node), kind.__name__.lower(), kind()
     while owner and isinstance(net.get_submodule(owner), _ITERATED):
         owner, _, last = owner.rpartition(".")
         base = f"{last}_{base}"

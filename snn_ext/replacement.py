@@ -56,15 +56,16 @@ def replace_neurons(net: nn.Module, factory: Factory, *, drop: tuple[str, ...] =
         Properties that may be lost: "leak", "recurrence", "hard reset", "initial potential" (of the old neuron, where
         the new one has none), "dynamics" (any other equation than integrate-and-fire). Nothing by default.
     functional : bool
-        Also replace functional ReLUs (``F.relu``, ``torch.relu``, ``x.relu()``, their forms in place, ``F.relu6``), and
-        give every call of a shared ReLU a neuron of its own. The factory is called with an ``nn.ReLU`` or ``nn.ReLU6``
-        for each. The forward pass of a module with such calls becomes that of its graph, traced once for training and
-        once for evaluation; its class is a subclass of the old one, and names and values of all other modules stay. A
-        module that is called several times, or with optional arguments, is taken up into the one around it. What a
-        traced forward pass reads from attributes, such as a number of repetitions, and its optional arguments keep the
-        values they have now. Refused are forward passes that choose at random in Python, and that enter contexts such
-        as ``torch.no_grad``, for a graph has neither. Give a net of one step, not one that loops over time itself: it would get a neuron for
-        each step. :class:`snn_ext.ConstantInputNet` is known.
+        Also replace functional ReLUs (``F.relu``, ``torch.relu``, ``x.relu()``, their forms in place, ``F.relu6``; a
+        clamp or ``F.hardtanh`` with the bounds of a ReLU or a ReLU6) of what depends on the input, and give every call
+        of a shared ReLU a neuron of its own. The factory is called with an ``nn.ReLU`` or ``nn.ReLU6`` for each. The
+        forward pass of a module with such calls becomes that of its graph, traced once for training and once for
+        evaluation; its class is a subclass of the old one, and names and values of all other modules stay. A module
+        that is called several times, or with optional arguments, is taken up into the one around it. What a traced
+        forward pass reads from attributes, such as a number of repetitions, and its optional arguments keep the values
+        they have now. Refused are forward passes that choose at random in Python, and that enter contexts such as
+        ``torch.no_grad``, for a graph has neither. Give a net of one step, not one that loops over time itself: it
+        would get a neuron for each step. :class:`snn_ext.ConstantInputNet` is known.
 
     Returns
     -------

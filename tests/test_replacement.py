@@ -673,6 +673,64 @@ def test_a_subclass_of_relu_with_a_forward_pass_of_its_own_is_no_relu() -> None:
     assert torch.equal(net[:2](x), want)
 
 
+RECTIFIERS = {
+    "clamp_min": (lambda x: x.clamp_min(0), nn.ReLU),
+    "clamp_min, of torch": (lambda x: torch.clamp_min(x, min=0.0), nn.ReLU),
+    "clamp": (lambda x: x.clamp(min=0), nn.ReLU),
+    "clamp, of torch": (lambda x: torch.clamp(x, 0.0, None), nn.ReLU),
+    "clip, in place": (lambda x: (x * 1.0).clip_(0), nn.ReLU),
+    "clamp to 6": (lambda x: x.clamp(0, 6), nn.ReLU6),
+    "clamp to 6, by name": (lambda x: torch.clamp(input=x, max=6, min=0), nn.ReLU6),
+    "hardtanh": (lambda x: F.hardtanh(x, 0.0, 6.0), nn.ReLU6),
+    "hardtanh, in place": (lambda x: F.hardtanh(x * 1.0, 0.0, max_val=6.0, inplace=True), nn.ReLU6),
+}
+OTHERS = {
+    "clamp from below zero": lambda x: x.clamp(-1, 6),
+    "clamp to 4": lambda x: x.clamp(0, 4),
+    "clamp from above": lambda x: x.clamp(max=0),
+    "clamp_max": lambda x: torch.clamp_max(x, 0),
+    "hardtanh": F.hardtanh,
+    "maximum": lambda x: torch.maximum(x, torch.zeros(())),
+    "max": lambda x: torch.max(x, x - 1.0),
+}
+
+
+class Calling(nn.Module):
+    def __init__(self, function: Any) -> None:
+        super().__init__()
+        self.function, self.act, self.slope = function, nn.ReLU(), nn.Parameter(torch.ones(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.function(x) * self.slope.clamp(min=0) + 9.0)
+
+
+@pytest.mark.parametrize("name", RECTIFIERS)
+def test_a_clamp_that_is_a_relu_is_replaced_as_one(name: str) -> None:
+    function, kind = RECTIFIERS[name]
+    x = torch.linspace(-10.0, 10.0, 9)
+    with pytest.warns(UserWarning, match="net: got 1 activation left analog: "):
+        assert replace_neurons(Calling(function), lambda _: ATIFuNode()) == 1
+    net, found = Calling(function), list[Any]()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert replace_neurons(net, lambda old: found.append(type(old)) or type(old)(), functional=True) == 2
+    assert sorted(map(str, found)) == sorted(map(str, [nn.ReLU, kind])) and torch.equal(net(x), Calling(function)(x))
+
+
+@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("functional", [False, True])
+def test_a_clamp_that_is_no_relu_is_named_as_left_analog(name: str, functional: bool) -> None:
+    with pytest.warns(UserWarning, match="net: got 1 activation left analog: [a-z_]+ ") as caught:
+        assert replace_neurons(Calling(OTHERS[name]), lambda _: ATIFuNode(), functional=functional) == 1
+    assert len(caught) == 1
+
+
+def test_the_pooling_of_a_maximum_is_no_activation() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        replace_neurons(Calling(lambda x: x.max(0, keepdim=True)[0] + torch.max(x)), lambda _: ATIFuNode())
+
+
 def test_the_ceiling_of_a_relu6_is_said_to_be_lost_where_it_is() -> None:
     for threshold, lost in ((6.0, False), (1.0, False), (8.0, True)):
         with warnings.catch_warnings(record=True) as caught:
