@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import wraps
 from itertools import chain, count, dropwhile
-from types import CodeType
+from types import CodeType, FunctionType, ModuleType
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -247,21 +247,44 @@ def _whole_graph(net: nn.Module, training: bool, entered: set[str]) -> fx.Graph:
 
 
 def _mentioned(module: nn.Module) -> set[str]:
-    """Return the activations that the code of a forward pass mentions, attributes of the module itself left out."""
-    written = getattr(type(module), "forward", None)  # a scripted module has neither
-    forward = getattr(inspect.unwrap(written), "__code__", None) if written else None
-    if forward is None or type(module).__module__.startswith("torch."):
-        return set()
-    return _NAMES.intersection(_loaded(forward, forward.co_varnames[:1]))
+    """Return the activations that a forward pass mentions, or a function or method that it calls."""
+    found, seen = set[str](), set[FunctionType]()
+    left: list[tuple[Any, bool]] = [(getattr(type(module), "forward", None), True)]  # a scripted module has none
+    while left:
+        value, is_method = left.pop()
+        function = inspect.unwrap(value) if callable(value) else None
+        if not isinstance(function, FunctionType) or function in seen or _is_foreign(function, type(module)):
+            continue
+        seen.add(function)
+        for owner, name in _loaded(function.__code__):
+            if owner in function.__code__.co_varnames[:is_method]:  # an attribute of the module itself
+                value = inspect.getattr_static(module, name, None)
+                left.append(
+                    (getattr(value, "__func__", value), isinstance(value, FunctionType) and name not in vars(module))
+                )
+            else:
+                found |= _NAMES & {name}
+                value = function.__globals__.get(owner)
+                value = getattr(value, name, None) if isinstance(value, ModuleType) else function.__globals__.get(name)
+                left.append((value, False))
+            found |= _NAMES & {getattr(value, "__name__", "")}
+    return found
 
 
-def _loaded(code: CodeType, own: tuple[str, ...]) -> Iterator[str]:
+def _is_foreign(function: FunctionType, kind: type[nn.Module]) -> bool:
+    """Return True for a function of torch, or of another library than that of a module."""
+    own, other = (str(thing.__module__).partition(".")[0] for thing in (kind, function))
+    return other == "torch" or (other != own and "site-packages" in function.__code__.co_filename)
+
+
+def _loaded(code: CodeType) -> Iterator[tuple[Any, str]]:
+    """Yield the names that code loads, each with what was loaded before it, of which it may be an attribute."""
     before = None
     for instruction in dis.get_instructions(code):
         if isinstance(instruction.argval, CodeType):
-            yield from _loaded(instruction.argval, own)
-        elif isinstance(instruction.argval, str) and instruction.opname.startswith("LOAD") and before not in own:
-            yield instruction.argval
+            yield from _loaded(instruction.argval)
+        elif isinstance(instruction.argval, str) and instruction.opname.startswith("LOAD"):
+            yield before, instruction.argval
         before = instruction.argval
 
 
@@ -398,7 +421,7 @@ def _give_modules(net: nn.Module, graph: fx.Graph, names: dict[Any, str]) -> boo
         if key not in names:
             is_new = node.op != "call_module" or node.target in names.values()
             names[key] = _add_module(net, node) if is_new else str(node.target)
-        if node.target != names[key]:
+        if (node.op, node.target) != ("call_module", names[key]):  # a method may have the name of the new module
             source, changed = _source(node), True
             node.op, node.target, node.args, node.kwargs = "call_module", names[key], (source,), {}
     return changed

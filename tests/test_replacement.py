@@ -503,6 +503,48 @@ def test_a_net_that_cannot_be_traced_is_searched_for_names_and_refused_on_reques
         replace_neurons(Branching(), lambda _: ATIFuNode(), functional=True)
 
 
+def rectified(x: Tensor) -> Tensor:
+    return helped(x)
+
+
+def helped(x: Tensor) -> Tensor:
+    return x.relu()
+
+
+class Helped(nn.Module):
+    """Has no children, and leaves its activations to functions, methods and attributes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.act = F.relu
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(rectified(x) - 0.1) + self.method(x) + self.static(x - 0.2)
+
+    def method(self, x: Tensor) -> Tensor:
+        return torch.relu(x - 0.3)
+
+    @staticmethod
+    def static(x: Tensor) -> Tensor:
+        return x.relu()
+
+
+def test_activations_behind_functions_and_methods_are_found() -> None:
+    net, x = nn.Sequential(Helped(), nn.ReLU()), torch.rand(8)
+    with pytest.warns(UserWarning, match="net: got 4 activations left analog: relu "):
+        assert replace_neurons(copy.deepcopy(net), lambda _: ATIFuNode()) == 1
+    want = net(x)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert replace_neurons(net, lambda _: nn.ReLU(), functional=True) == 5 and torch.equal(net(x), want)
+
+
+def test_a_method_of_the_name_of_its_new_module_becomes_a_call_of_it() -> None:
+    net = Calling(lambda x: x.relu())
+    replace_neurons(net, lambda _: ATIFuNode(2.0), functional=True)
+    assert net(torch.ones(3)).tolist() == [1.0] * 3 and net.relu.v.tolist() == [1.0] * 3
+
+
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore:.*torch.jit.script:DeprecationWarning")
 @pytest.mark.parametrize("functional", [False, True])
 def test_a_scripted_module_inside_is_left_as_it_is(functional: bool) -> None:
