@@ -216,16 +216,26 @@ def _stays(name: str, value: Any, default: Any) -> None:
 
 
 def _traced(net: nn.Module, training: bool, tracer: _CallTracer | None = None) -> fx.Graph:
-    """Return the graph of a forward pass, in training or in evaluation; hooks do not see it."""
+    """Return the graph of a forward pass, in training or in evaluation; hooks do not see it, and nothing is set."""
+    tracer = tracer or _CallTracer()
     attributes = {"training": training, "_forward_hooks": OrderedDict(), "_forward_pre_hooks": OrderedDict()}
-    before = [(m, {name: m.__dict__[name] for name in attributes if name in m.__dict__}) for m in net.modules()]
+    holders = [
+        (m, held) for m in net.modules() for held in (vars(m), vars(m).get("_buffers")) if isinstance(held, dict)
+    ]
+    before = [(module, held, dict(held)) for module, held in holders]
     try:
-        for module, values in before:
-            module.__dict__.update({name: attributes[name] for name in values})
-        return traced_graph(net, tracer or _CallTracer(), "net")
+        for _, held, values in before:
+            held.update({name: attributes[name] for name in attributes if name in values})
+        return traced_graph(net, tracer, "net")
     finally:
-        for module, values in before:
-            module.__dict__.update(values)
+        for module, held, values in before:
+            for name in [name for name in {**held, **values} if held.get(name) is not values.get(name)]:
+                if name not in attributes:
+                    tracer.lost.append(f"attribute {name} of {type(module).__name__}, set in its forward pass")
+                if name in values:
+                    held[name] = values[name]
+                else:
+                    del held[name]
 
 
 def _whole_graph(net: nn.Module, training: bool, entered: set[str]) -> fx.Graph:
@@ -241,7 +251,7 @@ def _whole_graph(net: nn.Module, training: bool, entered: set[str]) -> fx.Graph:
             bad_value(
                 "net",
                 tracer.lost[0],
-                "none with functional=True: a traced graph leaves contexts out and fixes what is random",
+                "none with functional=True: a graph has no contexts, sets nothing and fixes what is random",
             )
     return graph
 

@@ -63,9 +63,9 @@ def replace_neurons(net: nn.Module, factory: Factory, *, drop: tuple[str, ...] =
         evaluation; its class is a subclass of the old one, and names and values of all other modules stay. A module
         that is called several times, or with optional arguments, is taken up into the one around it. What a traced
         forward pass reads from attributes, such as a number of repetitions, and its optional arguments keep the values
-        they have now. Refused are forward passes that choose at random in Python, and that enter contexts such as
-        ``torch.no_grad``, for a graph has neither. Give a net of one step, not one that loops over time itself: it
-        would get a neuron for each step. :class:`snn_ext.ConstantInputNet` is known.
+        they have now. Refused are forward passes that choose at random in Python, set attributes, or enter contexts
+        such as ``torch.no_grad``, for a graph does neither. Give a net of one step, not one that loops over time
+        itself: it would get a neuron for each step. :class:`snn_ext.ConstantInputNet` is known.
 
     Returns
     -------

@@ -642,6 +642,39 @@ def test_random_calls_of_a_graph_stay_random() -> None:
     assert not torch.equal(net(x), net(x))
 
 
+class Counting(nn.Module):
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name, self.calls, self.last = name, 0, None
+        self.register_buffer("count", torch.zeros(()))
+        self.register_buffer("mean", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.mean.mul_(0.5).add_(x.mean())
+        if self.name:
+            setattr(self, self.name, x if self.name == "last" else getattr(self, self.name) + 1)
+        return F.relu(x)
+
+
+@pytest.mark.parametrize("name", ["calls", "last", "count", ""])
+def test_an_attribute_that_a_forward_pass_sets_is_refused_and_kept(name: str) -> None:
+    net = nn.Sequential(Counting(name), nn.ReLU())
+    before, values = snapshot(net), dict(vars(net[0]))
+    with pytest.warns(UserWarning, match="1 activation left analog: relu "):
+        replace_neurons(copy.deepcopy(net), lambda old: nn.ReLU())
+    if name:
+        with pytest.raises(ValueError, match=f"net: got 'attribute {name} of Counting, set in its forward pass'"):
+            replace_neurons(net, lambda old: nn.ReLU(), functional=True)
+        assert_unchanged(net, before)
+        assert vars(net[0]) == values and type(net[0]) is Counting
+    else:
+        replace_neurons(net, lambda old: nn.ReLU(), functional=True)
+        for mode, mean in ((True, 2.0), (True, 3.0), (False, 3.0)):
+            net.train(mode)(torch.full((3,), 2.0))
+            assert net[0].mean == mean
+
+
 def test_a_context_of_a_module_that_stays_as_it_is_is_kept() -> None:
     class Stem(nn.Linear):
         @torch.no_grad()
