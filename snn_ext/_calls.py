@@ -5,46 +5,52 @@ from __future__ import annotations
 import copy
 import dis
 import inspect
+import random
+import sys
+import traceback
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import wraps
-from itertools import count, dropwhile
-from types import CodeType
+from itertools import chain, count, dropwhile
+from types import CodeType, FunctionType, ModuleType
 from typing import Any, NamedTuple, cast
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ._errors import bad_value
-from ._tracing import ThreadTracer, traced_graph
-from .hosts import is_neuron
+from ._tracing import ThreadTracer, innermost, traced_graph
+from .hosts import is_neuron, is_relu
 from .neurons.quantized import QuantizedActivation
 from .training import ConstantInputNet
 
-__all__ = ["RELUS", "Survey", "module_for_each_call", "survey"]
-
-RELUS = nn.ReLU, nn.ReLU6, QuantizedActivation
-"""Activations for which a spiking neuron may stand."""
+__all__ = ["Survey", "is_activation", "module_for_each_call", "survey"]
 
 _FUNCTIONAL: dict[Any, type[nn.Module]] = {
     F.relu: nn.ReLU, torch.relu: nn.ReLU, torch.relu_: nn.ReLU, "relu": nn.ReLU, "relu_": nn.ReLU, F.relu6: nn.ReLU6,
 }  # fmt: skip
 """Functions and methods of tensors that are called instead of a module, and that module."""
 
+_BOUNDS: dict[str, dict[str, Any]] = {
+    "clamp": {"min": None, "max": None}, "clamp_min": {"min": None}, "hardtanh": {"min_val": -1.0, "max_val": 1.0},
+}  # fmt: skip
+_BOUNDS["clip"] = _BOUNDS["clamp"]
+"""Functions and methods that are a ReLU or a ReLU6 with some bounds; the arguments behind the input, and defaults."""
+
 _ANALOG = {
-    "celu", "elu", "gelu", "glu", "hardsigmoid", "hardswish", "hardtanh", "leaky_relu", "logsigmoid", "mish", "prelu",
-    "rrelu", "selu", "sigmoid", "silu", "softplus", "softsign", "tanh", "threshold",
+    "celu", "clamp", "clamp_max", "clamp_min", "clip", "elu", "fmax", "fmin", "gelu", "glu", "hardsigmoid", "hardswish",
+    "hardtanh", "leaky_relu", "logsigmoid", "maximum", "minimum", "mish", "prelu", "rrelu", "selu", "sigmoid", "silu",
+    "softplus", "softsign", "tanh", "threshold",
 }  # fmt: skip
 _ANALOG_MODULES = tuple(
     getattr(nn, name)
     for name in nn.modules.activation.__all__
-    if name not in ("MultiheadAttention", "ReLU", "ReLU6") and "Softm" not in name and name != "LogSoftmax"
+    if name != "MultiheadAttention" and "Softm" not in name and name != "LogSoftmax"
 )
 _NAMES = {"relu", "relu_", "relu6", *_ANALOG, *(f"{name}_" for name in _ANALOG)}
-_CONTEXTS = {"autocast", "enable_grad", "inference_mode", "no_grad", "set_grad_enabled"}
-"""Contexts that a traced graph leaves out."""
 _ITERATED = nn.Sequential, nn.ModuleList, nn.ModuleDict
 """Modules that run or count their children: another child would be one too many."""
 
@@ -64,7 +70,7 @@ class Survey(NamedTuple):
 
 def survey(net: nn.Module) -> Survey:
     """Look for the activations of a net as far as it can be traced; nothing is raised."""
-    found, names = Survey([], [], [], Counter()), set(net.__dict__)
+    found, named = Survey([], [], [], Counter()), set[str]()
     nodes: list[fx.Node] = []
     try:
         step = net.one_step() if isinstance(net, ConstantInputNet) else net
@@ -74,23 +80,29 @@ def survey(net: nn.Module) -> Survey:
             where = f"in {type(module).__name__}.forward" + (name and f" of {name}")
             for call in sorted(_mentioned(module)):
                 (found.functional if call.startswith("relu") else found.analog).append(f"perhaps {call} {where}")
-    for constant in set(net.__dict__) - names:  # the tracer keeps tensors that the forward pass makes
-        del net.__dict__[constant]
+                named.add(name)
     for node in nodes:
         place = f"{_name(node)} ({node.meta.get('source') or 'unknown line'})"
-        if _is_functional_relu(node):
+        if _functional_relu(node):
             found.functional.append(place)
-        elif node.op in ("call_function", "call_method") and _name(node).rstrip("_") in _ANALOG:
+            named.add(_owner(node))
+        elif _is_analog(node) and _depends_on_input(node):
             found.analog.append(place)
-        elif node.op == "call_module" and isinstance(module := net.get_submodule(str(node.target)), RELUS):
-            found.calls[module] += 1
+            named.add(_owner(node))
+        elif _calls_relu(net, node):
+            found.calls[net.get_submodule(str(node.target))] += 1
             found.overwriting.extend([place] * bool(_later_readers(net, node)))
     for name, module in net.named_modules():
-        if isinstance(module, _ANALOG_MODULES) and not isinstance(module, RELUS):
+        if isinstance(module, _ANALOG_MODULES) and not (is_activation(module) or module._modules or name in named):
             found.analog.append(f"{name} ({type(module).__name__})")
         elif getattr(getattr(module, "activation", None), "__name__", "") in _NAMES:  # of nn.TransformerEncoderLayer
             found.analog.append(f"{name}.activation ({type(module).__name__})")
     return found
+
+
+def is_activation(module: nn.Module) -> bool:
+    """Return True for an activation for which a spiking neuron may stand: a ReLU, or a quantised one."""
+    return is_relu(module) or isinstance(module, QuantizedActivation)
 
 
 @contextmanager
@@ -117,7 +129,7 @@ def module_for_each_call(net: nn.Module) -> Iterator[None]:
 @contextmanager
 def _module_for_each_call(net: nn.Module) -> Iterator[None]:
     modules = [module for module in net.modules() if isinstance(module._modules, dict)]  # no scripted ones
-    before = {module: (type(module), set(module.__dict__), dict(module._modules)) for module in modules}
+    before = {m: (type(m), {*m.__dict__, *m._buffers}, dict(m._modules)) for m in modules}
     try:
         _split_places(net)
         callers: dict[str, set[str]] = {}
@@ -137,14 +149,33 @@ def _module_for_each_call(net: nn.Module) -> Iterator[None]:
 class _CallTracer(ThreadTracer):
     """Tracer that enters some modules by name, or all that may call an activation; layers and neurons stay whole."""
 
+    proxy_buffer_attributes = True  # what is computed from a buffer follows its value
+
     def __init__(self, entered: set[str] | None = None) -> None:
         super().__init__()
         self._entered = entered
+        self.lost: list[str] = []
+        """What the graph leaves out, or fixes."""
+
+    def trace(self, root: Any, concrete_args: dict[str, Any] | None = None) -> fx.Graph:
+        self._modes = _modes()
+        before = _states()
+        with _Draws() as draws:
+            graph = super().trace(root, concrete_args)
+        self.lost += draws.found or ["random numbers, drawn once"] * (_states() != before)
+        return graph
+
+    def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
+        node = super().create_node(*args, **kwargs)
+        for name, value in _modes().items():
+            if value != self._modes[name]:
+                self.lost.append(f"{name} of its own for {_name(node)} ({node.meta['source'] or 'unknown line'})")
+        return node
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         if self._entered is not None:
             return module_qualified_name not in self._entered
-        if isinstance(m, RELUS) or is_neuron(m) or super().is_leaf_module(m, module_qualified_name):
+        if is_activation(m) or is_neuron(m) or super().is_leaf_module(m, module_qualified_name):
             return True
         return not m._modules and not _mentioned(m)
 
@@ -159,59 +190,152 @@ class _CallTracer(ThreadTracer):
         return fn, args
 
 
+class _Draws(TorchDispatchMode):
+    """Finds random numbers that are drawn while a net is traced: they are no calls of its graph but constants."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if torch.Tag.nondeterministic_seeded in func.tags:
+            self.found.append(f"random numbers, drawn once ({innermost(traceback.walk_stack(None)) or 'unknown line'})")
+        return func(*args, **(kwargs or {}))
+
+
+def _states() -> list[Any]:
+    """Return the states of the generators of Python and NumPy."""
+    numpy = sys.modules.get("numpy.random")
+    return [random.getstate(), str(numpy.get_state()) if numpy else None]
+
+
+def _modes() -> dict[str, bool]:
+    """Return the modes that contexts set, such as ``torch.no_grad``, and a graph does not hold."""
+    autocast = {f"autocast on {kind}": torch.is_autocast_enabled(kind) for kind in ("cpu", "cuda")}
+    return {"a gradient mode": torch.is_grad_enabled(), **autocast}
+
+
 def _stays(name: str, value: Any, default: Any) -> None:
     """Raise if an argument is given another value than the one that it was traced with."""
     if not isinstance(value, fx.Proxy) and (type(value) is not type(default) or value != default):
         bad_value(name, value, f"{default!r}, with which functional=True has traced the net")
 
 
-def _traced(net: nn.Module, training: bool, entered: set[str] | None = None) -> fx.Graph:
-    """Return the graph of a forward pass, in training or in evaluation; hooks do not see it."""
+def _traced(net: nn.Module, training: bool, tracer: _CallTracer | None = None) -> fx.Graph:
+    """Return the graph of a forward pass, in training or in evaluation; hooks do not see it, and nothing is set."""
+    tracer = tracer or _CallTracer()
     attributes = {"training": training, "_forward_hooks": OrderedDict(), "_forward_pre_hooks": OrderedDict()}
-    before = [(m, {name: m.__dict__[name] for name in attributes if name in m.__dict__}) for m in net.modules()]
+    holders = [
+        (m, held) for m in net.modules() for held in (vars(m), vars(m).get("_buffers")) if isinstance(held, dict)
+    ]
+    before = [(module, held, dict(held)) for module, held in holders]
     try:
-        for module, values in before:
-            module.__dict__.update({name: attributes[name] for name in values})
-        return traced_graph(net, _CallTracer(entered), "net")
+        for _, held, values in before:
+            held.update({name: attributes[name] for name in attributes if name in values})
+        return traced_graph(net, tracer, "net")
     finally:
-        for module, values in before:
-            module.__dict__.update(values)
+        for module, held, values in before:
+            for name in [name for name in {**held, **values} if held.get(name) is not values.get(name)]:
+                if name not in attributes:
+                    tracer.lost.append(f"attribute {name} of {type(module).__name__}, set in its forward pass")
+                if name in values:
+                    held[name] = values[name]
+                else:
+                    del held[name]
 
 
-def _refuse_contexts(modules: list[nn.Module]) -> None:
-    for module in modules:
-        if contexts := _mentioned(module, _CONTEXTS):
-            got = f"{', '.join(sorted(contexts))} in {type(module).__name__}.forward"
-            bad_value("net", got, "no such context with functional=True: a traced graph leaves it out")
+def _whole_graph(net: nn.Module, training: bool, entered: set[str]) -> fx.Graph:
+    """Return a graph that can stand for a forward pass, or raise if it would leave something out or fix it.
+
+    It is traced with gradient and without, for a context of the net that changes nothing at the moment does not show.
+    """
+    for usual in (False, True):
+        tracer = _CallTracer(entered)
+        with torch.set_grad_enabled(usual), torch.autocast("cpu", enabled=not usual):
+            graph = _traced(net, training, tracer)
+        if tracer.lost:
+            bad_value(
+                "net",
+                tracer.lost[0],
+                "none with functional=True: a graph has no contexts, sets nothing and fixes what is random",
+            )
+    return graph
 
 
-def _mentioned(module: nn.Module, names: set[str] = _NAMES) -> set[str]:
-    """Return those of some names that the code of a forward pass mentions, attributes of the module itself left out."""
-    forward = getattr(getattr(type(module), "forward", None), "__code__", None)  # a scripted module has neither
-    if forward is None or type(module).__module__.startswith("torch."):
-        return set()
-    return names.intersection(_loaded(forward, forward.co_varnames[:1]))
+def _mentioned(module: nn.Module) -> set[str]:
+    """Return the activations that a forward pass mentions, or a function or method that it calls."""
+    found, seen = set[str](), set[FunctionType]()
+    left: list[tuple[Any, bool]] = [(getattr(type(module), "forward", None), True)]  # a scripted module has none
+    while left:
+        value, is_method = left.pop()
+        function = inspect.unwrap(value) if callable(value) else None
+        if not isinstance(function, FunctionType) or function in seen or _is_foreign(function, type(module)):
+            continue
+        seen.add(function)
+        for owner, name in _loaded(function.__code__):
+            if owner in function.__code__.co_varnames[:is_method]:  # an attribute of the module itself
+                value = inspect.getattr_static(module, name, None)
+                left.append(
+                    (getattr(value, "__func__", value), isinstance(value, FunctionType) and name not in vars(module))
+                )
+            else:
+                found |= _NAMES & {name}
+                value = function.__globals__.get(owner)
+                value = getattr(value, name, None) if isinstance(value, ModuleType) else function.__globals__.get(name)
+                left.append((value, False))
+            found |= _NAMES & {getattr(value, "__name__", "")}
+    return found
 
 
-def _loaded(code: CodeType, own: tuple[str, ...]) -> Iterator[str]:
+def _is_foreign(function: FunctionType, kind: type[nn.Module]) -> bool:
+    """Return True for a function of torch, or of another library than that of a module."""
+    own, other = (str(thing.__module__).partition(".")[0] for thing in (kind, function))
+    return other == "torch" or (other != own and "site-packages" in function.__code__.co_filename)
+
+
+def _loaded(code: CodeType) -> Iterator[tuple[Any, str]]:
+    """Yield the names that code loads, each with what was loaded before it, of which it may be an attribute."""
     before = None
     for instruction in dis.get_instructions(code):
         if isinstance(instruction.argval, CodeType):
-            yield from _loaded(instruction.argval, own)
-        elif isinstance(instruction.argval, str) and instruction.opname.startswith("LOAD") and before not in own:
-            yield instruction.argval
+            yield from _loaded(instruction.argval)
+        elif isinstance(instruction.argval, str) and instruction.opname.startswith("LOAD"):
+            yield before, instruction.argval
         before = instruction.argval
 
 
 # -- calls in a graph --------------------------------------------------------------------------------------------------
 
 
-def _is_functional_relu(node: fx.Node) -> bool:
-    return node.op in ("call_function", "call_method") and node.target in _FUNCTIONAL
+def _functional_relu(node: fx.Node) -> type[nn.Module] | None:
+    """Return the module for a call of a function that is a ReLU or a ReLU6 of something that depends on the input."""
+    if node.op not in ("call_function", "call_method") or not _depends_on_input(node):
+        return None
+    if node.target in _FUNCTIONAL:
+        return _FUNCTIONAL[node.target]
+    bounds = dict(_BOUNDS.get(_name(node).rstrip("_"), {}))
+    bounds |= dict(zip(bounds, node.args[1:], strict=False)) | {k: node.kwargs[k] for k in bounds if k in node.kwargs}
+    values = tuple(bounds.values())
+    return nn.ReLU if values in ((0,), (0, None)) else nn.ReLU6 if values == (0, 6) else None
+
+
+def _depends_on_input(node: fx.Node) -> bool:
+    """Return False for what is computed from parameters alone: no activation, whatever its function."""
+    seen, left = {node}, [node]
+    while left:
+        new = set(left.pop().all_input_nodes) - seen
+        seen |= new
+        left += new
+    return any(other.op == "placeholder" for other in seen)
+
+
+def _is_analog(node: fx.Node) -> bool:
+    of_two = _name(node) in ("max", "min") and len(node.all_input_nodes) > 1  # with one it is a pooling
+    return node.op in ("call_function", "call_method") and (_name(node).rstrip("_") in _ANALOG or of_two)
 
 
 def _calls_relu(net: nn.Module, node: fx.Node) -> bool:
-    return node.op == "call_module" and isinstance(net.get_submodule(str(node.target)), RELUS)
+    return node.op == "call_module" and is_activation(net.get_submodule(str(node.target)))
 
 
 def _name(node: fx.Node) -> str:
@@ -227,7 +351,7 @@ def _later_readers(net: nn.Module, node: fx.Node) -> list[fx.Node]:
     if node.op == "call_module":
         in_place = getattr(net.get_submodule(str(node.target)), "inplace", False)
     else:
-        in_place = _name(node).endswith("_") or node.kwargs.get("inplace", node.args[1:] == (True,))
+        in_place = _name(node).endswith("_") or node.kwargs.get("inplace", any(arg is True for arg in node.args[1:]))
     source = _source(node)
     if not in_place or not isinstance(source, fx.Node):
         return []
@@ -244,7 +368,7 @@ def _find_callers(net: nn.Module, graph: fx.Graph, found: dict[str, set[str]]) -
     again = {path for stack in stacks.values() for call, (path, _) in stack.items() if "@" in call}
     calls = Counter[Any]()
     for node, stack in stacks.items():
-        if _is_functional_relu(node) or _calls_relu(net, node):
+        if _functional_relu(node) or _calls_relu(net, node):
             calls[node.target] += 1
             if node.op != "call_module" or calls[node.target] > 1 or _later_readers(net, node):
                 around = ["", *(path for path, _ in stack.values())]
@@ -268,14 +392,16 @@ def _rewrite(net: nn.Module, name: str, owners: set[str]) -> None:
     module, names = net.get_submodule(name), dict[Any, str]()
     entered = {other for other, _ in module.named_modules() if any(_is_inside(o, f"{name}.{other}") for o in owners)}
     try:
-        graphs = _traced(module, True, entered), _traced(module, False, entered)
+        graphs = _whole_graph(module, True, entered), _whole_graph(module, False, entered)
     except ValueError:
         if not name:
             raise
         _rewrite(net, name.rpartition(".")[0], owners)
         return
     if any([_give_modules(module, graph, names) for graph in graphs]):
-        _refuse_contexts([module.get_submodule(other) for other in entered])
+        kept: dict[str, Any] = {}
+        for graph in graphs:
+            _keep_constants(module, graph, kept)
         module.__class__ = _class_of(type(module), graphs)
 
 
@@ -288,7 +414,7 @@ def _split_places(net: nn.Module) -> None:
     seen = set[nn.Module]()
     for parent in list(net.modules()):
         for name, child in parent._modules.items():
-            if isinstance(child, RELUS):
+            if child is not None and is_activation(child):
                 parent._modules[name] = copy.deepcopy(child) if child in seen else child
                 seen.add(child)
 
@@ -298,7 +424,7 @@ def _give_modules(net: nn.Module, graph: fx.Graph, names: dict[Any, str]) -> boo
 
     ``names`` are the modules by place, which training and evaluation share: a module at its first place is kept.
     """
-    relus = [node for node in graph.nodes if _is_functional_relu(node) or _calls_relu(net, node)]
+    relus = [node for node in graph.nodes if _functional_relu(node) or _calls_relu(net, node)]
     changed, visits = False, Counter[Any]()
     for node in relus:
         for user in _later_readers(net, node):
@@ -311,7 +437,7 @@ def _give_modules(net: nn.Module, graph: fx.Graph, names: dict[Any, str]) -> boo
         if key not in names:
             is_new = node.op != "call_module" or node.target in names.values()
             names[key] = _add_module(net, node) if is_new else str(node.target)
-        if node.target != names[key]:
+        if (node.op, node.target) != ("call_module", names[key]):  # a method may have the name of the new module
             source, changed = _source(node), True
             node.op, node.target, node.args, node.kwargs = "call_module", names[key], (source,), {}
     return changed
@@ -328,18 +454,45 @@ def _add_module(net: nn.Module, node: fx.Node) -> str:
         owner, _, base = str(node.target).rpartition(".")
         module = copy.deepcopy(net.get_submodule(str(node.target)))
     else:
-        owner, base, module = _owner(node), _name(node).rstrip("_"), _FUNCTIONAL[node.target]()
+        kind = cast(type[nn.Module], _functional_relu(node))
+        owner, base, module = _owner(node), kind.__name__.lower(), kind()
     while owner and isinstance(net.get_submodule(owner), _ITERATED):
         owner, _, last = owner.rpartition(".")
         base = f"{last}_{base}"
-    parent, name = net.get_submodule(owner), base
-    for k in count(1):
-        if not hasattr(parent, name):
-            break
-        name = f"{base}_{k}"
+    parent = net.get_submodule(owner)
+    name = _free_name(parent, base)
     module.training = parent.training
     parent.add_module(name, module)
     return f"{owner}.{name}".lstrip(".")
+
+
+def _free_name(module: nn.Module, base: str) -> str:
+    return next(name for name in chain([base], (f"{base}_{k}" for k in count(1))) if not hasattr(module, name))
+
+
+def _keep_constants(net: nn.Module, graph: fx.Graph, kept: dict[str, Any]) -> None:
+    """Let a net hold the tensors that its forward pass makes; each pass copies them, for it may write into them.
+
+    ``kept`` are those by name, which training and evaluation share. They follow the device of the net.
+    """
+    copies: dict[Any, fx.Node] = {}
+    for node in [node for node in graph.nodes if "constant" in node.meta]:
+        if node.target in copies:
+            node.replace_all_uses_with(copies[node.target])
+            graph.erase_node(node)
+            continue
+        value, made = node.meta["constant"], node.target
+        if (name := next((name for name, other in kept.items() if _is_same(value, other)), None)) is None:
+            kept[name := _free_name(net, "constant")] = value
+            net.register_buffer(name, value, persistent=False)
+        node.target = name
+        with graph.inserting_after(node):
+            copies[made] = graph.call_method("clone", (node,))
+        node.replace_all_uses_with(copies[made], lambda user, copied=copies[made]: user is not copied)
+
+
+def _is_same(x: Tensor, y: Tensor) -> bool:
+    return x is y or (x.dtype == y.dtype and x.device == y.device != torch.device("meta") and torch.equal(x, y))
 
 
 def _class_of(kind: type[nn.Module], graphs: tuple[fx.Graph, fx.Graph]) -> type[nn.Module]:
@@ -381,7 +534,7 @@ def _blank(base: type[nn.Module], graphs: tuple[fx.Graph, fx.Graph]) -> nn.Modul
 def _restore(before: dict[nn.Module, tuple[type[nn.Module], set[str], dict[str, Any]]]) -> None:
     for module, (kind, names, children) in before.items():
         module.__class__ = kind
-        for name in set(module.__dict__) - names:
-            del module.__dict__[name]
+        for name in {*module.__dict__, *module._buffers} - names:
+            delattr(module, name)
         module._modules.clear()
         module._modules.update(children)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-__all__ = ["LOCK", "ThreadTracer", "source_of", "traced", "traced_graph"]
+__all__ = ["LOCK", "ThreadTracer", "innermost", "source_of", "traced", "traced_graph"]
 
 LOCK = threading.RLock()
 _TOOLS = tuple(f"{Path(module).parent}{os.sep}" for module in (torch.__file__, __file__))
@@ -53,7 +53,7 @@ class ThreadTracer(fx.Tracer):
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
         """Create a node; ``meta["source"]`` is the line of the net that it comes from."""
         node = super().create_node(*args, **kwargs)
-        node.meta["source"] = _innermost(traceback.walk_stack(None))
+        node.meta["source"] = innermost(traceback.walk_stack(None))
         return node
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
@@ -69,9 +69,17 @@ def traced(net: nn.Module, tracer: ThreadTracer, name: str) -> fx.GraphModule:
 
 
 def traced_graph(net: nn.Module, tracer: ThreadTracer, name: str) -> fx.Graph:
-    """Return the graph of a net; ``name`` is the argument that an error names."""
+    """Return the graph of a net; ``name`` is the argument that an error names.
+
+    A tensor that the forward pass makes is ``meta["constant"]`` of the nodes that read it.
+    """
+    before = set(vars(net))
     with _without_constants(net):
-        return _trace(net, tracer, name)
+        graph = _trace(net, tracer, name)
+        for node in graph.nodes:
+            if node.op == "get_attr" and node.target in vars(net) and node.target not in before:
+                node.meta["constant"] = getattr(net, node.target)
+        return graph
 
 
 def _trace(net: nn.Module, tracer: ThreadTracer, name: str) -> fx.Graph:
@@ -98,10 +106,10 @@ def _without_constants(net: nn.Module) -> Iterator[None]:
 
 def source_of(error: Exception) -> str:
     """Return the line of the net in which an error was raised, as ``"net.py, line 3"``, or ``""``."""
-    return _innermost(reversed(list(traceback.walk_tb(error.__traceback__))))
+    return innermost(reversed(list(traceback.walk_tb(error.__traceback__))))
 
 
-def _innermost(frames: Iterable[tuple[FrameType, int]]) -> str:
+def innermost(frames: Iterable[tuple[FrameType, int]]) -> str:
     """Return the first of some frames, innermost first, that belongs neither to torch nor to this package."""
     for frame, line in frames:
         if frame.f_code is ThreadTracer.trace.__code__:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from typing import Any, Literal, get_args
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ._arriving import analog_samples, biases_before, ceiling_of, fit_to_spikes
-from ._calls import RELUS, module_for_each_call
+from ._calls import is_activation, module_for_each_call
 from ._errors import bad_type, bad_value, check_bool, check_choice, check_count
 from .hosts import is_neuron, reset_neurons
 from .neurons import IntegrateAndFireNeuron, NonUniformIntegrateAndFireNeuron
@@ -56,8 +57,9 @@ def calibrate(
     before the neurons, where the net can be traced and there is one. ``v_init`` of the factory is not kept. It is the
     search of ``convert(method="calibrated")``, without its correction of weights.
 
-    A layer that no positive input reaches keeps the threshold that the factory has given its neuron. So do neurons that
-    are not ATIF-u, ATIF-nu or PCMP IF. Step mode and number of steps of the net are left to the caller.
+    A layer that no positive input reaches keeps the threshold that the factory has given its neuron; so does one that
+    evaluation never calls, as of an auxiliary output for training. So do neurons that are not ATIF-u, ATIF-nu or PCMP
+    IF. Step mode and number of steps of the net are left to the caller.
 
     Parameters
     ----------
@@ -90,6 +92,11 @@ def calibrate(
     ------
     TypeError, ValueError
         As :func:`snn_ext.record_inputs` and :func:`snn_ext.replace_neurons` do; the net is unchanged then.
+
+    Warns
+    -----
+    UserWarning
+        Names the ReLUs that no batch reaches; others as of :func:`snn_ext.replace_neurons`.
 
     Notes
     -----
@@ -131,7 +138,13 @@ def calibrate(
 
     with module_for_each_call(net) if functional else nullcontext():
         seen = _First(batches, samples if method == "calibrated" else 0)
-        inputs = record_inputs(net, seen, modules=lambda module: isinstance(module, RELUS), limit=limit)
+        inputs, silent = _records(net, seen, is_activation, limit, all_run=False)
+        if silent:
+            warnings.warn(
+                f"net: got {len(silent)} ReLU{'s' * (len(silent) > 1)} that no batch reaches: {', '.join(silent)}, "
+                "want batches that run the whole net, or to know that their neurons keep the factory's threshold",
+                stacklevel=2,
+            )
         activations, biases = analog_samples(net, inputs, seen.inputs), biases_before(net, inputs)
         replace_neurons(net, fitted, drop=("dynamics", "initial potential"))  # it is fitted, not kept
         try:
@@ -201,6 +214,16 @@ def record_inputs(
     >>> record_inputs(net, [torch.rand(2, 4)])[net[1]].shape
     torch.Size([6])
     """
+    return _records(net, batches, modules, limit, all_run=True)[0]
+
+
+def _records(
+    net: nn.Module, batches: Iterable[Any], modules: Callable[[nn.Module], bool], limit: int, *, all_run: bool
+) -> tuple[dict[nn.Module, Tensor], list[str]]:
+    """Return the records of :func:`record_inputs`, and the names of modules that never ran, whose records are empty.
+
+    At least one has to run, or all of them.
+    """
     if not isinstance(net, nn.Module):
         bad_type("net", net, "an nn.Module")
     check_count("limit", limit)
@@ -231,10 +254,10 @@ def record_inputs(
             m.training = training
         reset_neurons(net)
     silent = [name for name, m in net.named_modules() if m in records and not records[m]]
-    if silent:
+    if silent and (all_run or not any(records.values())):
         bad_value("batches", f"nothing that reaches {', '.join(silent)}", "at least one batch that runs the whole net")
-    joined = {m: torch.cat(parts) for m, parts in records.items()}
+    joined = {m: torch.cat(parts) if parts else torch.empty(0) for m, parts in records.items()}
     for name, m in net.named_modules():
         if m in joined and not bool(joined[m].isfinite().all()):
             bad_value("batches", f"NaN or infinite values that reach {name}", "finite numbers")
-    return joined
+    return joined, silent

@@ -9,7 +9,7 @@ from torch import nn
 
 from ._tracing import ThreadTracer
 
-__all__ = ["Host", "LeafTracer", "host_of", "is_container", "is_encoder", "is_neuron", "reset_neurons"]
+__all__ = ["Host", "LeafTracer", "host_of", "is_container", "is_encoder", "is_neuron", "is_relu", "reset_neurons"]
 
 Host = Literal["spikingjelly", "snntorch"]
 
@@ -28,7 +28,13 @@ def host_of(module: nn.Module) -> Host | None:
 
 def is_neuron(module: nn.Module) -> bool:
     """Return True for an ``nn.ReLU`` and for a spiking neuron of either host, ours included."""
-    return isinstance(module, nn.ReLU) or host_of(module) is not None
+    return (isinstance(module, nn.ReLU) and is_relu(module)) or host_of(module) is not None
+
+
+def is_relu(module: nn.Module) -> bool:
+    """Return True for an ``nn.ReLU`` or ``nn.ReLU6``, and for a subclass that has no forward pass of its own."""
+    base = next((kind for kind in (nn.ReLU, nn.ReLU6) if isinstance(module, kind)), None)
+    return base is not None and type(module).forward is base.forward and "forward" not in vars(module)
 
 
 def is_encoder(module: nn.Module) -> bool:

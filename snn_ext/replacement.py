@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ._calls import RELUS, module_for_each_call, survey
+from ._calls import is_activation, module_for_each_call, survey
 from ._errors import bad_type, bad_value, check_bool, describe
 from ._together import all_or_nothing
 from .functional import ATan, Sigmoid, as_surrogate, uniform_points
-from .hosts import host_of, is_neuron
+from .hosts import host_of, is_neuron, is_relu
 from .neurons import (
     AdaptiveSpikingNeuron,
     IntegrateAndFireNeuron,
@@ -47,6 +47,8 @@ def replace_neurons(net: nn.Module, factory: Factory, *, drop: tuple[str, ...] =
     In as many steps as there are levels it is then the activation's exact twin, where its input is constant: ATIF-nu
     for any points with ``recursion="cumulative"``.
 
+    A subclass of ``nn.ReLU`` or ``nn.ReLU6`` with a forward pass of its own is no ReLU: it stays, and is warned of.
+
     A neuron fires at most once a step, so that its threshold is its ceiling, behind a ReLU as behind a ReLU6; that of a
     ReLU6 at 6 is kept by no higher threshold.
 
@@ -60,14 +62,16 @@ def replace_neurons(net: nn.Module, factory: Factory, *, drop: tuple[str, ...] =
         Properties that may be lost: "leak", "recurrence", "hard reset", "initial potential" (of the old neuron, where
         the new one has none), "dynamics" (any other equation than integrate-and-fire). Nothing by default.
     functional : bool
-        Also replace functional ReLUs (``F.relu``, ``torch.relu``, ``x.relu()``, their forms in place, ``F.relu6``), and
-        give every call of a shared ReLU a neuron of its own. The factory is called with an ``nn.ReLU`` or ``nn.ReLU6``
-        for each. The forward pass of a module with such calls becomes that of its graph, traced once for training and
-        once for evaluation; its class is a subclass of the old one, and names and values of all other modules stay. A
-        module that is called several times, or with optional arguments, is taken up into the one around it. What a
-        traced forward pass reads from attributes, such as a number of repetitions, and its optional arguments keep the
-        values they have now. Give a net of one step, not one that loops over time itself: it would get a neuron for
-        each step. :class:`snn_ext.ConstantInputNet` is known.
+        Also replace functional ReLUs (``F.relu``, ``torch.relu``, ``x.relu()``, their forms in place, ``F.relu6``; a
+        clamp or ``F.hardtanh`` with the bounds of a ReLU or a ReLU6) of what depends on the input, and give every call
+        of a shared ReLU a neuron of its own. The factory is called with an ``nn.ReLU`` or ``nn.ReLU6`` for each. The
+        forward pass of a module with such calls becomes that of its graph, traced once for training and once for
+        evaluation; its class is a subclass of the old one, and names and values of all other modules stay. A module
+        that is called several times, or with optional arguments, is taken up into the one around it. What a traced
+        forward pass reads from attributes, such as a number of repetitions, and its optional arguments keep the values
+        they have now. Refused are forward passes that choose at random in Python, set attributes, or enter contexts
+        such as ``torch.no_grad``, for a graph does neither. Give a net of one step, not one that loops over time
+        itself: it would get a neuron for each step. :class:`snn_ext.ConstantInputNet` is known.
 
     Returns
     -------
@@ -164,7 +168,7 @@ def check_factory(factory: Any) -> None:
 
 
 def _replaceable(module: nn.Module) -> bool:
-    return isinstance(module, RELUS) or is_neuron(module)
+    return is_activation(module) or is_neuron(module)
 
 
 def _leaf(name: str) -> str:
@@ -242,7 +246,7 @@ def _losses(old: nn.Module, new: nn.Module) -> dict[str, str]:
     """Return the properties that the new neuron would lose, each with the first half of a remedy."""
     if isinstance(old, QuantizedActivation):
         return _losses_of_quantized(old, new)
-    if isinstance(old, RELUS):
+    if is_relu(old):
         return {}
     lost: dict[str, str] = {}
     if _dynamics(old) != _dynamics(new):
@@ -342,14 +346,14 @@ def _settings(old: nn.Module, new: nn.Module) -> dict[str, Any]:
             settings[name] = getattr(old, name)
     if isinstance(old, QuantizedActivation):
         settings |= _settings_of_quantized(old, new)
-    if isinstance(new, IntegrateAndFireNeuron) and not isinstance(old, nn.ReLU | nn.ReLU6):
+    if isinstance(new, IntegrateAndFireNeuron) and not is_relu(old):
         habit = host_of(new) == "spikingjelly"  # its neurons fire at the threshold, snnTorch's above it
         rule = getattr(old, "fire_at_threshold", host_of(old) == "spikingjelly")
         if new.fire_at_threshold == habit != rule:
             settings["fire_at_threshold"] = rule
     if isinstance(new, TauLeak | BetaLeak) and not new.leaks and new.takes_leak_of(old):
         settings["leak"] = old
-    if isinstance(old, RELUS) and getattr(new, "init_hidden", True) is False:
+    if is_activation(old) and getattr(new, "init_hidden", True) is False:
         settings["init_hidden"] = True  # instead of a ReLU, which returns one tensor
     for name, surrogate in (("surrogate_function", Sigmoid(4.0)), ("spike_grad", ATan(2.0))):
         if hasattr(old, name) and hasattr(new, name) and as_surrogate(getattr(new, name)) == surrogate:

@@ -258,6 +258,54 @@ def test_a_failed_calibration_leaves_functional_relus_as_they_are() -> None:
     assert list(net.modules()) == before and str(net) == text and type(net) is Functional
 
 
+def test_a_net_that_makes_tensors_in_its_forward_pass_is_calibrated() -> None:
+    class Normalised(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.head = nn.Linear(4, 8), nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(F.relu(self.first((x - torch.tensor([0.4, 0.5, 0.6, 0.5])) / 0.2)))
+
+    torch.manual_seed(0)
+    net, x = Normalised(), torch.rand(64, 4)
+    want = net(x)
+    calibrate(net, [x], lambda _: ATIFuNode(v_init=0.5, scale_output=True), 64, functional=True)
+    with torch.no_grad():
+        assert (torch.stack([net(x) for _ in range(64)]).mean(0) - want).abs().max() < 0.1 * want.abs().max()
+
+
+class Auxiliary(nn.Module):
+    """A second output that training alone computes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Sequential(nn.Linear(4, 8), nn.ReLU()), nn.Linear(8, 3)
+        self.side = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3))
+
+    def forward(self, x: Tensor) -> Any:
+        x = self.body(x)
+        return (self.head(x), self.side(F.relu(x - 0.1))) if self.training else self.head(x)
+
+
+@pytest.mark.parametrize("of_functions", [False, True])
+def test_a_relu_that_evaluation_never_calls_gets_the_neuron_of_the_factory_and_is_named(of_functions: bool) -> None:
+    torch.manual_seed(0)
+    net, x = Auxiliary(), torch.rand(64, 4)
+    names = ["body.1", "side.1", *["relu"] * of_functions]
+    message = f"got {1 + of_functions} ReLUs? that no batch reaches: {', '.join(names[1:])}, want"
+    with pytest.warns(UserWarning, match=message) as caught:
+        neurons = calibrate(net, [x], lambda _: ATIFuNode(0.7, scale_output=True), 4, functional=of_functions)
+    assert any(w.filename == __file__ for w in caught)
+    assert [name for name, module in net.named_modules() if module in neurons] == names
+    thresholds = {name: round(net.get_submodule(name).v_threshold.item(), 6) for name in names}
+    assert thresholds.pop("body.1") != 0.7 and set(thresholds.values()) == {0.7}
+    with pytest.raises(ValueError, match="batches: got 'nothing that reaches body.1, side.1', want at least one batch"):
+        calibrate(Auxiliary(), [], lambda _: ATIFuNode(), 4)
+    with pytest.raises(ValueError, match="batches: got 'nothing that reaches side.1', want at least one batch"):
+        record_inputs(Auxiliary(), [x])
+
+
 # -- quantised activations ---------------------------------------------------------------------------------------------
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import pickle
+import random
 import warnings
 from typing import Any
 
+import numpy as np
 import pytest
 import snntorch as snn
 import torch
@@ -428,6 +430,42 @@ def test_what_a_relu_in_place_has_written_is_read_from_its_result() -> None:
     assert torch.equal(net(x), InPlace()(x)) and (net(x) >= 0).all()
 
 
+class Making(nn.Module):
+    """Makes tensors in its forward pass: of one value in both modes, of two, from a buffer, one that it writes into."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 4)
+        self.register_buffer("scale", torch.ones(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = (x - torch.tensor([0.4, 0.5, 0.6])) / (self.scale * 2.0)
+        total = torch.zeros(2, 4)
+        total += F.relu(self.linear(x))
+        return total * (torch.full((4,), 3.0) if self.training else torch.ones(4))
+
+
+def test_tensors_that_a_forward_pass_makes_are_kept_with_the_net(tmp_path: Any) -> None:
+    torch.manual_seed(0)
+    net, x = Making(), torch.rand(2, 3)
+    old, names = copy.deepcopy(net), list(net.state_dict())
+    assert replace_neurons(net, lambda relu: type(relu)(), functional=True) == 1
+    copies = net, copy.deepcopy(net), pickle.loads(pickle.dumps(net))
+    old.scale.fill_(3.0)
+    for one in copies:
+        one.load_state_dict(old.state_dict())
+        for mode in (True, False, False):
+            assert torch.equal(one.train(mode)(x), old.train(mode)(x)) and list(one.state_dict()) == names
+    assert copy.deepcopy(net).to("meta")(x.to("meta")).is_meta, "they follow the device"
+    snn_ext.save(net, tmp_path / "net.pt")
+    assert torch.equal(snn_ext.load(tmp_path / "net.pt")(x), old(x))
+    before = snapshot(net := Making())
+    with pytest.raises(TypeError, match="got 'no neuron'"):
+        replace_neurons(net, lambda _: "no neuron", functional=True)
+    assert_unchanged(net, before)
+    assert type(net) is Making and list(dict(net.named_buffers())) == ["scale"]
+
+
 def test_an_instance_in_several_places_is_split_on_request_only() -> None:
     relu = nn.ReLU()
     net = nn.Sequential(nn.Sequential(nn.Linear(2, 2), relu), relu, nn.Linear(2, 2))
@@ -465,6 +503,48 @@ def test_a_net_that_cannot_be_traced_is_searched_for_names_and_refused_on_reques
         replace_neurons(Branching(), lambda _: ATIFuNode(), functional=True)
 
 
+def rectified(x: Tensor) -> Tensor:
+    return helped(x)
+
+
+def helped(x: Tensor) -> Tensor:
+    return x.relu()
+
+
+class Helped(nn.Module):
+    """Has no children, and leaves its activations to functions, methods and attributes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.act = F.relu
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(rectified(x) - 0.1) + self.method(x) + self.static(x - 0.2)
+
+    def method(self, x: Tensor) -> Tensor:
+        return torch.relu(x - 0.3)
+
+    @staticmethod
+    def static(x: Tensor) -> Tensor:
+        return x.relu()
+
+
+def test_activations_behind_functions_and_methods_are_found() -> None:
+    net, x = nn.Sequential(Helped(), nn.ReLU()), torch.rand(8)
+    with pytest.warns(UserWarning, match="net: got 4 activations left analog: relu "):
+        assert replace_neurons(copy.deepcopy(net), lambda _: ATIFuNode()) == 1
+    want = net(x)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert replace_neurons(net, lambda _: nn.ReLU(), functional=True) == 5 and torch.equal(net(x), want)
+
+
+def test_a_method_of_the_name_of_its_new_module_becomes_a_call_of_it() -> None:
+    net = Calling(lambda x: x.relu())
+    replace_neurons(net, lambda _: ATIFuNode(2.0), functional=True)
+    assert net(torch.ones(3)).tolist() == [1.0] * 3 and net.relu.v.tolist() == [1.0] * 3
+
+
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore:.*torch.jit.script:DeprecationWarning")
 @pytest.mark.parametrize("functional", [False, True])
 def test_a_scripted_module_inside_is_left_as_it_is(functional: bool) -> None:
@@ -494,21 +574,125 @@ def test_steps_of_a_net_with_constant_input_are_not_taken_for_calls() -> None:
         replace_neurons(snn_ext.ConstantInputNet(nn.Sequential(nn.Linear(2, 2), nn.ReLU()), 4), lambda _: ATIFuNode())
 
 
-def test_a_context_that_a_graph_would_leave_out_is_refused() -> None:
+def within_a_helper(x: Tensor, context: Any) -> Tensor:
+    with context:
+        return x * 2.0
+
+
+@pytest.mark.parametrize(
+    ("context", "name"),
+    [
+        (torch.no_grad, "a gradient mode"),
+        (torch.enable_grad, "a gradient mode"),
+        (torch.inference_mode, "a gradient mode"),
+        (lambda: torch.autocast("cpu"), "autocast on cpu"),
+        (lambda: torch.autocast("cpu", enabled=False), "autocast on cpu"),
+    ],
+)
+@pytest.mark.parametrize("usual", [True, False])
+def test_a_context_that_a_graph_would_leave_out_is_refused(context: Any, name: str, usual: bool) -> None:
     class Frozen(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.stem = nn.Linear(2, 2)
 
         def forward(self, x: Tensor) -> Tensor:
-            with torch.no_grad():
-                x = self.stem(x)
-            return F.relu(x)
+            x = self.stem(x)
+            return F.relu(x if self.training else within_a_helper(x, context()))
 
     net = Frozen()
-    with pytest.raises(ValueError, match="net: got .no_grad in Frozen.forward"):
+    message = rf"net: got '{name} of its own for mul \(test_replacement.py, line \d+\)'"
+    with torch.set_grad_enabled(usual), pytest.raises(ValueError, match=message):
         replace_neurons(net, lambda old: ATIFuNode(), functional=True)
     assert type(net) is Frozen and list(net._modules) == ["stem"]
+
+
+GENERATOR = torch.Generator()
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda: torch.rand(()),
+        lambda: torch.rand((), generator=GENERATOR),
+        lambda: torch.zeros(2).uniform_(),
+        lambda: F.dropout(torch.ones(2)),
+        random.random,
+        lambda: np.random.rand(),
+    ],
+)
+def test_what_is_drawn_at_random_is_not_fixed_but_refused(draw: Any) -> None:
+    class Random(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return F.relu(x * 1.5) if not self.training else F.relu(x * draw())
+
+    net = Random()
+    with pytest.raises(ValueError, match="net: got 'random numbers, drawn once.*want none with functional=True"):
+        replace_neurons(net, lambda old: ATIFuNode(), functional=True)
+    assert type(net) is Random and not net._modules
+
+
+def test_random_calls_of_a_graph_stay_random() -> None:
+    class Noisy(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return F.relu(F.dropout(x, 0.5, True) + torch.rand_like(x))
+
+    net, x = Noisy(), torch.rand(64)
+    replace_neurons(net, lambda old: nn.ReLU(), functional=True)
+    assert not torch.equal(net(x), net(x))
+
+
+class Counting(nn.Module):
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name, self.calls, self.last = name, 0, None
+        self.register_buffer("count", torch.zeros(()))
+        self.register_buffer("mean", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.mean.mul_(0.5).add_(x.mean())
+        if self.name:
+            setattr(self, self.name, x if self.name == "last" else getattr(self, self.name) + 1)
+        return F.relu(x)
+
+
+@pytest.mark.parametrize("name", ["calls", "last", "count", ""])
+def test_an_attribute_that_a_forward_pass_sets_is_refused_and_kept(name: str) -> None:
+    net = nn.Sequential(Counting(name), nn.ReLU())
+    before, values = snapshot(net), dict(vars(net[0]))
+    with pytest.warns(UserWarning, match="1 activation left analog: relu "):
+        replace_neurons(copy.deepcopy(net), lambda old: nn.ReLU())
+    if name:
+        with pytest.raises(ValueError, match=f"net: got 'attribute {name} of Counting, set in its forward pass'"):
+            replace_neurons(net, lambda old: nn.ReLU(), functional=True)
+        assert_unchanged(net, before)
+        assert vars(net[0]) == values and type(net[0]) is Counting
+    else:
+        replace_neurons(net, lambda old: nn.ReLU(), functional=True)
+        for mode, mean in ((True, 2.0), (True, 3.0), (False, 3.0)):
+            net.train(mode)(torch.full((3,), 2.0))
+            assert net[0].mean == mean
+
+
+def test_a_context_of_a_module_that_stays_as_it_is_is_kept() -> None:
+    class Stem(nn.Linear):
+        @torch.no_grad()
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x)
+
+    class Frozen(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.head = Stem(2, 2), nn.Linear(2, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.relu(self.head(self.stem(x)))
+
+    net = Frozen()
+    replace_neurons(net, lambda old: nn.ReLU(), functional=True)
+    net(torch.rand(3, 2)).sum().backward()
+    assert net.stem.weight.grad is None and net.head.weight.grad is not None
 
 
 def test_the_activation_inside_a_layer_of_torch_is_named() -> None:
@@ -535,6 +719,91 @@ def test_nothing_is_warned_of_where_nothing_is_left() -> None:
         assert replace_neurons(mobilenet_v2(), lambda _: ATIFuNode()) == 35, "ReLU6"
         net, _ = net_and_input()
         replace_neurons(net, lambda _: ATIFuNode(), functional=True)
+
+
+class Shifted(nn.ReLU):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(x - 0.5)
+
+
+class Soft(nn.ReLU6):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.log1p(x.exp())
+
+
+class Named(nn.ReLU):
+    """Has the forward pass of its base."""
+
+
+def test_a_subclass_of_relu_with_a_forward_pass_of_its_own_is_no_relu() -> None:
+    x = torch.tensor([0.4, 0.75])
+    net = nn.Sequential(Shifted(), Soft(), Named())
+    want = net[:2](x)
+    message = r"net: got 2 activations left analog: relu \(test_replacement.py, line \d+\), 1 \(Soft\), want"
+    with pytest.warns(UserWarning, match=message):
+        assert replace_neurons(net, lambda _: ATIFuNode()) == 1
+    assert torch.equal(net[:2](x), want) and isinstance(net[2], ATIFuNode)
+    with pytest.warns(UserWarning, match=r"net: got 1 activation left analog: 1 \(Soft\), want"):
+        assert replace_neurons(net, lambda old: nn.ReLU(), functional=True) == 2
+    assert torch.equal(net[:2](x), want)
+
+
+RECTIFIERS = {
+    "clamp_min": (lambda x: x.clamp_min(0), nn.ReLU),
+    "clamp_min, of torch": (lambda x: torch.clamp_min(x, min=0.0), nn.ReLU),
+    "clamp": (lambda x: x.clamp(min=0), nn.ReLU),
+    "clamp, of torch": (lambda x: torch.clamp(x, 0.0, None), nn.ReLU),
+    "clip, in place": (lambda x: (x * 1.0).clip_(0), nn.ReLU),
+    "clamp to 6": (lambda x: x.clamp(0, 6), nn.ReLU6),
+    "clamp to 6, by name": (lambda x: torch.clamp(input=x, max=6, min=0), nn.ReLU6),
+    "hardtanh": (lambda x: F.hardtanh(x, 0.0, 6.0), nn.ReLU6),
+    "hardtanh, in place": (lambda x: F.hardtanh(x * 1.0, 0.0, max_val=6.0, inplace=True), nn.ReLU6),
+}
+OTHERS = {
+    "clamp from below zero": lambda x: x.clamp(-1, 6),
+    "clamp to 4": lambda x: x.clamp(0, 4),
+    "clamp from above": lambda x: x.clamp(max=0),
+    "clamp_max": lambda x: torch.clamp_max(x, 0),
+    "hardtanh": F.hardtanh,
+    "maximum": lambda x: torch.maximum(x, torch.zeros(())),
+    "max": lambda x: torch.max(x, x - 1.0),
+}
+
+
+class Calling(nn.Module):
+    def __init__(self, function: Any) -> None:
+        super().__init__()
+        self.function, self.act, self.slope = function, nn.ReLU(), nn.Parameter(torch.ones(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.function(x) * self.slope.clamp(min=0) + 9.0)
+
+
+@pytest.mark.parametrize("name", RECTIFIERS)
+def test_a_clamp_that_is_a_relu_is_replaced_as_one(name: str) -> None:
+    function, kind = RECTIFIERS[name]
+    x = torch.linspace(-10.0, 10.0, 9)
+    with pytest.warns(UserWarning, match="net: got 1 activation left analog: "):
+        assert replace_neurons(Calling(function), lambda _: ATIFuNode()) == 1
+    net, found = Calling(function), list[Any]()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert replace_neurons(net, lambda old: found.append(type(old)) or type(old)(), functional=True) == 2
+    assert sorted(map(str, found)) == sorted(map(str, [nn.ReLU, kind])) and torch.equal(net(x), Calling(function)(x))
+
+
+@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("functional", [False, True])
+def test_a_clamp_that_is_no_relu_is_named_as_left_analog(name: str, functional: bool) -> None:
+    with pytest.warns(UserWarning, match="net: got 1 activation left analog: [a-z_]+ ") as caught:
+        assert replace_neurons(Calling(OTHERS[name]), lambda _: ATIFuNode(), functional=functional) == 1
+    assert len(caught) == 1
+
+
+def test_the_pooling_of_a_maximum_is_no_activation() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        replace_neurons(Calling(lambda x: x.max(0, keepdim=True)[0] + torch.max(x)), lambda _: ATIFuNode())
 
 
 def test_the_ceiling_of_a_relu6_is_said_to_be_lost_where_it_is() -> None:
