@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from . import conversion, evaluation, functional, neurons, ops, simulation, snntorch, spikingjelly, testing  # noqa: F401
+    from .acceleration import Accelerated, accelerate
     from .calibration import calibrate, record_inputs
     from .conversion.convert import convert
     from .evaluation.evaluate import evaluate
@@ -21,12 +22,13 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
-    "AAN", "BNAAN", "ConstantInputNet", "__version__", "calibrate", "convert", "evaluate", "load", "parameter_groups",
-    "record_inputs", "register", "replace_neurons", "save", "set_precision", "unregister",
+    "AAN", "BNAAN", "Accelerated", "ConstantInputNet", "__version__", "accelerate", "calibrate", "convert", "evaluate",
+    "load", "parameter_groups", "record_inputs", "register", "replace_neurons", "save", "set_precision", "unregister",
 ]  # fmt: skip
 
 _MODULE_OF = {
-    "AAN": "neurons.aan", "BNAAN": "neurons.aan", "ConstantInputNet": "training", "calibrate": "calibration",
+    "AAN": "neurons.aan", "Accelerated": "acceleration", "BNAAN": "neurons.aan", "ConstantInputNet": "training",
+    "accelerate": "acceleration", "calibrate": "calibration",
     "convert": "conversion", "evaluate": "evaluation", "load": "saving", "parameter_groups": "training",
     "record_inputs": "calibration", "register": "registration", "replace_neurons": "replacement", "save": "saving",
     "set_precision": "neurons.precision", "unregister": "registration",
