@@ -11,7 +11,7 @@ from torch import nn
 
 from ._errors import bad_type, bad_value
 from ._together import all_or_nothing
-from .hosts import host_of
+from .hosts import host_of, kind_of
 from .neurons import ThresholdNeuron
 
 __all__ = ["Accelerated", "accelerate"]
@@ -68,14 +68,12 @@ def accelerate(net: nn.Module) -> Accelerated:
     changes: dict[nn.Module, type] = {}
     for name, neuron in _neurons(net):
         fused: Any = import_module(f".{host_of(neuron)}.fused", __package__)
-        kind: Any = type(neuron)
-        twin = fused.TWINS.get(kind)
-        if kind in fused.TWINS.values():
-            done.swapped[name] = kind.__bases__[-1].__name__
-            done._hosts[neuron] = kind.__bases__[-1]
-        elif (reason := _why_not(neuron, twin, fused)) is None:
-            done.swapped[name] = kind.__name__
-            done._hosts[neuron], changes[neuron] = kind, twin
+        kind = kind_of(neuron)
+        twin, is_twin = fused.TWINS.get(kind), kind is not type(neuron)
+        reason = None if is_twin else _why_not(neuron, twin, fused)
+        if reason is None:
+            done.swapped[name], done._hosts[neuron] = kind.__name__, kind
+            changes[neuron] = twin
         else:
             done.left[name] = f"{kind.__name__}: {reason}"
     if not done.swapped and not done.left:
@@ -143,4 +141,4 @@ def _module_of(neuron: nn.Module) -> str:
 def _set_classes(classes: dict[nn.Module, type]) -> None:
     with all_or_nothing((neuron, "__class__") for neuron in classes):
         for neuron, kind in classes.items():
-            neuron.__class__ = kind  # type: ignore[assignment]
+            neuron.__class__ = kind

@@ -9,7 +9,7 @@ from torch import nn
 
 from ._tracing import ThreadTracer
 
-__all__ = ["Host", "LeafTracer", "host_of", "is_container", "is_encoder", "is_neuron", "reset_neurons"]
+__all__ = ["Host", "LeafTracer", "host_of", "is_container", "is_encoder", "is_neuron", "kind_of", "reset_neurons"]
 
 Host = Literal["spikingjelly", "snntorch"]
 
@@ -24,6 +24,12 @@ def host_of(module: nn.Module) -> Host | None:
     ('spikingjelly', None)
     """
     return _host_of(type(module).__mro__)
+
+
+def kind_of(module: nn.Module) -> type[nn.Module]:
+    """Return the class of a module; that of its host for a neuron that :func:`snn_ext.accelerate` has swapped."""
+    kind: type[nn.Module] = getattr(type(module), "twin_of", type(module))
+    return kind
 
 
 def is_neuron(module: nn.Module) -> bool:

@@ -1,4 +1,4 @@
-"""The neurons for snnTorch: ``snn.Leaky`` subclasses, a reset and a detach for nested nets, whole sequences, a trainer on them."""
+"""The neurons for snnTorch: ``snn.Leaky`` subclasses, reset and detach of nested nets, whole sequences, a trainer."""
 
 from . import asn, neurons
 from .asn import *  # noqa: F403

@@ -47,6 +47,8 @@ def why_not(neuron: Any) -> str | None:
 class FusedLeaky(snn.Leaky):
     """``snn.Leaky`` by the fused operator."""
 
+    twin_of = snn.Leaky
+    mem: Tensor
     _time_in_batch: int | None = None  # T while a net runs on [T * N, ...]
 
     def forward(self, input_: Tensor, mem: Tensor | None = None) -> Any:

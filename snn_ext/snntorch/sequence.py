@@ -81,7 +81,7 @@ def check_steps(net: nn.Module) -> None:
         if isinstance(module, snn.SpikingNeuron):
             if not module.init_hidden:
                 bad_value(f"net ({name})", "init_hidden=False", "init_hidden=True: nothing passes mem along here")
-        elif any(b.__name__ == "MemoryModule" and b.__module__.startswith("spikingjelly.") for b in type(module).__mro__):
+        elif hasattr(module, "_memories"):
             bad_value(f"net ({name})", type(module).__name__, "neurons of snnTorch or snn_ext.snntorch")
         elif host_of(module) == "snntorch" and "Parallel" in type(module).__name__:
             bad_value(f"net ({name})", type(module).__name__, "a neuron of one step; this one takes sequences itself")

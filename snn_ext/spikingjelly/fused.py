@@ -1,7 +1,7 @@
 """Fused twins of SpikingJelly's own nodes: the host's class in all but how a sequence is computed.
 
-A twin differs from its host's class by nothing but its methods, so that a node becomes one, and its host's again, by its
-``__class__``. What the operator cannot do is left to the host's own method, call by call.
+A twin differs from its host's class by nothing but its methods, so that a node becomes one, and its host's again, by
+its ``__class__``. What the operator cannot do is left to the host's own method, call by call.
 """
 
 from __future__ import annotations
@@ -112,33 +112,44 @@ class _FusedSimpleNode(_Sequence):
 class FusedIFNode(_FusedNode, neuron.IFNode):
     """``IFNode`` by the fused operator."""
 
+    twin_of = neuron.IFNode
+
 
 class FusedHalfThresholdIFNode(_FusedNode, neuron.HalfThresholdIFNode):
     """``HalfThresholdIFNode`` by the fused operator."""
+
+    twin_of = neuron.HalfThresholdIFNode
 
 
 class FusedLIFNode(_LeakySequence, _FusedNode, neuron.LIFNode):
     """``LIFNode`` by the fused operator."""
 
+    twin_of = neuron.LIFNode
+
 
 class FusedParametricLIFNode(_ParametricSequence, _FusedNode, neuron.ParametricLIFNode):
     """``ParametricLIFNode`` by the fused operator."""
+
+    twin_of = neuron.ParametricLIFNode
 
 
 class FusedSimpleIFNode(_FusedSimpleNode, neuron.SimpleIFNode):
     """``SimpleIFNode`` by the fused operator."""
 
+    twin_of = neuron.SimpleIFNode
+
 
 class FusedSimpleLIFNode(_LeakySequence, _FusedSimpleNode, neuron.SimpleLIFNode):
     """``SimpleLIFNode`` by the fused operator."""
 
+    twin_of = neuron.SimpleLIFNode
+
 
 TWINS: dict[type, type] = {
-    neuron.IFNode: FusedIFNode,
-    neuron.HalfThresholdIFNode: FusedHalfThresholdIFNode,
-    neuron.LIFNode: FusedLIFNode,
-    neuron.ParametricLIFNode: FusedParametricLIFNode,
-    neuron.SimpleIFNode: FusedSimpleIFNode,
-    neuron.SimpleLIFNode: FusedSimpleLIFNode,
+    twin.twin_of: twin
+    for twin in (
+        *(FusedIFNode, FusedHalfThresholdIFNode, FusedLIFNode, FusedParametricLIFNode),
+        *(FusedSimpleIFNode, FusedSimpleLIFNode),
+    )
 }
 """The twin of each class of the host that has one."""
