@@ -18,19 +18,21 @@ if TYPE_CHECKING:
     from .registration import register, unregister
     from .replacement import replace_neurons
     from .saving import load, save
+    from .simulation.one_step import one_step
     from .training import ConstantInputNet, parameter_groups
 
 __version__ = "0.1.0"
 __all__ = [
     "AAN", "BNAAN", "Accelerated", "ConstantInputNet", "__version__", "accelerate", "calibrate", "convert", "evaluate",
-    "load", "parameter_groups", "record_inputs", "register", "replace_neurons", "save", "set_precision", "unregister",
+    "load", "one_step", "parameter_groups", "record_inputs", "register", "replace_neurons", "save", "set_precision",
+    "unregister",
 ]  # fmt: skip
 
 _MODULE_OF = {
     "AAN": "neurons.aan", "Accelerated": "acceleration", "BNAAN": "neurons.aan", "ConstantInputNet": "training",
-    "accelerate": "acceleration", "calibrate": "calibration",
-    "convert": "conversion", "evaluate": "evaluation", "load": "saving", "parameter_groups": "training",
-    "record_inputs": "calibration", "register": "registration", "replace_neurons": "replacement", "save": "saving",
+    "accelerate": "acceleration", "calibrate": "calibration", "convert": "conversion", "evaluate": "evaluation",
+    "load": "saving", "one_step": "simulation.one_step", "parameter_groups": "training", "record_inputs": "calibration",
+    "register": "registration", "replace_neurons": "replacement", "save": "saving",
     "set_precision": "neurons.precision", "unregister": "registration",
 }  # fmt: skip
 _MODULES = (
