@@ -100,6 +100,9 @@ class Accelerated:
 
     def undo(self) -> None:
         """Give the swapped neurons their own classes back; everything else of them is theirs already."""
+        for neuron, kind in self._hosts.items():
+            if kind_of(neuron) is not kind:
+                bad_value("net", type(neuron).__name__, f"the fused {kind.__name__} that accelerate made of it")
         _set_classes(self._hosts)
 
     def __str__(self) -> str:

@@ -28,7 +28,7 @@ def host_of(module: nn.Module) -> Host | None:
 
 def kind_of(module: nn.Module) -> type[nn.Module]:
     """Return the class of a module; that of its host for a neuron that :func:`snn_ext.accelerate` has swapped."""
-    kind: type[nn.Module] = getattr(type(module), "twin_of", type(module))
+    kind: type[nn.Module] = vars(type(module)).get("twin_of", type(module))  # not of a subclass: that is its own
     return kind
 
 

@@ -14,7 +14,7 @@ import snntorch as snn
 import torch
 from snntorch import backprop, surrogate
 from snntorch import functional as SF
-from spikingjelly.activation_based import functional, layer, neuron
+from spikingjelly.activation_based import functional, layer, memopt, neuron
 from spikingjelly.activation_based import surrogate as sj_surrogate
 from spikingjelly.activation_based.model import spiking_resnet
 from torch import Tensor, nn
@@ -515,6 +515,37 @@ def test_an_interrupted_swap_changes_nothing(monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(KeyboardInterrupt):
         accelerate(net)
     assert [type(m) for m in net] == [neuron.LIFNode, Stubborn]
+
+
+def test_a_neuron_whose_class_changes_later_is_not_given_another() -> None:
+    node = neuron.ParametricLIFNode()
+    done = accelerate(nn.Sequential(node))
+    nn.utils.parametrize.register_parametrization(node, "w", nn.Identity())
+    kind = type(node)
+    with pytest.raises(ValueError, match="net: got 'ParametrizedFusedParametricLIFNode', want the fused"):
+        done.undo()
+    assert type(node) is kind and list(accelerate(nn.Sequential(node)).left) == ["0"] and type(node) is kind
+    nn.utils.parametrize.remove_parametrizations(node, "w")
+    done.undo()
+    done.undo()
+    assert type(node) is neuron.ParametricLIFNode
+
+
+@pytest.mark.parametrize("chunks", [1, 3])
+def test_checkpointing_of_the_host_gives_the_same(chunks: int) -> None:
+    found = []
+    for change in (lambda net: None, accelerate):
+        torch.manual_seed(0)
+        nodes = neuron.LIFNode(v_threshold=0.2), neuron.ParametricLIFNode(v_threshold=0.1)
+        net = nn.Sequential(layer.Linear(8, 8), nodes[0], layer.Linear(8, 3), nodes[1])
+        functional.set_step_mode(net, "m")
+        change(net)
+        x_seq = 3 * torch.randn(6, 2, 8, requires_grad=True)
+        out = memopt.checkpoint_module(net, chunks=chunks)(x_seq)
+        found.append([out, *torch.autograd.grad((out * torch.arange(3.0)).sum(), [*net.parameters()])])
+    assert torch.equal(found[0][0], found[1][0]) and 0 < found[0][0].mean() < 1
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(b, a, rtol=1e-5, atol=1e-6)
 
 
 def test_a_shared_neuron_counts_once_and_a_single_one_is_a_net() -> None:
