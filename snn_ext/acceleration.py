@@ -106,7 +106,7 @@ class Accelerated:
         _set_classes(self._hosts)
 
     def __str__(self) -> str:
-        lines = [f"{len(self.swapped)} neurons swapped, {len(self.left)} left"]
+        lines = [f"neurons swapped: {len(self.swapped)}, left: {len(self.left)}"]
         lines += [f"  {name}: {reason}" for name, reason in self.left.items()]
         slow = sum(getattr(neuron, "step_mode", "m") == "s" for neuron in self._hosts)
         return "\n".join(lines + [f"  {slow} of the swapped are in step mode 's': faster in 'm' only"] * (slow > 0))

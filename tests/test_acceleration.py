@@ -264,7 +264,7 @@ def test_a_trained_resnet_predicts_the_same_and_goes_on_training() -> None:
     want = predictions(net)
     fresh = build()
     done = accelerate(fresh)
-    assert len(done.swapped) == 17 and not done.left and "17 neurons swapped" in str(done)
+    assert len(done.swapped) == 17 and not done.left and "neurons swapped: 17, left: 0" in str(done)
     assert fresh.state_dict().keys() == state.keys()
     fresh.load_state_dict(state)
     assert torch.equal(predictions(fresh), want)
