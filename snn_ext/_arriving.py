@@ -129,7 +129,8 @@ def fit_to_spikes(
     try:
         for relu in bar("calibrate", "layer", layers, progress=progress):
             neuron: Any = new[relu]
-            few = samples[relu].fewer(memory // (time_steps * samples[relu].current.element_size()))
+            values = samples[relu].current
+            few = samples[relu].fewer(memory // (time_steps * len(values) * values.element_size()))
             if not bool(few.target.any()):
                 continue
             current = _arriving(net, neuron, few, inputs, time_steps)

@@ -35,10 +35,9 @@ class Samples:
         """Return the values ``[T', C, M_b]`` of ``[T', N, C, ...]`` at the positions in a batch."""
         return values_at(value, *self.places[batch])
 
-    def fewer(self, values: int) -> Samples:
-        """Return every k-th position, so that there are enough for a search, and at most so many values."""
-        channels, positions = self.current.shape
-        step = math.ceil(positions / max(1, min(POSITIONS, values // channels)))
+    def fewer(self, positions: int) -> Samples:
+        """Return every k-th position, so that there are enough for a search, and at most so many."""
+        step = math.ceil(self.current.shape[1] / max(1, min(POSITIONS, positions)))
         places, start = [], 0
         for sample, place in self.places:
             kept = slice(-start % step, None, step)

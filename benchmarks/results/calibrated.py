@@ -34,6 +34,8 @@ CALIBRATED: dict[str, dict[str, Any]] = {
     "calibrated": _QUIET,
     "calibrated, weights as they are": _QUIET | {"correct_weights": False},
     "calibrated on 32 images": _QUIET | {"samples": 32},
+    "calibrated, channels tuned": _QUIET | {"tune": "channels"},
+    "calibrated, weights tuned": _QUIET | {"tune": "weights"},
 }
 """A net of these is made for each number of steps; the others are made once."""
 DIAL: dict[str, dict[str, Any]] = {"wait 1": _QUIET | {"wait": 1}, "wait T - 1, exact": _QUIET | {"schedule": "phased"}}

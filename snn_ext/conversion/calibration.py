@@ -26,6 +26,8 @@ __all__ = ["AnalogSamples", "calibrate"]
 
 _ROWS = 8192
 """Positions of a channel for a regression of weights."""
+_MANY = 2048
+"""Inputs of a sum from which on a regression takes fewer positions: its time grows with the third power of them."""
 
 
 def calibrate(
@@ -67,8 +69,9 @@ def calibrate(
         name = str(node.target)
         if name in analog.activations:
             if correct_weights:
-                _correct(layers, node.all_input_nodes[0].all_input_nodes[0], samples.layers[name])
-            few = samples.layers[name].fewer(memory // (4 * time_steps * analog.x.element_size()))
+                _correct(layers, node.all_input_nodes[0].all_input_nodes[0], samples.layers[name], memory // 4)
+            bytes_a_position = time_steps * len(samples.layers[name].current) * analog.x.element_size()
+            few = samples.layers[name].fewer(memory // (4 * bytes_a_position))
             if not bool(few.target.any()):
                 warnings.warn(f"calibration: {name} was never active; its threshold is 1", stacklevel=2)
             search = _search(layers, node, few, analog.activations[name].clip, analog.graph.get_submodule(name))
@@ -76,7 +79,7 @@ def calibrate(
         for _ in layers.finish(node):
             pass
     if correct_weights and samples.output is not None:
-        _correct(layers, layers.output(), samples.output)
+        _correct(layers, layers.output(), samples.output, memory // 4)
 
 
 class AnalogSamples:
@@ -117,12 +120,15 @@ class AnalogSamples:
             self.output = Samples(every, torch.cat(outputs).T, torch.cat(outputs).T)
 
 
-def _correct(layers: Layerwise, node: fx.Node, samples: Samples) -> None:
+def _correct(layers: Layerwise, node: fx.Node, samples: Samples, memory: int) -> None:
     """Correct the weights before a sum by what its mean over time lacks."""
     fed = feeder(layers.net, node)
     if fed is None or layers.is_constant(fed):
         return
     layer: Any = module_of(layers.net, fed)
+    columns = layer.weight[0].numel()
+    if columns > _MANY or columns * samples.current.shape[1] * layer.weight.element_size() > memory:
+        samples = samples.fewer(memory // (columns * layer.weight.element_size()))
     source, inputs, means = fed.all_input_nodes[0], [], []
     for batch in range(len(layers.batches)):
         total: dict[fx.Node, Tensor] = {}

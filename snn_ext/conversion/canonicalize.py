@@ -21,7 +21,7 @@ from .graph_tools import assign, bypass, free_name, name_of, refuse, shape_of
 from .modules import Scale
 from .obstacles import Obstacles
 from .operations import canonicalize_operations, is_size
-from .outputs import select_output
+from .outputs import part_of, select_output
 from .padding import absorb_padding
 from .pooling import pool_before_activations, pool_behind_activations
 from .preparation import TOLERANCE, plain_copy, relative_error
@@ -48,6 +48,8 @@ class AnalogNet:
         Samples, and the output of the graph for them.
     notes : list of str
         What the report of each layer has to say about the copy.
+    sized : bool
+        The copy is the net for inputs of this size only: a size that the net asks for is a number in the copy.
     """
 
     graph: fx.GraphModule
@@ -55,6 +57,7 @@ class AnalogNet:
     x: Tensor
     output: Tensor
     notes: list[str]
+    sized: bool
 
     def watched(self, x: Tensor, see: Callable[[str, Tensor], object]) -> Tensor:
         """Return the output for some samples, and show the input of each activation on the way."""
@@ -125,7 +128,8 @@ def canonicalize(
     activations = {name: activations[name] for name in order if name in activations}
     if not bool(wanted.isfinite().all()):
         bad_value("calibration", "inputs for which the output of ann is not finite", "finite values")
-    return AnalogNet(graph, activations, x, _checked_output(graph, x, wanted), notes)
+    result = _checked_output(graph, x, wanted)
+    return AnalogNet(graph, activations, x, result, notes, _is_sized(ann, graph, x, output))
 
 
 # -- the copy, and what it computes ------------------------------------------------------------------------------------
@@ -163,6 +167,25 @@ def _checked_output(graph: fx.GraphModule, x: Tensor, wanted: Tensor) -> Tensor:
             "do in evaluation what their torch.nn base class does, and no operation in place on a value used again"
         )
     return output
+
+
+def _is_sized(ann: nn.Module, graph: fx.GraphModule, x: Tensor, output: str | int | None) -> bool:
+    """Return True if the net takes larger inputs, for which the copy does something else."""
+    if x.ndim < 3:
+        return False
+    larger = x[:1].repeat(1, 1, *[2] * (x.ndim - 2))
+    try:
+        wanted = part_of(ann(larger), output)
+    except Exception:  # a linear layer behind, for example: it refuses such inputs, and so does the copy
+        return False
+    try:
+        return not _agrees(graph(larger), wanted)
+    except Exception:
+        return True
+
+
+def _agrees(found: Tensor, wanted: Tensor) -> bool:
+    return found.shape == wanted.shape and relative_error(found, wanted) <= TOLERANCE
 
 
 # -- passes ----------------------------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import accumulate
 from typing import Any
 
@@ -12,7 +12,16 @@ from torch import Tensor, nn
 
 from ..spikingjelly.host import CopiedMemories
 
-__all__ = ["Gate", "PoissonEncoder", "Scale", "SpikeMaxPool1d", "SpikeMaxPool2d", "SpikeMaxPool3d", "over_channels"]
+__all__ = [
+    "Gate",
+    "InputShape",
+    "PoissonEncoder",
+    "Scale",
+    "SpikeMaxPool1d",
+    "SpikeMaxPool2d",
+    "SpikeMaxPool3d",
+    "over_channels",
+]
 
 States = tuple[Any, ...]
 
@@ -51,6 +60,38 @@ class Scale(nn.Module):
 def over_channels(value: Tensor, ndim: int) -> Tensor:
     """Return one number, or one per channel, in a shape that broadcasts to ``[N, C, ...]`` of ``ndim`` dimensions."""
     return value.reshape(()) if value.numel() == 1 else value.reshape(-1, *[1] * (ndim - 2))
+
+
+class InputShape(nn.Identity):
+    """Takes inputs of one shape only, that of a net which asks for sizes of its input.
+
+    Parameters
+    ----------
+    shape : sequence of int
+        Of one sample.
+
+    Examples
+    --------
+    >>> import torch
+    >>> InputShape((8,))(torch.rand(2, 16))
+    Traceback (most recent call last):
+    ValueError: x: got inputs [16], want [8] as in the calibration: the net asks for the size of its input
+    """
+
+    def __init__(self, shape: Sequence[int]) -> None:
+        super().__init__()
+        self.shape = tuple(shape)
+
+    def forward(self, input: Tensor) -> Tensor:
+        if input.shape[1:] != self.shape:
+            raise ValueError(
+                f"x: got inputs {list(input.shape[1:])}, want {list(self.shape)} as in the calibration: the net asks "
+                "for the size of its input"
+            )
+        return input
+
+    def extra_repr(self) -> str:
+        return f"{self.shape}"
 
 
 class _SpikeMaxPool(CopiedMemories):

@@ -11,7 +11,7 @@ from torch import Tensor, fx
 from .._errors import bad_type, bad_value
 from .graph_tools import refuse
 
-__all__ = ["select_output"]
+__all__ = ["part_of", "select_output"]
 
 
 def select_output(graph: fx.GraphModule, result: Any, output: str | int | None) -> Tensor:
@@ -40,6 +40,11 @@ def select_output(graph: fx.GraphModule, result: Any, output: str | int | None) 
         bad_value("output", output, names or "None for a net that returns one tensor")
     node.args = (part,)
     return value
+
+
+def part_of(result: Any, output: str | int | None) -> Any:
+    """Return one of the outputs in what a net returns."""
+    return result if output is None else _parts(result)[output]
 
 
 def _parts(value: Any) -> dict[Any, Any]:

@@ -128,19 +128,30 @@ def refit(layer: Any, inputs: Tensor, residual: Tensor) -> bool:
 
 
 class _Ridge:
-    """Ridge regression of ``[G, M, O]`` on ``[G, M, K]`` with an offset that is not penalised."""
+    """Ridge regression of ``[G, M, O]`` on ``[G, M, K]`` with an offset that is not penalised.
+
+    The system that is solved is one of K unknowns, or of M where these are fewer: its dual.
+    """
 
     def __init__(self, x: Tensor, r: Tensor) -> None:
         self._x, self._r = x.mean(1, keepdim=True), r.mean(1, keepdim=True)
-        centred = x - self._x
-        self._gram, self._moment = (centred.mT @ centred).double(), (centred.mT @ (r - self._r)).double()
+        centred, wanted = x - self._x, r - self._r
+        self._rows = centred if x.shape[1] < x.shape[2] else None
+        left = centred if self._rows is None else centred.mT
+        self._gram = (left.mT @ left).double()
+        self._moment = (left.mT @ wanted).double() if self._rows is None else wanted.double()
+        size = self._gram.diagonal(dim1=1, dim2=2).sum(1) / x.shape[2]
+        self._size = torch.where(size > 0, size, torch.ones_like(size))  # no spike arrives
 
     def slope(self, penalty: float) -> Tensor:
         """Return ``[G, K, O]``."""
-        diagonal = self._gram.diagonal(dim1=1, dim2=2).mean(1)
-        diagonal = torch.where(diagonal > 0, diagonal, torch.ones_like(diagonal))  # no spike arrives
-        ridge = torch.eye(self._gram.shape[1]).to(self._gram) * (penalty * diagonal)[:, None, None]
-        return torch.linalg.solve(self._gram + ridge, self._moment).to(self._x)
+        system = self._gram.clone()
+        system.diagonal(dim1=1, dim2=2).add_((penalty * self._size)[:, None])
+        factor, failed = torch.linalg.cholesky_ex(system)  # by rounding, where columns are nearly equal
+        solution = (
+            torch.linalg.solve(system, self._moment) if failed.any() else torch.cholesky_solve(self._moment, factor)
+        )
+        return solution.to(self._x) if self._rows is None else self._rows.mT @ solution.to(self._x)
 
     def offset(self, slope: Tensor) -> Tensor:
         return self._r - self._x @ slope

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence, Sized
+from collections.abc import Iterable, Sequence, Sized
 from contextlib import suppress
 from itertools import chain
 from pathlib import Path
@@ -12,6 +12,7 @@ import torch
 from torch import fx, nn
 
 from .._errors import bad_type, bad_value, check_bool, check_choice, check_count
+from .._progress import bar
 from ..hosts import host_of
 from ..simulation.engine import Simulation
 from ..simulation.graph import evaluating, output_of, smoothed_readout
@@ -93,7 +94,7 @@ def evaluate(
         nets, settings and batches, that call is continued; the file of another call is refused. It is removed at the
         end.
     progress : bool
-        Show a progress bar (tqdm).
+        Show a progress bar (tqdm) on a terminal.
 
     Returns
     -------
@@ -164,7 +165,7 @@ def evaluate(
         readout = ReadoutSums(time_steps, delays, top, by_value, rule)
         run = Run(simulation, steps, ann, readout, correlation_steps, frames)
         if resume is None:
-            for number, x, labels in _progress(batches, loader, progress):
+            for number, x, labels in bar("evaluate", "batch", batches, total=_length(loader), progress=progress):
                 run.add(number, x, labels)
             return run.result()
         settings = {"time_steps": time_steps, "delays": delays, "top": top, "correlation_steps": correlation_steps}
@@ -172,7 +173,8 @@ def evaluate(
         hashes = {"arousal": repr(arousal), "snn": fingerprint(simulation.graph), "ann": fingerprint(ann)}
         file = ResumeFile(resume, settings | hashes | {"function": hash_of(metric)})
         file.restore(run)
-        for number, x, labels, done in _progress(file.batches(batches), loader, progress):
+        kept = file.batches(batches)
+        for number, x, labels, done in bar("evaluate", "batch", kept, total=_length(loader), progress=progress):
             run.add(number, x, labels, done)
             if not done:
                 file.save(run)
@@ -188,7 +190,8 @@ def _time_steps(given: int | None, snn: nn.Module, steps: Steps, frames: Frames,
     if shown is None and steps.frames is not None:
         bad_value("frames", None, f"'TN' or 'NT': a step of snn shows one of {steps.time_steps} frames")
     if shown is not None:
-        if steps.time_steps is not None and steps.frames is None or getattr(snn, "schedule", "streaming") == "phased":
+        loops = steps.time_steps is not None and steps.frames is None
+        if loops or getattr(snn, "schedule", "streaming") != "streaming":
             bad_value("frames", frames, "None: snn shows one input at all of its steps")
         if steps.time_steps not in (None, shown):
             bad_value("loader", f"{shown} frames", f"{steps.time_steps}, the steps of the forward pass of snn")
@@ -226,13 +229,7 @@ def _check(
         bad_value("correlation_steps", correlation_steps, f"ints in [1, {time_steps}]")
 
 
-def _progress(batches: Iterator[Any], loader: Iterable[Any], progress: bool) -> Iterator[Any]:
-    """Yield the batches, with a progress bar if one is wanted."""
-    if not progress:
-        return batches
-    from tqdm import tqdm  # SpikingJelly requires it
-
-    total = None
+def _length(loader: Iterable[Any]) -> int | None:
     with suppress(TypeError):  # a loader of a stream has a length that it does not know
-        total = len(loader) if isinstance(loader, Sized) else None
-    return iter(tqdm(batches, "evaluate", total, unit="batch", dynamic_ncols=True))
+        return len(loader) if isinstance(loader, Sized) else None
+    return None

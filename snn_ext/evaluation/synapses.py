@@ -139,7 +139,7 @@ class _Count:
         for node, name in self.sources.items():
             if self._is_reached_twice(name):
                 found.fan_out[name] = self._one_by_one(node, name)[0]
-        if found.step_macs and getattr(self.graph, "schedule", "streaming") == "phased":
+        if found.step_macs and getattr(self.graph, "schedule", "streaming") != "streaming":
             # a layer works in the steps of its own phase only
             bad_value("snn", "layers with weights behind each other in a phased net", "neurons between them")
         return found

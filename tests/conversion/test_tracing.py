@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,9 +15,13 @@ from torch.nn import functional as F
 
 pytest.importorskip("spikingjelly")
 
+from spikingjelly.activation_based import functional  # noqa: E402
+
+from snn_ext import evaluate, load, save  # noqa: E402
 from snn_ext.conversion import optimize_precharge  # noqa: E402
 from snn_ext.conversion.canonicalize import canonicalize  # noqa: E402
 from snn_ext.conversion.convert import convert  # noqa: E402
+from snn_ext.simulation import Simulation  # noqa: E402
 
 
 class Net(nn.Module):
@@ -161,3 +167,36 @@ def test_precharge_is_found_for_the_output_that_was_converted() -> None:
     assert len(optimize_precharge(snn, net, x, time_steps=8, output="out")) == 1
     with pytest.raises(ValueError, match="output='out'"):
         optimize_precharge(snn, net, x, time_steps=8)
+
+
+class Upsampled(nn.Module):
+    """A segmentation net: its output has the size of its input, by a size that it asks for or by a factor."""
+
+    def __init__(self, by_size: bool) -> None:
+        super().__init__()
+        self.by_size, self.down, self.head = by_size, nn.Conv2d(2, 4, 3, stride=2, padding=1), nn.Conv2d(4, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.head(self.down(x).relu())
+        return F.interpolate(y, size=x.shape[-2:]) if self.by_size else F.interpolate(y, scale_factor=2)
+
+
+@pytest.mark.parametrize("step_mode", ["s", "m"])
+def test_a_size_that_is_asked_for_binds_the_net_to_it_and_a_factor_does_not(step_mode: str, tmp_path: Path) -> None:
+    x, larger = torch.rand(2, 2, 8, 8), torch.rand(2, 2, 16, 16)
+    sized, free = (convert(Upsampled(by_size), x, method="data-norm") for by_size in (True, False))
+    save(sized, tmp_path / "net.pt")
+    for net in (sized, load(tmp_path / "net.pt"), copy.deepcopy(sized), sized.to_snntorch()):
+        with pytest.raises(ValueError, match=r"x: got inputs \[2, 16, 16\], want \[2, 8, 8\] as in the calibration"):
+            evaluate(net, [larger], 4)
+    assert next(iter(Simulation(free).run(larger, 1))).shape[2:] == (3, 16, 16)
+    for net, right in ((sized, False), (free, True)):
+        net.step_mode = step_mode
+        inputs = larger if step_mode == "s" else larger.expand(3, *larger.shape)
+        if right:
+            assert net(inputs).shape[-2:] == (16, 16)
+        else:
+            with pytest.raises(ValueError, match="as in the calibration"):
+                net(inputs)
+        functional.reset_net(net)
+        assert net(inputs[..., :8, :8]).shape[-2:] == (8, 8)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
 import torch
 from spikingjelly.activation_based.ann2snn import FXConversionRecipe
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from ..._errors import check_bool, check_choice, check_count
 from ..._progress import bar
@@ -15,7 +16,8 @@ from ...simulation.analog import AnalogTwin
 from ...simulation.engine import Simulation
 from ..batches import Batches
 from ..canonicalize import AnalogNet, canonicalize
-from ..modules import over_channels
+from ..graph_tools import free_name
+from ..modules import InputShape, over_channels
 from ..net import ConvertedNet
 from ..preparation import TOLERANCE, check_values, relative_error
 
@@ -91,8 +93,12 @@ class ConversionRecipe(FXConversionRecipe):
         net = self.build(analog, batches)
         for layer in net.report:
             layer.notes[:0] = analog.notes
-        if analog.notes:
-            _take_16_bits(net)
+        if analog.sized:
+            name = free_name(net, "input_shape")
+            net.add_submodule(name, InputShape(x.shape[1:]))
+            _begin_with(net, lambda input: net.graph.call_module(name, (input,)))
+        if analog.notes:  # a net of float32 takes the 16-bit inputs of the net that it was converted from
+            _begin_with(net, lambda input: net.graph.call_method("float", (input,)))
         for parameter in net.parameters():
             if parameter.ndim == 4:  # of a 2d convolution, whose fast layout on a CPU it is
                 parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
@@ -116,13 +122,13 @@ class ConversionRecipe(FXConversionRecipe):
         return net
 
 
-def _take_16_bits(net: ConvertedNet) -> None:
-    """Let a net of float32 take the 16-bit inputs of the net that it was converted from."""
+def _begin_with(net: ConvertedNet, call: Callable[[fx.Node], fx.Node]) -> None:
+    """Insert an operation on the input."""
     x = next(node for node in net.graph.nodes if node.op == "placeholder")
     with net.graph.inserting_after(x):
-        full = net.graph.call_method("float", (x,))
-    full.meta = dict(x.meta)
-    x.replace_all_uses_with(full, lambda user: user is not full)
+        node = call(x)
+    node.meta = dict(x.meta)
+    x.replace_all_uses_with(node, lambda user: user is not node)
     net.recompile()
 
 

@@ -206,6 +206,21 @@ def test_the_search_beats_its_start_on_a_current_that_varies() -> None:
     torch.testing.assert_close(found, search.error)
 
 
+@pytest.mark.parametrize("rows", [20, 60])
+def test_a_regression_of_more_columns_than_rows_is_that_of_its_definition(rows: int) -> None:
+    from snn_ext.conversion.refit import _Ridge
+
+    torch.manual_seed(0)
+    x, r = torch.rand(2, rows, 40, dtype=torch.float64), torch.rand(2, rows, 3, dtype=torch.float64)
+    ridge, centred = _Ridge(x, r), x - x.mean(1, keepdim=True)
+    gram = centred.mT @ centred
+    for penalty in (1e-3, 1.0):
+        system = gram + torch.diag_embed(penalty * gram.diagonal(dim1=1, dim2=2).mean(1, keepdim=True).expand(2, 40))
+        wanted = torch.linalg.solve(system, centred.mT @ (r - r.mean(1, keepdim=True)))
+        torch.testing.assert_close(ridge.slope(penalty), wanted)
+        torch.testing.assert_close(ridge.predict(x, penalty).mean(1), r.mean(1))
+
+
 @pytest.mark.parametrize("layer", [
     nn.Conv2d(4, 6, 3, stride=2, padding=1, groups=2), nn.Conv1d(4, 6, 3, dilation=2, padding=(1,)),
     nn.Conv3d(4, 6, 2, padding=1),
