@@ -24,7 +24,8 @@ def run_steps(net: nn.Module, x: Tensor, num_steps: int | None = None) -> Any:
     The net is called once: time is folded into the batch, ``[T * N, ...]``, for all layers but the neurons. Those of
     this package, and ``snn.Leaky`` after :func:`snn_ext.accelerate`, take the sequence by their fused operator; other
     neurons of the host run it step by step. Spikes are those of the loop, with the same state before and after;
-    batch norm in training mode sees all steps of a batch at once, and dropout draws for all of them.
+    batch norm in training mode sees all steps of a batch at once, and dropout draws for all of them. The batch is T
+    times as large: a net must not reshape to a size of batch that is written down.
 
     Parameters
     ----------

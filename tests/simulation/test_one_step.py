@@ -9,7 +9,9 @@ import pytest
 import snntorch as snn
 import torch
 from snntorch import functional as SF
+from snntorch import surrogate
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 import snn_ext
 from snn_ext.snntorch import bptt, reset, run_steps
@@ -100,6 +102,40 @@ def test_bptt_trains_the_net_that_was_looped() -> None:
     losses = [float(bptt(step, data, optimizer, SF.ce_rate_loss(), num_steps=STEPS, time_var=False)) for _ in range(20)]
     assert losses[-1] < losses[0]
     assert torch.equal(net(x)[0], (reset(step), run_steps(step, x, STEPS))[1][0])
+
+
+class ConvNet(nn.Module):
+    """The net of the host's tutorial on convolutions, written with functions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.lif1 = nn.Conv2d(1, 4, 3), snn.Leaky(0.5, spike_grad=surrogate.fast_sigmoid(slope=25))
+        self.conv2, self.lif2 = nn.Conv2d(4, 6, 3), snn.Synaptic(0.9, 0.5)
+        self.fc1, self.lif3 = nn.Linear(24, 3), snn.Leaky(0.5)
+        with torch.no_grad():
+            for p in self.parameters():
+                p.mul_(2) if p.ndim > 1 else None
+
+    def forward(self, x: Tensor) -> Any:
+        mem1, (syn2, mem2), mem3 = self.lif1.init_leaky(), self.lif2.init_synaptic(), self.lif3.init_leaky()
+        spk3_rec, mem3_rec = [], []
+        for _ in range(STEPS):
+            spk1, mem1 = self.lif1(F.max_pool2d(self.conv1(x), 2), mem1)
+            spk2, syn2, mem2 = self.lif2(F.max_pool2d(self.conv2(spk1), 2), syn2, mem2)
+            spk3, mem3 = self.lif3(self.fc1(spk2.view(spk2.size(0), -1)), mem3)
+            spk3_rec.append(spk3)
+            mem3_rec.append(mem3)
+        return torch.stack(spk3_rec), torch.stack(mem3_rec)
+
+
+def test_a_convolutional_loop_with_neurons_that_are_left() -> None:
+    net, x = ConvNet(), torch.rand(4, 1, 14, 14)
+    step = snn_ext.one_step(net, x)
+    assert snn_ext.accelerate(step).left.keys() == {"lif2", "lif3"}
+    (spk, mem), (want, want_mem) = run_steps(step, x, STEPS), net(x)
+    assert torch.equal(spk, want) and spk.any()
+    torch.testing.assert_close(mem, want_mem)
+    assert not net.lif2.init_hidden and torch.equal(net(x)[0], want)
 
 
 class Growing(Net):
