@@ -14,7 +14,7 @@ import snntorch as snn
 import torch
 from snntorch import backprop, surrogate
 from snntorch import functional as SF
-from spikingjelly.activation_based import functional, layer, memopt, neuron
+from spikingjelly.activation_based import functional, layer, memopt, neuron, op_counter
 from spikingjelly.activation_based import surrogate as sj_surrogate
 from spikingjelly.activation_based.model import spiking_resnet
 from torch import Tensor, nn
@@ -87,6 +87,19 @@ def test_spikes_and_potential_are_those_of_the_node(name: str, dtype: torch.dtyp
         assert torch.equal(twin(x_seq), host(x_seq))  # from the potential that was left
         host.step_mode = twin.step_mode = "s"
         assert torch.equal(twin(x_seq[0]), host(x_seq[0]))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_one_place_from_a_threshold_that_is_not_dyadic(dtype: torch.dtype) -> None:
+    theta = torch.full((20, 300), 0.7, dtype=dtype)
+    x_seq = torch.nextafter(theta, theta + torch.randint(-1, 2, theta.shape))
+    for v_reset in (None, 0.0):
+        host, twin = neuron.IFNode(0.7, v_reset, step_mode="m"), neuron.IFNode(0.7, v_reset, step_mode="m")
+        accelerate(twin)
+        assert torch.equal(twin(x_seq), host(x_seq)) and torch.equal(twin.v, host.v)
+    host, twin = leaky(0.5, 0.7), leaky(0.5, 0.7)
+    accelerate(twin)
+    assert torch.equal(run_steps(twin, x_seq), looped(host, x_seq)) and torch.equal(twin.mem, host.mem)
 
 
 @each_node
@@ -221,18 +234,21 @@ def test_functional_forward_and_chunks_are_those_of_the_sequence() -> None:
     v = torch.zeros_like(x_seq[0])
     assert torch.equal(to_functional_forward(twin)((x_seq,), (v,))[0][0], want) and twin.v == 0.0
     assert torch.equal(torch.cat([twin(x_seq[:7]), twin(x_seq[7:])]), want)
+    for v in (v.double() / 3, v[0] + 0.125):  # as another precision, and as one for each of a row
+        a, b = (node.multi_step_functional_forward((x_seq,), (v,)) for node in (host, twin))
+        assert torch.equal(a[0][0], b[0][0]) and torch.equal(a[1][0], b[1][0])
 
 
-def test_operation_counters_count_the_hosts_operations() -> None:
-    from spikingjelly.activation_based import op_counter
-
+@each_node
+def test_operation_counters_count_the_hosts_operations(name: str) -> None:
     counts = []
-    for node in pair("LIFNode"):
-        counter = op_counter.MACCounter()
-        with torch.no_grad(), op_counter.DispatchCounterMode([counter]):
+    for node in pair(name):
+        kinds = op_counter.ACCounter, op_counter.MACCounter, op_counter.MemoryAccessCounter, op_counter.FlopCounter
+        counters = [kind() for kind in kinds]
+        with torch.no_grad(), op_counter.DispatchCounterMode(counters):
             node(next(inputs()))
-        counts.append(counter.get_total())
-    assert counts[0] == counts[1]
+        counts.append([counter.get_total() for counter in counters])
+    assert counts[0] == counts[1] and counts[0][0] > 0
 
 
 def test_a_trained_resnet_predicts_the_same_and_goes_on_training() -> None:
@@ -305,6 +321,22 @@ def test_spikes_and_mem_are_those_of_leaky(mechanism: str, dtype: torch.dtype) -
         assert torch.equal(got, want) and got.dtype == want.dtype and torch.equal(twin.mem, host.mem)
         assert 0.01 < want.mean() <= 1.0
         assert torch.equal(twin(x_seq[0]), host(x_seq[0]))  # a single step goes on from there
+
+
+@pytest.mark.parametrize("mechanism", MECHANISMS)
+def test_where_leaky_mixes_precisions_its_twin_does(mechanism: str) -> None:
+    wide = next(inputs(torch.float64))
+    trained = leaky(0.9, 0.7, learn_threshold=True, reset_mechanism=mechanism).double()
+    trained.threshold.data.fill_(0.7)  # not the float32 of it
+    mixed = leaky(torch.tensor([0.9]).double(), reset_mechanism=mechanism)
+    also = leaky(0.9, torch.tensor([0.7]).double(), reset_mechanism=mechanism)
+    narrow = wide.float()
+    for host, sequences in ((trained, [wide]), (mixed, [narrow]), (also, [narrow]), (leaky(), [narrow, wide, narrow])):
+        twin = copy.deepcopy(host)
+        accelerate(twin)
+        for x_seq in sequences:
+            assert torch.equal(run_steps(twin, x_seq), looped(host, x_seq))
+            assert torch.equal(twin.mem, host.mem) and twin.mem.dtype == host.mem.dtype
 
 
 def test_a_twin_of_leaky_runs_the_operator(monkeypatch: pytest.MonkeyPatch) -> None:
