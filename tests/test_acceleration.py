@@ -234,8 +234,8 @@ def test_functional_forward_and_chunks_are_those_of_the_sequence() -> None:
     v = torch.zeros_like(x_seq[0])
     assert torch.equal(to_functional_forward(twin)((x_seq,), (v,))[0][0], want) and twin.v == 0.0
     assert torch.equal(torch.cat([twin(x_seq[:7]), twin(x_seq[7:])]), want)
-    for v in (v.double() / 3, v[0] + 0.125):  # as another precision, and as one for each of a row
-        a, b = (node.multi_step_functional_forward((x_seq,), (v,)) for node in (host, twin))
+    for start in (v.double() / 3, v[0] + 0.125):  # as another precision, and as one for each of a row
+        a, b = (node.multi_step_functional_forward((x_seq,), (start,)) for node in (host, twin))
         assert torch.equal(a[0][0], b[0][0]) and torch.equal(a[1][0], b[1][0])
 
 
@@ -375,7 +375,7 @@ def test_gradients_of_leaky_are_those_of_the_definition_in_float64(mechanism: st
     twin = leaky(0.8, learn_beta=True, learn_threshold=True, reset_mechanism=mechanism)
     accelerate(nn.Sequential(twin))
     size = x_seq[0].shape
-    wide = [x_seq.double(), torch.full(size, float(twin.beta)).double(), torch.full((1,), 0.75).double()]
+    wide = [x_seq.double(), torch.full(size, twin.beta.item()).double(), torch.full((1,), 0.75).double()]
     wide = [leaf.requires_grad_() for leaf in wide]
     options: Any = {"surrogate": ATan(2.0), "detach_reset": True, "fire_at_threshold": False, "charge": "beta"}
     kind: Any = "delayed" if mechanism == "subtract" else mechanism
