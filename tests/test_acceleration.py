@@ -469,6 +469,9 @@ def test_run_steps_names_what_it_cannot_run() -> None:
         run_steps(3, x_seq)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"net \(1\): got 'init_hidden=False'"):
         run_steps(nn.Sequential(nn.Linear(3, 3), snn.Leaky(0.5)), x_seq)
+    for takes_sequences in (snn.LeakyParallel(3, 3), snn.StateLeaky(0.5, channels=3)):
+        with pytest.raises(ValueError, match=r"net \(1\): got '.*Leaky.*', want neurons of one step"):
+            run_steps(nn.Sequential(leaky(), takes_sequences), x_seq)
     net = nn.Sequential(nn.Linear(3, 3), leaky())
     with pytest.raises(ValueError, match="x: got .*want"):
         run_steps(net, torch.zeros(0, 2, 3))

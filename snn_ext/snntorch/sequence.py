@@ -79,13 +79,14 @@ def check_steps(net: nn.Module) -> None:
     if not any(isinstance(m, snn.SpikingNeuron) for m in net.modules()):
         bad_value("net", type(net).__name__, "a net with at least one neuron of snn_ext.snntorch or snnTorch")
     for name, module in net.named_modules():
+        kind = type(module).__name__
+        if host_of(module) == "snntorch" and not hasattr(module, "reset_mem") and kind != "RecurrentOneToOne":
+            bad_value(f"net ({name})", kind, "neurons of one step; this one takes whole sequences itself")
         if isinstance(module, snn.SpikingNeuron):
             if not module.init_hidden:
                 bad_value(f"net ({name})", "init_hidden=False", "init_hidden=True: nothing passes mem along here")
         elif hasattr(module, "_memories"):
-            bad_value(f"net ({name})", type(module).__name__, "neurons of snnTorch or snn_ext.snntorch")
-        elif host_of(module) == "snntorch" and "Parallel" in type(module).__name__:
-            bad_value(f"net ({name})", type(module).__name__, "a neuron of one step; this one takes sequences itself")
+            bad_value(f"net ({name})", kind, "neurons of snnTorch or snn_ext.snntorch")
 
 
 @contextmanager
