@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from . import conversion, evaluation, functional, neurons, ops, simulation, snntorch, spikingjelly, testing  # noqa: F401
+    from .acceleration import Accelerated, accelerate
     from .calibration import calibrate, record_inputs
     from .conversion.convert import convert
     from .evaluation.evaluate import evaluate
@@ -18,20 +19,22 @@ if TYPE_CHECKING:
     from .registration import register, unregister
     from .replacement import replace_neurons
     from .saving import load, save
+    from .simulation.one_step import one_step
     from .training import ConstantInputNet, parameter_groups, step_loss, train_epoch
 
 __version__ = "0.1.0"
 __all__ = [
-    "AAN", "BNAAN", "ConstantInputNet", "NonUniformQuantizedReLU", "QuantizedReLU", "__version__", "calibrate",
-    "convert", "evaluate", "load", "parameter_groups", "record_inputs", "register", "replace_neurons", "save",
-    "set_precision", "step_loss", "train_epoch", "unregister",
+    "AAN", "BNAAN", "Accelerated", "ConstantInputNet", "NonUniformQuantizedReLU", "QuantizedReLU", "__version__",
+    "accelerate", "calibrate", "convert", "evaluate", "load", "one_step", "parameter_groups", "record_inputs",
+    "register", "replace_neurons", "save", "set_precision", "step_loss", "train_epoch", "unregister",
 ]  # fmt: skip
 
 _MODULE_OF = {
-    "AAN": "neurons.aan", "BNAAN": "neurons.aan", "ConstantInputNet": "training",
-    "NonUniformQuantizedReLU": "neurons.quantized", "QuantizedReLU": "neurons.quantized", "calibrate": "calibration",
-    "convert": "conversion", "evaluate": "evaluation", "load": "saving", "parameter_groups": "training",
-    "record_inputs": "calibration", "register": "registration", "replace_neurons": "replacement", "save": "saving",
+    "AAN": "neurons.aan", "Accelerated": "acceleration", "BNAAN": "neurons.aan", "ConstantInputNet": "training",
+    "NonUniformQuantizedReLU": "neurons.quantized", "QuantizedReLU": "neurons.quantized", "accelerate": "acceleration",
+    "calibrate": "calibration", "convert": "conversion", "evaluate": "evaluation", "load": "saving",
+    "one_step": "simulation.one_step", "parameter_groups": "training", "record_inputs": "calibration",
+    "register": "registration", "replace_neurons": "replacement", "save": "saving",
     "set_precision": "neurons.precision", "step_loss": "training", "train_epoch": "training",
     "unregister": "registration",
 }  # fmt: skip

@@ -19,6 +19,7 @@ from torch.nn import functional
 from ._errors import bad_value
 from .functional import surrogates
 from .functional.surrogates import Surrogate, as_surrogate
+from .hosts import kind_of
 from .simulation.layers import RULES
 
 __all__ = ["build_graph", "build_module", "describe_graph", "describe_module", "tensors_of"]
@@ -80,7 +81,7 @@ def tensors_of(module: nn.Module) -> dict[str, Tensor]:
 
 
 def _class_name(name: str, module: nn.Module) -> str:
-    kind = type(module)
+    kind = kind_of(module)
     for package in PACKAGES:
         if package.split(".")[0] == kind.__module__.split(".")[0]:
             if getattr(import_module(package), kind.__name__, None) is kind:

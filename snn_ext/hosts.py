@@ -9,7 +9,9 @@ from torch import nn
 
 from ._tracing import ThreadTracer
 
-__all__ = ["Host", "LeafTracer", "host_of", "is_container", "is_encoder", "is_neuron", "is_relu", "reset_neurons"]
+__all__ = [
+    "Host", "LeafTracer", "host_of", "is_container", "is_encoder", "is_neuron", "is_relu", "kind_of", "reset_neurons",
+]  # fmt: skip
 
 Host = Literal["spikingjelly", "snntorch"]
 
@@ -24,6 +26,12 @@ def host_of(module: nn.Module) -> Host | None:
     ('spikingjelly', None)
     """
     return _host_of(type(module).__mro__)
+
+
+def kind_of(module: nn.Module) -> type[nn.Module]:
+    """Return the class of a module; that of its host for a neuron that :func:`snn_ext.accelerate` has swapped."""
+    kind: type[nn.Module] = vars(type(module)).get("twin_of", type(module))  # not of a subclass: that is its own
+    return kind
 
 
 def is_neuron(module: nn.Module) -> bool:

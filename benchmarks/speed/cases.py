@@ -8,15 +8,21 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+import snntorch
 import torch
+from snntorch import functional as SF
+from snntorch import surrogate
+from snntorch.backprop import BPTT
 from spikingjelly.activation_based import functional, neuron
 from spikingjelly.activation_based.model import spiking_resnet
 from torch import Tensor, nn
 
+from snn_ext import accelerate, ops
 from snn_ext import functional as definition
-from snn_ext import ops
+from snn_ext.snntorch import bptt
 from snn_ext.spikingjelly import ATIFuNode
 
 from .contenders import BASELINE, Contender, available, compiled_loop, hosts, ours
@@ -55,6 +61,7 @@ QUICK: set[str] = set()
 """Names of the cases that ``--quick`` runs."""
 
 COPY = "memcpy floor"
+ACCELERATED = "accelerated"
 SHAPES = ((4, 32, 64, 32, 32), (4, 32, 512, 4, 4), (32, 4, 64, 32, 32), (255, 1, 32, 32, 32))
 
 
@@ -114,6 +121,28 @@ def leaks(shape: tuple[int, ...], trained: bool, demand: float) -> Case:
             }
             case = _name(f"{'training' if trained else 'inference'} of {kind.__name__}", shape)
             rows += _rows(case, measure(calls, max(settings.rounds // 2, 2)), {"leaky ATIFuNode": demand}, None, host)
+        return rows
+
+    return run
+
+
+def accelerated(shape: tuple[int, ...], trained: bool) -> Case:
+    """Inference, or forward and backward, of the host's own nodes, and of the same after ``accelerate``."""
+
+    def run(settings: Settings) -> list[Row]:
+        x_seq = _input(shape, settings).requires_grad_(trained)
+        gradient, rows = torch.randn(shape), []
+        for make in (neuron.IFNode, neuron.LIFNode, neuron.ParametricLIFNode):
+            host, twin = make(step_mode="m"), make(step_mode="m")
+            accelerate(twin)
+            name = f"SpikingJelly {make.__name__}"
+            contenders = {name: Contender(_from_rest(host)), ACCELERATED: Contender(_from_rest(twin))}
+            calls = {
+                name: _bind(c.train, x_seq, gradient) if trained else _bind(c.infer, x_seq)
+                for name, c in contenders.items()
+            }
+            case = _name(f"accelerate {'training' if trained else 'inference'} of {make.__name__}", shape)
+            rows += _rows(case, measure(calls, max(settings.rounds // 2, 2)), {}, None, name)
         return rows
 
     return run
@@ -269,6 +298,47 @@ def resnet18(settings: Settings) -> list[Row]:
     return _rows("ResNet-18 training step, T = 4", timings, {f"ATIFuNode, {available()[0]}": 1.2}, None)
 
 
+def accelerated_resnet18(settings: Settings) -> list[Row]:
+    """One training step of a spiking ResNet-18 of the host's LIF nodes at T = 4, as it is and accelerated."""
+    torch.manual_seed(settings.seed)
+    images, labels = torch.randn(4, 4, 3, 32, 32), torch.randint(10, (4,))
+    name, calls = "SpikingJelly LIFNode", dict[str, Callable[[], Any]]()
+    for contender, change in ((name, None), (ACCELERATED, accelerate)):
+        net = _resnet18(neuron.LIFNode)
+        if change is not None:
+            change(net)
+        optimizer = torch.optim.SGD(net.parameters(), 1e-3, momentum=0.9)
+
+        def step(net: nn.Module = net, optimizer: Any = optimizer) -> None:
+            functional.reset_net(net)
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(net(images).mean(0), labels).backward()
+            optimizer.step()
+
+        calls[contender] = step
+    timings = measure(calls, settings.rounds)
+    return _rows("accelerate ResNet-18 training step, T = 4", timings, {}, None, name)
+
+
+def accelerated_tutorial(settings: Settings) -> list[Row]:
+    """One step of the trainer on the net of snnTorch's tutorial on convolutions: 28 x 28, 50 steps, batch of 32."""
+    torch.manual_seed(settings.seed)
+    data = [(torch.rand(32, 1, 28, 28), torch.randint(10, (32,)))]
+    name, calls = "snntorch.backprop.BPTT", dict[str, Callable[[], Any]]()
+    for contender, trainer, change in ((name, BPTT, None), (ACCELERATED, bptt, accelerate)):
+        leaky = partial(snntorch.Leaky, 0.5, spike_grad=surrogate.fast_sigmoid(slope=25), init_hidden=True)
+        net = nn.Sequential(
+            nn.Conv2d(1, 12, 5), nn.MaxPool2d(2), leaky(), nn.Conv2d(12, 64, 5), nn.MaxPool2d(2), leaky(),
+            nn.Flatten(), nn.Linear(64 * 4 * 4, 10), leaky(output=True),
+        )  # fmt: skip
+        if change is not None:
+            change(net)
+        optimizer = torch.optim.Adam(net.parameters(), 1e-2)
+        calls[contender] = partial(trainer, net, data, optimizer, SF.ce_rate_loss(), num_steps=50, time_var=False)
+    timings = measure(calls, max(settings.rounds // 2, 2))
+    return _rows("accelerate the tutorial's net of snnTorch, training step", timings, {}, None, name)
+
+
 class _NoNeuron(nn.Identity):
     """Takes what the host's builder passes to a neuron."""
 
@@ -347,6 +417,11 @@ for _shape, _demand in (((4, 32, 64, 32, 32), 0.8), ((32, 4, 64, 32, 32), 3.0), 
 for _shape, _forward_demand, _training_demand in ((SHAPES[0], 6.0, 2.5), (SHAPES[3], 8.0, 4.0)):
     register(_name("leak inference", _shape), leaks(_shape, False, _forward_demand))
     register(_name("leak training", _shape), leaks(_shape, True, _training_demand))
+for _shape in (SHAPES[0], SHAPES[3]):
+    register(_name("accelerate inference", _shape), accelerated(_shape, False))
+    register(_name("accelerate training", _shape), accelerated(_shape, True))
+register("accelerate resnet18", accelerated_resnet18)
+register("accelerate tutorial", accelerated_tutorial)
 register("ASN [500,16,1024]", adaptive((500, 16, 1024), 10.0), quick=True)
 register("kept", kept, quick=True)
 register("overhead", overhead, quick=True)

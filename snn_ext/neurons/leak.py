@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from .._errors import bad_type, bad_value, check_bool, check_real
 from ..functional import state_dtype
 from ..functional.integrate_and_fire import Charge
+from ..hosts import kind_of
 from .base import Admits, known, per_channel, show
 
 __all__ = ["BetaLeak", "Leak", "TauLeak"]
@@ -50,7 +51,7 @@ class TauLeak(nn.Module):
 
     def takes_leak_of(self, old: nn.Module) -> bool:
         """Return True for a neuron whose leak :meth:`take_leak` can copy."""
-        return isinstance(old, TauLeak) or type(old).__name__ in ("LIFNode", "ParametricLIFNode")
+        return isinstance(old, TauLeak) or kind_of(old).__name__ in ("LIFNode", "ParametricLIFNode")
 
     def take_leak(self, old: Any) -> None:
         """Leak as another neuron does, of the host or of this package."""
@@ -105,7 +106,7 @@ class BetaLeak(nn.Module):
 
     def takes_leak_of(self, old: nn.Module) -> bool:
         """Return True for a neuron whose leak :meth:`take_leak` can copy."""
-        return isinstance(old, BetaLeak) or type(old).__name__ == "Leaky"
+        return isinstance(old, BetaLeak) or kind_of(old).__name__ == "Leaky"
 
     def take_leak(self, old: Any) -> None:
         """Leak as another neuron does, of the host or of this package."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..hosts import host_of
 from ..neurons import ThresholdNeuron
 
-__all__ = ["Potential", "advance", "runs_step_by_step"]
+__all__ = ["Potential", "advance", "own_copy", "runs_step_by_step"]
 
 
 class Potential(nn.Module):
@@ -37,7 +37,7 @@ def advance(module: Any, x_seq: Tensor, state: tuple[Any, ...] | None) -> tuple[
     """
     neuron = module.neuron if isinstance(module, Potential) else module
     if host_of(neuron) == "snntorch":
-        (twin,) = (_copy(neuron),) if state is None else state
+        (twin,) = (own_copy(neuron),) if state is None else state
         return _run(twin, x_seq, 0 if neuron is module else -1), (twin,)
     state = tuple(module._memories_rv.values()) if state is None else state
     state = module.materialize_states((x_seq,), state, "m")
@@ -50,7 +50,8 @@ def runs_step_by_step(module: Any) -> bool:
     return host_of(module) != "snntorch" or hasattr(module, "reset_mem")
 
 
-def _copy(neuron: Any) -> Any:
+def own_copy(neuron: Any) -> Any:
+    """Return a neuron of snnTorch with a state of its own, reset, and the same parameters."""
     twin = copy.copy(neuron)
     twin.__dict__["_buffers"] = dict(neuron._buffers)
     for name, value in vars(neuron).items():  # the host keeps a method of the neuron among its attributes

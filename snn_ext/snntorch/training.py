@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 
 import snntorch as snn
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 
 from .._errors import bad_type, bad_value, check_bool, check_count
 from .host import HostNeuron
+from .sequence import check_steps, whole_sequence
 
 __all__ = ["bptt", "detach", "reset"]
 
@@ -81,8 +81,9 @@ def bptt(
     Parameters
     ----------
     net : nn.Module
-        Returns ``(spk, mem)``: its last neuron has ``output=True``. All its neurons are those of this package, with
-        ``init_hidden=True``. It takes the input of one step, as for the host's trainer.
+        Returns ``(spk, mem)``: its last neuron has ``output=True``. All its neurons have ``init_hidden=True``. Those of
+        this package, and ``snn.Leaky`` after :func:`snn_ext.accelerate`, run by the fused operator; others of the host
+        run step by step. It takes the input of one step, as for the host's trainer.
     dataloader : iterable
         Yields ``(data, targets)``.
     optimizer : torch.optim.Optimizer
@@ -124,7 +125,7 @@ def bptt(
     >>> bool(loss > 0)
     True
     """
-    _check_net(net)
+    check_steps(net)
     for name, flag in (("time_var", time_var), ("time_first", time_first)):
         check_bool(name, flag)
     if time_var and num_steps:
@@ -149,7 +150,7 @@ def bptt(
             data = data.transpose(0, 1)
         net.train()
         reset(net)
-        spk, mem = _whole_sequence(net, data)
+        spk, mem = _spikes_and_mem(net, data)
         loss = criterion(mem if on_membrane else spk, targets)
         if regularization:
             loss = loss + regularization(spk)  # type: ignore[operator]
@@ -163,48 +164,12 @@ def bptt(
     return torch.stack(losses).mean()
 
 
-def _whole_sequence(net: nn.Module, data: Tensor) -> tuple[Tensor, Tensor]:
-    time_steps = data.shape[0]
-    with _time_in_batch(net, time_steps):
-        out = net(data.flatten(0, 1))
+def _spikes_and_mem(net: nn.Module, data: Tensor) -> tuple[Tensor, Tensor]:
+    out = whole_sequence(net, data)
     if not (isinstance(out, tuple) and len(out) == 2):
         reset(net)
         bad_type("net", out, "a net that returns (spk, mem): give its last neuron output=True")
-    spk, mem = (part.unflatten(0, (time_steps, -1)) for part in out)
-    return spk, mem
-
-
-@contextmanager
-def _time_in_batch(net: nn.Module, time_steps: int) -> Iterator[None]:
-    """Let the neurons of a net take ``[T * N, ...]`` for ``[T, N, ...]``."""
-    neurons = [m for m in net.modules() if isinstance(m, HostNeuron)]
-    for neuron in neurons:
-        neuron._time_in_batch = time_steps
-    try:
-        yield
-    finally:
-        for neuron in neurons:
-            neuron._time_in_batch = None
-
-
-def _check_net(net: nn.Module) -> None:
-    if not isinstance(net, nn.Module):
-        bad_type("net", net, "an nn.Module")
-    if not any(isinstance(m, HostNeuron) for m in net.modules()):
-        bad_value("net", type(net).__name__, "a net with at least one neuron of snn_ext.snntorch")
-    for name, module in net.named_modules():
-        if isinstance(module, HostNeuron):
-            if not module.init_hidden:
-                bad_value(f"net ({name})", "init_hidden=False", "init_hidden=True: the trainer does not pass mem along")
-        elif isinstance(module, snn.SpikingNeuron) or any(
-            base.__name__ == "MemoryModule" and base.__module__.startswith("spikingjelly.")
-            for base in type(module).__mro__
-        ):
-            bad_value(
-                f"net ({name})",
-                type(module).__name__,
-                "neurons of snn_ext.snntorch, which take whole sequences; snntorch.backprop.BPTT trains step by step",
-            )
+    return out
 
 
 def _neurons(net: nn.Module) -> list[nn.Module]:

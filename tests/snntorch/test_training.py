@@ -163,18 +163,30 @@ class MyLeaky(snn.Leaky):
 
 
 @pytest.mark.parametrize(
-    ("host", "name"),
+    "host",
     [
-        (lambda: snn.Leaky(0.9, init_hidden=True), "Leaky"),
-        (lambda: snn.Synaptic(0.9, 0.8, init_hidden=True), "Synaptic"),
-        (lambda: MyLeaky(0.9, init_hidden=True), "MyLeaky"),
-        (lambda: sj_neuron.IFNode(), "IFNode"),
+        lambda: snn.Leaky(0.9, init_hidden=True),
+        lambda: snn.Synaptic(0.9, 0.8, init_hidden=True),
+        lambda: MyLeaky(0.9, init_hidden=True),
+        lambda: snn.RLeaky(0.9, linear_features=8, init_hidden=True),
     ],
 )
-def test_bptt_refuses_neurons_that_would_take_time_for_a_batch(host: Any, name: str) -> None:
-    net = nn.Sequential(nn.Linear(6, 8), host(), nn.Linear(8, 3), ATIFu(init_hidden=True, output=True))
+def test_bptt_runs_neurons_of_the_host_step_by_step(host: Any) -> None:
+    ours = nn.Sequential(nn.Linear(6, 8), host(), nn.Linear(8, 3), ATIFu(init_hidden=True, output=True))
+    with torch.no_grad():
+        ours[0].weight.mul_(4), ours[2].weight.mul_(4)
+    theirs = copy.deepcopy(ours)
+    settings: dict[str, Any] = {"epochs": 3, "num_steps": STEPS, "time_var": False}
+    snn.SpikingNeuron.instances.extend(m for m in theirs.modules() if isinstance(m, snn.SpikingNeuron))
+    got = train(bptt, ours, batches(), SF.ce_count_loss(), **settings)
+    assert got == pytest.approx(train(backprop.BPTT, theirs, batches(), SF.ce_count_loss(), **settings), rel=1e-5)
+    assert torch.equal(spikes_of(ours), spikes_of(theirs)) and "forward" not in ours[1].__dict__
+
+
+def test_bptt_refuses_neurons_that_would_take_time_for_a_batch() -> None:
+    net = nn.Sequential(nn.Linear(6, 8), sj_neuron.IFNode(), nn.Linear(8, 3), ATIFu(init_hidden=True, output=True))
     before = snapshot(net)
-    with pytest.raises(ValueError, match=rf"net \(1\): got '{name}', want neurons of snn_ext.snntorch"):
+    with pytest.raises(ValueError, match=r"net \(1\): got 'IFNode', want neurons of snnTorch or snn_ext.snntorch"):
         train(bptt, net, batches(), SF.ce_count_loss(), num_steps=STEPS, time_var=False)
     assert_unchanged(net, before)
 
