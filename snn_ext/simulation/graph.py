@@ -32,9 +32,14 @@ def as_graph(net: nn.Module, name: str = "net") -> fx.GraphModule:
     TypeError
         If it is no module.
     ValueError
-        If it cannot be traced, with the reason, or calls a neuron twice; ``name`` is the caller's argument.
+        If it cannot be traced, with the reason, has several inputs, or calls a neuron twice; ``name`` is the
+        caller's argument.
     """
     graph = _without_containers(graph_of(net, name))
+    inputs = [node for node in graph.graph.nodes if node.op == "placeholder" and (node.users or not node.args)]
+    if len(inputs) > 1:
+        got = f"a forward pass of several inputs, {', '.join(str(node.target) for node in inputs)}"
+        bad_value(name, got, "one input, and defaults of the arguments behind it")
     called: set[nn.Module] = set()
     for node in graph.graph.nodes:
         module = module_of(graph, node)
@@ -60,7 +65,8 @@ def graph_of(net: nn.Module, name: str = "net", frames: int | None = None) -> fx
     if isinstance(net, fx.GraphModule):
         return net
     tracer = _Tracer(frames)
-    graph = traced(net, tracer, name)
+    with not_training([*net.modules()]):  # the forward pass may ask for the mode
+        graph = traced(net, tracer, name)
     graph.meta["frame_dims"] = tracer.dims
     return graph
 

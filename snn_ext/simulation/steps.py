@@ -296,8 +296,6 @@ class _Slice:
             _refuse(self.name, f"a forward pass that returns {output!r}")
         self._output = output
         self._graph.output(self._copy(output))
-        if sum(node.op == "placeholder" for node in self._graph.nodes) > 1:
-            _refuse(self.name, "a forward pass of several inputs")
         used = {str(n.target) for n in self._graph.nodes if n.op in ("call_module", "get_attr")} - {*self._potentials}
         parts = {target: operator.attrgetter(target)(self.whole) for target in used}
         return as_graph(fx.GraphModule(parts | self._potentials, self._graph), self.name)
