@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
+from .._draws import Draws
 from .._errors import bad_type, bad_value
 from .._tracing import traced
 from ..hosts import LeafTracer, host_of, is_container, is_encoder, is_neuron, reset_neurons
@@ -65,8 +66,11 @@ def graph_of(net: nn.Module, name: str = "net", frames: int | None = None) -> fx
     if isinstance(net, fx.GraphModule):
         return net
     tracer = _Tracer(frames)
-    with not_training([*net.modules()]):  # the forward pass may ask for the mode
+    with not_training([*net.modules()]), Draws() as draws:  # the forward pass may ask for the mode
         graph = traced(net, tracer, name)
+    if draws.any:
+        got = f"{type(net).__name__}, whose forward pass draws random numbers without regard to its input"
+        raise ValueError(f"{name}: got {got}, want torch.rand_like(x), torch.rand(x.shape), or a layer that draws them")
     graph.meta["frame_dims"] = tracer.dims
     return graph
 
