@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 
 from .._draws import Draws
@@ -19,9 +20,10 @@ from .advance import Potential, advance, runs_step_by_step
 from .layers import known_type, module_of, rule_of
 
 __all__ = [
-    "Events", "Recorder", "as_graph", "changes", "emits_spikes", "evaluating", "events_of", "graph_of", "in_step_mode",
-    "is_delay", "is_filter", "is_gate", "is_max_pool", "is_spiking", "is_stateful", "module_of", "not_training",
-    "output_of", "smoothed_readout", "spike_value", "step_length", "unit_of",
+    "Events", "Interpreter", "Recorder", "as_graph", "changes", "compute", "emits_spikes", "evaluating",
+    "events_of", "graph_of", "in_step_mode", "is_delay", "is_filter", "is_gate", "is_max_pool", "is_spiking",
+    "is_stateful", "module_of", "not_training", "output_of", "smoothed_readout", "spike_value", "step_length",
+    "unit_of",
 ]  # fmt: skip
 
 
@@ -303,7 +305,30 @@ def spike_value(module: Any) -> float | Tensor:
     return level
 
 
-class Recorder(fx.Interpreter):
+def compute(node: fx.Node, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """Call the function or method of a node on batches of any layout and size.
+
+    Layers run in other layouts here, in which a view may be impossible. And one sample stays a batch: ``x.squeeze()``
+    means the dimensions behind the first, as it does for several samples.
+    """
+    name, source = node.target, node.all_input_nodes[:1]
+    if name in ("squeeze", torch.squeeze) and len(args) == 1 and not kwargs and source[0].op != "get_attr":
+        return args[0].squeeze(tuple(range(1, args[0].ndim)))
+    if isinstance(name, str):
+        return getattr(args[0], "reshape" if name == "view" else name)(*args[1:], **kwargs)
+    return name(*args, **kwargs)
+
+
+class Interpreter(fx.Interpreter):
+    """Runs a graph on batches of any layout and size."""
+
+    def run_node(self, n: fx.Node) -> Any:
+        if n.op in ("call_method", "call_function"):
+            return compute(n, *self.fetch_args_kwargs_from_env(n))
+        return super().run_node(n)
+
+
+class Recorder(Interpreter):
     """Runs one step and keeps the result of every node of the graph."""
 
     def __init__(self, graph: fx.GraphModule) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 
 from ..neurons import AdaptiveSpikingNeuron, IntegrateAndFireNeuron
 from ..ops.layout import dense
-from .graph import Events, changes, is_stateful
+from .graph import Events, changes, compute, is_stateful
 from .layers import rule_of
 
 __all__ = ["Call", "Observer", "Plan", "ancestors"]
@@ -169,16 +169,12 @@ class Plan:
         args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: env[n])
         if node.op == "call_module":
             return self.modules[str(node.target)](*args, **kwargs)
-        if node.op == "call_method":
-            # a view may be impossible in the layout in which layers run here
-            method = "reshape" if node.target == "view" else str(node.target)
-            return getattr(args[0], method)(*args[1:], **kwargs)
         if node.op == "get_attr":
             value: Any = self.graph
             for name in str(node.target).split("."):
                 value = getattr(value, name)
             return value
-        return node.target(*args, **kwargs)  # type: ignore[operator]
+        return compute(node, args, kwargs)
 
 
 def ancestors(targets: Sequence[Any], known: frozenset[fx.Node] = frozenset()) -> set[fx.Node]:

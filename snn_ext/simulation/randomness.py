@@ -9,7 +9,7 @@ from torch import Tensor, fx
 
 from .._draws import Draws
 from .advance import advance
-from .graph import changes, is_stateful, module_of
+from .graph import Interpreter, changes, is_stateful, module_of
 
 __all__ = ["random_nodes"]
 
@@ -27,7 +27,7 @@ def random_nodes(graph: fx.GraphModule, x: Tensor) -> frozenset[fx.Node]:
     return frozenset(run.random)
 
 
-class _Step(fx.Interpreter):
+class _Step(Interpreter):
     def __init__(self, graph: fx.GraphModule) -> None:
         super().__init__(graph)
         self.random = set[fx.Node]()

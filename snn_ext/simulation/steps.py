@@ -14,7 +14,7 @@ from .._errors import first_line
 from ..hosts import host_of, is_container, is_encoder, reset_neurons
 from .advance import Potential
 from .engine import Simulation
-from .graph import as_graph, graph_of, in_step_mode, is_stateful, module_of, not_training, output_of
+from .graph import Interpreter, as_graph, graph_of, in_step_mode, is_stateful, module_of, not_training, output_of
 
 __all__ = ["Steps", "steps_of"]
 
@@ -76,7 +76,7 @@ class Steps:
         """Return the outputs ``[T, N, ...]``, or ``[1, N, ...]`` of the last step."""
         takes_sequences = self.frames is not None or self.time_steps is None
         x = x_seq.transpose(0, 1) if self.frames == "NT" else x_seq if takes_sequences else x_seq[0]
-        run = fx.Interpreter(whole, garbage_collect_values=False)
+        run = Interpreter(whole, garbage_collect_values=False)
         reset_neurons(whole)
         try:
             modules = [module for module in whole.modules() if module is not whole]
