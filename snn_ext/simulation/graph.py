@@ -22,8 +22,8 @@ from .layers import known_type, module_of, rule_of
 __all__ = [
     "Events", "Interpreter", "Recorder", "as_graph", "changes", "compute", "emits_spikes", "evaluating",
     "events_of", "graph_of", "in_step_mode", "is_delay", "is_filter", "is_gate", "is_max_pool", "is_spiking",
-    "is_stateful", "module_of", "not_training", "output_of", "smoothed_readout", "spike_value", "step_length",
-    "unit_of",
+    "is_stateful", "module_of", "not_training", "output_of", "size_dim", "smoothed_readout", "spike_value",
+    "step_length", "unit_of",
 ]  # fmt: skip
 
 
@@ -123,7 +123,7 @@ class _Frames(fx.Proxy):
         return self._count(0 if self.node.op == "placeholder" else None)
 
     def __index__(self) -> int:
-        return self._count(self._dim())
+        return self._count(size_dim(self.node))
 
     def _count(self, dim: Any) -> int:
         if dim not in (0, 1):
@@ -133,16 +133,27 @@ class _Frames(fx.Proxy):
         frames: int = tracer.frames
         return frames
 
-    def _dim(self) -> Any:
-        """Return the dimension of the input whose size a value is: ``x.size(0)``, ``x.size()[0]``, ``x.shape[0]``."""
-        node, dim = self.node, None
-        if node.target is operator.getitem:
-            node, dim = node.args[0], node.args[1]  # type: ignore[assignment]
-        elif node.target == "size":
-            dim = node.args[1] if len(node.args) > 1 else None
-        source: Any = node.args[0] if node.args else None
-        is_size = node.target in ("size", getattr) and source.op == "placeholder"
-        return dim if is_size else None
+
+def size_dim(node: fx.Node) -> int | None:
+    """Return the dimension of the input whose size a value is: ``x.size(0)``, ``x.shape[0]``, ``x.shape[:2][0]``."""
+    dims = _dims(node)
+    return dims if isinstance(dims, int) else None
+
+
+def _dims(node: fx.Node) -> Any:
+    """Return the dimension of the input whose size a value is, or the range of those whose sizes it is."""
+    source, *where = [*node.args, *node.kwargs.values()] or [None]
+    if not isinstance(source, fx.Node):
+        return None
+    if node.target is operator.getitem:
+        dims, index = _dims(source), where[0]
+        return dims[index] if isinstance(dims, range) and isinstance(index, int | slice) else None
+    if source.op != "placeholder" or not (node.target == "size" or (node.target is getattr and where == ["shape"])):
+        return None
+    return where[0] if node.target == "size" and where else range(_MOST_DIMS)
+
+
+_MOST_DIMS = 64  # of a tensor
 
 
 @contextmanager

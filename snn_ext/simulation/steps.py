@@ -14,7 +14,18 @@ from .._errors import first_line
 from ..hosts import host_of, is_container, is_encoder, reset_neurons
 from .advance import Potential
 from .engine import Simulation
-from .graph import Interpreter, as_graph, graph_of, in_step_mode, is_stateful, module_of, not_training, output_of
+from .graph import (
+    Interpreter,
+    as_graph,
+    graph_of,
+    in_step_mode,
+    is_stateful,
+    module_of,
+    not_training,
+    output_of,
+    size_dim,
+)
+from .plan import ancestors
 
 __all__ = ["Steps", "steps_of"]
 
@@ -150,8 +161,10 @@ def _loop(graph: fx.GraphModule, calls: dict[nn.Module, list[fx.Node]], time_ste
         step[node] = own.get(node, max((step[n] for n in node.all_input_nodes), default=0))
     outputs = _Readout(graph, step, time_steps).outputs(output_of(graph))
     last = len(outputs) == 1
-    if [step[node] for node in outputs] != ([time_steps] if last else [*range(1, time_steps + 1)]):
-        _refuse(name, "a loop over the steps that does not return one output for each of them, or that of the last")
+    combined = last and len({own[node] for node in ancestors(outputs, frozenset(own)) & own.keys()}) > 1
+    if combined or [step[node] for node in outputs] != ([time_steps] if last else [*range(1, time_steps + 1)]):
+        want = "one output for each of them, the stack, sum or mean of these, or the output of the last"
+        _refuse(name, f"a loop over the steps that does not return {want}")
     part = _Slice(graph, calls, time_steps - 1, name)
     return Steps(part.graph(outputs[-1]), time_steps, part.frames, last, graph, tuple(outputs))
 
@@ -173,14 +186,16 @@ class _Readout:
         each = [self.step[n] for n in nodes] == [*range(1, self.time_steps + 1)]
         return nodes if each and len(nodes) == len(result) else []
 
-    def _all(self, node: fx.Node) -> list[fx.Node]:
-        """Return the outputs whose stack, sum or mean a node is; none if it is something else."""
-        inner = node.args[0] if node.args else None
-        if _is_reduction(node) or _is_factor(node):
-            return self._all(inner) if isinstance(inner, fx.Node) else []
-        if node.target is torch.stack and _dim(node) == 0 and isinstance(inner, tuple | list):
-            return self._list(inner)
-        return self._list([*self._terms(node)]) if node.target in _ADDITIONS else []
+    def _all(self, node: fx.Node, over: int | None = None) -> list[fx.Node]:
+        """Return the outputs whose stack, sum or mean a node is, ``over`` a dimension; none if it is something else."""
+        inner, reduced, scaled = node.args[0] if node.args else None, _reduced(node), _scaled(node)
+        if isinstance(scaled, fx.Node):
+            return self._all(scaled, over)
+        if reduced is not None and over is None:
+            return self._all(inner, reduced) if isinstance(inner, fx.Node) else []
+        if node.target is torch.stack and isinstance(inner, tuple | list):
+            return self._list(inner) if over in (None, _dim(node)) else []
+        return self._list([*self._terms(node)]) if node.target in _ADDITIONS and over is None else []
 
     def _terms(self, node: fx.Node) -> Iterator[fx.Node]:
         """Yield what a sum adds up from step to step; where it adds nothing of the step before, it is a term itself."""
@@ -208,15 +223,32 @@ class _Readout:
 _ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")
 
 
-def _is_reduction(node: fx.Node) -> bool:
-    """Return True for the sum or mean over the first dimension."""
-    return node.target in (torch.sum, torch.mean, "sum", "mean") and _dim(node, None) in (0, (0,), [0])
+def _reduced(node: fx.Node) -> int | None:
+    """Return the dimension over which a node takes the sum or mean."""
+    dim = _dim(node, None) if node.target in (torch.sum, torch.mean, "sum", "mean") else None
+    dim = dim[0] if isinstance(dim, tuple | list) and len(dim) == 1 else dim
+    return dim if isinstance(dim, int) else None
 
 
-def _is_factor(node: fx.Node) -> bool:
-    """Return True for the product with a number, or its quotient by one."""
-    kinds = (operator.truediv, operator.itruediv, operator.mul, operator.imul, torch.div, torch.mul, "div", "mul")
-    return node.target in kinds and len(node.args) == 2 and isinstance(node.args[1], int | float)
+def _scaled(node: fx.Node) -> Any:
+    """Return what a node multiplies with a number > 0, or divides by one; ``None`` for another operation."""
+    if node.target not in _PRODUCTS + _QUOTIENTS or len(node.args) != 2:
+        return None
+    first, second = node.args
+    if node.target in _PRODUCTS and _is_positive(first):
+        return second
+    return first if _is_positive(second) else None
+
+
+_PRODUCTS = (operator.mul, operator.imul, torch.mul, "mul", "mul_")
+_QUOTIENTS = (operator.truediv, operator.itruediv, torch.div, "div", "div_")
+
+
+def _is_positive(value: Any) -> bool:
+    """Return True for a number > 0: one in the code, a size of the input, or a product or quotient of such."""
+    if not isinstance(value, fx.Node):
+        return isinstance(value, int | float) and value > 0
+    return size_dim(value) is not None or _is_positive(_scaled(value))
 
 
 def _dim(node: fx.Node, default: Any = 0) -> Any:
@@ -241,8 +273,8 @@ def _sequence(graph: fx.GraphModule, calls: dict[nn.Module, list[fx.Node]], name
     while isinstance(result, tuple | list) and result:
         result = result[0]
     output = result
-    while isinstance(output, fx.Node) and (_is_reduction(output) or _is_factor(output)):
-        output = output.args[0]
+    while isinstance(output, fx.Node) and (_reduced(output) == 0 or _scaled(output) is not None):
+        output = output.args[0] if _reduced(output) == 0 else _scaled(output)
     if not repeats and output is result:  # its operations may still mean other dimensions of a sequence
         if not sequential or not isinstance(output, fx.Node) or any(_returns_state(module) for module in calls):
             return None
