@@ -112,7 +112,7 @@ class Run:
             return self.twin(x.clone())  # an operation may write to it
         except torch.OutOfMemoryError:
             raise
-        except (RuntimeError, ValueError, IndexError) as error:  # of a layer that does not take the shape
+        except (RuntimeError, ValueError, IndexError, TypeError, AttributeError) as error:  # it takes another input
             want = "inputs [N, ...] that the net takes"
             if self.frames is None:
                 want += ", or frames='TN' or 'NT' for sequences of frames"

@@ -93,6 +93,22 @@ def test_several_inputs_are_named() -> None:
         evaluate(Two(), data(), T, progress=False)
 
 
+class Named(Plain):
+    def forward(self, x: Any) -> Any:
+        return super().forward(x.image)
+
+
+class Second(Plain):
+    def forward(self, *inputs: Tensor) -> Any:
+        return super().forward(inputs[1])
+
+
+@pytest.mark.parametrize(("kind", "message"), [(Named, "loader: .* that the net takes"), (Second, "snn: got Second")])
+def test_a_net_that_takes_another_input_than_a_tensor_is_named(kind: type[Plain], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        evaluate(kind(), data(), T, progress=False)
+
+
 def test_a_conversion_keeps_an_input_that_has_a_default() -> None:
     class Analog(nn.Module):
         def __init__(self) -> None:
