@@ -11,7 +11,7 @@ from .._draws import Draws
 from .advance import advance
 from .graph import Interpreter, changes, is_stateful, module_of
 
-__all__ = ["random_nodes"]
+__all__ = ["Drawing", "random_nodes"]
 
 
 def random_nodes(graph: fx.GraphModule, x: Tensor) -> frozenset[fx.Node]:
@@ -27,17 +27,25 @@ def random_nodes(graph: fx.GraphModule, x: Tensor) -> frozenset[fx.Node]:
     return frozenset(run.random)
 
 
-class _Step(Interpreter):
-    def __init__(self, graph: fx.GraphModule) -> None:
-        super().__init__(graph)
+class Drawing(Interpreter):
+    """Runs a graph and keeps in ``random`` the nodes that draw random numbers, neurons and encoders left out."""
+
+    def __init__(self, graph: fx.GraphModule, *, keep: bool = False) -> None:
+        super().__init__(graph, garbage_collect_values=not keep)
         self.random = set[fx.Node]()
 
     def run_node(self, n: fx.Node) -> Any:
+        if changes(module_of(self.module, n)):  # type: ignore[arg-type]
+            return super().run_node(n)
         with Draws() as draws:
             value = super().run_node(n)
-        if draws.any and not changes(module_of(self.module, n)):  # type: ignore[arg-type]
+        if draws.any:
             self.random.add(n)
         return value
+
+
+class _Step(Drawing):
+    """Runs one step, and leaves the states as they are."""
 
     def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         module: Any = self.fetch_attr(target)

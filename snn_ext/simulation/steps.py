@@ -15,7 +15,6 @@ from ..hosts import host_of, is_container, is_encoder, reset_neurons
 from .advance import Potential
 from .engine import Simulation
 from .graph import (
-    Interpreter,
     as_graph,
     graph_of,
     in_step_mode,
@@ -26,6 +25,7 @@ from .graph import (
     size_dim,
 )
 from .plan import ancestors
+from .randomness import Drawing
 
 __all__ = ["Steps", "steps_of"]
 
@@ -58,6 +58,7 @@ class Steps:
     _is_sequence: bool = False
     _is_plain: bool = False  # layers behind each other, which may be such that sequences do not pass them
     _sequential: tuple[nn.Module, ...] = ()  # modules in step mode "m"
+    _repeated: tuple[fx.Node, ...] = ()  # what such a sequence shows at every step
 
     @torch.no_grad()
     def check(self, x_seq: Tensor, name: str) -> None:
@@ -68,26 +69,39 @@ class Steps:
             x_seq = x_seq[:, :2]
         want: Tensor | None = None
         try:
-            want = self._forward(self._whole, x_seq)
-            simulation = Simulation(self.graph)
-            got = torch.cat(list(simulation.run_frames(x_seq)))[-len(want) :]
+            want, random = self._forward(self._whole, x_seq)
+            got = torch.cat(list(Simulation(self.graph).run_frames(x_seq)))[-len(want) :]
         except torch.OutOfMemoryError:
             raise
         except (RuntimeError, IndexError) as error:  # of shapes
             if self._is_plain and want is None:
                 return
             _refuse(name, f"a forward pass whose steps cannot be taken apart ({first_line(error)})")
-        differs = got.shape != want.shape or (got - want).abs().sum() > _TOLERANCE * want.abs().sum()
-        encoders = any(is_encoder(module) and not is_stateful(module) for module in self._whole.modules())
-        is_random = encoders or simulation.random(x_seq[0])
-        if bool(differs) and not is_random:
+        if random & self._shared():
+            _refuse(name, "a forward pass that draws random numbers once for several steps")
+        is_random = random or any(is_encoder(module) and not is_stateful(module) for module in self._whole.modules())
+        differs = not is_random and (got - want).abs().sum() > _TOLERANCE * want.abs().sum()
+        if got.shape != want.shape or bool(differs):
             _refuse(name, "a forward pass whose steps depend on more than its input and the states of its neurons")
 
-    def _forward(self, whole: fx.GraphModule, x_seq: Tensor) -> Tensor:
-        """Return the outputs ``[T, N, ...]``, or ``[1, N, ...]`` of the last step."""
+    def _shared(self) -> set[fx.Node]:
+        """Return the nodes of the forward pass whose values several steps get."""
+        if self._is_sequence:
+            return ancestors(self._repeated)
+        assert self._whole is not None
+        calls = _calls(self._whole)
+        known, shared, seen = frozenset(n for nodes in calls.values() for n in nodes), set[fx.Node](), set[fx.Node]()
+        for step in zip(*calls.values(), strict=True):
+            found = ancestors([n.args[0] for n in step], known)
+            shared |= found & seen
+            seen |= found
+        return shared
+
+    def _forward(self, whole: fx.GraphModule, x_seq: Tensor) -> tuple[Tensor, set[fx.Node]]:
+        """Return the outputs ``[T, N, ...]``, or ``[1, N, ...]`` of the last step, and the nodes that draw."""
         takes_sequences = self.frames is not None or self.time_steps is None
         x = x_seq.transpose(0, 1) if self.frames == "NT" else x_seq if takes_sequences else x_seq[0]
-        run = Interpreter(whole, garbage_collect_values=False)
+        run = Drawing(whole, keep=True)
         reset_neurons(whole)
         try:
             modules = [module for module in whole.modules() if module is not whole]
@@ -96,7 +110,7 @@ class Steps:
         finally:
             reset_neurons(whole)
         outputs = [run.env[node] for node in self._outputs]
-        return outputs[0] if self._is_sequence else torch.stack(outputs)
+        return outputs[0] if self._is_sequence else torch.stack(outputs), run.random
 
 
 def steps_of(net: nn.Module, name: str = "net", frames: int | None = None) -> Steps:
@@ -283,7 +297,8 @@ def _sequence(graph: fx.GraphModule, calls: dict[nn.Module, list[fx.Node]], name
         _refuse(name, "neurons in step mode 'm' behind sequences of several lengths")
     part = _Slice(graph, calls, 0, name, {node: source for node, (source, _) in repeats.items()})
     time_steps = next((steps for _, steps in repeats.values()), None)
-    return Steps(part.graph(output), time_steps, None, False, graph, (output,), True, False, sequential)
+    shown = tuple(source for source, _ in repeats.values())
+    return Steps(part.graph(output), time_steps, None, False, graph, (output,), True, False, sequential, shown)
 
 
 def _repeated(node: fx.Node) -> tuple[fx.Node, int] | None:

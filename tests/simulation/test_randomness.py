@@ -90,3 +90,28 @@ def test_a_loop_that_draws_at_every_step_is_taken_apart() -> None:
 
     found = evaluate(Loop("bernoulli"), [torch.full((8, 50), 0.5)], progress=False)
     assert len(found.layers[0].spikes.diff().unique()) > T // 4
+
+
+@pytest.mark.parametrize("kind", ["loop", "sequence"])
+def test_random_numbers_that_several_steps_share_are_named(kind: str) -> None:
+    class Shared(Random):
+        def forward(self, x: Tensor) -> Tensor:
+            x = x.bernoulli()
+            if kind == "sequence":
+                return self.head(self.node(x.repeat(T, 1, 1))).mean(0)
+            return sum(self.head(self.node(x)) for _ in range(T)) / T  # type: ignore[return-value]
+
+    net = Shared("")
+    net.node.step_mode = "m" if kind == "sequence" else "s"
+    with pytest.raises(ValueError, match="snn: got a forward pass that draws random numbers once for several steps"):
+        evaluate(net, [torch.full((8, 50), 0.5)], progress=False)
+
+
+def test_random_frames_are_not_taken_for_samples() -> None:
+    class Frames(Random):
+        def forward(self, x: Tensor) -> Tensor:
+            drawn = x.bernoulli()
+            return sum(self.head(self.node(drawn[t])) for t in range(len(x))) / T  # type: ignore[return-value]
+
+    with pytest.raises(ValueError, match="want a net of one step"):
+        evaluate(Frames(""), [torch.full((8, T, 50), 0.5)], frames="NT", progress=False)
