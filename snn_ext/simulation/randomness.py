@@ -20,10 +20,13 @@ def random_nodes(graph: fx.GraphModule, x: Tensor) -> frozenset[fx.Node]:
     They are found by running the step, for any function, method or module may draw. States and generators stay as
     they are.
     """
-    is_cpu = x.device.type == "cpu"
-    with torch.random.fork_rng([] if is_cpu else [x.device], device_type="cuda" if is_cpu else x.device.type):
-        run = _Step(graph)
-        run.run(x.clone())  # an operation may write to it
+    run, before = _Step(graph), torch.get_rng_state()
+    on_gpu = torch.cuda.get_rng_state(x.device) if x.is_cuda else None
+    run.run(x.clone())  # an operation may write to it
+    if run.random:  # else nothing was drawn, unless by another thread
+        torch.set_rng_state(before)
+        if on_gpu is not None:
+            torch.cuda.set_rng_state(on_gpu, x.device)
     return frozenset(run.random)
 
 
@@ -51,4 +54,4 @@ class _Step(Drawing):
         module: Any = self.fetch_attr(target)
         if is_stateful(module):
             return advance(module, args[0].unsqueeze(0), None)[0][0]
-        return super().call_module(target, args, kwargs)
+        return args[0] if changes(module) else super().call_module(target, args, kwargs)  # an encoder keeps the shape
