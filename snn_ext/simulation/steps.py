@@ -15,7 +15,14 @@ from ..hosts import host_of, is_container, is_encoder, reset_neurons
 from .advance import Potential
 from .engine import Simulation
 from .graph import (
-    as_graph, graph_of, in_step_mode, is_stateful, module_of, not_training, output_of, size_dim,
+    as_graph,
+    graph_of,
+    in_step_mode,
+    is_stateful,
+    module_of,
+    not_training,
+    output_of,
+    size_dim,
 )  # fmt: skip
 from .plan import ancestors
 from .randomness import Drawing
