@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import threading
 import traceback
@@ -14,7 +15,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-__all__ = ["LOCK", "ThreadTracer", "innermost", "source_of", "traced", "traced_graph"]
+__all__ = ["LOCK", "InputTracer", "ThreadTracer", "innermost", "source_of", "traced", "traced_graph"]
 
 LOCK = threading.RLock()
 _TOOLS = tuple(f"{Path(module).parent}{os.sep}" for module in (torch.__file__, __file__))
@@ -60,6 +61,24 @@ class ThreadTracer(fx.Tracer):
         if threading.get_ident() != self._thread:
             return attr_val
         return super().getattr(attr, attr_val, parameter_proxy_cache)
+
+
+class InputTracer(ThreadTracer):
+    """A tracer of nets with one input, the first argument; those behind it take their defaults."""
+
+    def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> tuple[Any, list[Any]]:
+        positional, named = [self.root], dict[str, Any]()
+        for k, argument in enumerate([*inspect.signature(root_fn).parameters.values()][1:]):
+            kind, value = argument.kind, argument.default
+            if kind is argument.VAR_KEYWORD or (k and kind is argument.VAR_POSITIONAL):
+                continue
+            if not k or value is argument.empty:
+                value = self.create_proxy("placeholder", argument.name, (), {})
+            if kind is argument.KEYWORD_ONLY:
+                named[argument.name] = value
+            else:
+                positional.append(value)
+        return lambda *args: root_fn(*args, **named), positional
 
 
 def traced(net: nn.Module, tracer: ThreadTracer, name: str) -> fx.GraphModule:

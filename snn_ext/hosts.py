@@ -7,7 +7,7 @@ from typing import Literal
 
 from torch import nn
 
-from ._tracing import ThreadTracer
+from ._tracing import InputTracer
 
 __all__ = [
     "Host", "LeafTracer", "host_of", "is_container", "is_encoder", "is_neuron", "is_relu", "kind_of", "reset_neurons",
@@ -69,7 +69,7 @@ def reset_neurons(net: nn.Module) -> None:
         reset(net)
 
 
-class LeafTracer(ThreadTracer):
+class LeafTracer(InputTracer):
     """Symbolic tracer that enters containers only: neurons and layers stay single nodes of the graph."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:

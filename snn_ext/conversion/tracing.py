@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 from torch.fx.proxy import Attribute, Proxy, TraceError
 from torch.utils._pytree import tree_leaves, tree_map
 
-from .._tracing import LOCK, ThreadTracer, source_of
+from .._tracing import LOCK, InputTracer, source_of
 from ..hosts import is_neuron
 from ..neurons.aan import AAN
 from ..neurons.quantized import QuantizedActivation
@@ -22,10 +22,10 @@ from .values import SIZES, Values, reads_values, repeated
 __all__ = ["NetTracer"]
 
 
-class NetTracer(ThreadTracer):
+class NetTracer(InputTracer):
     """Keeps layers and neurons whole, a host's too, and what cannot be traced; traces through everything else.
 
-    An argument that has a default takes it. The class of a layer may have a forward of its own, which is traced. A
+    The class of a layer may have a forward of its own, which is traced. A
     branch, a length or an index takes the value that it has for samples, if that is the same for every batch.
 
     Parameters
@@ -65,16 +65,6 @@ class NetTracer(ThreadTracer):
             proxy = self.create_proxy("call_module", self.path_of_module(m), args, kwargs)
             proxy.node.meta |= {"untraced": str(error), "source": source_of(error)}
             return proxy
-
-    def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> tuple[Any, list[Any]]:
-        fn, args = super().create_args_for_root(root_fn, is_module, concrete_args)
-        parameters = inspect.signature(root_fn).parameters
-        for k, name in enumerate(inspect.unwrap(root_fn).__code__.co_varnames[: len(args)]):
-            default = parameters[name].default if name in parameters else inspect.Parameter.empty
-            if k > int(is_module) and default is not inspect.Parameter.empty and isinstance(args[k], Proxy):
-                self.graph.erase_node(args[k].node)
-                args[k] = default
-        return fn, args
 
     # -- what Python asks of a value -----------------------------------------------------------------------------------
 

@@ -89,9 +89,11 @@ class Run:
     def _begin(self, x: Tensor, labels: Tensor | None, place: str) -> None:
         """Run the analog nets on ``[N, ...]``, the mean of frames, and hand outputs and activations to the sums."""
         analog = self._analog(x)
-        self._count_synapses()
         if not isinstance(analog, Tensor):
             bad_value("snn", f"an output of type {type(analog).__name__}", "one tensor [N, ...]")
+        if analog.shape[:1] != x.shape[:1]:
+            bad_value("snn", f"an output of shape {[*analog.shape]} for {len(x)} samples", "one tensor [N, ...]")
+        self._count_synapses()
         for name, total in self.twin.sums.items():
             if not math.isfinite(total):
                 bad_value("snn", f"NaN or infinite activations of {name} {place}", "finite numbers")
@@ -110,7 +112,7 @@ class Run:
             return self.twin(x.clone())  # an operation may write to it
         except torch.OutOfMemoryError:
             raise
-        except (RuntimeError, ValueError, IndexError) as error:  # of a layer that does not take the shape
+        except (RuntimeError, ValueError, IndexError, TypeError, AttributeError) as error:  # it takes another input
             want = "inputs [N, ...] that the net takes"
             if self.frames is None:
                 want += ", or frames='TN' or 'NT' for sequences of frames"

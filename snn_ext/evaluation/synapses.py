@@ -13,7 +13,17 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_map
 
 from .._errors import bad_value
-from ..simulation.graph import Events, Recorder, events_of, is_delay, is_filter, is_gate, is_max_pool, is_spiking
+from ..simulation.graph import (
+    Events,
+    Recorder,
+    compute,
+    events_of,
+    is_delay,
+    is_filter,
+    is_gate,
+    is_max_pool,
+    is_spiking,
+)
 from ..simulation.layers import Rule, before_moves, module_of, rule_of, rule_of_node
 from .connections import Connections, connections, is_linear
 
@@ -264,10 +274,7 @@ class _Count:
             if target not in self._modules:
                 self._modules[target] = copy.deepcopy(self.graph.get_submodule(target)).double().eval()
             return self._modules[target](*args, **kwargs)
-        if node.op == "call_method":
-            method = "reshape" if node.target == "view" else str(node.target)
-            return getattr(args[0], method)(*args[1:], **kwargs)
-        return node.target(*args, **kwargs)  # type: ignore[operator]
+        return compute(node, args, kwargs)
 
     # -- a spike that reaches a weight in several ways ---------------------------------------------------------------
 

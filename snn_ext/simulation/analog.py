@@ -8,13 +8,13 @@ import torch
 from torch import Tensor, fx
 
 from ..neurons import AdaptiveSpikingNeuron
-from .graph import as_graph, is_delay, is_filter, is_gate, is_max_pool, is_spiking, spike_value, unit_of
+from .graph import Interpreter, as_graph, is_delay, is_filter, is_gate, is_max_pool, is_spiking, spike_value, unit_of
 from .layers import known_type
 
 __all__ = ["AnalogTwin"]
 
 
-class AnalogTwin(fx.Interpreter):
+class AnalogTwin(Interpreter):
     """Runs the graph of a spiking net with rectifiers in units of the thresholds instead of its neurons.
 
     Parameters

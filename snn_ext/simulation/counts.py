@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx
 
 from .engine import Simulation
-from .graph import is_delay, is_max_pool, is_spiking, is_stateful, module_of
+from .graph import Interpreter, is_delay, is_max_pool, is_spiking, is_stateful, module_of
 from .layers import known_type, rule_of, rule_of_node
 
 __all__ = ["PhasedSimulation"]
@@ -102,7 +102,7 @@ def _is_affine(module: Any) -> bool:
     return rule_of(module).weighted or getattr(module, "is_affine", False)
 
 
-class _Counts(fx.Interpreter):
+class _Counts(Interpreter):
     """One pass of the net on sums over T steps."""
 
     def __init__(self, graph: fx.GraphModule, time_steps: int) -> None:

@@ -14,6 +14,7 @@ from ..ops.registry import select
 from .advance import advance
 from .graph import as_graph, changes, evaluating, events_of, module_of, output_of
 from .plan import Call, Observer, Plan, ancestors
+from .randomness import random_nodes
 
 __all__ = ["Simulation"]
 
@@ -29,7 +30,8 @@ class Simulation:
     """Run a net of spiking neurons under a constant input, or frame by frame.
 
     Every layer gets a chunk of time steps at once: stateless layers with time flattened into the batch, neurons as a
-    sequence with their potential carried from chunk to chunk. Values that do not depend on spikes are computed once.
+    sequence with their potential carried from chunk to chunk. Values that do not depend on spikes are computed once. A
+    net that draws random numbers itself, as by ``torch.rand_like(x) < x``, runs step by step.
     The simulation keeps its states apart: the net is neither reset nor changed, and the result is that of
     ``for t in range(T): net(x)`` in step mode "s" after a reset. The weights are those at the start of a run: change
     them between runs, in any way, but not during a run.
@@ -62,6 +64,7 @@ class Simulation:
         self.events = events_of(self.graph)
         self.chunk, self.memory = chunk, memory
         self._bytes_a_step: dict[tuple[int, ...], float] = {}
+        self._random: frozenset[fx.Node] | None = None  # not known yet
         self._prepared: dict[nn.Module, _Prepared] = {}
 
     def run(self, x: Tensor, time_steps: int, observe: Observer | None = None) -> Iterator[Tensor]:
@@ -120,12 +123,14 @@ class Simulation:
         if not isinstance(x, Tensor) or x.ndim < 2 or len(x) < 1:
             bad_value("x", x, "a tensor [N, ...] with at least one sample")
         trains = {} if trains is None else trains
-        plan = Plan(self.graph, self.events, targets, frozenset(trains), prepare=self._layer)
+        random = self.random(x)
+        plan = Plan(self.graph, self.events, targets, frozenset(trains), prepare=self._layer, random=random)
         states = {} if states is None else states
         modules = [m for m in self.graph.modules() if m is not self.graph]
         with evaluating(modules):
             constants = plan.constants(x)
-            step = self.steps(x) if steps is None else steps
+            # a number that is drawn once for all samples of a step would be drawn once for all steps of a chunk
+            step = 1 if random else self.steps(x) if steps is None else steps
         for start in range(0, time_steps, step):
             steps = min(step, time_steps - start)
             known = {node: trains[node].read(start, start + steps).flatten(0, 1) for node in plan.given}
@@ -146,6 +151,14 @@ class Simulation:
     def is_constant(self, node: Any) -> bool:
         """Return True if a value is the same at every step, as it depends on no neuron and no encoder."""
         return not any(changes(module_of(self.graph, n)) for n in ancestors([node]))
+
+    @torch.no_grad()
+    def random(self, x: Tensor) -> frozenset[fx.Node]:
+        """Return the nodes that draw random numbers, at every step anew; ``x`` are samples ``[N, ...]``."""
+        if self._random is None:
+            with evaluating([m for m in self.graph.modules() if m is not self.graph]):
+                self._random = random_nodes(self.graph, x[:2])
+        return self._random
 
     def output(self) -> fx.Node:
         """Return the node whose value is the output."""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 
+from .._draws import Draws
 from .._errors import bad_type, bad_value
 from .._tracing import traced
 from ..hosts import LeafTracer, host_of, is_container, is_encoder, is_neuron, reset_neurons
@@ -18,9 +20,10 @@ from .advance import Potential, advance, runs_step_by_step
 from .layers import known_type, module_of, rule_of
 
 __all__ = [
-    "Events", "Recorder", "as_graph", "changes", "emits_spikes", "evaluating", "events_of", "graph_of", "in_step_mode",
-    "is_delay", "is_filter", "is_gate", "is_max_pool", "is_spiking", "is_stateful", "module_of", "not_training",
-    "output_of", "smoothed_readout", "spike_value", "step_length", "unit_of",
+    "Events", "Interpreter", "Recorder", "as_graph", "changes", "compute", "emits_spikes", "evaluating",
+    "events_of", "graph_of", "in_step_mode", "is_delay", "is_filter", "is_gate", "is_max_pool", "is_spiking",
+    "is_stateful", "module_of", "not_training", "output_of", "size_dim", "smoothed_readout", "spike_value",
+    "step_length", "unit_of",
 ]  # fmt: skip
 
 
@@ -32,9 +35,14 @@ def as_graph(net: nn.Module, name: str = "net") -> fx.GraphModule:
     TypeError
         If it is no module.
     ValueError
-        If it cannot be traced, with the reason, or calls a neuron twice; ``name`` is the caller's argument.
+        If it cannot be traced, with the reason, has several inputs, or calls a neuron twice; ``name`` is the
+        caller's argument.
     """
     graph = _without_containers(graph_of(net, name))
+    inputs = [node for node in graph.graph.nodes if node.op == "placeholder" and (node.users or not node.args)]
+    if len(inputs) > 1:
+        got = f"a forward pass of several inputs, {', '.join(str(node.target) for node in inputs)}"
+        bad_value(name, got, "one input, and defaults of the arguments behind it")
     called: set[nn.Module] = set()
     for node in graph.graph.nodes:
         module = module_of(graph, node)
@@ -60,7 +68,11 @@ def graph_of(net: nn.Module, name: str = "net", frames: int | None = None) -> fx
     if isinstance(net, fx.GraphModule):
         return net
     tracer = _Tracer(frames)
-    graph = traced(net, tracer, name)
+    with not_training([*net.modules()]), Draws() as draws:  # the forward pass may ask for the mode
+        graph = traced(net, tracer, name)
+    if draws.any:
+        got = f"{type(net).__name__}, whose forward pass draws random numbers without regard to its input"
+        raise ValueError(f"{name}: got {got}, want torch.rand_like(x), torch.rand(x.shape), or a layer that draws them")
     graph.meta["frame_dims"] = tracer.dims
     return graph
 
@@ -111,7 +123,7 @@ class _Frames(fx.Proxy):
         return self._count(0 if self.node.op == "placeholder" else None)
 
     def __index__(self) -> int:
-        return self._count(self._dim())
+        return self._count(size_dim(self.node))
 
     def _count(self, dim: Any) -> int:
         if dim not in (0, 1):
@@ -121,16 +133,27 @@ class _Frames(fx.Proxy):
         frames: int = tracer.frames
         return frames
 
-    def _dim(self) -> Any:
-        """Return the dimension of the input whose size a value is: ``x.size(0)``, ``x.size()[0]``, ``x.shape[0]``."""
-        node, dim = self.node, None
-        if node.target is operator.getitem:
-            node, dim = node.args[0], node.args[1]  # type: ignore[assignment]
-        elif node.target == "size":
-            dim = node.args[1] if len(node.args) > 1 else None
-        source: Any = node.args[0] if node.args else None
-        is_size = node.target in ("size", getattr) and source.op == "placeholder"
-        return dim if is_size else None
+
+def size_dim(node: fx.Node) -> int | None:
+    """Return the dimension of the input whose size a value is: ``x.size(0)``, ``x.shape[0]``, ``x.shape[:2][0]``."""
+    dims = _dims(node)
+    return dims if isinstance(dims, int) else None
+
+
+def _dims(node: fx.Node) -> Any:
+    """Return the dimension of the input whose size a value is, or the range of those whose sizes it is."""
+    source, *where = [*node.args, *node.kwargs.values()] or [None]
+    if not isinstance(source, fx.Node):
+        return None
+    if node.target is operator.getitem:
+        dims, index = _dims(source), where[0]
+        return dims[index] if isinstance(dims, range) and isinstance(index, int | slice) else None
+    if source.op != "placeholder" or not (node.target == "size" or (node.target is getattr and where == ["shape"])):
+        return None
+    return where[0] if node.target == "size" and where else range(_MOST_DIMS)
+
+
+_MOST_DIMS = 64  # of a tensor
 
 
 @contextmanager
@@ -293,7 +316,30 @@ def spike_value(module: Any) -> float | Tensor:
     return level
 
 
-class Recorder(fx.Interpreter):
+def compute(node: fx.Node, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """Call the function or method of a node on batches of any layout and size.
+
+    Layers run in other layouts here, in which a view may be impossible. And one sample stays a batch: ``x.squeeze()``
+    means the dimensions behind the first, as it does for several samples.
+    """
+    name, source = node.target, node.all_input_nodes[:1]
+    if name in ("squeeze", torch.squeeze) and len(args) == 1 and not kwargs and source[0].op != "get_attr":
+        return args[0].squeeze(tuple(range(1, args[0].ndim)))
+    if isinstance(name, str):
+        return getattr(args[0], "reshape" if name == "view" else name)(*args[1:], **kwargs)
+    return name(*args, **kwargs)
+
+
+class Interpreter(fx.Interpreter):
+    """Runs a graph on batches of any layout and size."""
+
+    def run_node(self, n: fx.Node) -> Any:
+        if n.op in ("call_method", "call_function"):
+            return compute(n, *self.fetch_args_kwargs_from_env(n))
+        return super().run_node(n)
+
+
+class Recorder(Interpreter):
     """Runs one step and keeps the result of every node of the graph."""
 
     def __init__(self, graph: fx.GraphModule) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 
 from ..neurons import AdaptiveSpikingNeuron, IntegrateAndFireNeuron
 from ..ops.layout import dense
-from .graph import Events, changes, is_stateful
+from .graph import Events, changes, compute, is_stateful
 from .layers import rule_of
 
 __all__ = ["Call", "Observer", "Plan", "ancestors"]
@@ -38,6 +38,8 @@ class Plan:
         Nodes whose values will be given.
     prepare : callable, optional
         Returns for a layer with weights behind spikes a function that computes it; by default the layer itself.
+    random : set of fx.Node
+        Nodes that draw random numbers, others at every step.
     """
 
     graph: fx.GraphModule
@@ -45,6 +47,7 @@ class Plan:
     targets: Sequence[Any]
     known: frozenset[fx.Node] = frozenset()
     prepare: Callable[[nn.Module], Callable[[Tensor], Tensor]] | None = None
+    random: frozenset[fx.Node] = frozenset()
     order: list[fx.Node] = field(init=False)  # varying in time, in the order of the forward pass
     steady: list[fx.Node] = field(init=False)  # constant in time
     _sequences: dict[tuple[fx.Node, int], Tensor] = field(init=False, default_factory=dict)
@@ -57,7 +60,8 @@ class Plan:
         self.given = [node for node in needed if node in self.known]
         varying: set[fx.Node] = set()
         for node in needed:
-            if node in self.known or changes(self._module(node)) or any(n in varying for n in node.all_input_nodes):
+            own = node in self.known or node in self.random or changes(self._module(node))
+            if own or any(n in varying for n in node.all_input_nodes):
                 varying.add(node)
         self.steady = [n for n in needed if n not in varying]
         self.order = [
@@ -79,7 +83,7 @@ class Plan:
             seen.update(done)
 
     def constants(self, x: Tensor) -> dict[fx.Node, Any]:
-        """Compute all that does not depend on time: everything before the first neuron."""
+        """Compute all that does not depend on time: everything before the first neuron or random number."""
         env: dict[fx.Node, Any] = {}
         self._sequences.clear()
         for node in self.steady:
@@ -165,16 +169,12 @@ class Plan:
         args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: env[n])
         if node.op == "call_module":
             return self.modules[str(node.target)](*args, **kwargs)
-        if node.op == "call_method":
-            # a view may be impossible in the layout in which layers run here
-            method = "reshape" if node.target == "view" else str(node.target)
-            return getattr(args[0], method)(*args[1:], **kwargs)
         if node.op == "get_attr":
             value: Any = self.graph
             for name in str(node.target).split("."):
                 value = getattr(value, name)
             return value
-        return node.target(*args, **kwargs)  # type: ignore[operator]
+        return compute(node, args, kwargs)
 
 
 def ancestors(targets: Sequence[Any], known: frozenset[fx.Node] = frozenset()) -> set[fx.Node]:

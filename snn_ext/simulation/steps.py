@@ -14,7 +14,18 @@ from .._errors import first_line
 from ..hosts import host_of, is_container, is_encoder, reset_neurons
 from .advance import Potential
 from .engine import Simulation
-from .graph import as_graph, graph_of, in_step_mode, is_stateful, module_of, not_training, output_of
+from .graph import (
+    as_graph,
+    graph_of,
+    in_step_mode,
+    is_stateful,
+    module_of,
+    not_training,
+    output_of,
+    size_dim,
+)  # fmt: skip
+from .plan import ancestors
+from .randomness import Drawing
 
 __all__ = ["Steps", "steps_of"]
 
@@ -47,6 +58,7 @@ class Steps:
     _is_sequence: bool = False
     _is_plain: bool = False  # layers behind each other, which may be such that sequences do not pass them
     _sequential: tuple[nn.Module, ...] = ()  # modules in step mode "m"
+    _repeated: tuple[fx.Node, ...] = ()  # what such a sequence shows at every step
 
     @torch.no_grad()
     def check(self, x_seq: Tensor, name: str) -> None:
@@ -57,7 +69,7 @@ class Steps:
             x_seq = x_seq[:, :2]
         want: Tensor | None = None
         try:
-            want = self._forward(self._whole, x_seq)
+            want, random = self._forward(self._whole, x_seq)
             got = torch.cat(list(Simulation(self.graph).run_frames(x_seq)))[-len(want) :]
         except torch.OutOfMemoryError:
             raise
@@ -65,16 +77,31 @@ class Steps:
             if self._is_plain and want is None:
                 return
             _refuse(name, f"a forward pass whose steps cannot be taken apart ({first_line(error)})")
-        differs = got.shape != want.shape or (got - want).abs().sum() > _TOLERANCE * want.abs().sum()
-        is_random = any(is_encoder(module) and not is_stateful(module) for module in self._whole.modules())
-        if bool(differs) and not is_random:
+        if random & self._shared():
+            _refuse(name, "a forward pass that draws random numbers once for several steps")
+        is_random = random or any(is_encoder(module) and not is_stateful(module) for module in self._whole.modules())
+        differs = not is_random and (got - want).abs().sum() > _TOLERANCE * want.abs().sum()
+        if got.shape != want.shape or bool(differs):
             _refuse(name, "a forward pass whose steps depend on more than its input and the states of its neurons")
 
-    def _forward(self, whole: fx.GraphModule, x_seq: Tensor) -> Tensor:
-        """Return the outputs ``[T, N, ...]``, or ``[1, N, ...]`` of the last step."""
+    def _shared(self) -> set[fx.Node]:
+        """Return the nodes of the forward pass whose values several steps get."""
+        if self._is_sequence:
+            return ancestors(self._repeated)
+        assert self._whole is not None
+        calls = _calls(self._whole)
+        known, shared, seen = frozenset(n for nodes in calls.values() for n in nodes), set[fx.Node](), set[fx.Node]()
+        for step in zip(*calls.values(), strict=True):
+            found = ancestors([n.args[0] for n in step], known)
+            shared |= found & seen
+            seen |= found
+        return shared
+
+    def _forward(self, whole: fx.GraphModule, x_seq: Tensor) -> tuple[Tensor, set[fx.Node]]:
+        """Return the outputs ``[T, N, ...]``, or ``[1, N, ...]`` of the last step, and the nodes that draw."""
         takes_sequences = self.frames is not None or self.time_steps is None
         x = x_seq.transpose(0, 1) if self.frames == "NT" else x_seq if takes_sequences else x_seq[0]
-        run = fx.Interpreter(whole, garbage_collect_values=False)
+        run = Drawing(whole, keep=True)
         reset_neurons(whole)
         try:
             modules = [module for module in whole.modules() if module is not whole]
@@ -83,7 +110,7 @@ class Steps:
         finally:
             reset_neurons(whole)
         outputs = [run.env[node] for node in self._outputs]
-        return outputs[0] if self._is_sequence else torch.stack(outputs)
+        return outputs[0] if self._is_sequence else torch.stack(outputs), run.random
 
 
 def steps_of(net: nn.Module, name: str = "net", frames: int | None = None) -> Steps:
@@ -148,8 +175,10 @@ def _loop(graph: fx.GraphModule, calls: dict[nn.Module, list[fx.Node]], time_ste
         step[node] = own.get(node, max((step[n] for n in node.all_input_nodes), default=0))
     outputs = _Readout(graph, step, time_steps).outputs(output_of(graph))
     last = len(outputs) == 1
-    if [step[node] for node in outputs] != ([time_steps] if last else [*range(1, time_steps + 1)]):
-        _refuse(name, "a loop over the steps that does not return one output for each of them, or that of the last")
+    combined = last and len({own[node] for node in ancestors(outputs, frozenset(own)) & own.keys()}) > 1
+    if combined or [step[node] for node in outputs] != ([time_steps] if last else [*range(1, time_steps + 1)]):
+        want = "one output for each of them, the stack, sum or mean of these, or the output of the last"
+        _refuse(name, f"a loop over the steps that does not return {want}")
     part = _Slice(graph, calls, time_steps - 1, name)
     return Steps(part.graph(outputs[-1]), time_steps, part.frames, last, graph, tuple(outputs))
 
@@ -171,14 +200,16 @@ class _Readout:
         each = [self.step[n] for n in nodes] == [*range(1, self.time_steps + 1)]
         return nodes if each and len(nodes) == len(result) else []
 
-    def _all(self, node: fx.Node) -> list[fx.Node]:
-        """Return the outputs whose stack, sum or mean a node is; none if it is something else."""
-        inner = node.args[0] if node.args else None
-        if _is_reduction(node) or _is_factor(node):
-            return self._all(inner) if isinstance(inner, fx.Node) else []
-        if node.target is torch.stack and _dim(node) == 0 and isinstance(inner, tuple | list):
-            return self._list(inner)
-        return self._list([*self._terms(node)]) if node.target in _ADDITIONS else []
+    def _all(self, node: fx.Node, over: int | None = None) -> list[fx.Node]:
+        """Return the outputs whose stack, sum or mean a node is, ``over`` a dimension; none if it is something else."""
+        inner, reduced, scaled = node.args[0] if node.args else None, _reduced(node), _scaled(node)
+        if isinstance(scaled, fx.Node):
+            return self._all(scaled, over)
+        if reduced is not None and over is None:
+            return self._all(inner, reduced) if isinstance(inner, fx.Node) else []
+        if node.target is torch.stack and isinstance(inner, tuple | list):
+            return self._list(inner) if over in (None, _dim(node)) else []
+        return self._list([*self._terms(node)]) if node.target in _ADDITIONS and over is None else []
 
     def _terms(self, node: fx.Node) -> Iterator[fx.Node]:
         """Yield what a sum adds up from step to step; where it adds nothing of the step before, it is a term itself."""
@@ -206,15 +237,32 @@ class _Readout:
 _ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")
 
 
-def _is_reduction(node: fx.Node) -> bool:
-    """Return True for the sum or mean over the first dimension."""
-    return node.target in (torch.sum, torch.mean, "sum", "mean") and _dim(node, None) in (0, (0,), [0])
+def _reduced(node: fx.Node) -> int | None:
+    """Return the dimension over which a node takes the sum or mean."""
+    dim = _dim(node, None) if node.target in (torch.sum, torch.mean, "sum", "mean") else None
+    dim = dim[0] if isinstance(dim, tuple | list) and len(dim) == 1 else dim
+    return dim if isinstance(dim, int) else None
 
 
-def _is_factor(node: fx.Node) -> bool:
-    """Return True for the product with a number, or its quotient by one."""
-    kinds = (operator.truediv, operator.itruediv, operator.mul, operator.imul, torch.div, torch.mul, "div", "mul")
-    return node.target in kinds and len(node.args) == 2 and isinstance(node.args[1], int | float)
+def _scaled(node: fx.Node) -> Any:
+    """Return what a node multiplies with a number > 0, or divides by one; ``None`` for another operation."""
+    if node.target not in _PRODUCTS + _QUOTIENTS or len(node.args) != 2:
+        return None
+    first, second = node.args
+    if node.target in _PRODUCTS and _is_positive(first):
+        return second
+    return first if _is_positive(second) else None
+
+
+_PRODUCTS = (operator.mul, operator.imul, torch.mul, "mul", "mul_")
+_QUOTIENTS = (operator.truediv, operator.itruediv, torch.div, "div", "div_")
+
+
+def _is_positive(value: Any) -> bool:
+    """Return True for a number > 0: one in the code, a size of the input, or a product or quotient of such."""
+    if not isinstance(value, fx.Node):
+        return isinstance(value, int | float) and value > 0
+    return size_dim(value) is not None or _is_positive(_scaled(value))
 
 
 def _dim(node: fx.Node, default: Any = 0) -> Any:
@@ -239,8 +287,8 @@ def _sequence(graph: fx.GraphModule, calls: dict[nn.Module, list[fx.Node]], name
     while isinstance(result, tuple | list) and result:
         result = result[0]
     output = result
-    while isinstance(output, fx.Node) and (_is_reduction(output) or _is_factor(output)):
-        output = output.args[0]
+    while isinstance(output, fx.Node) and (_reduced(output) == 0 or _scaled(output) is not None):
+        output = output.args[0] if _reduced(output) == 0 else _scaled(output)
     if not repeats and output is result:  # its operations may still mean other dimensions of a sequence
         if not sequential or not isinstance(output, fx.Node) or any(_returns_state(module) for module in calls):
             return None
@@ -249,7 +297,8 @@ def _sequence(graph: fx.GraphModule, calls: dict[nn.Module, list[fx.Node]], name
         _refuse(name, "neurons in step mode 'm' behind sequences of several lengths")
     part = _Slice(graph, calls, 0, name, {node: source for node, (source, _) in repeats.items()})
     time_steps = next((steps for _, steps in repeats.values()), None)
-    return Steps(part.graph(output), time_steps, None, False, graph, (output,), True, False, sequential)
+    shown = tuple(source for source, _ in repeats.values())
+    return Steps(part.graph(output), time_steps, None, False, graph, (output,), True, False, sequential, shown)
 
 
 def _repeated(node: fx.Node) -> tuple[fx.Node, int] | None:
@@ -296,8 +345,6 @@ class _Slice:
             _refuse(self.name, f"a forward pass that returns {output!r}")
         self._output = output
         self._graph.output(self._copy(output))
-        if sum(node.op == "placeholder" for node in self._graph.nodes) > 1:
-            _refuse(self.name, "a forward pass of several inputs")
         used = {str(n.target) for n in self._graph.nodes if n.op in ("call_module", "get_attr")} - {*self._potentials}
         parts = {target: operator.attrgetter(target)(self.whole) for target in used}
         return as_graph(fx.GraphModule(parts | self._potentials, self._graph), self.name)

@@ -24,6 +24,7 @@ from snn_ext.evaluation import (  # noqa: E402
     best_delay,
 )
 from snn_ext.hosts import LeafTracer  # noqa: E402
+from snn_ext.simulation import Simulation  # noqa: E402
 from snn_ext.spikingjelly import ATIFnuNode, ATIFuNode, PCMPIFNode  # noqa: E402
 from tests.evaluation.nets import T, batches, plain_loop, small_net  # noqa: E402
 
@@ -425,3 +426,46 @@ def test_an_operation_in_place_changes_no_batch() -> None:
     before = x.clone()
     evaluate(net, [(x, torch.zeros(5).long())], 4, ann=ann, progress=False)
     assert torch.equal(x, before)
+
+
+class Squeezed(nn.Module):
+    """A net that takes out dimensions of one by ``x.squeeze()``, or by their number."""
+
+    def __init__(self, where: str, squeeze: Any) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.node, self.pool = nn.Conv2d(1, 4, 3), PCMPIFNode(), nn.AdaptiveAvgPool2d(1)
+        self.head = nn.Linear(4, 1 if where == "end" else 3)
+        self.where, self.squeeze = where, squeeze
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.pool(self.node(self.conv(x)))
+        x = self.head(x.flatten(1) if self.where == "end" else self.squeeze(x))
+        return self.squeeze(x) if self.where == "end" else x
+
+
+@pytest.mark.parametrize("where", ["middle", "end"])
+@pytest.mark.parametrize("squeeze", [lambda x: x.squeeze(), torch.squeeze], ids=["method", "function"])
+def test_a_batch_of_any_size_stays_a_batch_behind_squeeze(where: str, squeeze: Any) -> None:
+    torch.manual_seed(1)
+    loader = [(torch.rand(n, 1, 8, 8), torch.randint(2, (n,))) for n in (6, 1)]  # the last batch is often a small one
+    options: Any = {"metric": "sign" if where == "end" else "class", "progress": False}
+    found = evaluate(Squeezed(where, squeeze), loader, 33, **options)  # 33 steps: a chunk of one
+    plain = Squeezed(where, lambda x: x.flatten(1) if where == "middle" else x.squeeze(1))
+    want = evaluate(plain, loader, 33, **options)
+    assert found.to_json() == want.to_json()
+    x = loader[0][0]
+    assert torch.cat(list(Simulation(Squeezed(where, squeeze)).run(x[:1], 3))).shape[:2] == (3, 1)
+
+
+def test_an_output_without_samples_is_named() -> None:
+    class Mean(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.node = PCMPIFNode()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.node(x).mean(0)
+
+    with pytest.raises(ValueError, match=r"snn: got 'an output of shape \[4\] for 6 samples', want one tensor"):
+        evaluate(Mean(), [torch.rand(6, 4)], 3, progress=False)

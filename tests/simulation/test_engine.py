@@ -210,6 +210,8 @@ def test_what_comes_before_the_first_neuron_runs_once() -> None:
     first.register_forward_hook(lambda m, i, o: calls.append(1))
     second.register_forward_hook(lambda m, i, o: calls.append(2))
     simulation = Simulation(snn, chunk=5)
+    simulation.random(x)  # one pass, once for all batches
+    calls.clear()
     list(simulation.run(x, 15))
     assert calls.count(1) == 1 and calls.count(2) == 3
 

@@ -151,6 +151,35 @@ def test_a_loop_over_frames_is_measured_as_its_step(pick: str, read_out: str) ->
     assert evaluate(net, swapped, frames="NT", progress=False).to_json() == found.to_json()
 
 
+def mean_by_shape(x: Tensor, y: list[Tensor]) -> Tensor:
+    time_steps, _ = x.shape[:2]
+    return sum(y[t] for t in range(time_steps)) / time_steps  # type: ignore[return-value]
+
+
+READ_OUTS: dict[str, Any] = {
+    "shape": lambda x, y: sum(y) / x.shape[0],
+    "size": lambda x, y: sum(y).div_(x.size(0)),  # type: ignore[union-attr]
+    "len": lambda x, y: sum(y) / len(x),
+    "inverse": lambda x, y: 1 / x.shape[0] * sum(y),
+    "product": lambda x, y: 2 * (sum(y) * (1 / (x.shape[0] * 0.5))),
+    "unpacked": mean_by_shape,
+    "mean over 1": lambda x, y: torch.stack(y, 1).mean(1),
+    "mean over the last": lambda x, y: torch.stack(y, dim=-1).mean(dim=-1),
+    "sum over 2": lambda x, y: torch.stack(y, 2).sum((2,)) / x.shape[0],
+    "stack over 1": lambda x, y: torch.stack(y, 1),
+}
+
+
+@pytest.mark.parametrize("read_out", [*READ_OUTS])
+def test_a_sum_or_mean_over_steps_is_one_in_every_spelling(read_out: str) -> None:
+    class Spelt(Loop):
+        def forward(self, x: Tensor) -> Any:
+            return READ_OUTS[read_out](x, super().forward(x))
+
+    found = evaluate(Spelt("list", "len"), frames(), frames="TN", progress=False)
+    assert found.to_json() == evaluate(Loop("list", "len"), frames(), frames="TN", progress=False).to_json()
+
+
 def test_frames_and_loops_that_do_not_fit_are_named() -> None:
     with pytest.raises(ValueError, match="frames: got None, want 'TN' or 'NT': a step of snn shows one of 9 frames"):
         evaluate(Loop(pick="TN"), data(), progress=False)
@@ -323,6 +352,10 @@ class Wrong(Loop):
                 spk1, mem1 = self.lif1(spk1, mem1)
             spk2, mem2 = self.lif2(self.fc2(spk1), mem2 if self.read_out != "leak" else mem2 * 0.1)
             outputs.append(spk2 + mem1.mean() if self.read_out == "potential" else spk2)
+        if self.read_out == "over samples":
+            return torch.stack(outputs, 1).mean(0)
+        if self.read_out == "negative":
+            return torch.stack(outputs).mean(0) * -1.0
         stacked = torch.stack(outputs[1:] if self.read_out == "some" else outputs)
         return stacked.amax(0) if self.read_out == "max" else stacked
 
@@ -335,8 +368,10 @@ class Wrong(Loop):
         ("feedback", "lif1, whose output of one call is input of another"),
         ("twice", "one neuron for two calls of a step"),
         ("potential", "goes on with the state of lif1, not its spikes"),
-        ("some", "whose output of one call is input of another"),
-        ("max", "whose output of one call is input of another"),
+        ("some", "a loop over the steps that does not return one output for each of them"),
+        ("max", "a loop over the steps that does not return one output for each of them"),
+        ("over samples", "a loop over the steps that does not return one output for each of them"),
+        ("negative", "a loop over the steps that does not return one output for each of them"),
     ],
 )
 def test_steps_that_cannot_be_taken_apart_are_named(read_out: str, message: str) -> None:
