@@ -58,7 +58,7 @@ def evaluate(
     snn : nn.Module
         A converted net, a trained :class:`snn_ext.ConstantInputNet`, or any traceable net of neurons of SpikingJelly or
         snnTorch. Its forward pass is that of one step, or runs a loop over the steps. It runs in eval mode, step by
-        step, and is reset; its modes are restored. The first argument is the input; those behind it take their defaults.
+        step, and is reset; its modes are restored. Arguments behind the input take their defaults.
     loader : iterable
         Batches ``(inputs, labels)``, or inputs alone: then there are errors and operations, and no accuracy. Samples
         have one shape, batches any size.
