@@ -58,7 +58,7 @@ def evaluate(
     snn : nn.Module
         A converted net, a trained :class:`snn_ext.ConstantInputNet`, or any traceable net of neurons of SpikingJelly or
         snnTorch. Its forward pass is that of one step, or runs a loop over the steps. It runs in eval mode, step by
-        step, and is reset; its modes are restored.
+        step, and is reset; its modes are restored. Arguments behind the input take their defaults.
     loader : iterable
         Batches ``(inputs, labels)``, or inputs alone: then there are errors and operations, and no accuracy. Samples
         have one shape, batches any size.
@@ -114,7 +114,7 @@ def evaluate(
 
     A loop over the steps in the forward pass is taken apart by tracing, and compared with the net as it is on the first
     samples. It may return the outputs of all steps, their sum or mean, or the output of the last step, which then
-    decides alone.
+    decides alone. Random numbers are drawn at every step anew.
 
     Rates and activations are in units of the thresholds. Source of the metrics: Hwang et al. 2021 and Sengupta et al.
     2019.

@@ -14,7 +14,7 @@ from ..ops.registry import select
 from .advance import advance
 from .graph import as_graph, changes, evaluating, events_of, module_of, output_of
 from .plan import Call, Observer, Plan, ancestors
-from .randomness import random_nodes
+from .randomness import as_before
 
 __all__ = ["Simulation"]
 
@@ -123,14 +123,14 @@ class Simulation:
         if not isinstance(x, Tensor) or x.ndim < 2 or len(x) < 1:
             bad_value("x", x, "a tensor [N, ...] with at least one sample")
         trains = {} if trains is None else trains
-        random = self.random(x)
+        step, random = self.steps(x) if steps is None else steps, self.random(x)
         plan = Plan(self.graph, self.events, targets, frozenset(trains), prepare=self._layer, random=random)
         states = {} if states is None else states
         modules = [m for m in self.graph.modules() if m is not self.graph]
         with evaluating(modules):
             constants = plan.constants(x)
-            # a number that is drawn once for all samples of a step would be drawn once for all steps of a chunk
-            step = 1 if random else self.steps(x) if steps is None else steps
+        if random:  # a number that is drawn once for all samples of a step would be drawn once for all steps of a chunk
+            step = 1
         for start in range(0, time_steps, step):
             steps = min(step, time_steps - start)
             known = {node: trains[node].read(start, start + steps).flatten(0, 1) for node in plan.given}
@@ -152,13 +152,11 @@ class Simulation:
         """Return True if a value is the same at every step, as it depends on no neuron and no encoder."""
         return not any(changes(module_of(self.graph, n)) for n in ancestors([node]))
 
-    @torch.no_grad()
     def random(self, x: Tensor) -> frozenset[fx.Node]:
         """Return the nodes that draw random numbers, at every step anew; ``x`` are samples ``[N, ...]``."""
         if self._random is None:
-            with evaluating([m for m in self.graph.modules() if m is not self.graph]):
-                self._random = random_nodes(self.graph, x[:2])
-        return self._random
+            self._probe(x)
+        return self._random or frozenset()
 
     def output(self) -> fx.Node:
         """Return the node whose value is the output."""
@@ -181,15 +179,21 @@ class Simulation:
             return self.chunk
         key = (*x.shape[1:], frames)
         if key not in self._bytes_a_step:
-            shown = frozenset(n for n in self.graph.graph.nodes if frames and n.op == "placeholder")
-            plan = Plan(self.graph, self.events, [self.output()], shown)
-            with evaluating([m for m in self.graph.modules() if m is not self.graph]):
-                self._bytes_a_step[key] = plan.bytes_a_step(x, _carry({}))
+            self._bytes_a_step[key] = self._probe(x, frames)
         bytes_a_step = max(1.0, self._bytes_a_step[key] * len(x))
         fastest = max(_MIN_STEPS, math.ceil(_SAMPLES_A_CHUNK / len(x)), int(_CACHE / bytes_a_step))
         very_small = min(_MAX_STEPS_OF_VERY_SMALL, int(_VERY_SMALL / bytes_a_step))
         fastest, affordable = max(min(fastest, _MAX_STEPS), very_small), self.memory / (_WORKSPACE * bytes_a_step)
         return max(1, min(fastest, int(affordable)))
+
+    @torch.no_grad()
+    def _probe(self, x: Tensor, frames: bool = False) -> float:
+        """Run one step to find the nodes that draw random numbers; return the bytes that it takes for one sample."""
+        shown = frozenset(n for n in self.graph.graph.nodes if frames and n.op == "placeholder")
+        plan = Plan(self.graph, self.events, [self.output()], shown)
+        with evaluating([m for m in self.graph.modules() if m is not self.graph]), as_before(x.device):
+            size, self._random = plan.probe(x, _carry({}))
+        return size
 
 
 class Train(Protocol):

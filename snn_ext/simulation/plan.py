@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from .._draws import Draws
 from ..neurons import AdaptiveSpikingNeuron, IntegrateAndFireNeuron
 from ..ops.layout import dense
 from .graph import Events, changes, compute, is_stateful
@@ -50,6 +51,7 @@ class Plan:
     random: frozenset[fx.Node] = frozenset()
     order: list[fx.Node] = field(init=False)  # varying in time, in the order of the forward pass
     steady: list[fx.Node] = field(init=False)  # constant in time
+    _drawn: set[fx.Node] | None = field(init=False, default=None)  # by a probe
     _sequences: dict[tuple[fx.Node, int], Tensor] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -140,16 +142,17 @@ class Plan:
             return _shape_of(constant, steps)
         return self._call(node, {n: self._size(n, constants, steps) for n in node.all_input_nodes})
 
-    def bytes_a_step(self, x: Tensor, call: Call) -> float:
-        """Run one step of one sample, and return the bytes that are alive at once."""
-        peak = 0
+    def probe(self, x: Tensor, call: Call) -> tuple[float, frozenset[fx.Node]]:
+        """Run one step of one sample; return the bytes alive at once, and the nodes that draw random numbers."""
+        peak, self._drawn = 0, set()
 
         def measure(env: dict[fx.Node, Any]) -> None:
             nonlocal peak
             peak = max(peak, sum(v.numel() * v.element_size() for v in env.values() if isinstance(v, Tensor)))
 
         self.chunk(self.constants(x[:1]), dict.fromkeys(self.given, x[:1]), 1, 1, call, visit=measure)
-        return float(peak)
+        drawn, self._drawn = self._drawn, None
+        return float(peak), frozenset(drawn)
 
     def _repeated(self, constants: dict[fx.Node, Any], node: Any, steps: int) -> Tensor:
         """Return a constant at every step, in its own layout; kept, as each chunk needs it."""
@@ -164,6 +167,15 @@ class Plan:
         return self.modules[str(node.target)] if node.op == "call_module" else None
 
     def _call(self, node: fx.Node, env: Mapping[fx.Node, Any]) -> Any:
+        if self._drawn is None or changes(self._module(node)):
+            return self._compute(node, env)
+        with Draws() as draws:
+            value = self._compute(node, env)
+        if draws.any:
+            self._drawn.add(node)
+        return value
+
+    def _compute(self, node: fx.Node, env: Mapping[fx.Node, Any]) -> Any:
         if node in self._layers:
             return self._layers[node](env[node.all_input_nodes[0]])
         args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: env[n])

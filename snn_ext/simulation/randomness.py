@@ -2,32 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import fx
 
 from .._draws import Draws
-from .advance import advance
-from .graph import Interpreter, changes, is_stateful, module_of
+from .graph import Interpreter, changes, module_of
 
-__all__ = ["Drawing", "random_nodes"]
+__all__ = ["Drawing", "as_before"]
 
 
-def random_nodes(graph: fx.GraphModule, x: Tensor) -> frozenset[fx.Node]:
-    """Return the nodes that draw random numbers in a step for ``x``, ``[N, ...]``; encoders, which always do, left out.
-
-    They are found by running the step, for any function, method or module may draw. States and generators stay as
-    they are.
-    """
-    run, before = _Step(graph), torch.get_rng_state()
-    on_gpu = torch.cuda.get_rng_state(x.device) if x.is_cuda else None
-    run.run(x.clone())  # an operation may write to it
-    if run.random:  # else nothing was drawn, unless by another thread
-        torch.set_rng_state(before)
+@contextmanager
+def as_before(device: torch.device) -> Iterator[None]:
+    """Give the generators back the state that they had before, if random numbers are drawn inside."""
+    on_cpu = torch.get_rng_state()
+    on_gpu = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+    with Draws() as draws:
+        yield
+    if draws.any:  # else another thread may have drawn
+        torch.set_rng_state(on_cpu)
         if on_gpu is not None:
-            torch.cuda.set_rng_state(on_gpu, x.device)
-    return frozenset(run.random)
+            torch.cuda.set_rng_state(on_gpu, device)
 
 
 class Drawing(Interpreter):
@@ -45,13 +43,3 @@ class Drawing(Interpreter):
         if draws.any:
             self.random.add(n)
         return value
-
-
-class _Step(Drawing):
-    """Runs one step, and leaves the states as they are."""
-
-    def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        module: Any = self.fetch_attr(target)
-        if is_stateful(module):
-            return advance(module, args[0].unsqueeze(0), None)[0][0]
-        return args[0] if changes(module) else super().call_module(target, args, kwargs)  # an encoder keeps the shape
