@@ -15,7 +15,17 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-__all__ = ["LOCK", "InputTracer", "ThreadTracer", "innermost", "source_of", "traced", "traced_graph"]
+__all__ = [
+    "LOCK",
+    "InputTracer",
+    "ThreadTracer",
+    "described",
+    "innermost",
+    "source_of",
+    "traceable",
+    "traced",
+    "traced_graph",
+]
 
 LOCK = threading.RLock()
 _TOOLS = tuple(f"{Path(module).parent}{os.sep}" for module in (torch.__file__, __file__))
@@ -107,9 +117,21 @@ def _trace(net: nn.Module, tracer: ThreadTracer, name: str) -> fx.Graph:
     except Exception as error:
         place = source_of(error)
         raise ValueError(
-            f"{name}: got {type(net).__name__}, which cannot be traced ({error}{place and f'; {place}'}), "
-            "want a net whose forward pass does not branch on values or on the batch size"
+            f"{name}: got {type(net).__name__}, which cannot be traced ({described(error)}{place and f'; {place}'}), "
+            f"want {traceable(error)}"
         ) from error
+
+
+def described(error: Exception) -> str:
+    """Return what an error says, or its kind."""
+    return str(error) or type(error).__name__
+
+
+def traceable(error: Exception) -> str:
+    """Return what a forward pass has to be instead of one in whose trace an error was raised."""
+    if isinstance(error, fx.proxy.TraceError):
+        return "a forward pass that does not branch on values or on the batch size"
+    return "a forward pass that torch.fx can trace: layers made before, and no look at the type or values of its input"
 
 
 @contextmanager

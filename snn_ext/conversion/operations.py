@@ -94,6 +94,6 @@ def _refuse_unknown(operation: Operation) -> None:
     if is_neuron(module) and not isinstance(module, nn.ReLU):
         operation.refuse(", a spiking neuron already", "a net of analog activations")
     if reason is not None:
-        want = "a forward pass without branches on values or the batch size; for quantised activations QuantizedReLU"
+        want = f"{operation.node.meta['traceable']}; for quantised activations QuantizedReLU"
         operation.refuse(f", which cannot be traced ({reason})", want)
     operation.refuse("", instead_of(operation))

@@ -37,7 +37,9 @@ def relative_error(output: Tensor, wanted: Tensor) -> float:
 
 
 def check_values(ann: nn.Module) -> None:
-    """Raise if a net has shapes only."""
+    """Raise if a net has shapes only, or not even these."""
+    if any(nn.parameter.is_lazy(t) for t in (*ann.parameters(), *ann.buffers())):
+        bad_value("ann", "lazy layers without a shape", "a net that ran once, and was trained")
     if any(t.is_meta for t in (*ann.parameters(), *ann.buffers())):
         bad_value("ann", "parameters on the meta device", "values, on a CPU or a GPU")
 

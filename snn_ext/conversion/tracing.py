@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 from torch.fx.proxy import Attribute, Proxy, TraceError
 from torch.utils._pytree import tree_leaves, tree_map
 
-from .._tracing import LOCK, InputTracer, source_of
+from .._tracing import LOCK, InputTracer, described, source_of, traceable
 from ..hosts import is_neuron
 from ..neurons.aan import AAN
 from ..neurons.quantized import QuantizedActivation
@@ -63,7 +63,7 @@ class NetTracer(InputTracer):
             self.module_stack.clear()
             self.module_stack.update(stack)
             proxy = self.create_proxy("call_module", self.path_of_module(m), args, kwargs)
-            proxy.node.meta |= {"untraced": str(error), "source": source_of(error)}
+            proxy.node.meta |= {"untraced": described(error), "traceable": traceable(error), "source": source_of(error)}
             return proxy
 
     # -- what Python asks of a value -----------------------------------------------------------------------------------

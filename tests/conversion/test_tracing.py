@@ -342,3 +342,15 @@ def test_a_constant_that_is_expanded_to_the_batch_is_named() -> None:
 
     with pytest.raises(ValueError, match="expand of a constant to the size of the batch"):
         canonicalize(Coordinates(), torch.rand(3, 2, 7, 7))
+
+
+def test_other_obstacles_of_a_trace_are_not_called_branches() -> None:
+    with pytest.raises(
+        ValueError, match="not installed as a submodule.*want a forward pass that torch.fx can trace: layers"
+    ):
+        canonicalize(Net(lambda x: nn.BatchNorm2d(4).eval()(x), 196), torch.rand(2, 2, 7, 7))
+
+
+def test_lazy_layers_that_never_ran_are_named() -> None:
+    with pytest.raises(ValueError, match="ann: got 'lazy layers without a shape', want a net that ran once"):
+        convert(nn.Sequential(nn.LazyLinear(3), nn.ReLU(), nn.LazyLinear(2)), torch.rand(2, 4))
