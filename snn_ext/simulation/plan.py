@@ -66,6 +66,10 @@ class Plan:
             if own or any(n in varying for n in node.all_input_nodes):
                 varying.add(node)
         self.steady = [n for n in needed if n not in varying]
+        self._of_samples: set[fx.Node] = set()  # the others, as parameters, are the same for all samples
+        for node in needed:
+            if node.op == "placeholder" or not self._of_samples.isdisjoint(node.all_input_nodes):
+                self._of_samples.add(node)
         self.order = [
             n for n in needed if n in varying and n not in self.known and n.op not in ("placeholder", "output")
         ]
@@ -133,7 +137,9 @@ class Plan:
         if node in env:
             return env[node]
         constant = constants[node]
-        return _spread(constant, steps) if isinstance(constant, Tensor) else self._size(node, constants, steps)
+        if not isinstance(constant, Tensor):
+            return self._size(node, constants, steps)
+        return _spread(constant, steps) if node in self._of_samples else constant.clone()
 
     def _size(self, node: fx.Node, constants: dict[fx.Node, Any], steps: int) -> Any:
         """Return what depends on the size of the batch, which is that of all steps."""

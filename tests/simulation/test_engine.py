@@ -243,6 +243,28 @@ def test_a_neuron_that_is_called_twice_a_step_is_refused_by_name() -> None:
         Simulation(Twice())
 
 
+@pytest.mark.parametrize("kind", ["parameter", "one row", "vector"])
+def test_a_constant_behind_neurons_is_the_same_for_all_samples_and_steps(kind: str) -> None:
+    class Shifted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.neuron, self.head = nn.Linear(4, 4), ATIFuNode(), nn.Linear(4, 3)
+            self.gain = nn.Parameter(torch.rand(4))
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.neuron(self.first(x))
+            constant = {"parameter": self.gain, "one row": torch.full((1, 4), 0.5), "vector": torch.full((4,), 0.5)}[
+                kind
+            ]
+            return self.head(y + constant)
+
+    net, x = Shifted(), torch.rand(8, 4)
+    with torch.no_grad():
+        wanted = torch.stack([net(x) for _ in range(5)])
+    functional.reset_net(net)
+    torch.testing.assert_close(torch.cat(list(Simulation(net, chunk=2).run(x, 5))), wanted)
+
+
 def test_chunks_are_freed_without_the_garbage_collector() -> None:
     """In a cycle they would stay until it comes, gibibytes in large nets."""
     simulation = Simulation(convert(vgg().eval(), images(), method="data-norm"), chunk=2)
