@@ -15,9 +15,11 @@ from torch import Tensor, fx, nn
 from ._channel_search import START, ChannelSearch, least_squares_threshold
 from ._progress import bar
 from ._samples import POSITIONS, Samples, places_of, values_at
+from ._tracing import traced_graph
 from .hosts import LeafTracer, reset_neurons
 from .neurons import IntegrateAndFireNeuron, NonUniformIntegrateAndFireNeuron
 from .neurons.quantized import QuantizedActivation
+from .simulation.graph import in_step_mode, not_training
 from .training import ConstantInputNet
 
 __all__ = ["analog_samples", "biases_before", "can_be_searched", "ceiling_of", "fit_to_spikes"]
@@ -75,7 +77,7 @@ def analog_samples(net: nn.Module, relus: Iterable[nn.Module], inputs: Sequence[
 def biases_before(net: nn.Module, relus: Iterable[nn.Module]) -> dict[nn.Module, nn.Module]:
     """Return for each rectifier the module whose bias adds to its input and to nothing else, as far as there is one."""
     try:
-        graph = LeafTracer().trace(net.one_step() if isinstance(net, ConstantInputNet) else net)
+        graph = traced_graph(net.one_step() if isinstance(net, ConstantInputNet) else net, LeafTracer(), "net")
     except Exception:  # control flow on values: such a net cannot be traced, so that nothing is known
         return {}
     wanted, modules = set(relus), dict(net.named_modules(remove_duplicate=False))
@@ -210,15 +212,6 @@ def _hooked(modules: Iterable[nn.Module], hook: Any) -> Iterator[None]:
 @contextmanager
 def _one_step(net: nn.Module) -> Iterator[nn.Module]:
     """Return a net of one step, with the modules of a net in evaluation mode."""
-    modes = {module: module.training for module in net.modules()}
-    stepped = [module for module in net.modules() if getattr(module, "step_mode", "s") == "m"]
-    net.eval()
-    for module in stepped:
-        module.step_mode = "s"  # type: ignore[assignment]
-    try:
+    modules = list(net.modules())
+    with not_training(modules), in_step_mode("s", modules):
         yield net.one_step() if isinstance(net, ConstantInputNet) else net
-    finally:
-        for module in stepped:
-            module.step_mode = "m"  # type: ignore[assignment]
-        for module, training in modes.items():
-            module.training = training

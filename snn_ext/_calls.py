@@ -7,7 +7,6 @@ import dis
 import inspect
 import random
 import sys
-import traceback
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -19,10 +18,10 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from ._draws import Draws
 from ._errors import bad_value
-from ._tracing import ThreadTracer, innermost, traced_graph
+from ._tracing import ThreadTracer, is_reached, traced_graph
 from .hosts import is_neuron, is_relu
 from .neurons.quantized import QuantizedActivation
 from .training import ConstantInputNet
@@ -86,7 +85,7 @@ def survey(net: nn.Module) -> Survey:
         if _functional_relu(node):
             found.functional.append(place)
             named.add(_owner(node))
-        elif _is_analog(node) and _depends_on_input(node):
+        elif _is_analog(node) and is_reached(node):
             found.analog.append(place)
             named.add(_owner(node))
         elif _calls_relu(net, node):
@@ -160,9 +159,10 @@ class _CallTracer(ThreadTracer):
     def trace(self, root: Any, concrete_args: dict[str, Any] | None = None) -> fx.Graph:
         self._modes = _modes()
         before = _states()
-        with _Draws() as draws:
+        with Draws() as draws:
             graph = super().trace(root, concrete_args)
-        self.lost += draws.found or ["random numbers, drawn once"] * (_states() != before)
+        drawn = [f"random numbers, drawn once ({line or 'unknown line'})" for line in draws.found]
+        self.lost += drawn or ["random numbers, drawn once"] * (_states() != before)
         return graph
 
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
@@ -188,19 +188,6 @@ class _CallTracer(ThreadTracer):
                 if isinstance(args[k], bool | int | float | str | None):
                     self.create_proxy("call_function", _stays, (arg.node.target, arg, args[k]), {})
         return fn, args
-
-
-class _Draws(TorchDispatchMode):
-    """Finds random numbers that are drawn while a net is traced: they are no calls of its graph but constants."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[str] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if torch.Tag.nondeterministic_seeded in func.tags:
-            self.found.append(f"random numbers, drawn once ({innermost(traceback.walk_stack(None)) or 'unknown line'})")
-        return func(*args, **(kwargs or {}))
 
 
 def _states() -> list[Any]:
@@ -309,7 +296,7 @@ def _loaded(code: CodeType) -> Iterator[tuple[Any, str]]:
 
 def _functional_relu(node: fx.Node) -> type[nn.Module] | None:
     """Return the module for a call of a function that is a ReLU or a ReLU6 of something that depends on the input."""
-    if node.op not in ("call_function", "call_method") or not _depends_on_input(node):
+    if node.op not in ("call_function", "call_method") or not is_reached(node):
         return None
     if node.target in _FUNCTIONAL:
         return _FUNCTIONAL[node.target]
@@ -317,16 +304,6 @@ def _functional_relu(node: fx.Node) -> type[nn.Module] | None:
     bounds |= dict(zip(bounds, node.args[1:], strict=False)) | {k: node.kwargs[k] for k in bounds if k in node.kwargs}
     values = tuple(bounds.values())
     return nn.ReLU if values in ((0,), (0, None)) else nn.ReLU6 if values == (0, 6) else None
-
-
-def _depends_on_input(node: fx.Node) -> bool:
-    """Return False for what is computed from parameters alone: no activation, whatever its function."""
-    seen, left = {node}, [node]
-    while left:
-        new = set(left.pop().all_input_nodes) - seen
-        seen |= new
-        left += new
-    return any(other.op == "placeholder" for other in seen)
 
 
 def _is_analog(node: fx.Node) -> bool:

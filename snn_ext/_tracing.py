@@ -16,16 +16,9 @@ import torch
 from torch import fx, nn
 
 __all__ = [
-    "LOCK",
-    "InputTracer",
-    "ThreadTracer",
-    "described",
-    "innermost",
-    "source_of",
-    "traceable",
-    "traced",
+    "LOCK", "InputTracer", "ThreadTracer", "described", "innermost", "is_reached", "source_of", "traceable", "traced",
     "traced_graph",
-]
+]  # fmt: skip
 
 LOCK = threading.RLock()
 _TOOLS = tuple(f"{Path(module).parent}{os.sep}" for module in (torch.__file__, __file__))
@@ -143,6 +136,16 @@ def _without_constants(net: nn.Module) -> Iterator[None]:
     finally:
         for constant in set(vars(net)) - before:
             delattr(net, constant)
+
+
+def is_reached(node: fx.Node) -> bool:
+    """Return True for a value that is computed from an input of the graph, not from parameters alone."""
+    seen, left = {node}, [node]
+    while left:
+        new = set(left.pop().all_input_nodes) - seen
+        seen |= new
+        left += new
+    return any(other.op == "placeholder" for other in seen)
 
 
 def source_of(error: Exception) -> str:

@@ -13,15 +13,9 @@ from torch import Tensor, nn
 from ..spikingjelly.host import CopiedMemories
 
 __all__ = [
-    "Gate",
-    "InputShape",
-    "PoissonEncoder",
-    "Scale",
-    "SpikeMaxPool1d",
-    "SpikeMaxPool2d",
-    "SpikeMaxPool3d",
+    "Gate", "InputShape", "PoissonEncoder", "Scale", "SpikeMaxPool1d", "SpikeMaxPool2d", "SpikeMaxPool3d",
     "over_channels",
-]
+]  # fmt: skip
 
 States = tuple[Any, ...]
 

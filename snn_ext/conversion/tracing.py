@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 from torch.fx.proxy import Attribute, Proxy, TraceError
 from torch.utils._pytree import tree_leaves, tree_map
 
-from .._tracing import LOCK, InputTracer, described, source_of, traceable
+from .._tracing import LOCK, InputTracer, described, is_reached, source_of, traceable
 from ..hosts import is_neuron
 from ..neurons.aan import AAN
 from ..neurons.quantized import QuantizedActivation
@@ -25,8 +25,8 @@ __all__ = ["NetTracer"]
 class NetTracer(InputTracer):
     """Keeps layers and neurons whole, a host's too, and what cannot be traced; traces through everything else.
 
-    The class of a layer may have a forward of its own, which is traced. A
-    branch, a length or an index takes the value that it has for samples, if that is the same for every batch.
+    The class of a layer may have a forward of its own, which is traced. A branch, a length or an index takes the value
+    that it has for samples, if that is the same for every batch.
 
     Parameters
     ----------
@@ -95,9 +95,9 @@ class NetTracer(InputTracer):
     def _is_read(self, node: fx.Node, is_size: bool) -> bool:
         """Return True for tensors that are computed from the samples, and for a number that comes from their values."""
         if self._holds_tensors(node):
-            return not is_size and _is_reached(node)
+            return not is_size and is_reached(node)
         tensors = [n for n in node.all_input_nodes if self._holds_tensors(n)]
-        if reads_values(node) and any(map(_is_reached, tensors)):
+        if reads_values(node) and any(map(is_reached, tensors)):
             return True
         return any(self._is_read(n, False) for n in node.all_input_nodes if n not in tensors)
 
@@ -177,16 +177,3 @@ def _len_recorded(net: nn.Module) -> Iterator[None]:
 
 def _len(value: Any) -> Any:
     return value.tracer.create_proxy("call_function", len, (value,), {}) if isinstance(value, Proxy) else len(value)
-
-
-def _is_reached(node: fx.Node) -> bool:
-    """Return True for a value that is computed from the samples."""
-    seen, rest = {node}, [node]
-    while rest:
-        node = rest.pop()
-        if node.op == "placeholder":
-            return True
-        new = [source for source in node.all_input_nodes if source not in seen]
-        seen.update(new)
-        rest += new
-    return False

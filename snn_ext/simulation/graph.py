@@ -70,7 +70,7 @@ def graph_of(net: nn.Module, name: str = "net", frames: int | None = None) -> fx
     tracer = _Tracer(frames)
     with not_training([*net.modules()]), Draws() as draws:  # the forward pass may ask for the mode
         graph = traced(net, tracer, name)
-    if draws.any:
+    if draws.found:
         got = f"{type(net).__name__}, whose forward pass draws random numbers without regard to its input"
         raise ValueError(f"{name}: got {got}, want torch.rand_like(x), torch.rand(x.shape), or a layer that draws them")
     graph.meta["frame_dims"] = tracer.dims

@@ -177,7 +177,7 @@ class Plan:
             return self._compute(node, env)
         with Draws() as draws:
             value = self._compute(node, env)
-        if draws.any:
+        if draws.found:
             self._drawn.add(node)
         return value
 

@@ -22,7 +22,7 @@ def as_before(device: torch.device) -> Iterator[None]:
     on_gpu = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
     with Draws() as draws:
         yield
-    if draws.any:  # else another thread may have drawn
+    if draws.found:  # else another thread may have drawn
         torch.set_rng_state(on_cpu)
         if on_gpu is not None:
             torch.cuda.set_rng_state(on_gpu, device)
@@ -40,6 +40,6 @@ class Drawing(Interpreter):
             return super().run_node(n)
         with Draws() as draws:
             value = super().run_node(n)
-        if draws.any:
+        if draws.found:
             self.random.add(n)
         return value
