@@ -121,7 +121,7 @@ class CalibratedRecipe(RateRecipe):
     def set_thresholds(self, thresholds: ThresholdSetter, analog: AnalogNet, batches: Batches) -> None:
         """Calibrate one layer after the other."""
         inputs = [self._seen(x) for x in batches.upto(self.samples)]
-        if self.waits:
+        if self._is_quantised_net(analog):
             for name, layer in AnalogSamples(analog, inputs, 4096, self.memory).layers.items():
                 shared = name == OUTPUT
                 value = least_squares_threshold(layer.current, layer.target, self.time_steps, shared=shared)
@@ -129,7 +129,7 @@ class CalibratedRecipe(RateRecipe):
             return
         calibrate(
             thresholds, analog, inputs, self.time_steps,
-            correct_weights=self.correct_weights, memory=self.memory, progress=self.progress,
+            correct_weights=self.correct_weights, wait=self.inputs_before, memory=self.memory, progress=self.progress,
         )  # fmt: skip
         if self.tune != "nothing":
             targets = torch.cat([analog.graph(x) for x in inputs])
@@ -138,12 +138,16 @@ class CalibratedRecipe(RateRecipe):
                 epochs=self.epochs, weights=self.tune == "weights", progress=self.progress,
             )  # fmt: skip
 
+    def _is_quantised_net(self, analog: AnalogNet) -> bool:
+        """Return True if the net is exact and nothing is to be changed: its activations are quantised."""
+        return self.exact and any(activation.quantized is not None for activation in analog.activations.values())
+
     def _check_precharge(self) -> None:
         """Check nothing: the pre-charge is no option, and that of a quantised activation is its own."""
 
     def _stands_for(self, analog: AnalogNet, thresholds: ThresholdSetter) -> Tensor:
         """Return the output of the net with the corrections in it."""
-        if self.exact:
+        if self._is_quantised_net(analog):
             return super()._stands_for(analog, thresholds)
         output: Tensor = AnalogTwin(thresholds.net)(analog.x)
         return output
