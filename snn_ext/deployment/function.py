@@ -68,6 +68,7 @@ class SequenceFunction(nn.Module):
     def __init__(self, graph: fx.GraphModule, time_steps: int | None, mean: bool) -> None:
         super().__init__()
         self.net, self.time_steps, self.mean = graph, time_steps, mean
+        self.samples = 1 if time_steps is None else 0  # dimension of the input
 
     def forward(self, x: Tensor) -> Tensor:
         y_seq = _Run(self.net, lambda name, module, x_seq: transition(module, x_seq, None)[0])(x, self.time_steps)
@@ -79,7 +80,7 @@ class StepFunction(nn.Module):
 
     def __init__(self, graph: fx.GraphModule) -> None:
         super().__init__()
-        self.net = graph
+        self.net, self.samples = graph, 0
 
     def forward(self, x: Tensor, reset: Tensor, states: States) -> tuple[Tensor, States]:
         after: States = {}

@@ -58,15 +58,13 @@ def export_program(
     torch.Size([8, 5, 3])
     """
     function = function_of(net, x, time_steps, streaming, mean)
-    return traced(function, example_of(function, x, time_steps))
+    return traced(function, function.samples, example_of(function, x))
 
 
-def example_of(function: SequenceFunction | StepFunction, x: Tensor, time_steps: int | None) -> tuple[Any, ...]:
+def example_of(function: SequenceFunction | StepFunction, x: Tensor) -> tuple[Any, ...]:
     """Return arguments of a function of two samples or more: of one, torch would take the number as fixed."""
-    streaming = isinstance(function, StepFunction)
-    dim = 0 if streaming or time_steps is not None else 1
     x = x.detach()
-    x = torch.cat([x, x], dim) if x.shape[dim] == 1 else x
+    x = torch.cat([x, x], function.samples) if x.shape[function.samples] == 1 else x
     if not isinstance(function, StepFunction):
         return (x,)
     with torch.no_grad():
@@ -74,11 +72,13 @@ def example_of(function: SequenceFunction | StepFunction, x: Tensor, time_steps:
 
 
 @torch.no_grad()
-def traced(function: nn.Module, arguments: tuple[Any, ...]) -> ExportedProgram:
-    """Return the program of a function for any number of samples; ``ValueError`` with torch's reason if none is."""
+def traced(function: nn.Module, samples: int, arguments: tuple[Any, ...]) -> ExportedProgram:
+    """Return the program of a function for any number of samples, which is that dimension of the input.
+
+    ``ValueError`` with torch's reason if there is no such program.
+    """
     batch = Dim("batch")
     x, *more = arguments
-    samples = 1 if isinstance(function, SequenceFunction) and function.time_steps is None else 0
     shapes: list[Any] = [{samples: batch}]
     if more:
         shapes += [{}, {name: {0: batch} if state.ndim else {} for name, state in more[1].items()}]
