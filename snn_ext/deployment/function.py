@@ -15,7 +15,7 @@ from ..simulation.graph import compute, is_stateful, module_of, output_of
 from ..simulation.steps import steps_of
 from .states import States, check_layer, forget, start, transition
 
-__all__ = ["SequenceFunction", "StepFunction", "function_of"]
+__all__ = ["SequenceFunction", "StepFunction", "function_of", "one_step_of"]
 
 
 def function_of(
@@ -36,22 +36,22 @@ def function_of(
     least = 2 if time_steps is not None or streaming else 3
     if x.ndim < least or not x.numel():
         bad_value("x", x, "[N, ...] with time_steps or streaming=True, else a sequence [T, N, ...]; none of them 0")
-    graph = _one_step(net)
+    graph = one_step_of(net)
     for name, module in graph.named_modules():
         if is_stateful(module):
             check_layer(name, module, streaming)
+            if getattr(module, "grad_scale", None) is not None:
+                module.grad_scale = None  # type: ignore[assignment]  # no effect here; "lsq" asks for the steps
     return StepFunction(graph) if streaming else SequenceFunction(graph, time_steps, mean)
 
 
-def _one_step(net: nn.Module) -> fx.GraphModule:
+def one_step_of(net: nn.Module) -> fx.GraphModule:
     """Return a copy of a net of one step, reset and in evaluation mode, as a graph."""
     reset = copy.deepcopy(net)
     reset_neurons(reset)
     for module in reset.modules():
         module.training = False
         forget(module)
-        if getattr(module, "grad_scale", None) is not None:
-            module.grad_scale = None  # of no effect here, and "lsq" asks for the number of steps
     steps = steps_of(reset)
     if steps.time_steps is not None or steps.frames is not None or steps.last:
         want = "the net of one step: snn_ext.one_step(net, x), with time_steps=... if it always sees the same input"

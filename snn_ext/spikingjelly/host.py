@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import torch
 from spikingjelly.activation_based import base, neuron, surrogate
-from torch import Tensor
+from torch import Tensor, fx
 
 from .._counting import aside, counted
 from .._errors import bad_type, bad_value, check_bool, check_choice
@@ -196,6 +196,8 @@ def _as_step(value: Any, x: Tensor) -> Any:
 
 def _input(x: Any, step_mode: str) -> Tensor:
     """Return the input as ``[T, N, ...]``."""
+    if isinstance(x, fx.Proxy):
+        bad_type("x", x, "a tensor: snn_ext.to_nir exports these neurons to NIR; other tracers have to keep them whole")
     if not isinstance(x, Tensor):
         bad_type("x", x, "a tensor")
     if step_mode == "s":
