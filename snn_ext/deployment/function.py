@@ -35,7 +35,7 @@ def function_of(
             bad_value(name, value, f"{other} with streaming=True, which takes one step at a time")
     least = 2 if time_steps is not None or streaming else 3
     if x.ndim < least or not x.numel():
-        bad_value("x", x, "[N, ...] with time_steps or streaming=True, else a sequence [T, N, ...]; none of them 0")
+        bad_value("x", x, "[N, ...] with time_steps or streaming=True, else a sequence [T, N, ...], and no size of 0")
     graph = one_step_of(net)
     for name, module in graph.named_modules():
         if is_stateful(module):

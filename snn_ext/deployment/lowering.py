@@ -140,7 +140,7 @@ def _over_steps(
     """Run a step on ``[T, ...]``: as a loop, or by itself where there is only one; returns states and outputs."""
     sequences = [sequence.contiguous() for sequence in sequences]  # a loop has states of one layout
     like = sequences[0][0]
-    states = [(torch.zeros_like(like, dtype=state_dtype(like.dtype)) + state).contiguous() for state in states]
+    states = [state.to(state_dtype(like.dtype)).expand(like.shape).contiguous() for state in states]
     if sequences[0].shape[0] > 1:
         return list(scan_op(step, states, sequences, tuple(constants)))
     *after, out = step(*states, *(sequence[0] for sequence in sequences), *constants)

@@ -242,6 +242,8 @@ class _Reader:
         """Yield the nodes, each behind its sources."""
         before: dict[str, list[str]] = {name: [] for name in self.graph.nodes}
         for source, target in self.graph.edges:
+            if not {source, target} <= before.keys():
+                bad_value("graph", f"an edge from {source} to {target}", "edges between nodes of the graph")
             before[target].append(source)
         try:
             return iter(tuple(TopologicalSorter(before).static_order()))

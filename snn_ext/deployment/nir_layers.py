@@ -65,10 +65,16 @@ def module_from(name: str, node: Any, dt: float) -> nn.Module:
 
 def _described(name: str, layer: nn.Module, tensors: bool) -> dict[str, Any]:
     """Return class and arguments of a layer, and with ``tensors`` its parameters and buffers."""
-    states = tensors_of(layer) if tensors else {}
-    shapes = {key: list(value.shape) for key, value in tensors_of(layer).items()}
-    about = {"module": describe_module(name, layer), "shapes": shapes}
+    states = tensors_of(layer)
+    about = {
+        "module": describe_module(name, layer),
+        "shapes": {key: list(value.shape) for key, value in states.items()},
+        # Sums of a convolution depend on how its weights lie in memory.
+        "channels last": [key for key, value in states.items() if value.ndim == 4 and not value.is_contiguous()],
+    }
     arrays = {f"{STATE}{key}": np.atleast_1d(value.numpy()) for key, value in states.items()}  # HDF5 packs no scalars
+    if not tensors:
+        arrays = {}
     return {LAYER: json.dumps(about)} | arrays
 
 
@@ -78,6 +84,8 @@ def _restored(node: Any) -> nn.Module:
     for key, shape in about["shapes"].items():
         array = node.metadata[f"{STATE}{key}"] if f"{STATE}{key}" in node.metadata else _tensor_of(node, key)
         state[key] = torch.from_numpy(np.array(array)).reshape(shape)
+        if key in about["channels last"]:
+            state[key] = state[key].contiguous(memory_format=torch.channels_last)
     return build_module(about["module"], state)
 
 
@@ -127,7 +135,7 @@ def _integrate_and_fire(neuron: Any, full: Callable[[Any], Any], dt: float) -> A
     threshold = full(neuron.thresholds().of_steps[0].detach().item())
     zero = full(0.0)
     if isinstance(neuron, BetaLeak) and neuron.leaks:
-        beta = neuron.beta.detach().double()
+        beta = neuron.beta.detach().double().cpu()
         if beta.numel() > 1:
             beta = beta.reshape(-1, *[1] * (zero.ndim - 1))
         tau = (dt / (1.0 - beta.clamp(max=1.0 - 1e-12))).expand(zero.shape).numpy()
@@ -219,12 +227,13 @@ def _average(name: str, pool: Any, before: Shape, after: Shape) -> Any:
     padded = np.any(pool.padding) and not pool.count_include_pad
     if pool.ceil_mode or padded or pool.divisor_override is not None:
         bad_value("net", f"{name}, {pool}", "windows of one size with padding counted: NIR has no other averages")
-    pairs = (np.array(value if isinstance(value, tuple) else (value, value)) for value in _geometry(pool))
-    return nir.AvgPool2d(*pairs)
+    return nir.AvgPool2d(*map(np.array, _geometry(pool)))
 
 
-def _geometry(pool: Any) -> tuple[Any, Any, Any]:
-    return pool.kernel_size, pool.stride, pool.padding
+def _geometry(pool: Any) -> tuple[tuple[int, int], ...]:
+    """Return size, stride and padding of a window."""
+    pairs = (np.broadcast_to(value, 2).tolist() for value in (pool.kernel_size, pool.stride, pool.padding))
+    return tuple((height, width) for height, width in pairs)
 
 
 def _flatten(name: str, layer: Any, before: Shape, after: Shape) -> Any:
@@ -295,7 +304,7 @@ def _read_convolution(name: str, node: Any, dt: float) -> nn.Module:
 
 
 def _read_average(name: str, node: Any, dt: float) -> nn.Module:
-    return nn.AvgPool2d(*(tuple(np.asarray(value).tolist()) for value in _geometry(node)))
+    return nn.AvgPool2d(*_geometry(node))
 
 
 def _read_flatten(name: str, node: Any, dt: float) -> nn.Module:

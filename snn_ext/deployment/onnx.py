@@ -119,13 +119,13 @@ def export_onnx(
     function = function_of(net, x, time_steps, streaming, mean)
     if x.dtype != torch.float32:
         bad_value("x", x, "float32: onnxruntime has no convolutions of others; net.float() converts a net")
-    arguments = example_of(function, x)
+    arguments = example_of(function.cpu(), x.cpu())
     states = list(arguments[2]) if isinstance(function, StepFunction) else []
     inputs = ["x", *(["reset", *states] if streaming else [])]
     outputs = ["y", *(f"{name}.next" for name in states)]
     with torch.no_grad():
-        graph = lowered(traced(function, function.samples, arguments).module(check_guards=False))
         want = function(*arguments)
+        graph = lowered(traced(function, function.samples, arguments).module(check_guards=False))
     model = _model(traced(graph, function.samples, arguments), inputs, outputs)
     with replacing(Path(path), ".onnx") as temporary:
         model.save(temporary, external_data=False)
