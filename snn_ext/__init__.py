@@ -8,7 +8,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from . import conversion, deployment, evaluation, functional, neurons, ops, simulation, snntorch, spikingjelly, testing  # noqa: F401
+    from . import (  # noqa: F401  # noqa: F401
+        conversion,
+        deployment,
+        evaluation,
+        functional,
+        neurons,
+        ops,
+        simulation,
+        snntorch,
+        spikingjelly,
+        testing,
+    )
     from .acceleration import Accelerated, accelerate
     from .calibration import calibrate, record_inputs
     from .conversion.convert import convert

@@ -41,7 +41,7 @@ def function_of(
         if is_stateful(module):
             check_layer(name, module, streaming)
             if getattr(module, "grad_scale", None) is not None:
-                module.grad_scale = None  # type: ignore[assignment]  # no effect here; "lsq" asks for the steps
+                module.grad_scale = None  # no effect here; "lsq" asks for the steps
     return StepFunction(graph) if streaming else SequenceFunction(graph, time_steps, mean)
 
 

@@ -30,10 +30,10 @@ ADDITIONS = ("add", "iadd", "add_", "__add__", "__radd__", "__iadd__")
 def to_nir(net: nn.Module, x: Tensor, *, metadata: bool = True, dt: float = 1e-4) -> nir.NIRGraph:
     """Return a net as a NIR graph, for ``nir.write`` and for tools that read NIR.
 
-    NIR knows integrate-and-fire neurons that fire above a threshold and are then reset to a value. What it cannot say of
-    the neurons of this package, it carries as metadata: reset by subtraction, pre-charge, scale of the output, points,
-    adaptation. :func:`from_nir` reads them, and the net is the same to the bit. A tool that overlooks them simulates
-    other neurons; with ``metadata=False`` these are refused.
+    NIR knows integrate-and-fire neurons that fire above a threshold and are then reset to a value. What it cannot say
+    of the neurons of this package, it carries as metadata: reset by subtraction, pre-charge, scale of the output,
+    points, adaptation. :func:`from_nir` reads them, and the net is the same to the bit. A tool that overlooks them
+    simulates other neurons; with ``metadata=False`` these are refused.
 
     Parameters
     ----------
@@ -172,9 +172,9 @@ class _Writer:
 
         terms = [n for n in node.args if isinstance(n, fx.Node)]
         if len(terms) != 2 or node.kwargs or len(node.args) != 2:
-            bad_value("net", f"{node.name}, a sum with something else than a layer", "sums of the outputs of two layers")
+            bad_value("net", f"{node.name}, a sum with a number", "sums of the outputs of two layers")
         if self._shape(terms[0]) != self._shape(terms[1]):
-            bad_value("net", f"{node.name}, a sum of {[*map(self._shape, terms)]}", "two of one shape, as NIR adds them")
+            bad_value("net", f"{node.name}, a sum of {[*map(self._shape, terms)]}", "two of one shape, as in NIR")
         first, second = (self.sources[n] for n in terms)
         if len(second) > 1:  # a + b is b + a
             first, second = second, first

@@ -304,7 +304,8 @@ def _read_convolution(name: str, node: Any, dt: float) -> nn.Module:
 
 
 def _read_average(name: str, node: Any, dt: float) -> nn.Module:
-    return nn.AvgPool2d(*_geometry(node))
+    size, stride, padding = _geometry(node)
+    return nn.AvgPool2d(size, stride, padding)
 
 
 def _read_flatten(name: str, node: Any, dt: float) -> nn.Module:
@@ -324,11 +325,11 @@ def _read_scale(name: str, node: Any, dt: float) -> nn.Module:
     return Scale(torch.from_numpy(factors.copy()))
 
 
-def _filled(layer: Any, weight: Any, bias: Any) -> nn.Module:
+def _filled(layer: Any, weight: Any, bias: Any) -> Any:
     layer.weight.data = torch.tensor(np.asarray(weight), dtype=torch.float32)
     if bias is not None:
         layer.bias.data = torch.tensor(np.asarray(bias), dtype=torch.float32)
-    return layer  # type: ignore[no-any-return]
+    return layer
 
 
 _NODES: dict[Any, Callable[..., nn.Module]] = {

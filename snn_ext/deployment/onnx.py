@@ -67,9 +67,9 @@ def export_onnx(
     """Write a net to an ONNX file: with the loop over its steps, or one step with its states in and out.
 
     The file has standard operators only, loops over time as ``Scan``. Neurons compute in the order and the rounding of
-    their definition, so equal currents give equal spikes. Layers with weights are summed up by onnxruntime in an order of
-    its own; that may move a current by its last bit, and now and then a spike with it. Nets whose sums are exact, as
-    those with weights and inputs on a grid, give the same spikes everywhere.
+    their definition, so equal currents give equal spikes. Layers with weights are summed up by onnxruntime in an order
+    of its own; that may move a current by its last bit, and now and then a spike with it. Nets whose sums are exact,
+    as those with weights and inputs on a grid, give the same spikes everywhere.
 
     Where onnxruntime is installed, the file is run on ``x`` and compared with torch before it takes its place.
 
@@ -86,8 +86,8 @@ def export_onnx(
     time_steps : int, optional
         T: the file takes one input and shows it at every step, as a converted net expects it.
     streaming : bool
-        Write one step: inputs "x", "reset" (one bool) and the states of all layers, as "1.v"; outputs "y" and the states
-        after the step, as "1.v.next". With "reset" a sequence starts, whatever the states are that are given.
+        Write one step: inputs "x", "reset" (one bool) and the states of all layers, as "1.v"; outputs "y" and the
+        states after the step, as "1.v.next". With "reset" a sequence starts, whatever states are given.
     mean : bool
         Put out the mean over the steps, ``[N, ...]``, instead of the output of each, ``[T, N, ...]``.
 
@@ -185,8 +185,8 @@ def _compare(path: Path, inputs: list[str], arguments: tuple[Any, ...], want: An
         found = torch.from_numpy(session.run(["y"], fed)[0])
     except Exception as error:  # of its own kinds, which have no base of theirs
         raise ValueError(f"net: got {first_line(error)} in onnxruntime, want a net that it runs") from error
-    error, differing = (found - wanted).abs(), int((found != wanted).sum())
-    if bool(error.sum() > _TOLERANCE * wanted.abs().sum()):
+    off, differing = (found - wanted).abs(), int((found != wanted).sum())
+    if bool(off.sum() > _TOLERANCE * wanted.abs().sum()):
         raise ValueError(f"net: got a file in which {differing} of {wanted.numel()} values differ, want those of torch")
     scale = wanted.abs().max().clamp_min(torch.finfo(wanted.dtype).tiny)
-    return wanted.numel(), differing, float(error.max() / scale)
+    return wanted.numel(), differing, float(off.max() / scale)
