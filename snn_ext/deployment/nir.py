@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import json
+import keyword
 import operator
+import re
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from importlib.util import find_spec
@@ -224,10 +226,19 @@ class _Reader:
             if isinstance(node, nir.Output):
                 made.output(value)
             else:
-                target = name if self.ours else name.replace(".", "_")
+                target = self._free_name(name, root)
                 root[target] = module_from(name, node, self.dt)
                 values[name] = made.call_module(target, (value,))
         return net_of(root, made, self._about())
+
+    def _free_name(self, name: str, taken: dict[str, Any]) -> str:
+        """Return the name of a module for a node: it becomes part of code, so it is a word."""
+        words = name.split(".") if self.ours else [name]
+        words = [re.sub(r"[^A-Za-z0-9_]", "_", word) or "_" for word in words]
+        found = ".".join(f"{word}_" if keyword.iskeyword(word) else word for word in words)
+        while found in taken:
+            found += "_"
+        return found
 
     def _about(self) -> dict[str, Any]:
         if not self.ours:

@@ -151,6 +151,18 @@ def test_a_graph_of_another_tool_is_read(tmp_path: Path) -> None:
     assert torch.equal(loop(read, x.expand(T, *x.shape)), loop(net, x.expand(T, *x.shape)))
 
 
+@pytest.mark.parametrize("name", ["if", "a.b", 'x", print("executed")) #', "1); print('executed'"])
+def test_the_name_of_a_node_is_no_code(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    layer = nir.Linear(torch.eye(3).numpy())
+    nodes = {"input": nir.Input(torch.tensor([3]).numpy()), name: layer, f"{name}_": layer}
+    nodes["output"] = nir.Output(torch.tensor([3]).numpy())
+    edges = [("input", name), (name, f"{name}_"), (f"{name}_", "output")]
+    x = torch.rand(2, 3)
+    for metadata in ({}, {"net": '{"training": false, "step_mode": null}'}):
+        assert torch.equal(from_nir(nir.NIRGraph(nodes, edges, metadata=metadata))(x), x)
+    assert not capsys.readouterr().out
+
+
 def damaged(change: Callable[[Any], None]) -> Any:
     graph = to_nir(nn.Sequential(nn.Linear(5, 6), ATIFuNode(0.5)), inputs(1, 2)[0])
     graph = copy.deepcopy(graph)
