@@ -1,7 +1,7 @@
 """The command ``snn-ext``, also ``python -m snn_ext``: one table of commands, each a module with a ``main``.
 
-Options are dataclasses (``recipes.lib.cli``), on argparse: it loads in a twentieth of a second, and no library was found
-that keeps the messages of ranges. A module is imported when its command runs, so that ``--help`` needs no torch.
+Options are dataclasses on argparse (``recipes.lib.cli``): it loads in a hundredth of a second, and no library was found
+that keeps the messages of the ranges. A module is imported when its command runs, so that ``--help`` needs no torch.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import platform
 import sys
 from collections.abc import Sequence
 from importlib import import_module, metadata
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 from .. import __version__
 from ..recipes.lib.cli import PROGRAM
@@ -42,7 +42,7 @@ COMMANDS = {
 """By name; what begins with the same word is a group."""
 
 
-def run() -> NoReturn:
+def run() -> None:
     """Run the command line as the program; its status is 0, 1 after a failure, 2 after wrong usage."""
     run_main(main)
 

@@ -271,7 +271,9 @@ def gpu() -> Iterator[Finding]:
     if reason is None:
         yield Finding("gpu", "ok", torch.cuda.get_device_name(0))
     else:
-        yield Finding("gpu", "note", reason, "use device='cpu', or install the driver of an NVIDIA GPU and a torch for it")
+        yield Finding(
+            "gpu", "note", reason, "use device='cpu', or install the driver of an NVIDIA GPU and a torch for it"
+        )
     yield from _cupy(reason)
 
 
@@ -325,7 +327,7 @@ def operators() -> Iterator[Finding]:
             found.setdefault(("warning" if wanted else "ok", text), []).append(name)
         for (status, text), names in found.items():
             remedy = f"unset {VARIABLE}, or set it to one of {', '.join(NAMES)} that can run here"
-            where = f"on {device}, {text}: {', '.join(names)}"
+            where = f"{', '.join(names)} on {device}: {text}"
             yield Finding("operators", status, where, remedy if status == "error" else None)
 
 
@@ -349,7 +351,9 @@ def self_test() -> Iterator[Finding]:
         results.append((spikes, v, gradient))
     (spikes, v, wanted), (ours, our_v, gradient) = results
     if torch.equal(spikes, ours) and torch.equal(v, our_v) and torch.allclose(wanted, gradient, rtol=1e-5, atol=1e-6):
-        yield Finding("self-test", "ok", f"{int(ours.sum()):,} spikes and the gradients of them are those of the definition")
+        yield Finding(
+            "self-test", "ok", f"{int(ours.sum()):,} spikes and the gradients of them are those of the definition"
+        )
     else:
         yield Finding(
             "self-test", "error", "the operators disagree with the definition",
@@ -360,4 +364,3 @@ def self_test() -> Iterator[Finding]:
 def _first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     return lines[0].strip() if lines else type(error).__name__
-
