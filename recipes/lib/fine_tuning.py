@@ -90,9 +90,9 @@ def table(rows: Sequence[Row]) -> str:
         ]
         for row in rows
     ]
-    header = ["", "accuracy\nswapped", "accuracy\nfine-tuned", "spikes per\nneuron", "thresholds\nby layer",
-              "SQNR by\nlayer (dB)"]  # fmt: skip
-    return tabulate(lines, header, tablefmt="grid", disable_numparse=True)
+    header = ["", "accuracy\nswapped", "accuracy\nfine-tuned", "spikes /\nneuron", "thresholds\nby layer",
+              "SQNR\n(dB)"]  # fmt: skip
+    return tabulate(lines, header, tablefmt="simple", disable_numparse=True)  # of 80 columns
 
 
 def accuracy_against_spikes(runs: Sequence[Sequence[Row]], test_images: int, title: str) -> Figure:

@@ -6,7 +6,7 @@ The net is one of torchvision or timm, or what a function of a file returns: ``n
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -61,11 +61,13 @@ def main(options: Options) -> dict[str, Any]:
     net = ann.net.to(options.device)
     _check(net, ann, images, calibration, options)
 
-    inputs = [batch[0].to(options.device) for batch in calibration]
-    if METHODS[options.method].__name__ != "AdSNNRecipe":
+    if "time_steps" in {option.name for option in fields(METHODS[options.method])}:
         method = {"time_steps": options.time_steps} | method
-    snn = convert(net, inputs, method=options.method, **method)
-    evaluation = evaluate(snn, _on(options.device, test), getattr(snn, "latency", None) or options.time_steps, ann=net)
+    try:
+        snn = convert(net, [batch[0] for batch in calibration], method=options.method, **method)
+    except TypeError as error:
+        raise ValueError(f"--set: {error}") from error
+    evaluation = evaluate(snn, test, getattr(snn, "latency", None) or options.time_steps, ann=net)
     notes = {
         "net": ann.name, "data": images.name, "method": options.method, "options": method,
         "scaling": scaling.as_json(), "classes": None if images.classes is None else list(images.classes),
@@ -94,14 +96,14 @@ def _split(images: Images, scaling: Scaling, options: Options) -> tuple[Batches,
             f"of {images.name}: the others are measured"
         )
     return (
-        Batches(images.calibration, chosen, scaling, options.batch_size),
-        Batches(images.test, rest, scaling, options.batch_size),
+        Batches(images.calibration, chosen, scaling, options.batch_size, options.device),
+        Batches(images.test, rest, scaling, options.batch_size, options.device),
     )
 
 
 def _check(net: nn.Module, ann: TrainedNet, images: Images, batches: Batches, options: Options) -> None:
     """Refuse images that the net does not take, and classes that are not its own, before the work begins."""
-    first = next(iter(batches))[0].to(options.device)
+    first = next(iter(batches))[0]
     try:
         with torch.no_grad():
             outputs = net(first[:2])
@@ -116,14 +118,3 @@ def _check(net: nn.Module, ann: TrainedNet, images: Images, batches: Batches, op
             f"data: got {len(images.classes)} classes for a net of {list(scores.shape[1:])} outputs, want a net of "
             "these classes, or images without folders of classes"
         )
-
-
-def _on(place: str, batches: Batches) -> Any:
-    class Placed:
-        def __len__(self) -> int:
-            return len(batches)
-
-        def __iter__(self) -> Any:
-            return (tuple(part.to(place) for part in batch) for batch in batches)
-
-    return Placed()

@@ -77,8 +77,10 @@ class Images:
 class Batches:
     """Batches of a part, with labels where there are any."""
 
-    def __init__(self, part: Part, indices: Sequence[int], scaling: Scaling, size: int) -> None:
-        self.part, self.indices, self.scaling, self.size = part, indices, scaling, size
+    def __init__(
+        self, part: Part, indices: Sequence[int], scaling: Scaling, size: int, device: torch.device | str = "cpu"
+    ) -> None:
+        self.part, self.indices, self.scaling, self.size, self.device = part, indices, scaling, size, device
 
     def __len__(self) -> int:
         return -(-len(self.indices) // self.size)
@@ -87,8 +89,9 @@ class Batches:
         for start in range(0, len(self.indices), self.size):
             index = self.indices[start : start + self.size]
             images = self.part.read(index)
-            images = images if self.part.scaled else self.scaling(images)
-            yield (images,) if self.part.labels is None else (images, self.part.labels[torch.tensor(index)])
+            images = (images if self.part.scaled else self.scaling(images)).to(self.device)
+            labels = () if self.part.labels is None else (self.part.labels[torch.tensor(index)].to(self.device),)
+            yield (images, *labels)
 
 
 def load(source: str, scaling: Scaling, categories: Sequence[str] | None = None) -> Images:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -50,7 +51,7 @@ def trained_net(source: str, weights: Path | None, pretrained: bool, arguments: 
     if ".py:" in source:
         if pretrained:
             raise ValueError(f"--pretrained: got it with {source}, want it with a net of torchvision or timm")
-        found = TrainedNet(_of_file(source, arguments), source)
+        found = TrainedNet(_of_file(source, arguments), Path(source).name)
     else:
         if (weights is None) is not pretrained:
             got = "both" if pretrained else "neither"
@@ -126,6 +127,10 @@ def _of_file(source: str, arguments: Mapping[str, Any]) -> nn.Module:
     if not callable(getattr(module, function, None)):
         known = ", ".join(name for name, value in vars(module).items() if callable(value) and name[0] != "_")
         raise ValueError(f"net: got {source}, want a function of that file: {known}")
+    try:
+        inspect.signature(getattr(module, function)).bind(**arguments)
+    except TypeError as error:
+        raise ValueError(f"--net-args: got {dict(arguments)} for {source}: {error}") from error
     net = getattr(module, function)(**arguments)
     if not isinstance(net, nn.Module):
         raise ValueError(f"net: got {source}, which returns a {type(net).__name__}, want an nn.Module")
