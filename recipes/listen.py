@@ -128,7 +128,7 @@ def microphone() -> Iterator[Tensor]:
     except (ImportError, OSError) as error:  # OSError: it is there, and PortAudio is not
         raise ValueError(
             f"--microphone: got no sounddevice ({error}), want 'pip install sounddevice', or raw samples in a pipe: "
-            f"arecord -t raw -f S16_LE -r 16000 | python -m recipes.listen -"
+            "arecord -t raw -f S16_LE -r 16000 | snn-ext listen -"
         ) from error
     pieces: queue.Queue[bytes] = queue.Queue()
 

@@ -138,8 +138,9 @@ def load(corpus: str, folder: Path | None = None) -> Corpus:
     if corpus == "synthetic":
         folder = Path(folder or data_folder() / "synthetic-speech")
         if not folder.is_dir():
+            maker = f"{__package__.removesuffix('.data')}.makers.synthetic_speech"
             raise FileNotFoundError(
-                f"{folder}: not found; 'python -m recipes.makers.synthetic_speech --out {folder}' makes it, and "
+                f"{folder}: not found; 'python -m {maker} --out {folder}' makes it, and "
                 "'sample' is a corpus that needs nothing"
             )
         return _read_folder(folder, WORDS)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -74,7 +75,7 @@ def timed(call: Callable[[Tensor], Tensor], options: Options) -> tuple[float, fl
         middle = _now(options.device)
         torch.autograd.grad(output, x, torch.ones_like(output))
         times.append((1e3 * (middle - began), 1e3 * (_now(options.device) - began)))
-    forward, both = (sorted(column)[len(times) // 2] for column in zip(*times[1:], strict=True))  # the first warms up
+    forward, both = (statistics.median(column) for column in zip(*times[1:], strict=True))  # the first warms up
     return forward, both
 
 

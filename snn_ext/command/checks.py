@@ -5,6 +5,7 @@ A check imports what it looks at by itself, so that one broken package hides not
 
 from __future__ import annotations
 
+import errno
 import os
 import platform
 import re
@@ -239,7 +240,7 @@ def cache() -> Iterator[Finding]:
             fill(folder)
     except OSError as error:
         reason = f"it cannot be written ({error.strerror})"
-        if shutil.disk_usage(_there(folder)).free < CACHE_BYTES:
+        if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)):
             reason = "its disk is full"
             remedy = f"make room, or {remedy}"
     if reason is None:
@@ -254,10 +255,6 @@ def fill(folder: Path) -> None:
         file.write(bytes(CACHE_BYTES))
         file.flush()
         os.fsync(file.fileno())
-
-
-def _there(path: Path) -> Path:
-    return next(place for place in (path, *path.parents) if place.exists())
 
 
 @check

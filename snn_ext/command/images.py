@@ -151,7 +151,8 @@ def _part(name: str, images: Any, labels: Any) -> Part:
     if pictures.ndim == 3:
         pictures = pictures.unsqueeze(1)
     if pictures.ndim == 4 and pictures.shape[-1] in (1, 3) and pictures.shape[1] not in (1, 3):
-        pictures = pictures.permute(0, 3, 1, 2)
+        # Strides change how a convolution rounds; contiguous() leaves those of grey images.
+        pictures = pictures.permute(0, 3, 1, 2).clone(memory_format=torch.contiguous_format)
     if pictures.ndim != 4 or not len(pictures) or not (pictures.dtype == torch.uint8 or pictures.is_floating_point()):
         raise ValueError(
             f"{name}: got {images.dtype} {list(images.shape)}, want uint8 or floats [N, C, H, W] or [N, H, W, C]"
