@@ -18,6 +18,7 @@ safetensors = pytest.importorskip("safetensors.torch")
 
 import snn_ext  # noqa: E402
 from snn_ext.command import main  # noqa: E402
+from snn_ext.evaluation import Evaluation  # noqa: E402
 
 SOURCE = """
 from torch import nn
@@ -31,6 +32,13 @@ def twin():
     return 3
 """
 FILES = {"net.pt", "report.json", "report.txt", "evaluation.json", "evaluation.csv", "evaluation.png", "settings.json"}
+
+
+@pytest.fixture(autouse=True)
+def undrawn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw the plot in one test, for it takes longer than all the rest."""
+    if "everything" not in request.node.name:
+        monkeypatch.setattr(Evaluation, "plot", lambda self, path: Path(path).touch())
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +81,7 @@ def test_everything_is_written_and_the_saved_net_gives_the_same_figures(
 ) -> None:
     result = convert(place, tmp_path / "out")
     assert {path.name for path in (tmp_path / "out").iterdir()} == FILES
+    assert (tmp_path / "out" / "evaluation.png").read_bytes().startswith(b"\x89PNG")
     assert result["images"] == 40 and result["time_steps"] == 4  # those that have not calibrated
     assert "accuracy" in capsys.readouterr().out
     net = snn_ext.load(tmp_path / "out" / "net.pt")
