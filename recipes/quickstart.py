@@ -162,7 +162,8 @@ def main(options: Options) -> dict[str, Any]:
         for name, e in found.items():
             steps = sorted({min(options.time_steps, e.time_steps), e.time_steps})
             reached = " ".join(f"{float(e.accuracy[t - 1]):.2%} at step {t}," for t in steps)
-            print(f"{name:<36}{reached} 99 % of the ReLU net's {e.analog_accuracy:.2%} at step {e.latency[99.0]}")
+            when = f"at step {e.latency[99.0]}" if e.latency[99.0] else "at no step"
+            print(f"{name:<36}{reached} 99 % of the ReLU net's {e.analog_accuracy:.2%} {when}")
         draw(rows, found, len(test_set), options)
         evaluations = {name: json.loads(e.to_json()) for name, e in found.items()}
         setting = {**vars(options), "out": None, "data": FASHION_MNIST_SUBSET}

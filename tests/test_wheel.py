@@ -13,7 +13,7 @@ import pytest
 import snn_ext
 
 ROOT = Path(snn_ext.__file__).parents[1]
-pytest.importorskip("setuptools")
+pytest.importorskip("setuptools", minversion="77")
 
 
 @pytest.fixture(scope="module")
