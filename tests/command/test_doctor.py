@@ -93,6 +93,12 @@ def test_torch_that_is_missing_or_too_old(installed: Installed) -> None:
     says(only(checks.torch), "error", "2.9.1+cu128, and 2.11 is the oldest", "pip install -U 'torch>=2.11'")
 
 
+def test_what_needs_torch_is_no_error_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    for check in (checks.gpu, checks.operators, checks.self_test):
+        says(only(check), "note", "not looked at: torch is not installed", "")
+
+
 def cupy(monkeypatch: pytest.MonkeyPatch, packages: list[str], runtime: int = 13020, cuda: str | None = "13.0") -> None:
     distributions = [SimpleNamespace(metadata={"Name": name}) for name in packages]
     monkeypatch.setattr(cuda_setup.metadata, "distributions", lambda: distributions)

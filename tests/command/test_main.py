@@ -88,6 +88,7 @@ def test_recipe_of_a_checkout_names_the_extra_too(tmp_path: Path) -> None:
 def test_own_faults_are_not_taken_for_missing_extras() -> None:
     for error in (ModuleNotFoundError("x", name="snn_ext.nothing"), ImportError("cannot import name", name="numpy")):
         assert missing(error) is None
+    assert missing(ModuleNotFoundError("x", name="torch")) == "torch: not installed, want pip install torch"
     assert EXTRAS["timm"] == "timm" and missing(ModuleNotFoundError("x", name="PIL.Image"))
 
 
