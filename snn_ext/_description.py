@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import inspect
 import operator
+import re
 from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
@@ -190,6 +191,10 @@ def build_graph(nodes: list[dict[str, Any]]) -> fx.Graph:
             raise ValueError(f"the operation {op}")
         target = _target(op, node["target"])
         args, kwargs = _decoded(node["args"], known), _decoded(node["kwargs"], known)
+        attributes = args[1:] if target is getattr else ()
+        for word in (node["target"], *kwargs, *attributes):  # they become part of the code of the graph
+            if not re.fullmatch(r"\*{0,2}[A-Za-z0-9_.]+", word):
+                raise ValueError(f"the name {word!r}")
         known[name] = graph.create_node(op, target, args, kwargs, name=name)
     graph.lint()
     return graph
