@@ -111,6 +111,7 @@ def fit_to_spikes(
     inputs: Sequence[Tensor],
     time_steps: int,
     *,
+    channel_wise: bool = False,
     memory: int = 1 << 28,
     progress: bool = True,
 ) -> None:
@@ -128,6 +129,8 @@ def fit_to_spikes(
         Those of the samples.
     time_steps : int
         T.
+    channel_wise : bool
+        A threshold for each channel, also where the neuron has one.
     memory : int
         Bytes for the current into one layer.
     progress : bool
@@ -143,6 +146,8 @@ def fit_to_spikes(
             if not bool(few.target.any()):
                 continue
             current = _arriving(net, neuron, few, inputs, time_steps)
+            shared = isinstance(relu, QuantizedActivation) or not neuron.threshold_per_channel
+            shared = shared or (not channel_wise and neuron._raw_threshold().numel() == 1)
             at_points, profile = isinstance(neuron, NonUniformIntegrateAndFireNeuron), None
             if at_points:  # fitted, or those of a quantised activation: they keep their shape
                 threshold, precharge = neuron.thresholds().clip_level, float(neuron.v_init.mean())
@@ -150,12 +155,12 @@ def fit_to_spikes(
             elif isinstance(relu, QuantizedActivation):
                 threshold, precharge = relu.clip_level(), relu.v_init
             else:
-                threshold = least_squares_threshold(few.current, few.target, time_steps, shared=True)
+                threshold = least_squares_threshold(few.current, few.target, time_steps, shared=shared)
                 precharge = START
             ceiling = ceiling_of(relu)
             search = ChannelSearch(
                 current, few.target, threshold, precharge,
-                limit=ceiling if ceiling < math.inf else None, shared=True,
+                limit=ceiling if ceiling < math.inf else None, shared=shared,
                 fire_at_threshold=neuron.fire_at_threshold, biased=relu in biases,
                 profile=profile, resets=neuron._reset_kind() == "subtract",
             )  # fmt: skip
@@ -163,7 +168,7 @@ def fit_to_spikes(
             if at_points:
                 neuron.p.mul_(search.threshold[:1].to(neuron.p) / threshold)
             else:
-                setattr(neuron, neuron.threshold_name, search.threshold[:1].to(neuron.v_init))
+                neuron._take_threshold(search.threshold[:1] if shared else search.threshold)
             neuron.v_init = search.precharge.to(neuron.v_init)
             if relu in biases:
                 bias: Any = biases[relu].bias

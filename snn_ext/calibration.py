@@ -33,6 +33,7 @@ def calibrate(
     functional: bool = False,
     method: Method = "calibrated",
     samples: int = 256,
+    channel_wise: bool = False,
     progress: bool = True,
 ) -> list[nn.Module]:
     r"""Replace every ReLU of a trained net, in place, by a spiking neuron that is fitted to it.
@@ -80,6 +81,9 @@ def calibrate(
         "inputs" fits to the inputs of the ReLUs alone.
     samples : int
         Inputs for the second fit, the first of ``batches``.
+    channel_wise : bool
+        Search for a threshold of each channel of ATIF-u and PCMP IF; with ``method="calibrated"``. Neurons that the
+        factory gives a threshold per channel keep one per channel without it.
     progress : bool
         Show a progress bar on a terminal.
 
@@ -119,6 +123,8 @@ def calibrate(
     check_bool("functional", functional)
     check_choice("method", method, get_args(Method))
     check_count("samples", samples)
+    if check_bool("channel_wise", channel_wise) and method != "calibrated":
+        bad_value("channel_wise", True, "False with method='inputs', whose records do not tell channels apart")
     new: dict[nn.Module, nn.Module] = {}
 
     def fitted(old: nn.Module) -> nn.Module:
@@ -148,7 +154,9 @@ def calibrate(
         activations, biases = analog_samples(net, inputs, seen.inputs), biases_before(net, inputs)
         replace_neurons(net, fitted, drop=("dynamics", "initial potential"))  # it is fitted, not kept
         try:
-            fit_to_spikes(net, new, activations, biases, seen.inputs, time_steps, progress=progress)
+            fit_to_spikes(
+                net, new, activations, biases, seen.inputs, time_steps, channel_wise=channel_wise, progress=progress
+            )
         except BaseException:
             swap_neurons(net, {neuron: old for old, neuron in new.items()})
             raise

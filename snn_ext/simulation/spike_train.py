@@ -26,7 +26,7 @@ class SpikeTrain:
     Parameters
     ----------
     scale : float or Tensor
-        Value of a spike, one element: every entry other than 0 is read back as this value.
+        Value of a spike, one element or one for each channel: every entry other than 0 is read back as this value.
     """
 
     def __init__(self, scale: float | Tensor = 1.0) -> None:
@@ -47,8 +47,10 @@ class SpikeTrain:
         """Return the spikes of steps ``start <= t < stop`` as ``[T', N, ...]``."""
         assert self._template is not None
         rows = torch.cat(_rows(self._steps, start, stop))
-        flat = _unpack(rows, self._template.numel(), float(self._scale), self._template.dtype)
-        return flat.as_strided((len(rows), *self._template.shape), (flat.stride(0), *self._template.stride()))
+        own = isinstance(self._scale, Tensor) and self._scale.numel() > 1
+        flat = _unpack(rows, self._template.numel(), 1.0 if own else float(self._scale), self._template.dtype)
+        spikes = flat.as_strided((len(rows), *self._template.shape), (flat.stride(0), *self._template.stride()))
+        return spikes * self._scale.reshape(-1, *[1] * (spikes.ndim - 3)).to(spikes) if own else spikes
 
     def __len__(self) -> int:
         return sum(map(len, self._steps))

@@ -47,8 +47,8 @@ BUGS = {
     "scale forgotten": ("g[i] * scale, d[i]", "g[i], d[i]"),
     "float16 rounds ties up": ("0xfffu + (magnitude >> 13 & 1u)", "0x1000u"),
     "every block reads the first": (
-        "load_row(call->x_seq, dtype, t * N + b, m, buffer);\n        const float theta",
-        "load_row(call->x_seq, dtype, t * N, m, buffer);\n        const float theta",
+        "load_row(call->x_seq, dtype, t * N + b, m, buffer);\n        const float *theta",
+        "load_row(call->x_seq, dtype, t * N, m, buffer);\n        const float *theta",
     ),
     "sums of the first block alone": (
         "k < block_count(call->N, BLOCK); k++) sum +=", "k < 1; k++) sum +="
