@@ -37,8 +37,8 @@ DROPPABLE = ("leak", "recurrence", "hard reset", "initial potential", "dynamics"
 def replace_neurons(net: nn.Module, factory: Factory, *, drop: tuple[str, ...] = (), functional: bool = False) -> int:
     """Replace every neuron of a net, spiking or analog (a ReLU, ReLU6 or quantised ReLU), in place.
 
-    Threshold (one or one per channel), surrogate, ``detach_reset``, ``step_mode`` and ``store_v_seq`` (in snnTorch: threshold, ``spike_grad``,
-    ``init_hidden``, ``output``), the leak, the tie rule, ``scale_output`` and ``grad_scale`` are copied from the old
+    Threshold (one or one per channel), surrogate, ``detach_reset``, ``step_mode`` and ``store_v_seq`` (in snnTorch:
+    threshold, ``spike_grad``, ``init_hidden``, ``output``), the leak, the tie rule, ``scale_output`` and ``grad_scale`` are copied from the old
     neuron wherever the factory has left them at their defaults; a default that it gives explicitly cannot be told
     apart. An instance that stands in several places is replaced by one instance.
 

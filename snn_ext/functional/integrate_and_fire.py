@@ -71,9 +71,9 @@ def integrate_and_fire(
     v : Tensor or float
         Potential before the first step, in absolute units; broadcastable to ``[N, ...]``.
     thresholds : Tensor
-        ``[1]`` for one threshold, ``[T]`` for one per step. With as many dimensions as ``x_seq``, ``[1, ...]``: the same
-        at all steps, broadcastable to ``[1, N, ...]``; ``[1, 1, C, 1, 1]`` is one per channel. The number of dimensions
-        alone tells steps and neurons apart.
+        ``[1]`` for one threshold, ``[T]`` for one per step. With as many dimensions as ``x_seq``, ``[1, ...]``: the
+        same at all steps, broadcastable to ``[1, N, ...]``; ``[1, 1, C, 1, 1]`` is one per channel. The number of
+        dimensions alone tells steps and neurons apart.
     surrogate : Surrogate or callable
         Gradient of the spike; the surrogate objects of SpikingJelly and snnTorch are recognised.
     detach_reset : bool
@@ -167,7 +167,9 @@ def check_integrate_and_fire_arguments(
     else:
         fits = thresholds.ndim == x_seq.ndim and broadcasts(thresholds.shape, torch.Size((1, *x_seq.shape[1:])))
     if not fits:
-        of_neurons = f", or one that broadcasts to [1, {', '.join(map(str, x_seq.shape[1:]))}]" if x_seq.ndim > 1 else ""
+        of_neurons = (
+            f", or one that broadcasts to [1, {', '.join(map(str, x_seq.shape[1:]))}]" if x_seq.ndim > 1 else ""
+        )
         bad_value("thresholds", thresholds, f"shape [1] or [T] = [{x_seq.shape[0]}]{of_neurons}")
     check_bool("detach_reset", detach_reset)
     check_choice("reset", reset, get_args(Reset))

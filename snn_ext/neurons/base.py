@@ -196,7 +196,9 @@ def admit_threshold(neuron: ThresholdNeuron, value: Any) -> Any:
         bad_value(name, value, "a number or an nn.Parameter: this threshold is trained itself")
     new = as_threshold(name, value, per_channel=per_channel)
     if len(new) > 1 and new.shape != own.shape:
-        bad_value(name, value, f"one value, or {len(own)} as it has; for others an nn.Parameter, known to its optimizer")
+        bad_value(
+            name, value, f"one value, or {len(own)} as it has; for others an nn.Parameter, known to its optimizer"
+        )
     with torch.no_grad():
         filled = new.to(own).expand_as(own)
         return own.copy_(filled) if isinstance(own, nn.Parameter) else filled.clone()

@@ -83,8 +83,8 @@ class Case(harness.Case):
 
     def __repr__(self) -> str:
         return (
-            f"Case({list(self.x_seq.shape)}, {self.x_seq.dtype}, thresholds {list(self.thresholds.shape)}, scale={self.scale},"
-            f" {self.settings}, decay={self.decay if self.decay is None or isinstance(self.decay, float) else 'each'})"
+            f"Case({list(self.x_seq.shape)}, {self.x_seq.dtype}, thresholds {list(self.thresholds.shape)},"
+            f" scale={self.scale}, {self.settings}, decay={self.decay if self.decay is None or isinstance(self.decay, float) else 'each'})"
         )
 
     @staticmethod
