@@ -38,9 +38,9 @@ def replace_neurons(net: nn.Module, factory: Factory, *, drop: tuple[str, ...] =
     """Replace every neuron of a net, spiking or analog (a ReLU, ReLU6 or quantised ReLU), in place.
 
     Threshold (one or one per channel), surrogate, ``detach_reset``, ``step_mode`` and ``store_v_seq`` (in snnTorch:
-    threshold, ``spike_grad``, ``init_hidden``, ``output``), the leak, the tie rule, ``scale_output`` and ``grad_scale`` are copied from the old
-    neuron wherever the factory has left them at their defaults; a default that it gives explicitly cannot be told
-    apart. An instance that stands in several places is replaced by one instance.
+    threshold, ``spike_grad``, ``init_hidden``, ``output``), the leak, the tie rule, ``scale_output`` and ``grad_scale``
+    are copied from the old neuron wherever the factory has left them at their defaults; a default that it gives
+    explicitly cannot be told apart. An instance that stands in several places is replaced by one instance.
 
     From a :class:`snn_ext.QuantizedReLU` threshold, ``v_init`` and tie rule are copied in the same way, from a
     :class:`snn_ext.NonUniformQuantizedReLU` the points, to a neuron of as many steps, and the neuron scales its output.

@@ -136,7 +136,8 @@ class ATIFu(_DecayingLeaky):
     grad_scale : None, float or "lsq"
         Factor on the threshold's gradient; "lsq" is ``1 / sqrt(neurons per sample * T)``, for step mode "m".
     beta : float or Tensor
-        Decay of the potential in a step, in [0, 1]: one value, or one per channel (dim 1). 1 is no leak.
+        Decay of the potential in a step, in [0, 1]: one value, or one per channel (dim 1). 1 is no leak. A tensor of
+        another shape, as ``snn.Leaky`` takes one for each neuron, is refused: :func:`snn_ext.accelerate` runs these.
     learn_beta : bool
         Train the decay; ``beta`` is then a parameter of shape ``[1]`` or ``[C]``.
     inhibition, state_quant, graded_spikes_factor, learn_graded_spikes_factor, reset_delay, backend

@@ -141,12 +141,12 @@ class ATIFuNode(_LeakyNode):
         ``True`` fires at ``h >= threshold`` (this host's habit), ``False`` at ``h > threshold``.
     grad_scale : None, float or "lsq"
         Factor on the threshold's gradient; "lsq" is ``1 / sqrt(neurons per sample * T)``, for step mode "m".
-    tau : None or float
-        Time constant of the leak in steps, > 1; ``None`` is no leak.
+    tau : None, float or Tensor
+        Time constant of the leak in steps, > 1: one value, or one per channel (dim 1), a buffer; ``None`` is no leak.
     decay_input : bool
         Let the input decay too.
     learn_tau : bool
-        Train the time constant: ``tau = 1 / sigmoid(w)`` with the parameter ``w`` of shape ``[1]``.
+        Train the time constant: ``tau = 1 / sigmoid(w)`` with the parameter ``w`` of shape ``[1]`` or ``[C]``.
     backend
         Refused, with the name of what replaces it.
 
@@ -178,7 +178,7 @@ class ATIFuNode(_LeakyNode):
         scale_output: bool = False,
         fire_at_threshold: bool = True,
         grad_scale: float | str | None = None,
-        tau: float | None = None,
+        tau: float | Tensor | None = None,
         decay_input: bool = True,
         learn_tau: bool = False,
         backend: None = None,
@@ -231,7 +231,7 @@ class PCMPIFNode(_LeakyNode):
         precharge: float | Tensor = 0.5,
         scale_output: bool = False,
         fire_at_threshold: bool = True,
-        tau: float | None = None,
+        tau: float | Tensor | None = None,
         decay_input: bool = True,
         learn_tau: bool = False,
         backend: None = None,

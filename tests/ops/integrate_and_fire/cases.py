@@ -82,9 +82,10 @@ class Case(harness.Case):
         return terms
 
     def __repr__(self) -> str:
+        decay = self.decay if self.decay is None or isinstance(self.decay, float) else "each"
         return (
-            f"Case({list(self.x_seq.shape)}, {self.x_seq.dtype}, thresholds {list(self.thresholds.shape)},"
-            f" scale={self.scale}, {self.settings}, decay={self.decay if self.decay is None or isinstance(self.decay, float) else 'each'})"
+            f"Case({list(self.x_seq.shape)}, {self.x_seq.dtype}, thresholds {list(self.thresholds.shape)}, "
+            f"scale={self.scale}, {self.settings}, decay={decay})"
         )
 
     @staticmethod
