@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import warnings
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ import torch
 from spikingjelly.activation_based import neuron
 from torch import Tensor, nn
 
-from snn_ext import replace_neurons
+from snn_ext import load, replace_neurons, save
 from snn_ext.snntorch import PCMPIF, ATIFnu, ATIFu
 from snn_ext.spikingjelly import ATIFnuNode, ATIFuNode, PCMPIFNode
 from snn_ext.testing import check_neuron
@@ -259,6 +260,56 @@ def test_a_threshold_below_its_floor_warns_once_and_recovers(make: Any) -> None:
         node(torch.full((4, 8), 0.1)).mean().backward()
         optimizer.step()
     assert threshold.item() > 0.0
+
+
+@pytest.mark.parametrize("start", [1.0, torch.ones(8)], ids=["one", "per channel"])
+@pytest.mark.parametrize("host", ["spikingjelly", "snntorch"])
+def test_training_recovers_a_net_from_dead_thresholds(host: str, start: Any) -> None:
+    """The loss of a net whose thresholds alone are trained, towards what it computes with a threshold of 0.5."""
+    torch.manual_seed(0)
+    make = {
+        "spikingjelly": lambda: ATIFuNode(start, step_mode="m", tau=2.0, decay_input=False),
+        "snntorch": lambda: ATIFu(start, step_mode="m", init_hidden=True, beta=0.5),
+    }[host]
+    net = nn.Sequential(nn.Linear(4, 8), make(), nn.Linear(8, 8), make(), nn.Linear(8, 2)).requires_grad_(False)
+    thresholds = [node._raw_threshold().requires_grad_() for node in (net[1], net[3])]
+    x_seq = torch.randn(8, 64, 4)
+
+    def outputs() -> Tensor:
+        for node in (net[1], net[3]):
+            reset(node)
+        return net(x_seq)
+
+    def fill(value: float) -> None:
+        with torch.no_grad():
+            for threshold in thresholds:
+                threshold.fill_(value)
+
+    fill(0.5)
+    want = outputs().detach()
+    fill(-0.3)
+    optimizer, losses = torch.optim.Adam(thresholds, lr=0.03), []
+    with pytest.warns(UserWarning, match=r"-0.3 by training") as found:
+        for _ in range(80):
+            optimizer.zero_grad()
+            loss = (outputs() - want).square().mean()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+    assert len(found) == 2  # once for each of the two layers
+    assert losses[-1] < 0.2 * losses[0]
+    for threshold in thresholds:  # a channel of which the loss wants more spikes still may stay where it is
+        assert (threshold > 0.05).double().mean() >= 0.7
+
+
+def test_a_net_with_a_dead_threshold_is_saved_as_it_is(tmp_path: Path) -> None:
+    node = ATIFuNode(0.5, step_mode="m")
+    with torch.no_grad():
+        node.v_threshold.fill_(-0.05)
+    save(node, tmp_path / "net.pt")
+    loaded = load(tmp_path / "net.pt")
+    assert torch.equal(loaded.get_submodule("0").v_threshold, node.v_threshold)
+    assert "(1e-06 in use)" in repr(loaded)
 
 
 @pytest.mark.parametrize("name", LEAKY)
