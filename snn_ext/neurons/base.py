@@ -122,8 +122,11 @@ class ThresholdNeuron(nn.Module):
         self._hold(self.threshold_name, threshold, trainable)
 
     def _take_threshold(self, value: Tensor) -> None:
-        """Set the threshold to a tensor of any shape that it may have; a parameter gives way to another one."""
+        """Set the threshold to a tensor of any shape that it may have; where that changes, a parameter gives way."""
         old = self._raw_threshold()
+        if value.shape == old.shape:
+            old.data.copy_(value)
+            return
         self._set_threshold(value.detach().to(old, copy=True), isinstance(old, nn.Parameter))
         self._raw_threshold().requires_grad_(old.requires_grad)
 
