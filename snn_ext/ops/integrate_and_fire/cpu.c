@@ -10,7 +10,7 @@
 #include "step.h"
 
 enum { BLOCK = 4096 };
-DEFINE_ROWS(2 * SEGMENT + 7)
+DEFINE_ROWS(2 * SEGMENT + 8)
 
 /* Call f with the kind of reset, the tie rule, and whether neurons have a threshold each as constants: each combination
    gets a branch-free loop. */
@@ -119,9 +119,25 @@ STEP_FUNCTION void recompute(int kind, int at, int each, int m, const float *res
     }
 }
 
-/* c: gradient of the potential, after the step on entry, before it on return. h is overwritten by s * g and d by the
-   terms of the threshold's gradient: what is still to be summed. */
-STEP_FUNCTION void retreat(int kind, int at, int each, int m, int detach_reset, float *restrict h, float *restrict d,
+/* The same two without spikes, from one row to the next: all potentials of a segment are kept. */
+STEP_FUNCTION void leak_again(int rule, int decays, int kind, int at, int each, int m, const float *restrict x,
+                              const float *restrict v, const float *restrict decay, const float *restrict theta,
+                              float *restrict h) {
+    for (int i = 0; i < m; i++)
+        h[i] = charge(v[i], x[i], decay[decays ? i : 0], theta[each ? i : 0], rule, kind, at);
+}
+
+STEP_FUNCTION void settle_again(int kind, int at, int each, int m, const float *restrict h, const float *restrict theta,
+                                float *restrict v) {
+    for (int i = 0; i < m; i++) {
+        const float level = theta[each ? i : 0];
+        v[i] = reset(h[i], fires(h[i], level, at), level, kind);
+    }
+}
+
+/* c: gradient of the potential, after the step on entry, before it on return. With sums, h is overwritten by s * g and d
+   by the terms of the threshold's gradient: what is still to be summed. */
+STEP_FUNCTION void retreat(int kind, int at, int each, int m, int detach_reset, int sums, float *restrict h, float *restrict d,
                            const float *restrict g, float scale, const float *restrict theta, float *restrict c,
                            float *restrict grad_x) {
     for (int i = 0; i < m; i++) {
@@ -129,13 +145,15 @@ STEP_FUNCTION void retreat(int kind, int at, int each, int m, int detach_reset, 
         float term;
         const float e = step_backward(h[i], s, c[i], g[i] * scale, d[i], level, kind, detach_reset, &term);
         grad_x[i] = c[i] = e;
-        h[i] = s * g[i];
-        d[i] = term;
+        if (sums) {
+            h[i] = s * g[i];
+            d[i] = term;
+        }
     }
 }
 
 /* Back through the charge of a leak, with v from before the step: e is the gradient of h on entry, that of v on return. */
-STEP_FUNCTION void leak_back(int rule, int decays, int kind, int at, int each, int m, const float *restrict x,
+STEP_FUNCTION void leak_back(int rule, int decays, int kind, int at, int each, int m, int sums, const float *restrict x,
                              const float *restrict v, const float *restrict decay, const float *restrict theta,
                              float *restrict e, float *restrict grad_x, float *restrict d, float *restrict g_decay) {
     for (int i = 0; i < m; i++) {
@@ -143,8 +161,10 @@ STEP_FUNCTION void leak_back(int rule, int decays, int kind, int at, int each, i
         float g_x, term = 0.0f, g_theta = 0.0f;
         e[i] = charge_backward(e[i], v[i], x[i], decay[decays ? i : 0], level, rule, kind, at, &g_x, &term, &g_theta);
         grad_x[i] = g_x;
-        d[i] += g_theta;
-        g_decay[i] += term;
+        if (sums) {
+            d[i] += g_theta;
+            g_decay[i] += term;
+        }
     }
 }
 
@@ -182,12 +202,13 @@ STEP_FUNCTION index_t threshold_count(const backward_arguments *call) { return c
    of one element. */
 STEP_FUNCTION index_t sum_count(const backward_arguments *call) { return threshold_count(call) + 3; }
 
-static void backward_block(const backward_arguments *call, index_t b, int m, double *sums) {
+static void backward_block(const backward_arguments *call, index_t b, int m, double *sum_rows) {
+    const int sums = call->grad_thresholds || call->grad_scale || call->grad_decay;
     row_t *const rows = rows_of_thread(), *const h = rows + 7, *const before = h + SEGMENT;
     float *c = rows[0], *v = rows[1], *d = rows[2], *buffer = rows[3], *out = rows[4], *g_decay = rows[5];
     float *const g_theta = call->grad_thresholds && call->thresholds_each ? rows[6] : NULL;
     const float *const decay = call->decay ? call->decay + b * call->decay_stride : NULL;
-    double *const theta_sums = sums + b / BLOCK * sum_count(call), *const scale_sum = theta_sums + threshold_count(call);
+    double *const theta_sums = sum_rows + b / BLOCK * sum_count(call), *const scale_sum = theta_sums + threshold_count(call);
     const index_t N = call->N;
     const int dtype = call->dtype;
     const float scale = call->scale ? call->scale[0] : 1.0f;
@@ -197,16 +218,15 @@ static void backward_block(const backward_arguments *call, index_t b, int m, dou
     if (g_theta) memset(g_theta, 0, m * sizeof *g_theta);
     for (index_t segment = (call->T - 1) / SEGMENT; segment >= 0; segment--) {
         const index_t first = segment * SEGMENT, last = first + SEGMENT < call->T ? first + SEGMENT : call->T;
-        if (segment) memcpy(v, call->checkpoints + (segment - 1) * N + b, m * sizeof *v);
-        else start_row(call->v, call->v_stride, b, m, v);
+        float *const entry = decay ? before[0] : v;
+        if (segment) memcpy(entry, call->checkpoints + (segment - 1) * N + b, m * sizeof *entry);
+        else start_row(call->v, call->v_stride, b, m, entry);
         for (index_t t = first; t < last; t++) {
             const float *row = load_row(call->x_seq, dtype, t * N + b, m, buffer);
             const float *theta = THETA(call, t, b);
             if (decay) {
-                memcpy(before[t - first], v, m * sizeof *v);
-                SPECIALISE_LEAK(leak, call, m, row, v, decay, theta)
-                memcpy(h[t - first], v, m * sizeof *v);
-                SPECIALISE(settle, call, m, v, theta, out, 1.0f, 0.0f)
+                SPECIALISE_LEAK(leak_again, call, m, row, before[t - first], decay, theta, h[t - first])
+                SPECIALISE(settle_again, call, m, h[t - first], theta, before[t - first + 1])
             } else SPECIALISE(recompute, call, m, row, v, theta, h[t - first])
         }
         for (index_t t = last - 1; t >= first; t--) {
@@ -216,11 +236,17 @@ static void backward_block(const backward_arguments *call, index_t b, int m, dou
             if (call->grad_spike_seq) g = load_row(call->grad_spike_seq, dtype, t * N + b, m, buffer);
             else memset(buffer, 0, m * sizeof *buffer);
             slopes(call, m, h_row, theta, out, d);
-            if (call->detach_reset) SPECIALISE(retreat, call, m, 1, h_row, d, g, scale, theta, c, target)
-            else SPECIALISE(retreat, call, m, 0, h_row, d, g, scale, theta, c, target)
+            if (call->detach_reset) {
+                if (sums) SPECIALISE(retreat, call, m, 1, 1, h_row, d, g, scale, theta, c, target)
+                else SPECIALISE(retreat, call, m, 1, 0, h_row, d, g, scale, theta, c, target)
+            } else {
+                if (sums) SPECIALISE(retreat, call, m, 0, 1, h_row, d, g, scale, theta, c, target)
+                else SPECIALISE(retreat, call, m, 0, 0, h_row, d, g, scale, theta, c, target)
+            }
             if (decay) {
                 const float *row = load_row(call->x_seq, dtype, t * N + b, m, buffer);
-                SPECIALISE_LEAK(leak_back, call, m, row, before[t - first], decay, theta, c, target, d, g_decay)
+                if (sums) SPECIALISE_LEAK(leak_back, call, m, 1, row, before[t - first], decay, theta, c, target, d, g_decay)
+                else SPECIALISE_LEAK(leak_back, call, m, 0, row, before[t - first], decay, theta, c, target, d, g_decay)
             }
             if (dtype != FLOAT32 && call->grad_x_seq) store_row(call->grad_x_seq, dtype, t * N + b, m, out);
             if (g_theta) add_row(m, d, g_theta);
