@@ -39,7 +39,6 @@ BUGS = {
     "first threshold for all steps": ("retreat, call, m, 0, 1, h_row, d, g, scale, theta,",
                                       "retreat, call, m, 0, 1, h_row, d, g, scale, call->thresholds,"),
     "recomputed potential of the step before": ("theta, before[t - first + 1])", "theta, before[t - first])"),
-    "gradients without sums go no further": ("if (sums) SPECIALISE(retreat, call, m, 0, 1", "if (1) SPECIALISE(retreat, call, m, 1, 1"),
     "threshold of the first neuron": ("(b) * (call)->thresholds_each)", "0)"),
     "threshold of a block's first neuron": ("differences[i] = h[i] - theta[i]", "differences[i] = h[i] - theta[0]"),
     "threshold's gradient of the first step alone": ("sums[i] += row[i]", "sums[i] = row[i]"),
