@@ -44,7 +44,7 @@ class TauLeak(nn.Module):
         self.decay_input = decay_input
         start = _as_tau(tau)
         if learn_tau:
-            taus = start.tolist() if isinstance(start, Tensor) else [start]
+            taus: list[Any] = start.tolist() if isinstance(start, Tensor) else [start]
             w = torch.tensor([-math.log(each - 1.0) for each in taus], dtype=torch.float32, device="cpu")
             self._hold("w", w, trainable=True)  # type: ignore[operator]
             start = None
