@@ -8,10 +8,24 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from . import conversion, evaluation, functional, neurons, ops, simulation, snntorch, spikingjelly, testing  # noqa: F401
+    from . import (  # noqa: F401  # noqa: F401
+        conversion,
+        deployment,
+        evaluation,
+        functional,
+        neurons,
+        ops,
+        simulation,
+        snntorch,
+        spikingjelly,
+        testing,
+    )
     from .acceleration import Accelerated, accelerate
     from .calibration import calibrate, record_inputs
     from .conversion.convert import convert
+    from .deployment.nir import from_nir, to_nir
+    from .deployment.onnx import export_onnx
+    from .deployment.program import export_program
     from .evaluation.evaluate import evaluate
     from .neurons.aan import AAN, BNAAN
     from .neurons.precision import set_precision
@@ -25,21 +39,24 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "AAN", "BNAAN", "Accelerated", "ConstantInputNet", "NonUniformQuantizedReLU", "QuantizedReLU", "__version__",
-    "accelerate", "calibrate", "convert", "evaluate", "load", "one_step", "parameter_groups", "record_inputs",
-    "register", "replace_neurons", "save", "set_precision", "step_loss", "train_epoch", "unregister",
+    "accelerate", "calibrate", "convert", "evaluate", "export_onnx", "export_program", "from_nir", "load", "one_step",
+    "parameter_groups", "record_inputs", "register", "replace_neurons", "save", "set_precision", "step_loss", "to_nir",
+    "train_epoch", "unregister",
 ]  # fmt: skip
 
 _MODULE_OF = {
     "AAN": "neurons.aan", "Accelerated": "acceleration", "BNAAN": "neurons.aan", "ConstantInputNet": "training",
     "NonUniformQuantizedReLU": "neurons.quantized", "QuantizedReLU": "neurons.quantized", "accelerate": "acceleration",
-    "calibrate": "calibration", "convert": "conversion", "evaluate": "evaluation", "load": "saving",
+    "calibrate": "calibration", "convert": "conversion", "evaluate": "evaluation", "export_onnx": "deployment",
+    "export_program": "deployment", "from_nir": "deployment", "load": "saving",
     "one_step": "simulation.one_step", "parameter_groups": "training", "record_inputs": "calibration",
     "register": "registration", "replace_neurons": "replacement", "save": "saving",
-    "set_precision": "neurons.precision", "step_loss": "training", "train_epoch": "training",
-    "unregister": "registration",
+    "set_precision": "neurons.precision", "step_loss": "training", "to_nir": "deployment",
+    "train_epoch": "training", "unregister": "registration",
 }  # fmt: skip
 _MODULES = (
-    "conversion", "evaluation", "functional", "neurons", "ops", "simulation", "snntorch", "spikingjelly", "testing"
+    "conversion", "deployment", "evaluation", "functional", "neurons", "ops", "simulation", "snntorch", "spikingjelly",
+    "testing",
 )  # fmt: skip
 
 

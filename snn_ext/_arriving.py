@@ -87,6 +87,7 @@ def fit_to_spikes(
     time_steps: int,
     *,
     correct_weights: bool,
+    channel_wise: bool = False,
     memory: int = 1 << 28,
     progress: bool = True,
 ) -> None:
@@ -106,6 +107,8 @@ def fit_to_spikes(
         T.
     correct_weights : bool
         Correct the weights before each layer, where that is better on inputs that are held out.
+    channel_wise : bool
+        A threshold for each channel, also where the neuron has one.
     memory : int
         Bytes for the current into one layer.
     progress : bool
@@ -122,9 +125,11 @@ def fit_to_spikes(
                 _correct(arriving, new[relu], before[relu], samples[relu], memory)
             values = samples[relu].current
             few = samples[relu].fewer(memory // (time_steps * len(values) * values.element_size()))
-            _set(
-                new[relu], before.get(relu), _search(relu, new[relu], few, arriving.at(new[relu], few), relu in before)
-            )
+            neuron: Any = new[relu]
+            shared = isinstance(relu, QuantizedActivation) or not neuron.threshold_per_channel
+            shared = shared or (not channel_wise and neuron._raw_threshold().numel() == 1)
+            search = _search(relu, neuron, few, arriving.at(neuron, few), biased=relu in before, shared=shared)
+            _set(neuron, before.get(relu), search, shared)
         if correct_weights and layers and net in samples and net in before:
             _correct(arriving, net, before[net], samples[net], memory)
     except BaseException:
@@ -148,7 +153,9 @@ def _correct(arriving: _Arriving, module: nn.Module, before: Before, samples: Sa
         before.correct(*fit)
 
 
-def _search(relu: nn.Module, neuron: Any, samples: Samples, current: Tensor, biased: bool) -> ChannelSearch:
+def _search(
+    relu: nn.Module, neuron: Any, samples: Samples, current: Tensor, *, biased: bool, shared: bool
+) -> ChannelSearch:
     """Search from where a quantised activation is already, or from the best staircase."""
     profile = None
     if isinstance(neuron, NonUniformIntegrateAndFireNeuron):  # its points keep their shape
@@ -157,24 +164,24 @@ def _search(relu: nn.Module, neuron: Any, samples: Samples, current: Tensor, bia
     elif isinstance(relu, QuantizedActivation):
         threshold, precharge = relu.clip_level(), relu.v_init
     else:
-        threshold = least_squares_threshold(samples.current, samples.target, len(current), shared=True)
+        threshold = least_squares_threshold(samples.current, samples.target, len(current), shared=shared)
         precharge = START
     ceiling = ceiling_of(relu)
     search = ChannelSearch(
         current, samples.target, threshold, precharge,
-        limit=ceiling if ceiling < math.inf else None, shared=True, fire_at_threshold=neuron.fire_at_threshold,
+        limit=ceiling if ceiling < math.inf else None, shared=shared, fire_at_threshold=neuron.fire_at_threshold,
         biased=biased, profile=profile, resets=neuron._reset_kind() == "subtract",
     )  # fmt: skip
     search.run()
     return search
 
 
-def _set(neuron: Any, before: Before | None, search: ChannelSearch) -> None:
-    threshold = search.threshold[:1].to(neuron.v_init)
+def _set(neuron: Any, before: Before | None, search: ChannelSearch, shared: bool) -> None:
+    threshold = (search.threshold[:1] if shared else search.threshold).to(neuron.v_init)
     if isinstance(neuron, NonUniformIntegrateAndFireNeuron):
         neuron.p.mul_(threshold.to(neuron.p) / neuron.thresholds().clip_level)
     else:
-        setattr(neuron, neuron.threshold_name, threshold)
+        neuron._take_threshold(threshold)
     neuron.v_init = search.precharge.to(neuron.v_init)
     if before is not None:
         before.shift(search.bias)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import inspect
 import operator
+import re
 from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
@@ -20,6 +21,7 @@ from ._errors import bad_value
 from .functional import surrogates
 from .functional.surrogates import Surrogate, as_surrogate
 from .hosts import kind_of
+from .neurons.base import MIN_THRESHOLD
 from .simulation.layers import RULES
 
 __all__ = ["build_graph", "build_module", "describe_graph", "describe_module", "tensors_of"]
@@ -58,6 +60,9 @@ def build_module(description: Mapping[str, Any], state: Mapping[str, Tensor]) ->
     """Return the layer with the tensors of ``state``."""
     kind = _class_of(description["class"])
     arguments = {key: _from_value(value, state) for key, value in description["arguments"].items()}
+    threshold = arguments.get(getattr(kind, "threshold_name", ""))
+    if isinstance(threshold, Tensor):  # it may have been trained to below what a constructor takes; the state has it
+        threshold.clamp_(min=2 * MIN_THRESHOLD)  # that rounds to less in float32
     with torch.device(
         "meta" if kind.__module__.startswith("torch.nn") else "cpu"
     ):  # no room for what is not in the file
@@ -190,6 +195,10 @@ def build_graph(nodes: list[dict[str, Any]]) -> fx.Graph:
             raise ValueError(f"the operation {op}")
         target = _target(op, node["target"])
         args, kwargs = _decoded(node["args"], known), _decoded(node["kwargs"], known)
+        attributes = args[1:] if target is getattr else ()
+        for word in (node["target"], *kwargs, *attributes):  # they become part of the code of the graph
+            if not re.fullmatch(r"\*{0,2}[A-Za-z0-9_.]+", word):
+                raise ValueError(f"the name {word!r}")
         known[name] = graph.create_node(op, target, args, kwargs, name=name)
     graph.lint()
     return graph

@@ -35,6 +35,7 @@ def calibrate(
     method: Method = "calibrated",
     samples: int = 256,
     correct_weights: bool = True,
+    channel_wise: bool = False,
     progress: bool = True,
 ) -> list[nn.Module]:
     r"""Replace every ReLU of a trained net, in place, by a spiking neuron that is fitted to it.
@@ -86,6 +87,9 @@ def calibrate(
         Inputs for the second fit, the first of ``batches``.
     correct_weights : bool
         Let the second fit correct weights; else thresholds, pre-charges and biases alone.
+    channel_wise : bool
+        Search for a threshold of each channel of ATIF-u and PCMP IF; with ``method="calibrated"``. Neurons that the
+        factory gives a threshold per channel keep one per channel without it.
     progress : bool
         Show a progress bar on a terminal.
 
@@ -126,6 +130,8 @@ def calibrate(
     check_choice("method", method, get_args(Method))
     check_count("samples", samples)
     check_bool("correct_weights", correct_weights)
+    if check_bool("channel_wise", channel_wise) and method != "calibrated":
+        bad_value("channel_wise", True, "False with method='inputs', whose records do not tell channels apart")
     new: dict[nn.Module, nn.Module] = {}
 
     def fitted(old: nn.Module) -> nn.Module:
@@ -157,7 +163,7 @@ def calibrate(
         try:
             fit_to_spikes(
                 net, new, activations, before, seen.inputs, time_steps,
-                correct_weights=correct_weights, progress=progress,
+                correct_weights=correct_weights, channel_wise=channel_wise, progress=progress,
             )  # fmt: skip
         except BaseException:
             swap_neurons(net, {neuron: old for old, neuron in new.items()})

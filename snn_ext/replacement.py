@@ -37,10 +37,10 @@ DROPPABLE = ("leak", "recurrence", "hard reset", "initial potential", "dynamics"
 def replace_neurons(net: nn.Module, factory: Factory, *, drop: tuple[str, ...] = (), functional: bool = False) -> int:
     """Replace every neuron of a net, spiking or analog (a ReLU, ReLU6 or quantised ReLU), in place.
 
-    Threshold, surrogate, ``detach_reset``, ``step_mode`` and ``store_v_seq`` (in snnTorch: threshold, ``spike_grad``,
-    ``init_hidden``, ``output``), the leak, the tie rule, ``scale_output`` and ``grad_scale`` are copied from the old
-    neuron wherever the factory has left them at their defaults; a default that it gives explicitly cannot be told
-    apart. An instance that stands in several places is replaced by one instance.
+    Threshold (one or one per channel), surrogate, ``detach_reset``, ``step_mode`` and ``store_v_seq`` (in snnTorch:
+    threshold, ``spike_grad``, ``init_hidden``, ``output``), the leak, the tie rule, ``scale_output`` and ``grad_scale``
+    are copied from the old neuron wherever the factory has left them at their defaults; a default that it gives
+    explicitly cannot be told apart. An instance that stands in several places is replaced by one instance.
 
     From a :class:`snn_ext.QuantizedReLU` threshold, ``v_init`` and tie rule are copied in the same way, from a
     :class:`snn_ext.NonUniformQuantizedReLU` the points, to a neuron of as many steps, and the neuron scales its output.
@@ -238,7 +238,7 @@ def _warn(net: nn.Module, new: dict[nn.Module, nn.Module]) -> None:
 def _ceiling(neuron: nn.Module) -> float:
     """Return the largest value that the rate of a neuron stands for."""
     if isinstance(neuron, IntegrateAndFireNeuron):
-        return float(neuron.thresholds().clip_level.detach())
+        return float(neuron.thresholds().clip_level.detach().max())
     return math.inf if isinstance(neuron, AdaptiveSpikingNeuron) else 0.0
 
 
@@ -337,7 +337,14 @@ def _initial(module: nn.Module) -> bool:
 def _settings(old: nn.Module, new: nn.Module) -> dict[str, Any]:
     """Collect the settings to be copied: those of the old neuron that the new one has at their defaults."""
     settings: dict[str, Any] = {}
-    if _threshold(old) is not None and _threshold(new) == 1.0:
+    own = _channel_thresholds(old)
+    if own is not None:
+        if not getattr(new, "threshold_per_channel", False):
+            got = describe(own)
+            raise ValueError(f"net: got a neuron with {got} as threshold, want one number per neuron layer")
+        if _has_default_threshold(new):
+            settings["thresholds"] = own
+    elif _threshold(old) is not None and _has_default_threshold(new):
         settings["threshold"] = _threshold(old)
     defaults = {"detach_reset": False, "step_mode": "s", "store_v_seq": False, "init_hidden": False, "output": False}
     defaults |= {"scale_output": False, "grad_scale": None}
@@ -363,7 +370,7 @@ def _settings(old: nn.Module, new: nn.Module) -> dict[str, Any]:
 
 def _settings_of_quantized(old: QuantizedActivation, new: nn.Module) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    if _threshold(new) == 1.0:
+    if _has_default_threshold(new):
         found["threshold"] = float(old.clip_level().detach())
         if isinstance(old, NonUniformQuantizedReLU) and takes_over(old, new):
             found["points"] = old.quantization_points().detach()
@@ -375,13 +382,28 @@ def _settings_of_quantized(old: QuantizedActivation, new: nn.Module) -> dict[str
     return found
 
 
+def _channel_thresholds(module: nn.Module) -> Tensor | None:
+    """Return the thresholds of the channels of a neuron that has them, ``[C]``."""
+    if isinstance(module, NonUniformIntegrateAndFireNeuron | NonUniformQuantizedReLU):
+        return None
+    value = getattr(module, "v_threshold", getattr(module, "threshold", None))
+    if not isinstance(value, Tensor) or value.numel() == 1:
+        return None
+    if value.ndim < 1 or value.numel() != len(value):  # the hosts' broadcast: [C, 1, 1] before an image
+        got = describe(value)
+        raise ValueError(f"net: got a neuron with {got} as threshold, want one number per neuron layer, or per channel")
+    return value.reshape(-1)
+
+
+def _has_default_threshold(module: nn.Module) -> bool:
+    return _channel_thresholds(module) is None and _threshold(module) == 1.0
+
+
 def _threshold(module: nn.Module) -> float | None:
     if isinstance(module, NonUniformIntegrateAndFireNeuron | NonUniformQuantizedReLU):
         uniform = uniform_points(module.p[0], len(module.p)).to(module.p)
         return float(module.p.detach()[0]) if torch.equal(module.p.detach(), uniform) else None
     value = getattr(module, "v_threshold", getattr(module, "threshold", None))
-    if isinstance(value, Tensor) and value.numel() != 1:
-        raise ValueError(f"net: got a neuron with {describe(value)} as threshold, want one number per neuron layer")
     return None if value is None else float(torch.as_tensor(value).detach())
 
 
@@ -390,6 +412,8 @@ def _assign(module: nn.Module, name: str, value: Any) -> None:
         module.take_leak(value)
     elif name == "points":
         module.p.data.copy_(value)  # type: ignore[operator]
+    elif name == "thresholds":
+        module._take_threshold(value)  # type: ignore[operator]
     elif name == "v_init":
         module.v_init.data.fill_(value)  # type: ignore[operator]
     elif name != "threshold":

@@ -23,7 +23,7 @@ from .simulation.graph import as_graph
 from .simulation.layers import known_type
 from .training import ConstantInputNet
 
-__all__ = ["load", "save"]
+__all__ = ["about_of", "load", "net_of", "save"]
 
 FORMAT = "snn_ext net, format 1"
 
@@ -103,7 +103,7 @@ def _content(net: nn.Module, notes: dict[str, Any]) -> dict[str, Any]:
     description = {
         "nodes": describe_graph(graph.graph),
         "modules": {name: describe_module(name, module) for name, module in modules.items()},
-        "about": _about(net),
+        "about": about_of(net),
         "versions": {"snn_ext": __version__, "torch": torch.__version__},
         "notes": notes,
     }
@@ -111,7 +111,7 @@ def _content(net: nn.Module, notes: dict[str, Any]) -> dict[str, Any]:
     return {"format": FORMAT, "description": json.dumps(description), "states": states, "tensors": tensors}
 
 
-def _about(net: Any) -> dict[str, Any]:
+def about_of(net: Any) -> dict[str, Any]:
     """Return what a net has beside its graph."""
     about = {"training": net.training, "step_mode": getattr(net, "step_mode", None)}
     if hasattr(net, "report"):  # a converted net; its class needs SpikingJelly
@@ -132,7 +132,13 @@ def _build(content: Any) -> nn.Module:
     root: dict[str, Any] = dict(content["tensors"])
     for name, one in description["modules"].items():
         root[name] = build_module(one, states[name])
-    graph = build_graph(description["nodes"])
+    net: Any = net_of(root, build_graph(description["nodes"]), about)
+    net.notes = description["notes"]
+    return net
+
+
+def net_of(root: dict[str, Any], graph: fx.Graph, about: dict[str, Any]) -> nn.Module:
+    """Return the net of a graph and its modules, with what :func:`about_of` has found; a converted net is one again."""
     net: Any
     if "report" in about:
         from .conversion.net import ConvertedNet, join_resets
@@ -148,5 +154,4 @@ def _build(content: Any) -> nn.Module:
     net.training = about["training"]  # that of each layer is its own
     if about["step_mode"] is not None:
         net.step_mode = about["step_mode"]
-    net.notes = description["notes"]
     return net

@@ -10,8 +10,14 @@ import pytest
 DOCS = Path(__file__).parents[1] / "docs"
 
 
-@pytest.mark.parametrize("page", ["quantised-twin.md"])
+NEEDS = {"deployment.md": ("onnx", "onnxruntime", "onnxscript", "nir")}
+"""Packages beside those of the other tests, by page."""
+
+
+@pytest.mark.parametrize("page", ["quantised-twin.md", "deployment.md"])
 def test_blocks_of_the_page_run(page: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for package in NEEDS.get(page, ()):
+        pytest.importorskip(package)
     text = (DOCS / page).read_text(encoding="utf-8")
     blocks = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     assert len(blocks) > 3

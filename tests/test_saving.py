@@ -203,3 +203,32 @@ def test_file_of_another_kind_or_of_a_later_version_is_named(tmp_path: Path) -> 
     torch.save({"format": "snn_ext net, format 2"}, path)
     with pytest.raises(ValueError, match="install the version of snn_ext that wrote it"):
         snn_ext.load(path)
+
+
+INJECTED = 'x", print("executed")) #'
+
+
+def _as_module(node: dict[str, Any]) -> None:
+    node["target"] = INJECTED
+
+
+def _as_keyword(node: dict[str, Any]) -> None:
+    node["kwargs"] = {"dict": {'a=print("executed"), b': 1}}
+
+
+@pytest.mark.parametrize("change", [_as_module, _as_keyword])
+def test_a_word_of_a_graph_is_no_code(
+    change: Callable[[dict[str, Any]], None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "net.pt"
+    save(nn.Sequential(nn.Linear(2, 2)), path)
+    content = load_tensors(path, "a net", "restore it")
+    description = json.loads(content["description"])
+    change(next(node for node in description["nodes"] if node["op"] == "call_module"))
+    for parts in (description["modules"], content["states"]):
+        parts[INJECTED] = parts["0"]
+    content["description"] = json.dumps(description)
+    save_tensors(content, path)
+    with pytest.raises(DamagedFileError):
+        load(path)(torch.ones(1, 2))
+    assert not capsys.readouterr().out

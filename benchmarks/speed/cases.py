@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import subprocess
 import sys
 import time
@@ -300,24 +301,55 @@ def resnet18(settings: Settings) -> list[Row]:
 
 def accelerated_resnet18(settings: Settings) -> list[Row]:
     """One training step of a spiking ResNet-18 of the host's LIF nodes at T = 4, as it is and accelerated."""
-    torch.manual_seed(settings.seed)
-    images, labels = torch.randn(4, 4, 3, 32, 32), torch.randint(10, (4,))
-    name, calls = "SpikingJelly LIFNode", dict[str, Callable[[], Any]]()
-    for contender, change in ((name, None), (ACCELERATED, accelerate)):
-        net = _resnet18(neuron.LIFNode)
-        if change is not None:
-            change(net)
-        optimizer = torch.optim.SGD(net.parameters(), 1e-3, momentum=0.9)
-
-        def step(net: nn.Module = net, optimizer: Any = optimizer) -> None:
-            functional.reset_net(net)
-            optimizer.zero_grad()
-            nn.functional.cross_entropy(net(images).mean(0), labels).backward()
-            optimizer.step()
-
-        calls[contender] = step
+    name = "SpikingJelly LIFNode"
+    calls = {name: _lif_resnet18_step(settings.seed), ACCELERATED: _lif_resnet18_step(settings.seed, accelerate)}
     timings = measure(calls, settings.rounds)
     return _rows("accelerate ResNet-18 training step, T = 4", timings, {}, None, name)
+
+
+def accelerated_memory(settings: Settings) -> list[Row]:
+    """The peak memory of the same step over what there was before it, each in a process of its own."""
+    case, name = "accelerate ResNet-18 training step, peak memory", "SpikingJelly LIFNode"
+    code = "from benchmarks.speed import cases; print(cases.peak_of_training_step({}, {}))"
+    found = {}
+    for contender in (name, ACCELERATED):
+        command = [sys.executable, "-c", code.format(settings.seed, contender == ACCELERATED)]
+        found[contender] = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout) / 2**20
+    share = found[ACCELERATED] / found[name]
+    return [
+        Row(case, name, found[name], "MiB"),
+        Row(case, f"{ACCELERATED}: {share:.2f} of the host's", found[ACCELERATED], "MiB"),
+    ]
+
+
+def peak_of_training_step(seed: int, accelerated: bool) -> int:
+    """Return by how many bytes the first training step of this process raises its peak."""
+    warm = neuron.LIFNode(step_mode="m")  # libraries and the compiled operator are there before
+    accelerate(warm)
+    warm(torch.zeros(2, 2, requires_grad=True)).sum().backward()
+    step = _lif_resnet18_step(seed, accelerate if accelerated else None, batch=16)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    step()
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+
+
+def _lif_resnet18_step(
+    seed: int, change: Callable[[nn.Module], Any] | None = None, batch: int = 4
+) -> Callable[[], None]:
+    torch.manual_seed(seed)
+    images, labels = torch.randn(4, batch, 3, 32, 32), torch.randint(10, (batch,))
+    net = _resnet18(neuron.LIFNode)
+    if change is not None:
+        change(net)
+    optimizer = torch.optim.SGD(net.parameters(), 1e-3, momentum=0.9)
+
+    def step() -> None:
+        functional.reset_net(net)
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(net(images).mean(0), labels).backward()
+        optimizer.step()
+
+    return step
 
 
 def accelerated_tutorial(settings: Settings) -> list[Row]:
@@ -421,6 +453,7 @@ for _shape in (SHAPES[0], SHAPES[3]):
     register(_name("accelerate inference", _shape), accelerated(_shape, False))
     register(_name("accelerate training", _shape), accelerated(_shape, True))
 register("accelerate resnet18", accelerated_resnet18)
+register("accelerate memory", accelerated_memory)
 register("accelerate tutorial", accelerated_tutorial)
 register("ASN [500,16,1024]", adaptive((500, 16, 1024), 10.0), quick=True)
 register("kept", kept, quick=True)

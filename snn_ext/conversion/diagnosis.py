@@ -122,7 +122,7 @@ def _compare(
     module: Any = neuron
     step = expected.unsqueeze(0)
     thresholds = module.thresholds()
-    theta = thresholds.of_steps.double()
+    theta = module._of_step(thresholds, 0, step.shape[1:]).double()
     level = (charge + module.initial_potential(step, thresholds).double()) / theta
     wanted = level.floor() if module.fire_at_threshold else level.ceil() - 1.0
     wrong = count != wanted.clamp(0, time_steps)

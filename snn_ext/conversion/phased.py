@@ -128,15 +128,15 @@ class _WaitingNode:
             spike_seq[fires:ends], v = integrate_and_fire(
                 current,
                 v,
-                self._of_decisions(thresholds, fires - first, ends - first),
+                self._of_decisions(thresholds, fires - first, ends - first, x_seq),
                 reset=self._reset_kind(),
                 fire_at_threshold=self.fire_at_threshold,
                 scale=thresholds.clip_level if self.scale_output else None,
             )
         return (spike_seq,), (v, t + len(x_seq))
 
-    def _of_decisions(self, thresholds: Thresholds, start: int, stop: int) -> Tensor:
-        return thresholds.of_steps
+    def _of_decisions(self: Any, thresholds: Thresholds, start: int, stop: int, x_seq: Tensor) -> Tensor:
+        return self._for_operator(thresholds, None, x_seq)
 
     def start(self: Any, x_seq: Tensor, thresholds: Thresholds) -> IFState:
         return IFState(self.initial_potential(x_seq, thresholds), 0)
@@ -234,7 +234,7 @@ class PhasedATIFnuNode(_WaitingNode, ATIFnuNode):
         node.scale_output = neuron.scale_output
         return node
 
-    def _of_decisions(self, thresholds: Thresholds, start: int, stop: int) -> Tensor:
+    def _of_decisions(self, thresholds: Thresholds, start: int, stop: int, x_seq: Tensor) -> Tensor:
         there = torch.arange(self.wait + 1, self.wait + 1 + self.time_steps).clamp(max=self.time_steps)
         points = self.quantization_points().flip(0)
         return (points * there.to(points.device))[start:stop]

@@ -144,10 +144,14 @@ class _Candidates:
         theta = neuron.thresholds().of_steps
         if len(theta) > 1:
             bad_value("snn", "a neuron with a threshold for each step", "neurons with one threshold")
-        self.theta, self.zero = theta.reshape(()), neuron._reset_kind() == "zero"
+        if theta.ndim > 1:  # for each channel
+            self.theta = neuron._of_step(neuron.thresholds(), 0, activation.shape).expand(activation.shape).flatten()
+        else:
+            self.theta = theta.reshape(())
+        self.zero = neuron._reset_kind() == "zero"
         self.fires = torch.ge if neuron.fire_at_threshold else torch.gt
         self.activation = activation.flatten().to(theta.dtype)
-        start = (values.to(theta) * self.theta).unsqueeze(1)
+        start = values.to(theta).unsqueeze(1) * self.theta
         self.v = start.expand(-1, self.activation.numel()).contiguous()
         self.count = torch.zeros_like(self.v)
 
@@ -158,15 +162,16 @@ class _Candidates:
         width = max(1, _BLOCK // len(self.v))
         for start in range(0, size, width):
             block = slice(start, min(start + width, size))
+            theta = self.theta[block] if self.theta.ndim else self.theta
             v, count, a = self.v[:, block].contiguous(), self.count[:, block].contiguous(), self.activation[block]
             spike, gap = torch.empty_like(v), torch.empty_like(v)
             for step, x in enumerate(rows[:, block], time + 1):
                 v += x
-                self.fires(v, self.theta, out=spike)
+                self.fires(v, theta, out=spike)
                 if self.zero:
                     v.masked_fill_(spike != 0, 0.0)
                 else:
-                    v.addcmul_(spike, self.theta, value=-1.0)
+                    v.addcmul_(spike, theta, value=-1.0)
                 count += spike
                 torch.mul(count, 1.0 / step, out=gap).sub_(a)
                 errors += torch.linalg.vector_norm(gap, dim=1).double().square()

@@ -30,12 +30,12 @@ INPUT, OUTPUT = "input_spikes", "output_spikes"
 
 
 def spiking_net(
-    analog: AnalogNet, *, encoder: str, seed: int, v_reset: float | None, precharge: float, channel_wise: bool
+    analog: AnalogNet, *, encoder: str, seed: int, v_reset: float | None, precharge: float, scales: bool
 ) -> ConvertedNet:
     """Return a spiking copy of an analog net, whose neurons scale their output by the threshold.
 
-    With ``channel_wise`` each neuron has the threshold 1 and stands between two :class:`Scale`, ``.._before`` and
-    ``.._after``, for thresholds per channel.
+    With ``scales`` each neuron has the threshold 1 and stands between two :class:`Scale`, ``.._before`` and
+    ``.._after``: thresholds per channel that are to be folded into the weights.
     """
     graph, dtype = copy.deepcopy(analog.graph), analog.x.dtype
     net = ConvertedNet(graph, graph.graph)
@@ -48,7 +48,7 @@ def spiking_net(
         elif module is not None and name in analog.activations:
             activation = analog.activations[name]
             assign(net, name, _neuron(activation, v_reset, precharge))
-            if channel_wise and activation.quantized is None:
+            if scales and activation.quantized is None:
                 _put_between_scales(net, node, dtype)
         elif module is not None and is_gate(graph, node):
             assign(net, name, Gate(module))

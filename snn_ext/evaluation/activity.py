@@ -155,7 +155,8 @@ class _Probe:
         if isinstance(neuron, AdaptiveSpikingNeuron):
             rate = rate * math.nan
         elif not getattr(neuron, "scale_output", False):
-            rate = rate * unit_of(neuron)
+            unit = torch.as_tensor(unit_of(neuron, spike_seq.shape[1:]))
+            rate = rate * (unit if unit.numel() == 1 else unit.expand(spike_seq.shape[1:]).flatten()[::stride])
         self.decoded.append(rate)
 
     def result(self, samples: int) -> LayerActivity:

@@ -145,17 +145,11 @@ def adaptive_spiking(
     dtype = state_dtype(current_seq.dtype)
     psc, s, s_hat, adaptation = (as_step(part, current_seq, dtype) for part in state or (0.0,) * 4)
     offset = None if bias is None else as_step(bias, current_seq, dtype)
-    spikes = []
+    spikes, state = [], ASNState(psc, s, s_hat, adaptation)
     for current in current_seq.to(dtype):
-        psc, s = _filter(psc, s, current, analog_input, c)
-        theta = c.theta_0 + adaptation
-        s_hat = s_hat * c.decay_eta
-        z = spike((s if offset is None else offset + s) - s_hat, 0.5 * theta, surrogate, fire_at_threshold=False)
-        jump = theta * (z.detach() if detach_adaptation else z)
-        s_hat = s_hat + jump
-        adaptation = (adaptation + c.m_f * jump) * c.decay_gamma
-        spikes.append(theta * z if spike_height == "adaptive" else z)
-    return torch.stack(spikes).to(current_seq.dtype), ASNState(psc, s, s_hat, adaptation)
+        out, state = adaptive_step(current, state, offset, c, analog_input, spike_height, surrogate, detach_adaptation)
+        spikes.append(out)
+    return torch.stack(spikes).to(current_seq.dtype), state
 
 
 def postsynaptic_potential(
@@ -208,12 +202,34 @@ def postsynaptic_potential(
     offset = None if bias is None else as_step(bias, current_seq, dtype)
     potentials = []
     for current in current_seq.to(dtype):
-        psc, s = _filter(psc, s, current, analog_input, c)
+        psc, s = filter_step(psc, s, current, analog_input, c)
         potentials.append(s if offset is None else offset + s)
     return torch.stack(potentials).to(current_seq.dtype), PSPState(psc, s)
 
 
-def _filter(psc: Tensor, s: Tensor, current: Tensor, analog_input: bool, c: Constants) -> tuple[Tensor, Tensor]:
+def adaptive_step(
+    current: Tensor,
+    state: ASNState,
+    offset: Tensor | None,
+    c: Constants,
+    analog_input: bool,
+    spike_height: str,
+    surrogate: Surrogate | Callable[[Tensor], Tensor],
+    detach_adaptation: bool,
+) -> tuple[Tensor, ASNState]:
+    """Take one step of :func:`adaptive_spiking`, with all tensors in the dtype of the state."""
+    psc, s = filter_step(state.psc, state.s, current, analog_input, c)
+    theta = c.theta_0 + state.adaptation
+    s_hat = state.s_hat * c.decay_eta
+    z = spike((s if offset is None else offset + s) - s_hat, 0.5 * theta, surrogate, fire_at_threshold=False)
+    jump = theta * (z.detach() if detach_adaptation else z)
+    s_hat = s_hat + jump
+    adaptation = (state.adaptation + c.m_f * jump) * c.decay_gamma
+    return theta * z if spike_height == "adaptive" else z, ASNState(psc, s, s_hat, adaptation)
+
+
+def filter_step(psc: Tensor, s: Tensor, current: Tensor, analog_input: bool, c: Constants) -> tuple[Tensor, Tensor]:
+    """Take one step of the synaptic and the membrane filter."""
     psc = current if analog_input else psc * c.decay_beta + current
     return psc, (1.0 - c.decay_phi) * psc + c.decay_phi * s
 

@@ -30,7 +30,7 @@ def integrate_and_fire(
     decay: Tensor | float | None = None,
     charge: Charge = "add",
 ) -> tuple[Tensor, Tensor]:
-    r"""Integrate and fire over a sequence, with a threshold that may depend on the step and any initial potential.
+    r"""Integrate and fire over a sequence, with a threshold for each step or neuron and any initial potential.
 
     .. math::
         h_t &= v_{t-1} + x_t \\
@@ -71,7 +71,9 @@ def integrate_and_fire(
     v : Tensor or float
         Potential before the first step, in absolute units; broadcastable to ``[N, ...]``.
     thresholds : Tensor
-        ``[1]`` for one threshold, ``[T]`` for one per step.
+        ``[1]`` for one threshold, ``[T]`` for one per step. With as many dimensions as ``x_seq``, ``[1, ...]``: the
+        same at all steps, broadcastable to ``[1, N, ...]``; ``[1, 1, C, 1, 1]`` is one per channel. The number of
+        dimensions alone tells steps and neurons apart.
     surrogate : Surrogate or callable
         Gradient of the spike; the surrogate objects of SpikingJelly and snnTorch are recognised.
     detach_reset : bool
@@ -117,7 +119,7 @@ def integrate_and_fire(
     v = as_step(v, x_seq, dtype)
     constant = None if decay is None else as_step(decay, x_seq, dtype)
     spikes = []
-    for x, threshold in zip(x_seq, thresholds.to(dtype).expand(len(x_seq)), strict=True):
+    for x, threshold in zip(x_seq, _of_steps(thresholds.to(dtype), x_seq), strict=True):
         h = charged(v, x.to(dtype), constant, charge)
         if reset == "delayed":
             h = h - spike(v.detach(), threshold.detach(), surrogate, fire_at_threshold) * threshold
@@ -159,9 +161,16 @@ def check_integrate_and_fire_arguments(
     check_sequence("x_seq", x_seq)
     check_step("v", v, "x_seq", x_seq)
     if not isinstance(thresholds, Tensor) or not thresholds.is_floating_point():
-        bad_type("thresholds", thresholds, "a floating tensor of shape [1] or [T]")
-    if thresholds.ndim != 1 or thresholds.shape[0] not in (1, x_seq.shape[0]):
-        bad_value("thresholds", thresholds, f"shape [1] or [T] = [{x_seq.shape[0]}]")
+        bad_type("thresholds", thresholds, "a floating tensor of shape [1], [T] or [1, N, ...]")
+    if thresholds.ndim == 1 or x_seq.ndim == 1:
+        fits = thresholds.ndim == 1 and thresholds.shape[0] in (1, x_seq.shape[0])
+    else:
+        fits = thresholds.ndim == x_seq.ndim and broadcasts(thresholds.shape, torch.Size((1, *x_seq.shape[1:])))
+    if not fits:
+        of_neurons = (
+            f", or one that broadcasts to [1, {', '.join(map(str, x_seq.shape[1:]))}]" if x_seq.ndim > 1 else ""
+        )
+        bad_value("thresholds", thresholds, f"shape [1] or [T] = [{x_seq.shape[0]}]{of_neurons}")
     check_bool("detach_reset", detach_reset)
     check_choice("reset", reset, get_args(Reset))
     check_bool("fire_at_threshold", fire_at_threshold)
@@ -220,6 +229,10 @@ def as_step(v: Tensor | float, x_seq: Tensor, dtype: torch.dtype) -> Tensor:
     if not isinstance(v, Tensor):
         v = torch.full((), v, dtype=dtype, device=x_seq.device)
     return v.to(dtype).expand(x_seq.shape[1:])
+
+
+def _of_steps(thresholds: Tensor, x_seq: Tensor) -> Tensor:
+    return thresholds.expand(len(x_seq), *(x_seq.shape[1:] if thresholds.ndim > 1 else ()))
 
 
 def charged(v: Tensor, x: Tensor, decay: Tensor | float | None, charge: str) -> Tensor:

@@ -215,7 +215,7 @@ def thresholds_of_points(p: Tensor, recursion: Recursion) -> Tensor:
     thresholds: list[Tensor] = []
     spent = p.new_zeros(1)  # spent[m - k] = V_{k+1} + ... + V_m
     for k in range(time_steps, 0, -1):
-        threshold = (steps[k - 1 :] * p[k - 1] - spent).amin()
+        threshold = (steps[k - 1 :] * p[k - 1] - spent).amin(0)
         thresholds.append(threshold)
         spent = torch.cat((p.new_zeros(1), spent + threshold))
     return torch.stack(thresholds[::-1])

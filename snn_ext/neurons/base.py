@@ -13,7 +13,7 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor, nn
 
-from .._errors import bad_value, check_real
+from .._errors import bad_type, bad_value, check_real
 from ..functional import state_dtype
 
 __all__ = [
@@ -32,6 +32,7 @@ class ThresholdNeuron(nn.Module):
 
     _version = 2  # hosts' own neurons are version 1: tells whose checkpoint is being loaded
     threshold_name: ClassVar[str]  # the host's name for the threshold
+    threshold_per_channel: ClassVar[bool] = False  # may be a vector, one for each channel
     dynamics: ClassVar[str]  # of which operator: replacing one by another loses it
     resizable: ClassVar[tuple[str, ...]]  # buffers that take the shape of a checkpoint's; no host's neuron has them
     resizable_ndim: ClassVar[int] = 1  # up to which they do
@@ -120,6 +121,15 @@ class ThresholdNeuron(nn.Module):
             delattr(self, self.threshold_name)
         self._hold(self.threshold_name, threshold, trainable)
 
+    def _take_threshold(self, value: Tensor) -> None:
+        """Set the threshold to a tensor of any shape that it may have; where that changes, a parameter gives way."""
+        old = self._raw_threshold()
+        if value.shape == old.shape:
+            old.data.copy_(value)
+            return
+        self._set_threshold(value.detach().to(old, copy=True), isinstance(old, nn.Parameter))
+        self._raw_threshold().requires_grad_(old.requires_grad)
+
     def _raw_threshold(self) -> Tensor:
         return cast(Tensor, getattr(self, self.threshold_name))
 
@@ -160,7 +170,7 @@ class ThresholdNeuron(nn.Module):
             value = state_dict.get(prefix + name)  # the hosts' threshold, beta and w have no dimension
             if value is not None and own is not None and value.ndim == 0 and own.ndim == 1:
                 state_dict[prefix + name] = value.reshape(1)
-        for name in self.resizable:
+        for name in (*self.resizable, *([self.threshold_name] if self.threshold_per_channel else [])):
             value, own = state_dict.get(prefix + name), getattr(self, name)
             if value is not None and not isinstance(own, nn.Parameter) and 1 <= value.ndim <= self.resizable_ndim:
                 setattr(self, name, own.new_empty(value.shape))  # one value, one per channel, ...
@@ -171,24 +181,30 @@ class ThresholdNeuron(nn.Module):
 
 
 def admit_threshold(neuron: ThresholdNeuron, value: Any) -> Any:
-    """Let the threshold be set to a number or a tensor of one element, as in the hosts' neurons."""
-    name = neuron.threshold_name
+    """Let the threshold be set to a number or a tensor, of one element or, where it may be, of one for each channel."""
+    name, per_channel = neuron.threshold_name, neuron.threshold_per_channel
     own = neuron._parameters.get(name, neuron._buffers.get(name))
     if own is None:  # the host's constructor, or a parametrisation
         return value
     if isinstance(value, nn.Parameter):
-        if value.ndim == 0:
-            bad_value(name, value, "a parameter of shape [1]: others cannot be sharded")
+        if value.ndim != 1 or (len(value) > 1 and not per_channel):
+            shapes = "[1] or [C]" if per_channel else "[1]"
+            bad_value(name, value, f"a parameter of shape {shapes}: others cannot be sharded")
         return value
     if isinstance(value, Tensor) and not isinstance(own, nn.Parameter):
-        if value.numel() != 1:
-            bad_value(name, value, "one element")
-        return value.reshape(1)
+        if value.numel() != 1 and not (per_channel and value.ndim == 1 and len(value)):
+            bad_value(name, value, f"one element{', or a vector with one for each channel' if per_channel else ''}")
+        return value.reshape(-1)
     if isinstance(value, Tensor) and value.requires_grad:
         bad_value(name, value, "a number or an nn.Parameter: this threshold is trained itself")
+    new = as_threshold(name, value, per_channel=per_channel)
+    if len(new) > 1 and new.shape != own.shape:
+        bad_value(
+            name, value, f"one value, or {len(own)} as it has; for others an nn.Parameter, known to its optimizer"
+        )
     with torch.no_grad():
-        new = torch.full_like(own, as_threshold(name, value).item())
-        return own.copy_(new) if isinstance(own, nn.Parameter) else new
+        filled = new.to(own).expand_as(own)
+        return own.copy_(filled) if isinstance(own, nn.Parameter) else filled.clone()
 
 
 def _restore(neuron: nn.Module, name: str, own: Tensor, start: Tensor) -> None:
@@ -230,12 +246,22 @@ def carried(state: Tensor, x_seq: Tensor) -> Tensor:
 # -- checks of constructor arguments -----------------------------------------------------------------------------------
 
 
-def as_threshold(name: str, value: Any) -> Tensor:
-    """Return a threshold as a ``[1]`` float32 tensor; it has to be finite and at least ``MIN_THRESHOLD``."""
+def as_threshold(name: str, value: Any, *, per_channel: bool = False) -> Tensor:
+    """Return a threshold as a ``[1]`` float32 tensor; it has to be finite and at least ``MIN_THRESHOLD``.
+
+    With ``per_channel`` it may be a vector with one for each channel, ``[C]``.
+    """
     want = f"a finite number >= {MIN_THRESHOLD}"
+    if per_channel and isinstance(value, Tensor) and value.ndim == 1 and len(value) > 1:
+        want = f"one finite number >= {MIN_THRESHOLD} for each channel"
+        if not value.is_floating_point():
+            bad_type(name, value, want)
+        if not bool((known(name, value).isfinite() & (value >= MIN_THRESHOLD)).all()):
+            bad_value(name, value.tolist(), want)
+        return value.detach().to("cpu", torch.float32, copy=True)
     if isinstance(value, Tensor):
         if value.numel() != 1:
-            bad_value(name, value, "one element")
+            bad_value(name, value, "one element" + (", or a vector with one for each channel" if per_channel else ""))
         value = known(name, value).item()
     check_real(name, value, want, MIN_THRESHOLD)
     return torch.tensor([value], dtype=torch.float32, device="cpu")

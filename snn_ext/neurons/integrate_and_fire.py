@@ -27,12 +27,12 @@ __all__ = [
 
 
 class Thresholds(NamedTuple):
-    """Thresholds as the operator uses them: positive, in float32 or float64."""
+    """Thresholds in use: positive, in float32 or float64."""
 
     of_steps: Tensor
-    """``[1]`` for all steps, or ``[T]``."""
+    """``[1]`` for all steps, ``[T]``, or ``[1, C]`` for all steps, one for each channel."""
     clip_level: Tensor
-    """``[1]``: the largest value that T steps can carry, which is the value of one spike times T."""
+    """``[1]`` or ``[C]``: the largest value that T steps can carry, which is the value of one spike times T."""
 
 
 class IFState(NamedTuple):
@@ -45,13 +45,14 @@ class IFState(NamedTuple):
 
 
 class IntegrateAndFireNeuron(ThresholdNeuron):
-    """One threshold ``[1]``, trainable or not, and an initial potential in units of it: ATIF-u and PCMP IF.
+    """One threshold, or one per channel, trainable or not, and an initial potential in units of it: ATIF-u and PCMP IF.
 
     The class of a host says how a spike resets the potential (:meth:`_reset_kind`), keeps an :class:`IFState`, and runs
     :meth:`thresholds`, :meth:`start` where there is no state yet, and :meth:`integrate`.
     """
 
     dynamics = "integrate-and-fire"
+    threshold_per_channel = True
     resizable = ("v_init",)
     v_init: Tensor
     scale_output: bool
@@ -112,7 +113,8 @@ class IntegrateAndFireNeuron(ThresholdNeuron):
         tensor([[0., 1., 4.]])
         """
         thresholds = self.thresholds()
-        level = (charge + self.initial_potential(charge.unsqueeze(0), thresholds)).div_(thresholds.clip_level)
+        spike = per_channel(self.threshold_name, thresholds.clip_level, charge.shape)
+        level = (charge + self.initial_potential(charge.unsqueeze(0), thresholds)).div_(spike)
         count = level.floor_() if self.fire_at_threshold else level.ceil_().sub_(1.0)
         return count.clamp_(0.0, time_steps).to(charge.dtype)
 
@@ -121,7 +123,7 @@ class IntegrateAndFireNeuron(ThresholdNeuron):
     def thresholds(self, x_seq: Tensor | None = None) -> Thresholds:
         """Return the thresholds in use; for an input ``[T, N, ...]``, ``grad_scale`` acts on their gradient."""
         threshold = self._in_use(self._raw_threshold(), x_seq)
-        return Thresholds(threshold, threshold)
+        return Thresholds(threshold.unsqueeze(0) if len(threshold) > 1 else threshold, threshold)
 
     def start(self, x_seq: Tensor, thresholds: Thresholds) -> IFState:
         """Return the state at the start of a sequence ``[T, N, ...]``."""
@@ -130,25 +132,28 @@ class IntegrateAndFireNeuron(ThresholdNeuron):
     def initial_potential(self, x_seq: Tensor, thresholds: Thresholds) -> Tensor:
         """Return V(0) = v_init * thresholds[0]: one value, or one per channel for one step ``[N, ...]``."""
         v_init = self.v_init.to(device=x_seq.device, dtype=state_dtype(x_seq.dtype))
-        return per_channel("v_init", v_init, x_seq.shape[1:]) * thresholds.of_steps[0]
+        return per_channel("v_init", v_init, x_seq.shape[1:]) * self._of_step(thresholds, 0, x_seq.shape[1:])
 
     def integrate(
         self, x_seq: Tensor, state: IFState, thresholds: Thresholds, surrogate: Any, detach_reset: bool
     ) -> tuple[Tensor, IFState]:
         """Run the operator on ``[T, N, ...]``; returns spikes and the state after them."""
-        leak = aside(self.leak, x_seq)
+        leak, scale = aside(self.leak, x_seq), thresholds.clip_level if self.scale_output else None
+        of_channels = thresholds.of_steps.ndim > 1
         spike_seq, v = (counted_integrate_and_fire if counted() else integrate_and_fire)(
             x_seq,
             state.v,
-            aside(self._of_steps, thresholds, state.t, len(x_seq)),
+            aside(self._for_operator, thresholds, state.t, x_seq),
             surrogate=surrogate,
             detach_reset=detach_reset,
             reset=self._reset_kind(),
             fire_at_threshold=self.fire_at_threshold,
-            scale=thresholds.clip_level if self.scale_output else None,
+            scale=None if of_channels else scale,
             decay=leak.decay,
             charge=leak.charge,
         )
+        if of_channels and scale is not None:  # the operator multiplies by one value
+            spike_seq = spike_seq * per_channel(self.threshold_name, scale, x_seq.shape[1:]).to(x_seq.dtype)
         return spike_seq, IFState(v, None if state.t is None else aside(torch.add, state.t, len(x_seq)))
 
     def leak(self, x_seq: Tensor) -> Leak:
@@ -166,6 +171,16 @@ class IntegrateAndFireNeuron(ThresholdNeuron):
         """Return the thresholds of ``time_steps`` steps from step ``t`` on."""
         return thresholds.of_steps
 
+    def _of_step(self, thresholds: Thresholds, step: int, shape: torch.Size) -> Tensor:
+        """Return the threshold of a step in a shape that broadcasts to one step of input."""
+        return per_channel(self.threshold_name, thresholds.of_steps[step].reshape(-1), shape)
+
+    def _for_operator(self, thresholds: Thresholds, t: Any, x_seq: Tensor) -> Tensor:
+        """Return the same in the shape that the operator takes: ``[1]``, ``[T]``, or ``[1, 1, C, 1, ...]``."""
+        if thresholds.of_steps.ndim > 1:
+            return self._of_step(thresholds, 0, x_seq.shape[1:]).expand(1, *x_seq.shape[1:])
+        return self._of_steps(thresholds, t, len(x_seq))
+
     def _in_use(self, raw: Tensor, x_seq: Tensor | None, time_steps: int | None = None) -> Tensor:
         """Return thresholds or points as they are used: wide, positive, with the factor on their gradient."""
         factor = None if x_seq is None else self._gradient_factor(x_seq, time_steps)
@@ -180,6 +195,8 @@ class IntegrateAndFireNeuron(ThresholdNeuron):
             )
         samples = x_seq.shape[1] if x_seq.ndim > 1 else 1
         neurons = x_seq[0].numel() // max(samples, 1)
+        if self.threshold_per_channel:
+            neurons //= len(self._raw_threshold())  # that share one
         return float((max(neurons, 1) * (time_steps or len(x_seq))) ** -0.5)
 
     def _describe(self) -> str:
@@ -195,6 +212,7 @@ class NonUniformIntegrateAndFireNeuron(IntegrateAndFireNeuron):
     """T thresholds, computed from T trainable quantisation points ``p``: ATIF-nu."""
 
     threshold_name = "p"
+    threshold_per_channel = False
     p: nn.Parameter
     recursion: Recursion
     _fresh_copy: Callable[[], Any]  # a deep copy without state; the host's class knows what its state is

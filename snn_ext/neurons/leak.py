@@ -25,9 +25,12 @@ class Leak(NamedTuple):
 
 
 class TauLeak(nn.Module):
-    """A time constant ``tau``: a number as in ``LIFNode``, or 1 / sigmoid(w) with a parameter ``w`` as in its PLIF."""
+    """A time constant ``tau`` as in ``LIFNode``, or 1 / sigmoid(w) with a parameter ``w`` as in its PLIF.
 
-    tau: float | None
+    It is one or one per channel: a number, or a buffer ``[C]``; ``w`` has the shape ``[1]`` or ``[C]``.
+    """
+
+    tau: float | Tensor | None
     decay_input: bool
     w: nn.Parameter
     admits_leak: Admits = {
@@ -38,11 +41,18 @@ class TauLeak(nn.Module):
     def _init_leak(self, tau: Any, decay_input: Any, learn_tau: Any) -> None:
         if check_bool("learn_tau", learn_tau) and tau is None:
             bad_value("learn_tau", learn_tau, "tau=... with it, the time constant to start from")
-        self.tau, self.decay_input = tau, decay_input
+        self.decay_input = decay_input
+        start = _as_tau(tau)
         if learn_tau:
-            start = torch.tensor([-math.log(tau - 1.0)], dtype=torch.float32, device="cpu")
-            self._hold("w", start, trainable=True)  # type: ignore[operator]
-            self.__dict__["tau"] = None
+            taus: list[Any] = start.tolist() if isinstance(start, Tensor) else [start]
+            w = torch.tensor([-math.log(each - 1.0) for each in taus], dtype=torch.float32, device="cpu")
+            self._hold("w", w, trainable=True)  # type: ignore[operator]
+            start = None
+        self.__dict__.pop("tau", None)
+        if isinstance(start, Tensor):
+            self._hold("tau", start)  # type: ignore[operator]
+        else:
+            self.__dict__["tau"] = start
 
     @property
     def leaks(self) -> bool:
@@ -58,30 +68,60 @@ class TauLeak(nn.Module):
         learned = "w" in old._parameters
         self._init_leak(2.0 if learned else old.tau, old.decay_input, learned)
         if learned:
-            self._hold("w", nn.Parameter(old.w.detach().clone().reshape(1)))  # type: ignore[operator]
+            self._hold("w", nn.Parameter(old.w.detach().clone().reshape(-1)))  # type: ignore[operator]
 
     def leak(self, x_seq: Tensor) -> Leak:
         """Return the leak for an input ``[T, N, ...]``."""
         if "w" in self._parameters:
-            rate = self.w.sigmoid().reshape(()).to(device=x_seq.device, dtype=state_dtype(x_seq.dtype))
-            return Leak(rate, "rate_input" if self.decay_input else "rate")
+            return Leak(_of_step("w", self.w.sigmoid(), x_seq), "rate_input" if self.decay_input else "rate")
         if self.tau is None:
             return Leak()
-        return Leak(self.tau, "tau_input" if self.decay_input else "tau")
+        tau = _of_step("tau", self.tau, x_seq) if isinstance(self.tau, Tensor) else self.tau
+        return Leak(tau, "tau_input" if self.decay_input else "tau")
 
     def _describe_leak(self) -> str:
         if "w" in self._parameters:
-            tau = "?" if self.w.is_meta else f"{1.0 / self.w.detach().sigmoid().item():.4g}"
+            tau = "?" if self.w.is_meta else show(1.0 / self.w.sigmoid())
             return f"tau={tau}, decay_input={self.decay_input}, learn_tau=True"
-        return "" if self.tau is None else f"tau={self.tau:.4g}, decay_input={self.decay_input}"
+        if self.tau is None:
+            return ""
+        tau = show(self.tau) if isinstance(self.tau, Tensor) else f"{self.tau:.4g}"
+        return f"tau={tau}, decay_input={self.decay_input}"
 
 
-def _tau(node: nn.Module, value: Any) -> float | None:
+def _of_step(name: str, value: Tensor, x_seq: Tensor) -> Tensor:
+    """Return a constant of the leak as the operator takes it: one, or one per channel of a step."""
+    wide = value.to(device=x_seq.device, dtype=state_dtype(x_seq.dtype))
+    return per_channel(name, wide, x_seq.shape[1:])
+
+
+def _tau(node: nn.Module, value: Any) -> float | Tensor | None:
+    """Let the time constant be set to a number, which is an attribute, or to a vector, which is a buffer."""
     if "w" in node._parameters:
         bad_value("tau", value, "no change: it is trained, and w holds it, tau = 1 / sigmoid(w)")
+    tau = _as_tau(value)
+    if isinstance(tau, Tensor):
+        own = node._buffers.get("tau")
+        node.__dict__.pop("tau", None)
+        node._buffers.setdefault("tau", None)
+        return tau if own is None else tau.to(own)
+    node._buffers.pop("tau", None)
+    return tau
+
+
+def _as_tau(value: Any) -> float | Tensor | None:
+    """Return a time constant as a number, or as a ``[C]`` float32 tensor; it has to be above 1."""
+    want = "None (no leak), a number > 1, or a vector with one per channel"
     if value is None:
         return None
-    want = "None (no leak) or a number > 1"
+    if isinstance(value, Tensor):
+        if not value.is_floating_point():
+            bad_type("tau", value, want)
+        if value.ndim > 1 or value.numel() < 1:
+            bad_value("tau", value, want)
+        if not bool(((known("tau", value) > 1) & value.isfinite()).all()):
+            bad_value("tau", value.tolist(), want)
+        return float(value) if value.numel() == 1 else value.detach().to("cpu", torch.float32, copy=True)
     if check_real("tau", value, want) <= 1:
         bad_value("tau", value, want)
     return float(value)
@@ -110,7 +150,10 @@ class BetaLeak(nn.Module):
 
     def take_leak(self, old: Any) -> None:
         """Leak as another neuron does, of the host or of this package."""
-        self._init_leak(old.beta.detach().clamp(0.0, 1.0), isinstance(old.beta, nn.Parameter))
+        beta = old.beta.detach().clamp(0.0, 1.0)
+        if beta.ndim > 1 and beta.numel() == len(beta):  # [C, 1, 1], as the host broadcasts it over an image
+            beta = beta.reshape(-1)
+        self._init_leak(beta, isinstance(old.beta, nn.Parameter))
 
     def _init_leak(self, beta: Any, learn_beta: bool) -> None:
         start = as_beta(beta)
@@ -122,8 +165,7 @@ class BetaLeak(nn.Module):
         """Return the leak for an input ``[T, N, ...]``."""
         if not self.leaks:
             return Leak()
-        beta = self.beta.clamp(0.0, 1.0).to(device=x_seq.device, dtype=state_dtype(x_seq.dtype))
-        return Leak(per_channel("beta", beta, x_seq.shape[1:]), "beta")
+        return Leak(_of_step("beta", self.beta.clamp(0.0, 1.0), x_seq), "beta")
 
     def _describe_leak(self) -> str:
         return f"beta={show(self.beta)}" if self.leaks else ""
@@ -131,7 +173,7 @@ class BetaLeak(nn.Module):
 
 def as_beta(value: Any) -> Tensor:
     """Return a decay as a ``[1]`` or ``[C]`` float32 tensor; it has to be in [0, 1]."""
-    want = "a number in [0, 1], or a vector with one per channel"
+    want = "a number in [0, 1], or a vector with one per channel (one per neuron is for snn.Leaky alone)"
     if not isinstance(value, Tensor):
         return torch.tensor([check_real("beta", value, want, 0.0, 1.0)], dtype=torch.float32, device="cpu")
     if not value.is_floating_point():

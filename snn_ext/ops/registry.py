@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -153,6 +154,9 @@ def why_definition(surrogate: object, *arguments: Any) -> str | None:
         return "it is transformed by torch.func, which only the definition can be"
     if forward_ad._current_level >= 0 and any(map(_has_tangent, arguments)):  # at level -1 there are none
         return "its forward-mode derivative is wanted, which only the definition has"
+    onnx = sys.modules.get("torch.onnx")
+    if onnx is not None and not torch.compiler.is_dynamo_compiling() and onnx.is_in_onnx_export():
+        return "it is exported to ONNX, which only the definition can be"
     return _why_unknown(surrogate)
 
 

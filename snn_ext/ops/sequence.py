@@ -47,7 +47,7 @@ Step = Annotated[Tensor, "step"]
 OptionalStep = Annotated[Tensor | None, "step"]
 """The same, or not given."""
 PerStep = Annotated[Tensor, "per step"]
-"""``[1]`` or ``[T]``, the same for all neurons."""
+"""``[1]`` or ``[T]``, the same for all neurons; or ``[1, N, ...]``, the same for all steps."""
 One = Annotated[Tensor | None, "one"]
 """One element, or not given."""
 Table = Annotated[Tensor, "table"]
@@ -178,6 +178,8 @@ class SequenceOp:
                 found.append(torch.empty_strided(x_seq.shape, x_seq.stride(), dtype=x_seq.dtype, device=x_seq.device))
             elif value.dim() and array.kind in ("state", "step"):
                 found.append(empty_step(x_seq, value.dtype))
+            elif value.dim() > 1 and array.kind == "per step":
+                found.append(empty_step(x_seq, value.dtype).unsqueeze(0))
             else:
                 found.append(torch.empty(value.shape, dtype=value.dtype, device=x_seq.device))
         return found
@@ -322,11 +324,15 @@ def _step(x_seq: Tensor, value: Tensor | None) -> Tensor | None:
     return value if value is None or is_one(value) else as_step_of(x_seq, value)
 
 
+def _table(x_seq: Tensor, value: Tensor) -> Tensor:
+    return as_steps_of(x_seq, value) if value.dim() > 1 else value.contiguous()
+
+
 _LAY_OUT: dict[str, Callable[[Tensor, Any], Any]] = {
     "state": _step,
     "step": _step,
-    "per step": lambda x_seq, value: value.contiguous(),
-    "table": lambda x_seq, value: as_steps_of(x_seq, value) if value.dim() > 1 else value.contiguous(),
+    "per step": _table,
+    "table": _table,
 }
 
 

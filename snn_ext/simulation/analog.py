@@ -79,7 +79,7 @@ class AnalogTwin(Interpreter):
         if not any(hasattr(neuron, name) for name in ("thresholds", "threshold", "v_threshold")):  # an encoder
             events = x.clamp(-1.0, 1.0)  # they have a sign
             return events.abs(), events
-        value = unit_of(neuron)
+        value = unit_of(neuron, x.shape)
         if self.time_steps is not None:
             rate = neuron.counts(x * self.time_steps, self.time_steps) / self.time_steps
         else:
@@ -87,4 +87,4 @@ class AnalogTwin(Interpreter):
             if name in self._clips:
                 clip = torch.tensor(self._clips[name], device="cpu").to(x)
                 rate = rate.minimum(clip if clip.ndim == 0 else clip.reshape(-1, *[1] * (x.ndim - 2)))
-        return rate, rate * spike_value(neuron)
+        return rate, rate * spike_value(neuron, x.shape)

@@ -16,6 +16,7 @@ from .._errors import bad_type, bad_value
 from .._tracing import traced
 from ..hosts import LeafTracer, host_of, is_container, is_encoder, is_neuron, reset_neurons
 from ..neurons import AdaptiveSpikingNeuron
+from ..neurons.base import per_channel
 from .advance import Potential, advance, runs_step_by_step
 from .layers import known_type, module_of, rule_of
 
@@ -301,18 +302,25 @@ def is_max_pool(module: nn.Module | None) -> bool:
     return rule_of(module).pooling == "max"
 
 
-def unit_of(neuron: Any) -> Any:
-    """Return the input that one spike stands for: the threshold, ``p_1`` of ATIF-nu."""
+def unit_of(neuron: Any, shape: torch.Size | None = None) -> Any:
+    """Return the input that one spike stands for: the threshold, ``p_1`` of ATIF-nu.
+
+    With the ``shape`` of a step one value for each channel comes in a shape that broadcasts to it.
+    """
     if hasattr(neuron, "thresholds"):
-        return neuron.thresholds().clip_level
+        level = neuron.thresholds().clip_level
+        return level if shape is None or level.numel() == 1 else per_channel(neuron.threshold_name, level, shape)
     return neuron.threshold if host_of(neuron) == "snntorch" else neuron.v_threshold
 
 
-def spike_value(module: Any) -> float | Tensor:
-    """Return the value of an emitted spike: 1, a grade, or the threshold (``p_1``) of one that scales its output."""
+def spike_value(module: Any, shape: torch.Size | None = None) -> float | Tensor:
+    """Return the value of an emitted spike: 1, a grade, or the threshold (``p_1``) of one that scales its output.
+
+    It comes as that of :func:`unit_of`.
+    """
     if not getattr(module, "scale_output", False):
         return getattr(module, "graded_spikes_factor", 1.0)
-    level: Tensor = unit_of(module).detach()
+    level: Tensor = unit_of(module, shape).detach()
     return level
 
 

@@ -26,7 +26,7 @@ class SpikeTrain:
     Parameters
     ----------
     scale : float or Tensor
-        Value of a spike, one element: every entry other than 0 is read back as this value.
+        Value of a spike, one element or one for each channel: every entry other than 0 is read back as this value.
     """
 
     def __init__(self, scale: float | Tensor = 1.0) -> None:
@@ -47,8 +47,11 @@ class SpikeTrain:
         """Return the spikes of steps ``start <= t < stop`` as ``[T', N, ...]``."""
         assert self._template is not None
         rows = torch.cat(_rows(self._steps, start, stop))
-        flat = _unpack(rows, self._template.numel(), float(self._scale), self._template.dtype)
-        return flat.as_strided((len(rows), *self._template.shape), (flat.stride(0), *self._template.stride()))
+        own = self._scale if isinstance(self._scale, Tensor) and self._scale.numel() > 1 else None
+        value = float(self._scale) if own is None else 1.0
+        flat = _unpack(rows, self._template.numel(), value, self._template.dtype)
+        spikes = flat.as_strided((len(rows), *self._template.shape), (flat.stride(0), *self._template.stride()))
+        return spikes if own is None else spikes * own.reshape(-1, *[1] * (spikes.ndim - 3)).to(spikes)
 
     def __len__(self) -> int:
         return sum(map(len, self._steps))

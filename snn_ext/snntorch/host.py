@@ -6,13 +6,14 @@ tensor. These neurons carry another state beside ``mem`` and notice both.
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Callable
 from typing import Any, ClassVar
 
 import snntorch as snn
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .._errors import bad_type, bad_value, check_bool, check_choice
 from ..functional import ATan, as_surrogate
@@ -113,6 +114,7 @@ class HostNeuron(ThresholdNeuron, snn.Leaky):
         """
         if not isinstance(input_, Tensor):
             bad_type("input_", input_, "a tensor")
+        _refuse_export(type(self).__name__)
         if mem is not None and self.init_hidden:
             raise TypeError("`mem` should not be passed as an argument while `init_hidden=True`")
         if mem is not None and not isinstance(mem, Tensor):
@@ -288,6 +290,17 @@ class HostNeuron(ThresholdNeuron, snn.Leaky):
 def _mapped(fn: Callable[[Tensor], Tensor], state: Any) -> Any:
     """Apply a function to the parts of a state but for the step index, which stays on the CPU."""
     return type(state)(*(fn(p) if isinstance(p, Tensor) and p.is_floating_point() else p for p in state))
+
+
+def _refuse_export(kind: str) -> None:
+    """Raise while the host's exporter to NIR runs a net: it would take these neurons for those of their base class."""
+    if nn.Module.__call__.__module__ != "nirtorch.graph":  # it records the calls of modules
+        return
+    frame = sys._getframe()
+    while frame.f_back is not None:
+        frame = frame.f_back
+        if frame.f_globals.get("__name__") == "snntorch.export_nir":
+            bad_value("module", kind, "neurons of snnTorch alone: snn_ext.to_nir exports those of snn_ext to NIR")
 
 
 def _mem(neuron: Any, value: Any) -> Any:

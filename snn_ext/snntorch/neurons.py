@@ -52,7 +52,7 @@ class _IntegrateAndFireLeaky(IntegrateAndFireNeuron, HostNeuron):
         if reset in ("none", "delayed"):
             return spk, state.v, state
         # mem from the potential after the reset: exact, but for one rounding above twice the threshold
-        threshold = self._of_steps(thresholds, before.t, len(x_seq))[-1]
+        threshold = self._for_operator(thresholds, before.t, x_seq)[-1]
         return spk, torch.where(spk[-1].detach() != 0, state.v + threshold, state.v), state
 
     def _advance_with_mem(self, x_seq: Tensor, state: IFState | None) -> tuple[Tensor, list[Tensor], IFState]:
@@ -66,7 +66,7 @@ class _IntegrateAndFireLeaky(IntegrateAndFireNeuron, HostNeuron):
                 mem = state.v
             if state.v.requires_grad and not mem.requires_grad:
                 # The host detaches by mem.detach_(): give it a mem to which that does something.
-                mem = mem + 0.0 * thresholds.of_steps[0]
+                mem = mem + 0.0 * thresholds.of_steps.sum()
             spikes.append(spk)
             mems.append(mem)
         return torch.cat(spikes), mems, state
@@ -111,7 +111,8 @@ class ATIFu(_DecayingLeaky):
     Parameters
     ----------
     threshold : float or Tensor
-        Initial threshold, one element; afterwards ``threshold`` of shape ``[1]``. Keep it out of weight decay.
+        Initial threshold: one value, or one per channel (dim 1); afterwards ``threshold`` of shape ``[1]`` or ``[C]``.
+        Keep it out of weight decay.
     spike_grad : callable, optional
         Any surrogate of snnTorch, of SpikingJelly or of :mod:`snn_ext.functional`; the host's ``atan(2)`` by default.
     surrogate_disable : bool
@@ -135,7 +136,8 @@ class ATIFu(_DecayingLeaky):
     grad_scale : None, float or "lsq"
         Factor on the threshold's gradient; "lsq" is ``1 / sqrt(neurons per sample * T)``, for step mode "m".
     beta : float or Tensor
-        Decay of the potential in a step, in [0, 1]: one value, or one per channel (dim 1). 1 is no leak.
+        Decay of the potential in a step, in [0, 1]: one value, or one per channel (dim 1). 1 is no leak. A tensor of
+        another shape, as ``snn.Leaky`` takes one for each neuron, is refused: :func:`snn_ext.accelerate` runs these.
     learn_beta : bool
         Train the decay; ``beta`` is then a parameter of shape ``[1]`` or ``[C]``.
     inhibition, state_quant, graded_spikes_factor, learn_graded_spikes_factor, reset_delay, backend
@@ -177,7 +179,7 @@ class ATIFu(_DecayingLeaky):
         grad_scale: float | str | None = None,
         backend: None = None,
     ) -> None:
-        value = as_threshold("threshold", threshold)
+        value = as_threshold("threshold", threshold, per_channel=True)
         self._init_leaky(locals(), v_init)
         self._set_threshold(value, learn_threshold)
 
@@ -191,7 +193,7 @@ class PCMPIF(_DecayingLeaky):
     Parameters
     ----------
     threshold : float or Tensor
-        The threshold, one element; ``threshold`` of shape ``[1]``.
+        The threshold: one value, or one per channel (dim 1); ``threshold`` of shape ``[1]`` or ``[C]``.
     learn_threshold : bool
         Train the threshold; off by default.
     precharge : float, Tensor or nn.Parameter
@@ -235,7 +237,7 @@ class PCMPIF(_DecayingLeaky):
         grad_scale: float | str | None = None,
         backend: None = None,
     ) -> None:
-        value = as_threshold("threshold", threshold)
+        value = as_threshold("threshold", threshold, per_channel=True)
         as_v_init("precharge", precharge, 0.0, 1.0)
         self._init_leaky(locals(), precharge)
         self._set_threshold(value, learn_threshold)

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import torch
 from spikingjelly.activation_based import base, neuron, surrogate
-from torch import Tensor
+from torch import Tensor, fx
 
 from .._counting import aside, counted
 from .._errors import bad_type, bad_value, check_bool, check_choice
@@ -187,7 +187,7 @@ def _as_step(value: Any, x: Tensor) -> Any:
     """Return a state with one value for every neuron of a step ``[N, ...]``, in newly allocated memory."""
     if not isinstance(value, Tensor) or not value.is_floating_point():  # a step index
         return value
-    if value.shape == x.shape:
+    if value.ndim == x.ndim and value.shape == x.shape:  # sizes alone would be compared, and bound, while exporting
         return value
     if counted() and not value.requires_grad and value.numel() == 1:
         return torch.full_like(x, aside(value.item), dtype=value.dtype)  # as the host does
@@ -196,6 +196,8 @@ def _as_step(value: Any, x: Tensor) -> Any:
 
 def _input(x: Any, step_mode: str) -> Tensor:
     """Return the input as ``[T, N, ...]``."""
+    if isinstance(x, fx.Proxy):
+        bad_type("x", x, "a tensor: snn_ext.to_nir exports these neurons to NIR; other tracers have to keep them whole")
     if not isinstance(x, Tensor):
         bad_type("x", x, "a tensor")
     if step_mode == "s":

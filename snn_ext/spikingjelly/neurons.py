@@ -89,8 +89,11 @@ class _IntegrateAndFireNode(IntegrateAndFireNeuron, HostNode):
         value = super().get_reset_value(name)
         if name != "v" or isinstance(value, Tensor) or value != 0:
             return value
-        if self.v_init.numel() > 1:
-            bad_value("v_init", self.v_init, "one value: the reset value of v has no shape that channels belong to")
+        per_channel = ("v_init", self.threshold_name) if self.threshold_per_channel else ("v_init",)
+        for held in per_channel:
+            if getattr(self, held).numel() > 1:
+                want = "one value: the reset value of v has no shape that channels belong to"
+                bad_value(held, getattr(self, held), want)
         return self.initial_potential(self.v_init.new_empty(1, 1), self.thresholds()).detach()
 
 
@@ -117,8 +120,8 @@ class ATIFuNode(_LeakyNode):
     Parameters
     ----------
     v_threshold : float or Tensor
-        Initial threshold, one element; afterwards the trainable parameter ``v_threshold`` of shape ``[1]``. Keep it out
-        of weight decay.
+        Initial threshold: one value, or one per channel (dim 1); afterwards the trainable parameter ``v_threshold`` of
+        shape ``[1]`` or ``[C]``. Keep it out of weight decay.
     v_reset : None or 0.0
         ``None`` subtracts the threshold, 0.0 resets to zero.
     surrogate_function : callable, optional
@@ -138,12 +141,12 @@ class ATIFuNode(_LeakyNode):
         ``True`` fires at ``h >= threshold`` (this host's habit), ``False`` at ``h > threshold``.
     grad_scale : None, float or "lsq"
         Factor on the threshold's gradient; "lsq" is ``1 / sqrt(neurons per sample * T)``, for step mode "m".
-    tau : None or float
-        Time constant of the leak in steps, > 1; ``None`` is no leak.
+    tau : None, float or Tensor
+        Time constant of the leak in steps, > 1: one value, or one per channel (dim 1), a buffer; ``None`` is no leak.
     decay_input : bool
         Let the input decay too.
     learn_tau : bool
-        Train the time constant: ``tau = 1 / sigmoid(w)`` with the parameter ``w`` of shape ``[1]``.
+        Train the time constant: ``tau = 1 / sigmoid(w)`` with the parameter ``w`` of shape ``[1]`` or ``[C]``.
     backend
         Refused, with the name of what replaces it.
 
@@ -175,13 +178,13 @@ class ATIFuNode(_LeakyNode):
         scale_output: bool = False,
         fire_at_threshold: bool = True,
         grad_scale: float | str | None = None,
-        tau: float | None = None,
+        tau: float | Tensor | None = None,
         decay_input: bool = True,
         learn_tau: bool = False,
         backend: None = None,
     ) -> None:
         refuse_backend(backend)
-        threshold = as_threshold("v_threshold", v_threshold)
+        threshold = as_threshold("v_threshold", v_threshold, per_channel=True)
         self._init_node(v_reset, surrogate_function, detach_reset, step_mode, store_v_seq)
         self._init_leak(tau, decay_input, learn_tau)
         self._init_integrate_and_fire(v_init, scale_output, fire_at_threshold, grad_scale)
@@ -197,7 +200,7 @@ class PCMPIFNode(_LeakyNode):
     Parameters
     ----------
     v_threshold : float or Tensor
-        The threshold, one element; a buffer of shape ``[1]``.
+        The threshold: one value, or one per channel (dim 1); a buffer of shape ``[1]`` or ``[C]``.
     precharge : float, Tensor or nn.Parameter
         Potential before the first step in units of the threshold, in [0, 1]: one value, or one per channel (dim 1).
     v_reset, surrogate_function, detach_reset, step_mode, store_v_seq, scale_output, fire_at_threshold
@@ -228,13 +231,13 @@ class PCMPIFNode(_LeakyNode):
         precharge: float | Tensor = 0.5,
         scale_output: bool = False,
         fire_at_threshold: bool = True,
-        tau: float | None = None,
+        tau: float | Tensor | None = None,
         decay_input: bool = True,
         learn_tau: bool = False,
         backend: None = None,
     ) -> None:
         refuse_backend(backend)
-        threshold = as_threshold("v_threshold", v_threshold)
+        threshold = as_threshold("v_threshold", v_threshold, per_channel=True)
         as_v_init("precharge", precharge, 0.0, 1.0)
         self._init_node(v_reset, surrogate_function, detach_reset, step_mode, store_v_seq)
         self._init_leak(tau, decay_input, learn_tau)

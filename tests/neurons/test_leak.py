@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import warnings
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ import torch
 from spikingjelly.activation_based import neuron
 from torch import Tensor, nn
 
+from snn_ext import load, replace_neurons, save
 from snn_ext.snntorch import PCMPIF, ATIFnu, ATIFu
 from snn_ext.spikingjelly import ATIFnuNode, ATIFuNode, PCMPIFNode
 from snn_ext.testing import check_neuron
@@ -70,6 +72,24 @@ def test_spikes_and_mem_are_those_of_leaky(step_mode: str, mechanism: str, learn
             assert torch.equal(spk, torch.stack(found)) and torch.equal(mem_seq, torch.stack(mems))
 
 
+@pytest.mark.parametrize("learn_tau", [False, True])
+@pytest.mark.parametrize("decay_input", [False, True])
+def test_each_channel_leaks_with_its_time_constant(decay_input: bool, learn_tau: bool) -> None:
+    options = {"decay_input": decay_input, "learn_tau": learn_tau, "step_mode": "m"}
+    kind = neuron.ParametricLIFNode if learn_tau else neuron.LIFNode
+    for x_seq in inputs(2.0 if decay_input else 1.0):
+        ours = ATIFuNode(0.5, tau=channel_taus(), **options)
+        spikes = ours(x_seq)
+        (spikes * x_seq).sum().backward()
+        for channel, tau in enumerate(channel_taus().tolist()):
+            host = kind(tau, decay_input, 0.5, None, step_mode="m")
+            want = host(x_seq[:, :, [channel]])
+            assert torch.equal(spikes[:, :, [channel]], want)
+            if learn_tau:
+                (want * x_seq[:, :, [channel]]).sum().backward()
+                torch.testing.assert_close(ours.w.grad[channel], host.w.grad, rtol=1e-4, atol=1e-4)
+
+
 def test_gradients_are_those_of_plif() -> None:
     x_seq, grads = inputs(2.0)[0].double(), []
     host = neuron.ParametricLIFNode(2.5, v_threshold=0.5, v_reset=None, step_mode="m").double()
@@ -81,10 +101,16 @@ def test_gradients_are_those_of_plif() -> None:
     torch.testing.assert_close(grads[0][1], grads[1][1].reshape(()), rtol=1e-9, atol=1e-9)
 
 
+def channel_taus() -> Tensor:
+    return torch.tensor([1.5, 2.5, 7.3], device="cpu")
+
+
 LEAKY: dict[str, Any] = {
     "tau": lambda **k: ATIFuNode(0.75, tau=2.0, **k),
     "tau without the input": lambda **k: ATIFuNode(0.75, tau=3.0, decay_input=False, **k),
     "learned tau": lambda **k: ATIFuNode(0.75, tau=2.0, learn_tau=True, **k),
+    "tau of channels": lambda **k: ATIFuNode(0.75, tau=channel_taus(), **k),
+    "learned tau of channels": lambda **k: ATIFuNode(0.75, tau=channel_taus(), learn_tau=True, **k),
     "pre-charged tau": lambda **k: PCMPIFNode(0.75, tau=2.0, **k),
     "beta": lambda **k: ATIFu(0.75, beta=0.9, **{"init_hidden": True} | k),
     "beta reset to zero": lambda **k: ATIFu(0.75, beta=0.9, reset_mechanism="zero", **{"init_hidden": True} | k),
@@ -109,7 +135,7 @@ def test_steps_chunks_and_sequence_agree(name: str) -> None:
 def test_copies_checkpoints_and_meta_keep_the_leak(name: str) -> None:
     x_seq = inputs(2.0)[0]
     node = LEAKY[name](step_mode="m")
-    parameter = next((p for p in ("w", "beta") if hasattr(node, p)), None)
+    parameter = next((p for p in ("w", "beta") if isinstance(getattr(node, p, None), Tensor)), None)
     if parameter is not None:
         with torch.no_grad():
             getattr(node, parameter).mul_(0.5)
@@ -151,6 +177,10 @@ def test_an_attribute_acts_or_raises() -> None:
     assert torch.equal(node(inputs(3.0)[0]), ATIFuNode(0.75, tau=3.0, step_mode="m")(inputs(3.0)[0]))
     with pytest.raises(ValueError, match=r"^tau: got 1, want"):
         node.tau = 1
+    node.tau = channel_taus()
+    assert "tau" in node.state_dict() and node.tau.tolist() == channel_taus().tolist()
+    node.tau = None
+    assert "tau" not in node.state_dict() and not node.leaks
     with pytest.raises(ValueError, match=r"^tau: .* w holds it"):
         ATIFuNode(tau=2.0, learn_tau=True).tau = 3.0
     for learn in (False, True):
@@ -166,11 +196,16 @@ def test_an_attribute_acts_or_raises() -> None:
     [
         (lambda: ATIFuNode(tau=0.5), "tau"),
         (lambda: ATIFuNode(tau=torch.inf), "tau"),
+        (lambda: ATIFuNode(tau=torch.tensor([2.0, 1.0])), "tau"),
+        (lambda: ATIFuNode(tau=torch.full((2, 2), 2.0)), "tau"),
+        (lambda: ATIFuNode(tau=torch.full((3,), 2.0), step_mode="m")(torch.zeros(4, 2, 2)), "tau"),
+        (lambda: ATIFuNode(tau=torch.full((3,), 2.0), learn_tau=True, step_mode="m")(torch.zeros(4, 2, 2)), "w"),
         (lambda: ATIFuNode(learn_tau=True), "learn_tau"),
         (lambda: PCMPIFNode(tau=2.0, decay_input=1), "decay_input"),
         (lambda: ATIFu(beta=1.5), "beta"),
         (lambda: ATIFu(beta=torch.tensor([0.5, -0.1])), "beta"),
         (lambda: ATIFu(beta="0.5"), "beta"),
+        (lambda: ATIFu(beta=torch.full((2, 3), 0.5)), "beta"),  # one for each neuron, as snn.Leaky takes them
         (lambda: ATIFu(learn_beta=1), "learn_beta"),
     ],
 )
@@ -179,6 +214,26 @@ def test_wrong_arguments_are_named(make: Any, named: str) -> None:
     with pytest.raises((TypeError, ValueError), match=f"^{named}: got .*want"):
         make()
     assert len(snn.SpikingNeuron.instances) == before
+
+
+def test_a_replacement_keeps_the_leak_of_channels_or_says_what_it_is() -> None:
+    x_seq = inputs(2.0)[0]
+    for old, factory in (
+        (ATIFuNode(0.5, tau=channel_taus(), step_mode="m"), lambda old: PCMPIFNode(precharge=0.0)),
+        (ATIFuNode(0.5, tau=channel_taus(), learn_tau=True, step_mode="m"), lambda old: ATIFuNode()),
+    ):
+        net = nn.Sequential(old)
+        want = net(x_seq)
+        replace_neurons(net, factory)
+        assert net[0] is not old and torch.equal(net(x_seq), want)
+    betas = torch.tensor([0.5, 0.7, 0.9])
+    for beta, image in ((betas, x_seq), (betas.reshape(3, 1, 1), x_seq.reshape(20, 4, 3, 1, 1))):
+        net = nn.Sequential(snn.Leaky(beta, 0.5, init_hidden=True))
+        want = torch.stack([net(x) for x in image])
+        replace_neurons(net, lambda old: ATIFu(step_mode="m"))
+        assert net[0].beta.tolist() == betas.tolist() and torch.equal(net(image), want)
+    with pytest.raises(ValueError, match=r"^beta: got .*one per neuron is for snn.Leaky alone"):
+        replace_neurons(nn.Sequential(snn.Leaky(torch.rand(4, 3), init_hidden=True)), lambda old: ATIFu())
 
 
 def test_atif_nu_says_why_it_has_no_leak() -> None:
@@ -207,8 +262,59 @@ def test_a_threshold_below_its_floor_warns_once_and_recovers(make: Any) -> None:
     assert threshold.item() > 0.0
 
 
+@pytest.mark.parametrize("start", [1.0, torch.ones(8)], ids=["one", "per channel"])
+@pytest.mark.parametrize("host", ["spikingjelly", "snntorch"])
+def test_training_recovers_a_net_from_dead_thresholds(host: str, start: Any) -> None:
+    """The loss of a net whose thresholds alone are trained, towards what it computes with a threshold of 0.5."""
+    torch.manual_seed(0)
+    make = {
+        "spikingjelly": lambda: ATIFuNode(start, step_mode="m", tau=2.0, decay_input=False),
+        "snntorch": lambda: ATIFu(start, step_mode="m", init_hidden=True, beta=0.5),
+    }[host]
+    net = nn.Sequential(nn.Linear(4, 8), make(), nn.Linear(8, 8), make(), nn.Linear(8, 2)).requires_grad_(False)
+    thresholds = [node._raw_threshold().requires_grad_() for node in (net[1], net[3])]
+    x_seq = torch.randn(8, 64, 4)
+
+    def outputs() -> Tensor:
+        for node in (net[1], net[3]):
+            reset(node)
+        return net(x_seq)
+
+    def fill(value: float) -> None:
+        with torch.no_grad():
+            for threshold in thresholds:
+                threshold.fill_(value)
+
+    fill(0.5)
+    want = outputs().detach()
+    fill(-0.3)
+    optimizer, losses = torch.optim.Adam(thresholds, lr=0.03), []
+    with pytest.warns(UserWarning, match=r"-0.3 by training") as found:
+        for _ in range(80):
+            optimizer.zero_grad()
+            loss = (outputs() - want).square().mean()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+    assert len(found) == 2  # once for each of the two layers
+    assert losses[-1] < 0.2 * losses[0]
+    for threshold in thresholds:  # a channel of which the loss wants more spikes still may stay where it is
+        assert (threshold > 0.05).double().mean() >= 0.7
+
+
+def test_a_net_with_a_dead_threshold_is_saved_as_it_is(tmp_path: Path) -> None:
+    node = ATIFuNode(0.5, step_mode="m")
+    with torch.no_grad():
+        node.v_threshold.fill_(-0.05)
+    save(node, tmp_path / "net.pt")
+    loaded = load(tmp_path / "net.pt")
+    assert torch.equal(loaded.get_submodule("0").v_threshold, node.v_threshold)
+    assert "(1e-06 in use)" in repr(loaded)
+
+
 @pytest.mark.parametrize("name", LEAKY)
 def test_the_conformance_suite_passes(name: str) -> None:
     host, habit = ("snntorch", {"init_hidden": False}) if "beta" in name else ("spikingjelly", {})
-    other_shapes = ("trainers_run", "spikes_suit_losses_and_accuracies") if "channels" in name else ()
+    of_channels = "channels" in name and host == "snntorch"
+    other_shapes = ("trainers_run", "spikes_suit_losses_and_accuracies") if of_channels else ()
     check_neuron(lambda **options: LEAKY[name](**habit | options), host, shape=(3, 3, 5, 5), skip=other_shapes)

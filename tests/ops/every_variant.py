@@ -29,10 +29,11 @@ TOGETHER = 40
 
 def integrate_and_fire_case(variant: Variant) -> Case:
     """Return a call that takes a variant; its settings, where it is a forward kernel."""
-    _, code, steps, width, per_step, scaled, reset, at, detach, curve, charge = variant
+    _, code, steps, width, per_step, each, scaled, reset, at, detach, curve, charge = variant
     time_steps, size, dtype = steps or 33, 131 * width, DTYPES[code]  # two blocks, the second almost empty
     generator = torch.Generator().manual_seed(sum(variant))
-    thresholds = torch.randint(4, 13, (time_steps if per_step else 1,), generator=generator) / 8
+    shape = (1, size) if each else (time_steps if per_step else 1,)
+    thresholds = torch.randint(4, 13, shape, generator=generator) / 8
     x_seq = cases.make_input("sixteenths", time_steps, size, thresholds, sum(variant)).to(dtype)
     v = torch.randint(-4, 5, (size,), generator=generator) / 8 if sum(variant) % 2 else 0.25
     settings = {

@@ -87,12 +87,18 @@ def settings(operator: str, backward: int) -> list[Variant]:
     names = macros(op)[4:]
     found = list(itertools.product(*(range(counts.get(name.lower(), 2)) for name in names)))
     if "CHARGE" in names:
-        return [each for each in found if _may_leak(dict(zip(names, each, strict=True)), counts)]
+        named = (dict(zip(names, each, strict=True)) for each in found)
+        return [tuple(each.values()) for each in named if _one_kind_of_thresholds(each) and _may_leak(each, counts)]
     if "OUTPUT" not in names:
         return found
     potential = op.codes(op.Settings("potential", *[0] * 5))[0]
     output, unused = names.index("OUTPUT"), [names.index(name.upper()) for name in op.backward_only]
     return [each for each in found if each[output] != potential or not any(each[place] for place in unused)]
+
+
+def _one_kind_of_thresholds(each: dict[str, int]) -> bool:
+    """Return False for one for each step and one for each neuron; own ones have one tie rule."""
+    return not each["THRESHOLDS_EACH"] or not (each["THRESHOLDS_STRIDE"] or each["FIRE_AT_THRESHOLD"])
 
 
 def _may_leak(each: dict[str, int], counts: dict[str, int]) -> bool:

@@ -111,6 +111,10 @@ class CalibratedRecipe(RateRecipe):
                     analog.activations[name] = Activation(clip=clip, points=self._points(activation.quantized))
         return super().build(analog, batches)
 
+    @property
+    def _between_scales(self) -> bool:
+        return True  # which hold the biases of channels too
+
     def _points(self, quantized: QuantizedActivation) -> tuple[float, ...] | None:
         """Return the points in units of the first, for neurons of as many steps that do not wait."""
         if self.waits or not isinstance(quantized, NonUniformQuantizedReLU) or quantized.levels != self.time_steps:

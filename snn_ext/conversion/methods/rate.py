@@ -62,8 +62,8 @@ class RateRecipe(ConversionRecipe):
         Each layer takes in ``wait + 1`` inputs before its first decision, of ``time_steps`` in all. The answer is
         there after ``net.latency`` = T + ``wait`` L steps, for L layers: the larger, the later and the better.
     fold_scales : bool
-        Move the value of a spike into the weights that follow, so that spikes are 0 and 1. Without it neurons emit
-        their threshold, or a scale stands behind them.
+        Move the value of a spike into the weights that follow, so that spikes are 0 and 1. Without it the weights stay
+        as they are, and neurons have their thresholds, one or one per channel, and emit them.
     residual : {"junction", "unit-threshold"}
         A threshold for each junction, whose branches share its scale (Hu et al. 2018); or one threshold for all
         neurons inside residual units, that of the neurons that feed them (Sengupta et al. 2019, constraint 2).
@@ -101,6 +101,11 @@ class RateRecipe(ConversionRecipe):
         self._check_waiting()
         if self.channel_wise and self.residual == "unit-threshold":
             bad_value("channel_wise", True, "False with residual='unit-threshold', which is one threshold for all")
+
+    @property
+    def _between_scales(self) -> bool:
+        """True if thresholds per channel are scales around a neuron, not its own."""
+        return self.fold_scales
 
     @property
     def waits(self) -> bool:
@@ -160,7 +165,7 @@ class RateRecipe(ConversionRecipe):
             seed=self.seed,
             v_reset=None if self.reset == "subtract" else 0.0,
             precharge=0.0 if self.precharge == "optimize" else float(self.precharge),
-            channel_wise=self.channel_wise,
+            scales=self.channel_wise and self._between_scales,
         )
         net.time_steps = steps
         thresholds = ThresholdSetter(net, analog.activations, self._units(analog))

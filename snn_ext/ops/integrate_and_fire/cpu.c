@@ -10,63 +10,75 @@
 #include "step.h"
 
 enum { BLOCK = 4096 };
-DEFINE_ROWS(2 * SEGMENT + 6)
+DEFINE_ROWS(2 * SEGMENT + 8)
 
-/* Call f with the kind of reset and the tie rule as constants: each combination gets a branch-free loop. */
-#define SPECIALISE(f, kind, at, ...)                                                                                  \
-    switch ((kind) * 2 + (at)) {                                                                                      \
-        case RESET_SUBTRACT * 2: f(RESET_SUBTRACT, 0, __VA_ARGS__); break;                                            \
-        case RESET_SUBTRACT * 2 + 1: f(RESET_SUBTRACT, 1, __VA_ARGS__); break;                                        \
-        case RESET_ZERO * 2: f(RESET_ZERO, 0, __VA_ARGS__); break;                                                    \
-        case RESET_ZERO * 2 + 1: f(RESET_ZERO, 1, __VA_ARGS__); break;                                                \
-        case RESET_NONE * 2: case RESET_DELAYED * 2: f(RESET_NONE, 0, __VA_ARGS__); break;                            \
-        default: f(RESET_NONE, 1, __VA_ARGS__); break;                                                                \
+/* Call f with the kind of reset, the tie rule, and whether neurons have a threshold each as constants: each combination
+   gets a branch-free loop. */
+#define SPECIALISE(f, call, ...)                                                                                      \
+    if ((call)->thresholds_each) SPECIALISE_RESET(f, call, 1, __VA_ARGS__)                                            \
+    else SPECIALISE_RESET(f, call, 0, __VA_ARGS__)
+#define SPECIALISE_RESET(f, call, each, ...)                                                                          \
+    switch ((call)->reset * 2 + (call)->fire_at_threshold) {                                                          \
+        case RESET_SUBTRACT * 2: f(RESET_SUBTRACT, 0, each, __VA_ARGS__); break;                                      \
+        case RESET_SUBTRACT * 2 + 1: f(RESET_SUBTRACT, 1, each, __VA_ARGS__); break;                                  \
+        case RESET_ZERO * 2: f(RESET_ZERO, 0, each, __VA_ARGS__); break;                                              \
+        case RESET_ZERO * 2 + 1: f(RESET_ZERO, 1, each, __VA_ARGS__); break;                                          \
+        case RESET_NONE * 2: case RESET_DELAYED * 2: f(RESET_NONE, 0, each, __VA_ARGS__); break;                      \
+        default: f(RESET_NONE, 1, each, __VA_ARGS__); break;                                                          \
     }
 
-/* The same for a leak, with its rule, whether neurons have a decay each, and for a delayed reset its kind and the tie
-   rule. A leak is a pass of its own over a row in the L1 cache: the loops without one stay as they are. */
+/* The same for a leak, with its rule, whether neurons have a decay each, and for a delayed reset its kind, the tie rule
+   and the thresholds. A leak is a pass of its own over a row in the L1 cache: the loops without one stay as they are. */
 #define SPECIALISE_LEAK(f, call, ...)                                                                                 \
-    switch ((call)->charge * 2 + (call)->decay_stride) {                                                              \
-        case CHARGE_TAU * 2: f(CHARGE_TAU, 0, RESET_NONE, 0, __VA_ARGS__); break;                                     \
-        case CHARGE_TAU * 2 + 1: f(CHARGE_TAU, 1, RESET_NONE, 0, __VA_ARGS__); break;                                 \
-        case CHARGE_TAU_INPUT * 2: f(CHARGE_TAU_INPUT, 0, RESET_NONE, 0, __VA_ARGS__); break;                         \
-        case CHARGE_TAU_INPUT * 2 + 1: f(CHARGE_TAU_INPUT, 1, RESET_NONE, 0, __VA_ARGS__); break;                     \
-        case CHARGE_RATE * 2: f(CHARGE_RATE, 0, RESET_NONE, 0, __VA_ARGS__); break;                                   \
-        case CHARGE_RATE * 2 + 1: f(CHARGE_RATE, 1, RESET_NONE, 0, __VA_ARGS__); break;                               \
-        case CHARGE_RATE_INPUT * 2: f(CHARGE_RATE_INPUT, 0, RESET_NONE, 0, __VA_ARGS__); break;                       \
-        case CHARGE_RATE_INPUT * 2 + 1: f(CHARGE_RATE_INPUT, 1, RESET_NONE, 0, __VA_ARGS__); break;                   \
+    switch ((call)->charge) {                                                                                         \
+        case CHARGE_TAU: SPECIALISE_DECAY(f, call, CHARGE_TAU, RESET_NONE, 0, 0, __VA_ARGS__) break;                  \
+        case CHARGE_TAU_INPUT: SPECIALISE_DECAY(f, call, CHARGE_TAU_INPUT, RESET_NONE, 0, 0, __VA_ARGS__) break;      \
+        case CHARGE_RATE: SPECIALISE_DECAY(f, call, CHARGE_RATE, RESET_NONE, 0, 0, __VA_ARGS__) break;                \
+        case CHARGE_RATE_INPUT: SPECIALISE_DECAY(f, call, CHARGE_RATE_INPUT, RESET_NONE, 0, 0, __VA_ARGS__) break;    \
         default:                                                                                                      \
-            if ((call)->reset != RESET_DELAYED) f(CHARGE_BETA, (call)->decay_stride, RESET_NONE, 0, __VA_ARGS__);     \
-            else if ((call)->fire_at_threshold) f(CHARGE_BETA, (call)->decay_stride, RESET_DELAYED, 1, __VA_ARGS__);  \
-            else f(CHARGE_BETA, (call)->decay_stride, RESET_DELAYED, 0, __VA_ARGS__);                                 \
+            if ((call)->reset != RESET_DELAYED)                                                                       \
+                SPECIALISE_DECAY(f, call, CHARGE_BETA, RESET_NONE, 0, 0, __VA_ARGS__)                                 \
+            else switch ((call)->fire_at_threshold * 2 + (call)->thresholds_each) {                                   \
+                case 0: SPECIALISE_DECAY(f, call, CHARGE_BETA, RESET_DELAYED, 0, 0, __VA_ARGS__) break;               \
+                case 1: SPECIALISE_DECAY(f, call, CHARGE_BETA, RESET_DELAYED, 0, 1, __VA_ARGS__) break;               \
+                case 2: SPECIALISE_DECAY(f, call, CHARGE_BETA, RESET_DELAYED, 1, 0, __VA_ARGS__) break;               \
+                default: SPECIALISE_DECAY(f, call, CHARGE_BETA, RESET_DELAYED, 1, 1, __VA_ARGS__) break;              \
+            }                                                                                                         \
     }
+#define SPECIALISE_DECAY(f, call, rule, kind, at, each, ...)                                                          \
+    if ((call)->decay_stride) f(rule, 1, kind, at, each, __VA_ARGS__);                                                \
+    else f(rule, 0, kind, at, each, __VA_ARGS__);
 
 /* -- forward ------------------------------------------------------------------------------------------------------ */
 
-STEP_FUNCTION void advance(int kind, int at, int m, const float *restrict x, float *restrict v, float theta,
-                           float *restrict spikes, float on, float off) {
+STEP_FUNCTION void advance(int kind, int at, int each, int m, const float *restrict x, float *restrict v,
+                           const float *restrict theta, float *restrict spikes, float on, float off) {
     for (int i = 0; i < m; i++) {
-        const float h = v[i] + x[i], s = fires(h, theta, at);
+        const float level = theta[each ? i : 0], h = v[i] + x[i], s = fires(h, level, at);
         spikes[i] = s != 0.0f ? on : off;
-        v[i] = reset(h, s, theta, kind);
+        v[i] = reset(h, s, level, kind);
     }
 }
 
 /* Charge v with a leak. */
-STEP_FUNCTION void leak(int rule, int each, int kind, int at, int m, const float *restrict x, float *restrict v,
-                        const float *restrict decay, float theta) {
-    for (int i = 0; i < m; i++) v[i] = charge(v[i], x[i], decay[each ? i : 0], theta, rule, kind, at);
+STEP_FUNCTION void leak(int rule, int decays, int kind, int at, int each, int m, const float *restrict x,
+                        float *restrict v, const float *restrict decay, const float *restrict theta) {
+    for (int i = 0; i < m; i++)
+        v[i] = charge(v[i], x[i], decay[decays ? i : 0], theta[each ? i : 0], rule, kind, at);
 }
 
 /* Fire and reset where v is charged. */
-STEP_FUNCTION void settle(int kind, int at, int m, float *restrict v, float theta, float *restrict spikes, float on,
-                          float off) {
+STEP_FUNCTION void settle(int kind, int at, int each, int m, float *restrict v, const float *restrict theta,
+                          float *restrict spikes, float on, float off) {
     for (int i = 0; i < m; i++) {
-        const float s = fires(v[i], theta, at);
+        const float level = theta[each ? i : 0], s = fires(v[i], level, at);
         spikes[i] = s != 0.0f ? on : off;
-        v[i] = reset(v[i], s, theta, kind);
+        v[i] = reset(v[i], s, level, kind);
     }
 }
+
+/* The threshold of a step, or those of the neurons from b on. */
+#define THETA(call, t, b) ((call)->thresholds + (t) * (call)->thresholds_stride + (b) * (call)->thresholds_each)
 
 static void forward_block(const forward_arguments *call, index_t b, int m) {
     row_t *const rows = rows_of_thread();
@@ -77,14 +89,14 @@ static void forward_block(const forward_arguments *call, index_t b, int m) {
     start_row(call->v, call->v_stride, b, m, v);
     for (index_t t = 0; t < call->T; t++) {
         const float *row = load_row(call->x_seq, dtype, t * N + b, m, buffer);
-        const float theta = call->thresholds[t * call->thresholds_stride];
+        const float *theta = THETA(call, t, b);
         float *target = dtype == FLOAT32 ? (float *)call->spike_seq + t * N + b : out;
         if (call->checkpoints && t && t % SEGMENT == 0)
             memcpy(call->checkpoints + (t / SEGMENT - 1) * N + b, v, m * sizeof *v);
         if (call->decay) {
             SPECIALISE_LEAK(leak, call, m, row, v, call->decay + b * call->decay_stride, theta)
-            SPECIALISE(settle, call->reset, call->fire_at_threshold, m, v, theta, target, on, off)
-        } else SPECIALISE(advance, call->reset, call->fire_at_threshold, m, row, v, theta, target, on, off)
+            SPECIALISE(settle, call, m, v, theta, target, on, off)
+        } else SPECIALISE(advance, call, m, row, v, theta, target, on, off)
         if (dtype != FLOAT32) store_row(call->spike_seq, dtype, t * N + b, m, out);
     }
 }
@@ -98,41 +110,78 @@ EXPORT int forward(const forward_arguments *call) {
 
 /* -- backward ----------------------------------------------------------------------------------------------------- */
 
-STEP_FUNCTION void recompute(int kind, int at, int m, const float *restrict x, float *restrict v, float theta,
-                             float *restrict h_row) {
+STEP_FUNCTION void recompute(int kind, int at, int each, int m, const float *restrict x, float *restrict v,
+                             const float *restrict theta, float *restrict h_row) {
     for (int i = 0; i < m; i++) {
-        const float h = v[i] + x[i];
+        const float level = theta[each ? i : 0], h = v[i] + x[i];
         h_row[i] = h;
-        v[i] = reset(h, fires(h, theta, at), theta, kind);
+        v[i] = reset(h, fires(h, level, at), level, kind);
     }
 }
 
-/* c: gradient of the potential, after the step on entry, before it on return. h is overwritten by s * g and d by the
-   terms of the threshold's gradient: what is still to be summed. */
-STEP_FUNCTION void retreat(int kind, int at, int m, int detach_reset, float *restrict h, float *restrict d,
-                           const float *restrict g, float scale, float theta, float *restrict c,
+/* The same two without spikes, from one row to the next: all potentials of a segment are kept. */
+STEP_FUNCTION void leak_again(int rule, int decays, int kind, int at, int each, int m, const float *restrict x,
+                              const float *restrict v, const float *restrict decay, const float *restrict theta,
+                              float *restrict h) {
+    for (int i = 0; i < m; i++)
+        h[i] = charge(v[i], x[i], decay[decays ? i : 0], theta[each ? i : 0], rule, kind, at);
+}
+
+STEP_FUNCTION void settle_again(int kind, int at, int each, int m, const float *restrict h, const float *restrict theta,
+                                float *restrict v) {
+    for (int i = 0; i < m; i++) {
+        const float level = theta[each ? i : 0];
+        v[i] = reset(h[i], fires(h[i], level, at), level, kind);
+    }
+}
+
+/* c: gradient of the potential, after the step on entry, before it on return. With sums, h is overwritten by s * g and d
+   by the terms of the threshold's gradient: what is still to be summed. */
+STEP_FUNCTION void retreat(int kind, int at, int each, int m, int detach_reset, int sums, float *restrict h, float *restrict d,
+                           const float *restrict g, float scale, const float *restrict theta, float *restrict c,
                            float *restrict grad_x) {
     for (int i = 0; i < m; i++) {
-        const float s = fires(h[i], theta, at);
+        const float level = theta[each ? i : 0], s = fires(h[i], level, at);
         float term;
-        const float e = step_backward(h[i], s, c[i], g[i] * scale, d[i], theta, kind, detach_reset, &term);
+        const float e = step_backward(h[i], s, c[i], g[i] * scale, d[i], level, kind, detach_reset, &term);
         grad_x[i] = c[i] = e;
-        h[i] = s * g[i];
-        d[i] = term;
+        if (sums) {
+            h[i] = s * g[i];
+            d[i] = term;
+        }
     }
 }
 
 /* Back through the charge of a leak, with v from before the step: e is the gradient of h on entry, that of v on return. */
-STEP_FUNCTION void leak_back(int rule, int each, int kind, int at, int m, const float *restrict x,
-                             const float *restrict v, const float *restrict decay, float theta, float *restrict e,
-                             float *restrict grad_x, float *restrict d, float *restrict g_decay) {
+STEP_FUNCTION void leak_back(int rule, int decays, int kind, int at, int each, int m, int sums, const float *restrict x,
+                             const float *restrict v, const float *restrict decay, const float *restrict theta,
+                             float *restrict e, float *restrict grad_x, float *restrict d, float *restrict g_decay) {
     for (int i = 0; i < m; i++) {
+        const float level = theta[each ? i : 0];
         float g_x, term = 0.0f, g_theta = 0.0f;
-        e[i] = charge_backward(e[i], v[i], x[i], decay[each ? i : 0], theta, rule, kind, at, &g_x, &term, &g_theta);
+        e[i] = charge_backward(e[i], v[i], x[i], decay[decays ? i : 0], level, rule, kind, at, &g_x, &term, &g_theta);
         grad_x[i] = g_x;
-        d[i] += g_theta;
-        g_decay[i] += term;
+        if (sums) {
+            d[i] += g_theta;
+            g_decay[i] += term;
+        }
     }
+}
+
+/* The surrogate's derivative at h - theta; where each neuron has its own threshold, by a row of differences, for which
+   there is room. */
+static void slopes(const backward_arguments *call, int m, const float *restrict h, const float *restrict theta,
+                   float *restrict differences, float *restrict d) {
+    if (!call->thresholds_each) {
+        surrogate_row(call->surrogate, call->alpha, call->gain, m, h, theta[0], d);
+        return;
+    }
+    for (int i = 0; i < m; i++) differences[i] = h[i] - theta[i];
+    surrogate_row(call->surrogate, call->alpha, call->gain, m, differences, 0.0f, d);
+}
+
+STEP_FUNCTION void add_row(int m, const float *restrict row, float *restrict sums) {
+    for (int i = 0; i < m; i++) sums[i] += row[i];
 }
 
 /* In float32 over one row of a block, in sixteen strands whatever the width of the machine's vectors. */
@@ -153,49 +202,59 @@ STEP_FUNCTION index_t threshold_count(const backward_arguments *call) { return c
    of one element. */
 STEP_FUNCTION index_t sum_count(const backward_arguments *call) { return threshold_count(call) + 3; }
 
-static void backward_block(const backward_arguments *call, index_t b, int m, double *sums) {
-    row_t *const rows = rows_of_thread(), *const h = rows + 6, *const before = h + SEGMENT;
+static void backward_block(const backward_arguments *call, index_t b, int m, double *sum_rows) {
+    const int sums = call->grad_thresholds || call->grad_scale || call->grad_decay;
+    row_t *const rows = rows_of_thread(), *const h = rows + 7, *const before = h + SEGMENT;
     float *c = rows[0], *v = rows[1], *d = rows[2], *buffer = rows[3], *out = rows[4], *g_decay = rows[5];
+    float *const g_theta = call->grad_thresholds && call->thresholds_each ? rows[6] : NULL;
     const float *const decay = call->decay ? call->decay + b * call->decay_stride : NULL;
-    double *const theta_sums = sums + b / BLOCK * sum_count(call), *const scale_sum = theta_sums + threshold_count(call);
-    const index_t N = call->N, stride = call->thresholds_stride;
-    const int dtype = call->dtype, kind = call->reset, at = call->fire_at_threshold;
+    double *const theta_sums = sum_rows + b / BLOCK * sum_count(call), *const scale_sum = theta_sums + threshold_count(call);
+    const index_t N = call->N;
+    const int dtype = call->dtype;
     const float scale = call->scale ? call->scale[0] : 1.0f;
     if (call->grad_v_end) memcpy(c, call->grad_v_end + b, m * sizeof *c);
     else memset(c, 0, m * sizeof *c);
     if (decay) memset(g_decay, 0, m * sizeof *g_decay);
+    if (g_theta) memset(g_theta, 0, m * sizeof *g_theta);
     for (index_t segment = (call->T - 1) / SEGMENT; segment >= 0; segment--) {
         const index_t first = segment * SEGMENT, last = first + SEGMENT < call->T ? first + SEGMENT : call->T;
-        if (segment) memcpy(v, call->checkpoints + (segment - 1) * N + b, m * sizeof *v);
-        else start_row(call->v, call->v_stride, b, m, v);
+        float *const entry = decay ? before[0] : v;
+        if (segment) memcpy(entry, call->checkpoints + (segment - 1) * N + b, m * sizeof *entry);
+        else start_row(call->v, call->v_stride, b, m, entry);
         for (index_t t = first; t < last; t++) {
             const float *row = load_row(call->x_seq, dtype, t * N + b, m, buffer);
-            const float theta = call->thresholds[t * stride];
+            const float *theta = THETA(call, t, b);
             if (decay) {
-                memcpy(before[t - first], v, m * sizeof *v);
-                SPECIALISE_LEAK(leak, call, m, row, v, decay, theta)
-                memcpy(h[t - first], v, m * sizeof *v);
-                SPECIALISE(settle, kind, at, m, v, theta, out, 1.0f, 0.0f)
-            } else SPECIALISE(recompute, kind, at, m, row, v, theta, h[t - first])
+                SPECIALISE_LEAK(leak_again, call, m, row, before[t - first], decay, theta, h[t - first])
+                SPECIALISE(settle_again, call, m, h[t - first], theta, before[t - first + 1])
+            } else SPECIALISE(recompute, call, m, row, v, theta, h[t - first])
         }
         for (index_t t = last - 1; t >= first; t--) {
-            const float theta = call->thresholds[t * stride], *g = buffer;
+            const float *theta = THETA(call, t, b), *g = buffer;
             float *h_row = h[t - first];
             float *target = dtype == FLOAT32 && call->grad_x_seq ? (float *)call->grad_x_seq + t * N + b : out;
             if (call->grad_spike_seq) g = load_row(call->grad_spike_seq, dtype, t * N + b, m, buffer);
             else memset(buffer, 0, m * sizeof *buffer);
-            surrogate_row(call->surrogate, call->alpha, call->gain, m, h_row, theta, d);
-            if (call->detach_reset) SPECIALISE(retreat, kind, at, m, 1, h_row, d, g, scale, theta, c, target)
-            else SPECIALISE(retreat, kind, at, m, 0, h_row, d, g, scale, theta, c, target)
+            slopes(call, m, h_row, theta, out, d);
+            if (call->detach_reset) {
+                if (sums) SPECIALISE(retreat, call, m, 1, 1, h_row, d, g, scale, theta, c, target)
+                else SPECIALISE(retreat, call, m, 1, 0, h_row, d, g, scale, theta, c, target)
+            } else {
+                if (sums) SPECIALISE(retreat, call, m, 0, 1, h_row, d, g, scale, theta, c, target)
+                else SPECIALISE(retreat, call, m, 0, 0, h_row, d, g, scale, theta, c, target)
+            }
             if (decay) {
                 const float *row = load_row(call->x_seq, dtype, t * N + b, m, buffer);
-                SPECIALISE_LEAK(leak_back, call, m, row, before[t - first], decay, theta, c, target, d, g_decay)
+                if (sums) SPECIALISE_LEAK(leak_back, call, m, 1, row, before[t - first], decay, theta, c, target, d, g_decay)
+                else SPECIALISE_LEAK(leak_back, call, m, 0, row, before[t - first], decay, theta, c, target, d, g_decay)
             }
             if (dtype != FLOAT32 && call->grad_x_seq) store_row(call->grad_x_seq, dtype, t * N + b, m, out);
-            if (call->grad_thresholds) theta_sums[t * stride] += sum_row(d, m);
+            if (g_theta) add_row(m, d, g_theta);
+            else if (call->grad_thresholds) theta_sums[t * call->thresholds_stride] += sum_row(d, m);
             if (call->grad_scale) *scale_sum += sum_row(h_row, m);
         }
     }
+    if (g_theta) memcpy(call->grad_thresholds + b, g_theta, m * sizeof *g_theta);
     if (call->grad_v && !call->grad_v_stride) scale_sum[1] = sum_row(c, m);
     else if (call->grad_v) memcpy(call->grad_v + b, c, m * sizeof *c);
     if (call->grad_decay && !call->grad_decay_stride) scale_sum[2] = sum_row(g_decay, m);
@@ -209,14 +268,16 @@ static float add_blocks(const backward_arguments *call, const double *sums, inde
     return (float)sum;
 }
 
-/* A gradient that is not wanted is NULL. Those of potential and decay are [N] or, with stride 0, a single element: a sum. */
+/* A gradient that is not wanted is NULL. Those of potential and decay are [N] or, with stride 0, a single element: a sum.
+   That of the thresholds has their shape. */
 EXPORT int backward(const backward_arguments *call) {
     const index_t thetas = threshold_count(call);
     double *const sums = calloc(block_count(call->N, BLOCK) * sum_count(call), sizeof *sums);
     if (!sums) return 1;
     make_present(call->grad_x_seq, bytes_of(call->T * call->N, call->dtype), call->threads);
     FOR_EACH_BLOCK(backward_block, sums)
-    for (index_t t = 0; call->grad_thresholds && t < thetas; t++) call->grad_thresholds[t] = add_blocks(call, sums, t);
+    for (index_t t = 0; call->grad_thresholds && !call->thresholds_each && t < thetas; t++)
+        call->grad_thresholds[t] = add_blocks(call, sums, t);
     if (call->grad_scale) *call->grad_scale = add_blocks(call, sums, thetas);
     if (call->grad_v && !call->grad_v_stride) *call->grad_v = add_blocks(call, sums, thetas + 1);
     if (call->grad_decay && !call->grad_decay_stride) *call->grad_decay = add_blocks(call, sums, thetas + 2);

@@ -1,6 +1,6 @@
 /* integrate_and_fire over [T][N] arrays on an NVIDIA GPU; compiled by NVRTC, one kernel in one variant at a time. Beside the
-   macros of cuda.h these are fixed at compile time: THRESHOLDS_STRIDE (1: one for each step), HAS_SCALE (1: spikes are
-   multiplied by scale[0]), RESET, FIRE_AT_THRESHOLD, DETACH_RESET, SURROGATE, CHARGE (without a leak there is no decay). */
+   macros of cuda.h these are fixed at compile time: THRESHOLDS_STRIDE (1: one for each step), THRESHOLDS_EACH (1: one for
+   each neuron), HAS_SCALE (1: spikes are multiplied by scale[0]), RESET, FIRE_AT_THRESHOLD, DETACH_RESET, SURROGATE, CHARGE (without a leak there is no decay). */
 
 #include "cuda.h"
 #include "step.h"
@@ -17,6 +17,11 @@ STEP_FUNCTION Vector<float> constants(const float *decay, index_t decay_stride, 
     return LEAKS ? start(decay, decay_stride, n) : all(0.0f);
 }
 
+/* A thread's thresholds, where each neuron has its own. */
+STEP_FUNCTION Vector<float> own_thresholds(const float *thresholds, index_t n) {
+    return THRESHOLDS_EACH ? load(thresholds + n) : all(0.0f);
+}
+
 /* -- forward ------------------------------------------------------------------------------------------------------ */
 
 #if !BACKWARD
@@ -27,7 +32,7 @@ integrate_and_fire_forward(FORWARD_PARAMETERS) {
     if (n >= N) return;
     const float factor = HAS_SCALE ? scale[0] : 1.0f;
     const io_t on = to_io(factor), off = to_io(0.0f * factor);
-    const Vector<float> constant = constants(decay, decay_stride, n);
+    const Vector<float> constant = constants(decay, decay_stride, n), own_theta = own_thresholds(thresholds, n);
     Vector<float> potential;
     for (int first = 0; first < steps; first += ROWS) {
         Vector<io_t> rows[ROWS];
@@ -39,10 +44,11 @@ integrate_and_fire_forward(FORWARD_PARAMETERS) {
 #pragma unroll
         for (int k = 0; k < ROWS; k++) {
             if (first + k >= steps) break;
-            const float theta = thresholds[THRESHOLDS_STRIDE ? first + k : 0];
+            const float step_theta = thresholds[THRESHOLDS_STRIDE ? first + k : 0];
             Vector<io_t> out;
 #pragma unroll
             for (int i = 0; i < VECTOR; i++) {
+                const float theta = THRESHOLDS_EACH ? own_theta.at[i] : step_theta;
                 const float h = charge(potential.at[i], from_io(rows[k].at[i]), constant.at[i], theta, CHARGE, RESET,
                                        FIRE_AT_THRESHOLD);
                 const float s = fires(h, theta, FIRE_AT_THRESHOLD);
@@ -89,8 +95,8 @@ STEP_FUNCTION bool is_last_block(unsigned *counter) {
 }
 
 /* Each block takes every gridDim.x-th chunk of THREADS * VECTOR neurons. A gradient that is not wanted is NULL; that
-   of the potential, as that of the decay, is [N] with stride 1, else a single element, a sum. Sums over neurons: float32 within a thread's neurons of
-   one step, or a warp's, float64 from there on. The workspace, which starts at 0 and is there if sums are wanted, holds
+   of the potential, as that of the decay, is [N] with stride 1, else a single element, a sum; that of the thresholds has
+   their shape. Sums over neurons: float32 within a thread's neurons of one step, or a warp's, float64 from there on. The workspace, which starts at 0 and is there if sums are wanted, holds
    a counter of blocks and partial sums [thresholds, scale, v, decay][blocks]; the last block to arrive adds them up in the order
    of the blocks. So the same input gives the same bits. */
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_BACKWARD)
@@ -106,8 +112,8 @@ integrate_and_fire_backward(BACKWARD_PARAMETERS) {
         const bool inside = own < N;
         const index_t n = inside ? own : N - VECTOR; /* those beyond the end repeat the last, and write nothing */
         Vector<float> c = grad_v_end ? load(grad_v_end + n) : all(0.0f);
-        const Vector<float> constant = constants(decay, decay_stride, n);
-        Vector<float> g_decay = all(0.0f);
+        const Vector<float> constant = constants(decay, decay_stride, n), own_theta = own_thresholds(thresholds, n);
+        Vector<float> g_decay = all(0.0f), g_theta = all(0.0f);
         for (int first = (steps - 1) / ROWS * ROWS; first >= 0; first -= ROWS) {
             Vector<io_t> rows[ROWS], g[ROWS];
             Vector<float> h[ROWS], potential, entry;
@@ -122,9 +128,10 @@ integrate_and_fire_backward(BACKWARD_PARAMETERS) {
 #pragma unroll
             for (int k = 0; k < ROWS; k++) {
                 if (first + k >= steps) break;
-                const float theta = thresholds[THRESHOLDS_STRIDE ? first + k : 0];
+                const float step_theta = thresholds[THRESHOLDS_STRIDE ? first + k : 0];
 #pragma unroll
                 for (int i = 0; i < VECTOR; i++) {
+                    const float theta = THRESHOLDS_EACH ? own_theta.at[i] : step_theta;
                     const float charged = charge(potential.at[i], from_io(rows[k].at[i]), constant.at[i], theta, CHARGE,
                                                  RESET, FIRE_AT_THRESHOLD);
                     h[k].at[i] = charged;
@@ -135,12 +142,14 @@ integrate_and_fire_backward(BACKWARD_PARAMETERS) {
             for (int k = ROWS - 1; k >= 0; k--) {
                 if (k >= AHEAD && first + k - AHEAD < steps) g[k - AHEAD] = load(grad_spike_seq + (first + k - AHEAD) * N + n);
                 if (first + k >= steps) continue;
-                const float theta = thresholds[THRESHOLDS_STRIDE ? first + k : 0];
-                const float theta_before = thresholds[THRESHOLDS_STRIDE && k ? first + k - 1 : 0];
+                const float step_theta = thresholds[THRESHOLDS_STRIDE ? first + k : 0];
+                const float step_before = thresholds[THRESHOLDS_STRIDE && k ? first + k - 1 : 0];
                 float terms = 0.0f, scale_terms = 0.0f;
                 Vector<io_t> out;
 #pragma unroll
                 for (int i = 0; i < VECTOR; i++) {
+                    const float theta = THRESHOLDS_EACH ? own_theta.at[i] : step_theta;
+                    const float theta_before = THRESHOLDS_EACH ? own_theta.at[i] : step_before;
                     const float s = fires(h[k].at[i], theta, FIRE_AT_THRESHOLD), g_spike = from_io(g[k].at[i]);
                     const float d = height * surrogate(h[k].at[i] - theta, SURROGATE, slope);
                     float term, g_x;
@@ -154,7 +163,8 @@ integrate_and_fire_backward(BACKWARD_PARAMETERS) {
                                                   RESET, FIRE_AT_THRESHOLD, &g_x, &g, &term);
                         g_decay.at[i] += g;
                     } else g_x = c.at[i];
-                    terms += term;
+                    if (THRESHOLDS_EACH) g_theta.at[i] += term;
+                    else terms += term;
                     scale_terms += s * g_spike;
                     out.at[i] = to_io(g_x);
                 }
@@ -164,7 +174,7 @@ integrate_and_fire_backward(BACKWARD_PARAMETERS) {
                     terms = warp_sum(terms);
                     if (lane == 0) step_sums[k][warp] = terms;
                 }
-                if (!THRESHOLDS_STRIDE) theta_sum += terms;
+                if (!THRESHOLDS_STRIDE && !THRESHOLDS_EACH) theta_sum += terms;
                 if (HAS_SCALE) scale_sum += scale_terms;
             }
             if (THRESHOLDS_STRIDE && grad_thresholds) {
@@ -179,6 +189,7 @@ integrate_and_fire_backward(BACKWARD_PARAMETERS) {
             }
         }
         if (inside && grad_v_stride) store(grad_v + n, c);
+        if (THRESHOLDS_EACH && inside && grad_thresholds) store(grad_thresholds + n, g_theta);
         if (LEAKS && inside && grad_decay_stride) store(grad_decay + n, g_decay);
 #pragma unroll
         for (int i = 0; i < VECTOR; i++) v_sum += inside ? c.at[i] : 0.0f;
@@ -187,7 +198,7 @@ integrate_and_fire_backward(BACKWARD_PARAMETERS) {
     }
     if (!workspace) return;
     double *partial = partial_sums + theta_count * (index_t)gridDim.x + blockIdx.x;
-    if (!THRESHOLDS_STRIDE && grad_thresholds) {
+    if (!THRESHOLDS_STRIDE && !THRESHOLDS_EACH && grad_thresholds) {
         theta_sum = block_sum(theta_sum);
         if (threadIdx.x == 0) partial_sums[blockIdx.x] = theta_sum;
     }
@@ -205,7 +216,7 @@ integrate_and_fire_backward(BACKWARD_PARAMETERS) {
     }
     if (!is_last_block(reinterpret_cast<unsigned *>(workspace))) return;
     for (int column = warp; column < theta_count + 2 + LEAKS; column += WARPS) {
-        float *result = column < theta_count ? grad_thresholds
+        float *result = column < theta_count ? (THRESHOLDS_EACH ? 0 : grad_thresholds)
                         : column == theta_count ? grad_scale
                         : column == theta_count + 1 ? (grad_v_stride ? 0 : grad_v)
                                                     : (grad_decay_stride ? 0 : grad_decay);

@@ -18,7 +18,7 @@ _RESIDENT_BLOCKS = {1: 8, 2: 8, 3: 6}  # a multiprocessor, by time steps; else 4
 
 
 class CudaImplementation(CudaMachine):
-    """``cuda.cu``: the backward pass adds up the gradients of threshold, scale, and a single potential or decay."""
+    """``cuda.cu``: the backward pass adds up the gradients of all that is not one for each neuron."""
 
     def widest(self, backward: bool, time_steps: int, element_size: int) -> int:
         """Return how many neurons a thread takes at most; backward keeps the charges in registers."""
@@ -40,7 +40,8 @@ class CudaImplementation(CudaMachine):
             resident = _RESIDENT_BLOCKS.get(time_steps, 4) * self._loader.multiprocessors(device)
             grid = min(grid, resident)
             of_one = [g is not None and g.dim() == 0 for g in (gradients.v, gradients.decay)]
-            if any(of_one) or gradients.thresholds is not None or gradients.scale is not None:
+            summed = gradients.thresholds is not None and gradients.thresholds.dim() == 1
+            if any(of_one) or summed or gradients.scale is not None:
                 columns = len(inputs.thresholds) + 2 + (inputs.decay is not None)
                 sums = torch.zeros(1 + columns * grid, dtype=torch.float64, device=device)
         return grid, sums

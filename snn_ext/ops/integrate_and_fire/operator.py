@@ -102,6 +102,8 @@ def integrate_and_fire(
     scale = None if scale is None else _as_one(scale, x_seq, dtype).reshape(())
     known = cast(Surrogate, curve)
     settings = Settings(reset, fire_at_threshold, detach_reset, known.id, known.alpha, known.gain, charge)
+    if thresholds.ndim > 1:
+        thresholds = thresholds.reshape(1) if thresholds.numel() == 1 else thresholds.expand(1, *x_seq.shape[1:])
     spike_seq, v_end = OP(Inputs(x_seq, v, thresholds.to(dtype), scale, decay), settings)
     return spike_seq, v_end
 

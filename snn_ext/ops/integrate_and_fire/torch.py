@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -25,14 +27,15 @@ class TorchImplementation(AlwaysRuns):
         x_seq, spike_seq = flat(x_seq, time_steps, size), flat(spike_seq, time_steps, size)
         v_end = flat(v_end.copy_(v), size)
         in_place = scale is None and spike_seq.dtype == v_end.dtype
-        thetas = thresholds.expand(time_steps).unbind()
+        thetas = _of_steps(thresholds, time_steps, size)
         step = chunk_size(v_end)
         for start in range(0, size, step):
             chunk = slice(start, start + step)
             h = v_end[chunk]
             buffer = None if in_place else torch.empty_like(h)
             rows = zip(thetas, x_seq[:, chunk].unbind(), spike_seq[:, chunk].unbind(), strict=True)
-            for t, (theta, x, out) in enumerate(rows):
+            for t, (level, x, out) in enumerate(rows):
+                theta = _part(level, chunk)
                 if checkpoints is not None and t and t % SEGMENT == 0:
                     checkpoints[t // SEGMENT - 1, 0, chunk] = h
                 s = out if buffer is None else buffer
@@ -55,23 +58,26 @@ class TorchImplementation(AlwaysRuns):
         grad_spike_seq = None if grad_spike_seq is None else flat(grad_spike_seq, time_steps, size)
         grad_v_end = None if grad_v_end is None else flat(grad_v_end, size)
         grad_x_seq = None if grad_x_seq is None else flat(grad_x_seq, time_steps, size)
-        thetas = thresholds.expand(time_steps).unbind()
+        levels, each = _of_steps(thresholds, time_steps, size), thresholds.dim() > 1
         theta_sums = v.new_zeros(time_steps, dtype=torch.float64)
         scale_sum, v_sum, decay_sum = v.new_zeros(3, dtype=torch.float64)
         constants, leaks, delayed = _constants(decay, v), decay is not None, settings.reset == "delayed"
         chunk_sums = v.new_empty(time_steps)
         step = chunk_size(v)
         rows = min(time_steps, SEGMENT)
-        buffers = v.new_empty((1 + leaks) * rows + 5, step)  # once: fresh memory costs page faults
+        buffers = v.new_empty((1 + leaks) * rows + 6, step)  # once: fresh memory costs page faults
         for start in range(0, size, step):
             chunk = slice(start, start + step)
             x = x_seq[:, chunk].unbind()
             grad_x = None if grad_x_seq is None else grad_x_seq[:, chunk].unbind()
             grad_spikes = None if grad_spike_seq is None else grad_spike_seq[:, chunk].unbind()
-            s, d, g, c, g_decay, *h_rows = buffers[:, : len(x[0])].unbind()
+            s, d, g, c, g_decay, g_theta, *h_rows = buffers[:, : len(x[0])].unbind()
             before, constant = h_rows[rows:], _part(constants, chunk)
+            thetas = [_part(level, chunk) for level in levels]
             if leaks:
                 g_decay.zero_()
+            if each:
+                g_theta.zero_()
             c.zero_() if grad_v_end is None else c.copy_(grad_v_end[chunk])
             for segment in range(checkpoint_count(time_steps), -1, -1):
                 entry = v if segment == 0 or checkpoints is None else checkpoints[segment - 1, 0]
@@ -99,20 +105,27 @@ class TorchImplementation(AlwaysRuns):
                     u = torch.sub(h, theta, out=d)
                     g_u = surrogate_in_place(u, settings.surrogate, settings.alpha, settings.gain).mul_(g)
                     if settings.reset == "subtract":
-                        torch.sum(s.mul_(c).add_(g_u), 0, out=chunk_sums[t])
+                        term = s.mul_(c).add_(g_u)
                     elif not delayed:
-                        torch.sum(g_u, 0, out=chunk_sums[t])
+                        term = g_u
                     if settings.reset == "zero":
                         c.mul_(s.neg_().add_(1.0))
                     c.add_(g_u)
                     if delayed:
                         _fire(before[t % SEGMENT], theta, settings, s)
-                        torch.sum(s.mul_(c).add_(g_u), 0, out=chunk_sums[t])
+                        term = s.mul_(c).add_(g_u)
+                    if each:
+                        g_theta.sub_(term)
+                    else:
+                        torch.sum(term, 0, out=chunk_sums[t])
                     if leaks:
                         _charge_backward(c, before[t % SEGMENT], x[t], constant, settings, s, g, g_decay)
                     if grad_x is not None:
                         grad_x[t].copy_(g if leaks else c)
-            theta_sums -= chunk_sums
+            if not each:
+                theta_sums -= chunk_sums
+            elif grad_thresholds is not None:
+                flat(grad_thresholds, size)[chunk] = g_theta
             if grad_decay is not None and grad_decay.dim():
                 flat(grad_decay, size)[chunk] = g_decay
             elif grad_decay is not None:
@@ -121,7 +134,7 @@ class TorchImplementation(AlwaysRuns):
                 v_sum += c.sum()
             elif grad_v is not None:
                 flat(grad_v, size)[chunk] = c
-        if grad_thresholds is not None:
+        if grad_thresholds is not None and not each:
             grad_thresholds.copy_(theta_sums if len(thresholds) == len(theta_sums) else theta_sums.sum())
         if grad_scale is not None:
             grad_scale.fill_(scale_sum)
@@ -136,6 +149,13 @@ def _constants(decay: Tensor | None, v: Tensor) -> Tensor:
     if decay is None:
         return v.new_ones(())
     return flat(decay, 1)[0] if is_one(decay) else flat(decay, decay.numel())
+
+
+def _of_steps(thresholds: Tensor, time_steps: int, size: int) -> Sequence[Tensor]:
+    """Return the threshold of each step, without a dimension, or those of the neurons in their order of memory."""
+    if thresholds.dim() > 1:
+        return [flat(thresholds, size)] * time_steps
+    return thresholds.expand(time_steps).unbind()
 
 
 def _part(constants: Tensor, chunk: slice) -> Tensor:

@@ -12,7 +12,7 @@
    VECTOR              neurons of a thread: divides N, and every array is aligned to VECTOR elements or 16 bytes
 
    What an operator adds follows from its declaration: NAME_STRIDE is 0 where an input holds one element for all steps or
-   neurons, HAS_NAME says whether an optional input is given, and every setting that is no number is a macro. A kernel's
+   neurons, NAME_EACH is 1 where what may differ between steps or neurons differs between neurons, HAS_NAME says whether an optional input is given, and every setting that is no number is a macro. A kernel's
    parameters, with the names of the declaration, are FORWARD_PARAMETERS or BACKWARD_PARAMETERS. */
 
 #define STEP_FUNCTION static __device__ __forceinline__

@@ -120,7 +120,11 @@ class CudaMachine:
         with self._loader.guard(inputs[0].device):
             if incoming[0] is None:  # rare: only the final states were used
                 incoming = self.op.Outputs(torch.zeros_like(inputs[0]), *incoming[1:])
-            full = [g for g, array in zip(gradients, self.op.inputs, strict=True) if array.kind in _NEURONS]
+            full = [
+                g
+                for g, array in zip(gradients, self.op.inputs, strict=True)
+                if array.kind in _NEURONS or (array.kind in _TABLES and g is not None and g.dim() > 1)
+            ]
             width = self.width(True, inputs, (checkpoints, *incoming, *full))
             pointers = [*addresses(self.op, inputs), address(checkpoints), *map(address, incoming)]
             pointers += gradient_addresses(self.op, gradients)
@@ -133,7 +137,7 @@ class CudaMachine:
         arrays = [
             value
             for value, array in zip(inputs, self.op.inputs, strict=True)
-            if array.kind in _NEURONS or (array.kind == "table" and value.dim() > 1)
+            if array.kind in _NEURONS or (array.kind in _TABLES and value.dim() > 1)
         ]
         return vector(widest, size, *arrays, *others)
 
@@ -143,7 +147,7 @@ class CudaMachine:
         found = [int(backward), DTYPES[inputs[0].dtype], time_steps if time_steps <= SEGMENT else 0, width]
         for array, value in zip(self.op.inputs, inputs, strict=True):
             if array.kind == "per step":
-                found.append(int(len(value) > 1))
+                found += [int(len(value) > 1), int(value.dim() > 1)]
             elif array.kind == "table":
                 found.append(int(value.dim() > 1))
             elif array.kind == "one":
@@ -206,12 +210,16 @@ class CudaMachine:
 
 _NEURONS = ("sequence", "state", "step")
 """Kinds of arrays with an element for every neuron."""
+_TABLES = ("per step", "table")
+"""Kinds that have one where there are more dimensions than one."""
 
 
 def macros(op: SequenceOp) -> list[str]:
     """Return the macros that a source wants to be defined; a variant is a tuple of their values."""
     names = ["BACKWARD", "DTYPE", "STEPS", "VECTOR"]
-    names += [f"{array.name}_stride".upper() for array in op.inputs if array.kind in ("per step", "table")]
+    for array in op.inputs:
+        names += [f"{array.name}_stride".upper()] if array.kind in _TABLES else []
+        names += [f"{array.name}_each".upper()] if array.kind == "per step" else []
     names += [f"has_{array.name}".upper() for array in op.inputs if array.kind == "one"]
     return names + [setting.name.upper() for setting in op.settings if setting.type is not float]
 

@@ -50,8 +50,9 @@ _CTYPES: dict[str, Any] = {"index_t": ctypes.c_int64, "int": ctypes.c_int, "floa
 def arguments(op: SequenceOp, backward: bool) -> list[Argument]:
     """Return the arguments of an operator's forward or backward function, as its declaration says.
 
-    For every input its address and, where one element may stand for all, the stride from one to the next, 0 or 1; then
-    what is filled, the sizes and the settings.
+    For every input its address and, where one element may stand for all, the stride from one to the next, 0 or 1; of
+    what may differ between steps or neurons the stride is that of steps, and ``each`` that of neurons. Then what is
+    filled, the sizes and the settings.
     """
     const = "const " if backward else ""
     found = [Argument(name, type) for array in op.inputs for name, type in _array(array.name, array.kind, "const ")]
@@ -68,9 +69,10 @@ def arguments(op: SequenceOp, backward: bool) -> list[Argument]:
 
 
 def _array(name: str, kind: str, const: str, strided: bool | None = None) -> list[tuple[str, str]]:
+    each = [(f"{name}_each", "index_t")] if strided is None and kind == "per step" else []
     if strided is None:
         strided = kind in _STRIDES
-    return [(name, f"{const}{_element(kind)} *"), *([(f"{name}_stride", "index_t")] if strided else [])]
+    return [(name, f"{const}{_element(kind)} *"), *([(f"{name}_stride", "index_t")] if strided else []), *each]
 
 
 def _element(kind: str) -> str:
@@ -85,6 +87,8 @@ def addresses(op: SequenceOp, inputs: Any) -> list[int]:
         stride = _STRIDES.get(array[1])
         if stride is not None:
             values.append(stride(value))
+        if array[1] == "per step":
+            values.append(value.dim() > 1)
     return values
 
 

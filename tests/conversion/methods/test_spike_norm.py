@@ -149,7 +149,7 @@ def test_thresholds_per_channel_are_the_largest_currents_of_the_finished_net_in_
         return hook
 
     for layer in snn.report:
-        snn.get_submodule(f"{layer.name}_before").register_forward_pre_hook(keep(layer.name))
+        snn.get_submodule(layer.name).register_forward_pre_hook(keep(layer.name))
     loop(snn, x, T)
     for layer in snn.report:
         top = largest[layer.name]

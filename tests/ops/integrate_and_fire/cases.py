@@ -66,12 +66,15 @@ class Case(harness.Case):
         size = self.x_seq.shape[1]
         for n in range(min(size, 64)):  # a sample that stands for all neurons
             v = self.v[n : n + 1] if isinstance(self.v, Tensor) else self.v
-            thresholds = self.thresholds.expand(len(self.x_seq))
+            own = self.thresholds.ndim > 1
+            thresholds = self.thresholds[:, n : n + 1] if own else self.thresholds.expand(len(self.x_seq))
             decay = self.decay[n : n + 1] if isinstance(self.decay, Tensor) else self.decay
             one = replace(self, x_seq=self.x_seq[:, n : n + 1], v=v, thresholds=thresholds, decay=decay)
             single.append(one.gradients(functional, [g_spikes[:, n : n + 1], g_v[n : n + 1]]))
-        magnitudes = torch.stack([s["thresholds"].abs() for s in single]).mean(0) * size
-        terms = {"thresholds": magnitudes if len(self.thresholds) > 1 else magnitudes.sum()}
+        terms = {}
+        if self.thresholds.ndim == 1:
+            magnitudes = torch.stack([s["thresholds"].abs() for s in single]).mean(0) * size
+            terms["thresholds"] = magnitudes if len(self.thresholds) > 1 else magnitudes.sum()
         if self.scale is not None:
             terms["scale"] = (self.run(functional)[0] * g_spikes).abs().sum() / float(self.scale)
         if isinstance(self.decay, float):
@@ -79,9 +82,10 @@ class Case(harness.Case):
         return terms
 
     def __repr__(self) -> str:
+        decay = self.decay if self.decay is None or isinstance(self.decay, float) else "each"
         return (
-            f"Case({list(self.x_seq.shape)}, {self.x_seq.dtype}, {len(self.thresholds)} thresholds, scale={self.scale},"
-            f" {self.settings}, decay={self.decay if self.decay is None or isinstance(self.decay, float) else 'each'})"
+            f"Case({list(self.x_seq.shape)}, {self.x_seq.dtype}, thresholds {list(self.thresholds.shape)}, "
+            f"scale={self.scale}, {self.settings}, decay={decay})"
         )
 
     @staticmethod
@@ -105,6 +109,14 @@ class Case(harness.Case):
         for kind, each, at in itertools.product(KINDS, (False, True), (False, True)):
             yield leaky_case(kind, *next(sizes), each=each, reset="delayed", detach_reset=True, fire_at_threshold=at)
         yield leaky_case("random", 33, BLOCKS, charge="tau_input")
+        for kind, reset, at in itertools.product(KINDS, RESETS, (True, False)):
+            dtype = next(turns)[2]
+            yield own_thresholds(kind, make_case(kind, *next(sizes), dtype, reset=reset, fire_at_threshold=at))
+        for kind, at in itertools.product(KINDS, (True, False)):
+            leak = {"reset": "delayed", "detach_reset": True, "fire_at_threshold": at}
+            yield own_thresholds(kind, leaky_case(kind, *next(sizes), each=at, **leak))
+        yield own_thresholds("sixteenths", make_case("sixteenths", 4, BLOCKS))
+        yield own_thresholds("sixteenths", make_case("sixteenths", 3, CHUNKS))
 
     @staticmethod
     def gradient_cases() -> Iterator[Case]:
@@ -125,6 +137,13 @@ class Case(harness.Case):
             yield leaky_case("random", time_steps, 63, each=each, reset="delayed", detach_reset=True)
         yield leaky_case("random", 17, 64, torch.bfloat16, charge="rate_input", each=True)
         yield leaky_case("random", 18, BLOCKS, charge="tau")
+        for surrogate, reset, detach in zip(SURROGATES, itertools.cycle(RESETS), itertools.cycle((False, True))):
+            options = {"surrogate": surrogate, "reset": reset, "detach_reset": detach}
+            yield own_thresholds("random", make_case("random", *next(sizes), **options))
+        yield own_thresholds("random", leaky_case("random", 17, 63, reset="delayed", detach_reset=True))
+        yield own_thresholds("random", leaky_case("random", 4, 64, torch.float16, charge="tau_input", each=True))
+        yield own_thresholds("random", make_case("random", 18, BLOCKS))
+        yield own_thresholds("random", make_case("random", 4, CHUNKS))
 
 
 def make_input(kind: str, time_steps: int, size: int, thresholds: Tensor, seed: int = 0) -> Tensor:
@@ -137,7 +156,7 @@ def make_input(kind: str, time_steps: int, size: int, thresholds: Tensor, seed: 
         return torch.randint(-8, 17, shape, generator=generator) / 8
     if kind == "sixteenths":
         return torch.randint(-10, 21, shape, generator=generator) / 16
-    theta = thresholds.expand(time_steps).unsqueeze(1).expand(shape)
+    theta = (thresholds if thresholds.ndim > 1 else thresholds.unsqueeze(1)).expand(shape)
     side = torch.randint(-1, 2, shape, generator=generator)
     near = torch.where(side == 0, theta, torch.nextafter(theta, theta + side))
     if kind == "ulp":
@@ -171,6 +190,14 @@ def leaky_case(
     rate = torch.rand(size, generator=generator) * 0.8 + 0.1 if each else 0.3
     case = make_case(kind, time_steps, size, dtype, charge=charge, **settings)
     return replace(case, decay=1.0 / rate if charge.startswith("tau") else rate)
+
+
+def own_thresholds(kind: str, case: Case) -> Case:
+    """Return a case with a threshold for each neuron, and input of a kind that goes with them."""
+    time_steps, size = case.x_seq.shape
+    thresholds = torch.randint(4, 13, (1, size), generator=torch.Generator().manual_seed(1)) / 8
+    x_seq = make_input(kind, time_steps, size, thresholds).to(case.x_seq.dtype)
+    return replace(case, thresholds=thresholds, x_seq=x_seq)
 
 
 # -- what only a GPU can show ------------------------------------------------------------------------------------------

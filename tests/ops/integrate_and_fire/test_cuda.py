@@ -35,11 +35,11 @@ from tests.ops.emulation import (
     untested,
     with_bugs,
 )
-from tests.ops.integrate_and_fire.cases import Case, leaky_case, make_case
+from tests.ops.integrate_and_fire.cases import Case, leaky_case, make_case, own_thresholds
 
 OPERATOR = "integrate_and_fire"
 SUM = "for (int w = 0; w < WARPS; w++) sum += step_sums[threadIdx.x][w];"
-THETA = "continue;\n                const float theta = thresholds[THRESHOLDS_STRIDE ? first + k : 0]"
+THETA = "continue;\n                const float step_theta = thresholds[THRESHOLDS_STRIDE ? first + k : 0]"
 BARRIER = "__syncthreads();\n                if (threadIdx.x < ROWS"
 CASES: dict[str, Callable[[], Case]] = {
     "ties": lambda: make_case("ulp", 4, 500),
@@ -53,6 +53,8 @@ CASES: dict[str, Callable[[], Case]] = {
     "leak": lambda: leaky_case("random", 4, 500, charge="tau_input"),
     "leak each": lambda: leaky_case("random", 17, 24, charge="rate", each=True),
     "delayed": lambda: leaky_case("random", 4, 63, reset="delayed", detach_reset=True),
+    "own thresholds": lambda: own_thresholds("random", make_case("random", 17, 28)),
+    "own thresholds that leak": lambda: own_thresholds("random", leaky_case("random", 4, 500, each=True)),
 }
 BUGS = {
     "> for >=": ("fire_at_threshold ? h >= theta", "fire_at_threshold ? h > theta", "ties"),
@@ -105,6 +107,16 @@ BUGS = {
                                     "leak each"),
     "potential of the sequence's start": ("? h[k ? k - 1 : 0].at[i] : entry.at[i]", "? h[k ? k - 1 : 0].at[i] : v[0]",
                                           "leak each"),
+    "threshold of the first neuron": ("load(thresholds + n)", "all(thresholds[0])", "own thresholds"),
+    "threshold's gradient of the first step alone": ("g_theta.at[i] += term", "g_theta.at[i] = term", "own thresholds"),
+    "own thresholds' gradient overwritten by a sum": ("? (THRESHOLDS_EACH ? 0 : grad_thresholds)", "? grad_thresholds",
+                                                      "own thresholds"),
+    "recomputed with the first neuron's threshold": (
+        "const float theta = THRESHOLDS_EACH ? own_theta.at[i] : step_theta;\n                    const float charged",
+        "const float theta = thresholds[0];\n                    const float charged", "own thresholds"),
+    "reset before by the first neuron's threshold": (
+        "theta_before = THRESHOLDS_EACH ? own_theta.at[i] : step_before", "theta_before = step_before",
+        "own thresholds that leak"),
     "decay's sum lost": ("partial[2 * gridDim.x] = decay_sum", "partial[2 * gridDim.x] = 0.0", "leak"),
     "neurons beyond the end in the decay's sum": ("decay_sum += inside ? g_decay.at[i] : 0.0f",
                                                   "decay_sum += g_decay.at[i]", "leak"),
@@ -321,7 +333,7 @@ def test_everything_happens_on_the_device_of_the_input() -> None:
 def test_each_device_has_its_own_kernels() -> None:
     recorder = Recorder()
     machine = emulated(OPERATOR, recorder)
-    variant = (0, 0, 4, 4, 0, 0, 0, 1, 0, 0, 0)
+    variant = (0, 0, 4, 4, 0, 0, 0, 0, 1, 0, 0, 0)
     kernels = [machine._kernel(torch.device("cuda", index), variant) for index in (0, 1, 0)]
     assert kernels[0] is kernels[2] is not kernels[1]
 
