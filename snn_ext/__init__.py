@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from . import conversion, evaluation, functional, neurons, ops, simulation, snntorch, spikingjelly, testing  # noqa: F401
+    from . import conversion, evaluation, functional, neurons, ops, plots, simulation, snntorch, spikingjelly, testing  # noqa: F401
     from .acceleration import Accelerated, accelerate
     from .calibration import calibrate, record_inputs
     from .conversion.convert import convert
@@ -39,7 +39,8 @@ _MODULE_OF = {
     "unregister": "registration",
 }  # fmt: skip
 _MODULES = (
-    "conversion", "evaluation", "functional", "neurons", "ops", "simulation", "snntorch", "spikingjelly", "testing"
+    "conversion", "evaluation", "functional", "neurons", "ops", "plots", "simulation", "snntorch", "spikingjelly",
+    "testing",
 )  # fmt: skip
 
 
