@@ -27,10 +27,10 @@ docs: $(VENV)/.installed
 	$(RUN) -m pip install -q -c constraints.txt -e '.[docs]'
 	$(RUN) -m sphinx -q -W --keep-going docs build/docs
 
-$(VENV)/.installed: pyproject.toml recipes/requirements.txt constraints.txt
+$(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("PYTHON: got %d.%d, want 3.11 or newer: make PYTHON=python3.12 ..." % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install -q --disable-pip-version-check -c constraints.txt -r recipes/requirements.txt -e '.[test]'
+	$(RUN) -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[test]'
 	@touch $@
 
 clean:

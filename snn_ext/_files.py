@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DamagedFileError", "building", "has_hash_in_name", "intact", "load_arrays", "load_tensors", "lock", "named",
-    "read_json", "replacing", "save_tensors", "scratch", "sealed", "sweep", "unsealed", "write_json",
+    "read_json", "replacing", "save_tensors", "scratch", "sealed", "sweep", "unsealed", "user_cache", "write_json",
 ]  # fmt: skip
 
 TEMPORARY = re.compile(r"\.snn_ext-[0-9a-f]{16}(\..*)?")
@@ -47,6 +47,22 @@ OLD_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 
 class DamagedFileError(ValueError):
     """A file is damaged, or is of another kind than it is read as."""
+
+
+def user_cache() -> Path:
+    """Return the folder of this package among the user's caches, where the system wants them; it may not be there.
+
+    Raises
+    ------
+    RuntimeError
+        If there is no home folder.
+    """
+    from platformdirs import user_cache_path  # knows Linux, macOS and Windows
+
+    path = user_cache_path("snn_ext", appauthor=False)
+    if path.parts[:1] == ("~",):
+        raise RuntimeError("there is no home folder")
+    return path.absolute()
 
 
 # -- writing -----------------------------------------------------------------------------------------------------------

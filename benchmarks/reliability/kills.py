@@ -125,7 +125,7 @@ def fresh(tries: int, seed: int, jobs: int, only: list[str] | None = None) -> li
 
     def attempt(index: int) -> Try:
         name = names[index % len(names)]
-        with tempfile.TemporaryFile("w+") as errors:
+        with tempfile.TemporaryFile("w+", encoding="utf-8") as errors:
             command = [sys.executable, "-m", f"recipes.{name}", "--help"]
             child = subprocess.Popen(
                 command, cwd=root, stdout=subprocess.DEVNULL, stderr=errors, start_new_session=True

@@ -12,7 +12,9 @@ The annotation of a field says what the option takes, its default is the option'
 A ``bool`` is a switch, with ``--no-NAME`` unless it is False by default; a list takes several values. Each class gives
 its fields a group in ``--help``, titled by the first sentence of its docstring. What depends on several options is
 checked in ``__post_init__``: a ``ValueError`` that begins with the name of an option is printed like
-argparse's own errors. No library was found that keeps the messages of our ranges.
+argparse's own errors. Every command has two more options: ``--config`` takes options from the ``settings.json`` of a
+run, and ``--json`` prints its result as JSON. No library was found that keeps the messages of our ranges, and argparse
+starts faster than any.
 
 Examples
 --------
@@ -31,8 +33,10 @@ Options(model='small', epochs=3, seeds=[1, 2])
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Collection, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from types import NoneType
@@ -41,8 +45,8 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_t
 from . import ranges
 
 __all__ = [
-    "PRESET", "Argument", "Count", "Fraction", "NewFile", "NewFolder", "OldFile", "Percent", "Positive", "Rate", "Seed",
-    "Whole", "defaults", "fill", "parse", "parse_known", "parser_of",
+    "PRESET", "PROGRAM", "Argument", "Count", "Fraction", "NewFile", "NewFolder", "OldFile", "Percent", "Positive",
+    "Rate", "Seed", "Whole", "defaults", "fill", "parse", "parse_command", "parse_known", "parser_of",
 ]  # fmt: skip
 
 O = TypeVar("O")  # noqa: E741
@@ -68,6 +72,13 @@ PRESET: Any = _Preset()
 """Default of a field that :func:`fill` sets."""
 
 
+PROGRAM: ContextVar[str | None] = ContextVar("PROGRAM", default=None)
+"""How the command is called, for its usage; by default ``python -m MODULE``."""
+
+RECORDED = ("processes", "sha256", "start_content")
+"""What a run writes into its settings beside its options."""
+
+
 class Argument:
     """Names of an option, where they are not that of its field, and keywords of ``add_argument``."""
 
@@ -77,8 +88,24 @@ class Argument:
 
 def parse(kind: type[O], argv: Sequence[str] | None = None) -> O:
     """Return the options of a command line, of ``sys.argv`` by default; exit with a sentence if one is wrong."""
+    return parse_command(kind, argv)[0]
+
+
+def parse_command(kind: type[O], argv: Sequence[str] | None = None) -> tuple[O, bool]:
+    """Return the options of a command line, and whether the result is to be printed as JSON."""
+    argv = sys.argv[1:] if argv is None else argv
     parser = parser_of(kind)
-    return _made(kind, parser, parser.parse_args(argv))
+    every = parser.add_argument_group("every command")
+    every.add_argument(
+        "--config", type=ranges.old_file, metavar="FILE",
+        help="options from a JSON file, such as the settings.json of a run; those of the command line win",
+    )  # fmt: skip
+    every.add_argument("--json", action="store_true", help="print the result as JSON, and all else as errors are")
+    _take_config(parser, argv)
+    given = vars(parser.parse_args(argv))
+    del given["config"]
+    as_json = given.pop("json")
+    return _made(kind, parser, argparse.Namespace(**given)), as_json
 
 
 def parse_known(kind: type[O], argv: Sequence[str] | None = None) -> tuple[O, list[str]]:
@@ -105,8 +132,9 @@ def parser_of(kind: type) -> argparse.ArgumentParser:
     """Return the parser; the module that defines the dataclass gives it its name and its description."""
     module = sys.modules[kind.__module__]
     name = (module.__spec__.name if module.__spec__ else kind.__module__).removesuffix(".__main__")
-    description = (module.__doc__ or "").split("\n\n")[0]
-    parser = argparse.ArgumentParser(prog=f"python -m {name}", description=description, allow_abbrev=False)
+    description = (module.__doc__ or "").split("\n\n")[0].split(": ``")[0]
+    program = PROGRAM.get() or f"python -m {name}"
+    parser = argparse.ArgumentParser(prog=program, description=description, allow_abbrev=False)
     hints = get_type_hints(kind, include_extras=True)
     for each in kind.__mro__:
         own = [f for f in fields(kind) if f.init and _owner(kind, f.name) is each]
@@ -121,6 +149,55 @@ def parser_of(kind: type) -> argparse.ArgumentParser:
 def _owner(kind: type, name: str) -> type:
     """Return the class that has introduced a field."""
     return next(each for each in reversed(kind.__mro__) if name in vars(each).get("__annotations__", {}))
+
+
+def _take_config(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
+    """Put what the file of ``--config`` says in the place of the defaults, checked as if it had been typed."""
+    paths = [word.removeprefix("--config=") for word in argv if word.startswith("--config=")]
+    paths += [value for word, value in zip(argv, argv[1:], strict=False) if word == "--config"]
+    if not paths:
+        return
+    try:
+        content = json.loads(ranges.old_file(paths[-1]).read_text(encoding="utf-8"))
+    except argparse.ArgumentTypeError:
+        return  # argparse tells
+    except (OSError, ValueError) as error:
+        parser.error(f"argument --config: got {paths[-1]}, want a JSON file ({error})")
+    if not isinstance(content, dict):
+        parser.error(f"argument --config: got {paths[-1]} without options, want a JSON object of them")
+    actions = {action.dest: action for action in parser._actions if action.dest not in ("help", "config", "json")}
+    for name, value in content.items():
+        action = actions.get(name.replace("-", "_"))
+        if action is None and name in RECORDED:
+            continue
+        if action is None:
+            known = ", ".join(actions)
+            parser.error(f"argument --config: got {name!r} in {paths[-1]}, want options of this command: {known}")
+        typed = any(word.split("=")[0] in action.option_strings for word in argv)
+        if not typed:
+            action.default, action.required = _from_config(parser, action, value, paths[-1]), False
+            action.nargs = "?" if not action.option_strings and action.nargs is None else action.nargs
+
+
+def _from_config(parser: argparse.ArgumentParser, action: argparse.Action, value: Any, path: str) -> Any:
+    """Return a value of the file as its option would have it."""
+    switch = action.nargs == 0 or isinstance(action, argparse.BooleanOptionalAction)
+    several = action.nargs in ("+", "*")
+    try:
+        if value is None or switch:
+            if not isinstance(value, bool) and value is not None:
+                raise argparse.ArgumentTypeError(f"got {value}, want true or false")
+            return value
+        if several is not isinstance(value, list) or isinstance(value, dict):
+            raise argparse.ArgumentTypeError(f"got {json.dumps(value)}, want {'a list' if several else 'one value'}")
+        values = [action.type(str(v)) if callable(action.type) else v for v in (value if several else [value])]
+        if wrong := [v for v in values if action.choices is not None and v not in action.choices]:
+            raise argparse.ArgumentTypeError(f"got {wrong[0]}, want one of {', '.join(map(str, action.choices))}")
+        if isinstance(action, ranges.Different) and not action.good(values):
+            raise argparse.ArgumentTypeError(f"got {value}, want {action.want}")
+    except (argparse.ArgumentTypeError, ValueError) as error:
+        parser.error(f"argument {'/'.join(action.option_strings) or action.dest}: {error} (in {path})")
+    return values if several else values[0]
 
 
 def _made(kind: type[O], parser: argparse.ArgumentParser, given: argparse.Namespace) -> O:

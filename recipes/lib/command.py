@@ -7,19 +7,20 @@ from __future__ import annotations
 
 import functools
 import inspect
+import json
 import os
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import is_dataclass
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import asdict, is_dataclass
 from typing import Any, NoReturn, TypeVar
 
-from .cli import parse
+from .cli import parse_command
 
-__all__ = ["Children", "command", "quiet_while_importing", "run_main", "uninterrupted"]
+__all__ = ["Children", "command", "missing", "quiet_while_importing", "run_main", "uninterrupted"]
 
 INTERRUPTED, TERMINATED, PIPE_CLOSED = 128 + 2, 128 + 15, 128 + 13
 """Exit statuses: those that a shell gives a program that ended by the signal."""
@@ -35,23 +36,59 @@ T = TypeVar("T")
 def command(main: Callable[..., T]) -> Callable[..., T]:
     """Make a ``main`` a command: it gets its options, and what the user can mend ends it by a sentence, ``SystemExit``.
 
-    If the parameter of ``main`` is a dataclass, :func:`recipes.lib.cli.parse` makes its argument, from ``sys.argv`` or
-    from the list of arguments that the command is called with. A call with the options themselves runs with them.
+    If the parameter of ``main`` is a dataclass, :func:`recipes.lib.cli.parse_command` makes its argument, from
+    ``sys.argv`` or from the list of arguments that the command is called with. A call with the options themselves runs
+    with them. With ``--json`` the standard output gets the result and nothing else.
     """
 
     @functools.wraps(main)
     def told(*arguments: Any) -> T:
+        as_json = False
         for parameter in inspect.signature(main, eval_str=True).parameters.values():
             if is_dataclass(parameter.annotation) and not isinstance((*arguments, None)[0], parameter.annotation):
-                arguments = (parse(parameter.annotation, *arguments),)
+                options, as_json = parse_command(parameter.annotation, *arguments)
+                arguments = (options,)
         try:
-            return main(*arguments)
+            if not as_json:
+                return main(*arguments)
+            with redirect_stdout(sys.stderr):
+                result = main(*arguments)
+            print(json.dumps(result, default=_plain, indent=1))
+            return result
         except BrokenPipeError:  # nobody reads what is printed: no error of the input
             raise
         except (ValueError, OSError, FloatingPointError) as error:
             raise SystemExit(_sentence(error)) from error
+        except ImportError as error:
+            if (sentence := missing(error)) is None:
+                raise
+            raise SystemExit(sentence) from error
 
     return told
+
+
+EXTRAS = {"timm": "timm", "h5py": "real-weights"} | dict.fromkeys(
+    ("spikingjelly", "snntorch", "torchvision", "PIL", "numpy", "matplotlib", "soundfile", "scipy", "sklearn",
+     "tabulate", "tqdm", "tensorboard", "safetensors"), "recipes"
+)  # fmt: skip
+"""The extra that installs a module."""
+
+
+def missing(error: ImportError) -> str | None:
+    """Return what to install where a module of an extra is missing; ``None`` where something else is wrong."""
+    module = (error.name or "").split(".")[0]
+    if module not in EXTRAS or not isinstance(error, ModuleNotFoundError):
+        return None
+    return f"{module}: not installed, want pip install 'snn_ext[{EXTRAS[module]}]'"
+
+
+def _plain(value: Any) -> Any:
+    """Return what is no JSON value as one: evaluations, tensors, dataclasses; the text of anything else."""
+    if hasattr(value, "to_json"):
+        return json.loads(value.to_json())
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else str(value)
 
 
 def _sentence(error: Exception) -> str:
@@ -96,14 +133,24 @@ def run_main(main: Callable[[], Any], after_interruption: str = "") -> NoReturn:
 
 
 def quiet_while_importing() -> None:
-    """Let Ctrl-C end ``python -m recipes.NAME`` without a traceback while its imports are under way.
+    """Let ``python -m recipes.NAME`` end without a traceback by Ctrl-C or a missing module while it imports.
 
     To be called as the first import of the package. Where the package is imported in any other way nothing changes.
     """
-    own = tuple(f"{package}." for package in ("recipes", "benchmarks")) + ("benchmarks",)
-    started = sys.argv[:1] == ["-m"] and any(a.removeprefix("-m").startswith(own) for a in sys.orig_argv[1:])
-    if started and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    own = ("recipes.", "benchmarks.", "benchmarks", "snn_ext.recipes.")
+    if sys.argv[:1] != ["-m"] or not any(a.removeprefix("-m").startswith(own) for a in sys.orig_argv[1:]):
+        return
+    sys.excepthook = _tell_missing
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _leave)
+
+
+def _tell_missing(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    sentence = missing(error) if isinstance(error, ImportError) else None
+    if sentence is None:
+        sys.__excepthook__(kind, error, trace)
+    else:
+        print(sentence, file=sys.stderr)
 
 
 def _leave(number: int, frame: Any) -> NoReturn:

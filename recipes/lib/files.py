@@ -26,6 +26,7 @@ from snn_ext._files import (
     read_json,
     replacing,
     save_tensors,
+    user_cache,
     write_json,
 )  # fmt: skip
 
@@ -41,7 +42,7 @@ def data_folder() -> Path:
     if data := os.environ.get("SNN_EXT_DATA"):
         return Path(data)
     try:
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "snn_ext"
+        return user_cache()
     except RuntimeError:  # no HOME, and no such user
         raise ValueError("SNN_EXT_DATA: got none, and there is no home folder, want a folder for data") from None
 

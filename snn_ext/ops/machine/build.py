@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-from ..._files import scratch
+from ..._files import scratch, user_cache
 
 __all__ = ["BuildError", "cache_folder", "load_library", "load_or_make"]
 
@@ -123,7 +123,7 @@ def cache_folder() -> Path:
     chosen = os.environ.get("SNN_EXT_CACHE")
     if chosen:
         return Path(chosen).expanduser().absolute()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser().absolute() / "snn_ext"
+    return user_cache()
 
 
 def find_compiler() -> list[str]:

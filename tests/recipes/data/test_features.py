@@ -99,13 +99,9 @@ def full(path: Path, **arrays: np.ndarray) -> None:
 def test_without_a_home_nothing_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("SNN_EXT_DATA", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(Path, "home", homeless)
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)
     with pytest.warns(UserWarning, match="SNN_EXT_DATA.*no home folder.*features are not kept"):
         assert feature_cache() is None
-
-
-def homeless() -> Path:
-    raise RuntimeError("Could not determine home directory.")
 
 
 def test_interrupted_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

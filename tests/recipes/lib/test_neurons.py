@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-pytest.importorskip("tqdm", reason="recipes need recipes/requirements.txt")
+pytest.importorskip("tqdm", reason="recipes need snn_ext[recipes]")
 
 from recipes.lib.neurons import NEURONS, OURS, NeuronOptions, spikingjelly_neuron  # noqa: E402
 from recipes.lib.snntorch_trainer import snntorch_neuron  # noqa: E402
