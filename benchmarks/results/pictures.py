@@ -6,10 +6,10 @@ Those with accuracies are drawn from the results of a study: ``--quickstart runs
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from matplotlib.figure import Figure
@@ -26,6 +26,7 @@ from snn_ext.plots.style import finish, look, new_figure, step_axis
 from snn_ext.spikingjelly import ASNNode, ATIFnuNode, ATIFuNode, PCMPIFNode
 
 T = 4
+_RESULTS = "results of a study", "run python -m benchmarks quickstart again"
 POINTS = (2.16, 1.35, 0.88, 0.27)  # of a Gaussian input of standard deviation 1: Castagnetti et al. 2023, T = 4
 
 
@@ -45,7 +46,7 @@ def main(options: Options) -> None:
     if page.exists():
         figures["benchmarks"] = benchmarks(page.read_text(encoding="utf-8"))
     if options.quickstart is not None:
-        figures |= accuracies(json.loads(json.dumps(read_json(options.quickstart))))
+        figures |= accuracies(read_json(options.quickstart, *_RESULTS))
     options.out.mkdir(parents=True, exist_ok=True)
     for name, figure in figures.items():
         save_figure(figure, options.out / f"{name}.png")
@@ -81,9 +82,9 @@ def benchmarks(page: str) -> Figure:
     return speed_ups(read(page[page.rindex("### inference [4,32,64,32,32]") :]))
 
 
-def accuracies(study: dict[str, object]) -> dict[str, Figure]:
+def accuracies(study: Mapping[str, Any]) -> dict[str, Figure]:
     """Return the pictures of the quickstart: accuracy at every step, and the energy of an answer."""
-    found = {name: Evaluation.from_json(json.dumps(kept)) for name, kept in study["conversions"].items()}  # type: ignore[attr-defined]
+    found = {name: Evaluation.from_json(json.dumps(kept)) for name, kept in study["conversions"].items()}
     samples = next(iter(found.values())).samples
     title = f"one ReLU net, first {samples:,} test images of the Fashion-MNIST subset"
     return {

@@ -114,10 +114,10 @@ def accuracy_latency_synops(
 def energy(
     evaluations: Mapping[str, Evaluation], title: str = "", *, level: float = 99.0, model: EnergyModel = ENERGY_45NM
 ) -> Figure:
-    """Draw the energy of an answer as stacked bars, accumulates and multiply-accumulates, beside the analog net.
+    """Draw the energy of an answer as bars, accumulates and multiply-accumulates, beside the analog net.
 
     The answer is that at the first step that reaches ``level`` percent of the analog accuracy, or the last step where
-    none does, or where there are no labels; the step stands above the bar.
+    none does, or where there are no labels; the step stands beside the bar.
 
     Parameters
     ----------
@@ -136,7 +136,7 @@ def energy(
     """
     if not evaluations:
         bad_value("evaluations", evaluations, "at least one")
-    figure = new_figure(2.2 + 1.0 * len(evaluations), 4.2, title)
+    figure = new_figure(8, 1.2 + 0.34 * len(evaluations), title)
     axes = figure.subplots()
     for place, (name, evaluation) in enumerate(evaluations.items()):
         if evaluation.macs is None:
@@ -145,14 +145,16 @@ def energy(
         t = reached or evaluation.time_steps
         adds = 1e-6 * model.accumulate * float(evaluation.synops[t - 1])
         macs = 1e-6 * model.multiply_accumulate * float(evaluation.multiply_accumulates[t - 1])
-        axes.bar(place, macs, 0.6, color=COLOURS[4], label="multiply-accumulates" * (not place))
-        axes.bar(place, adds, 0.6, bottom=macs, color=COLOURS[0], hatch="//", label="accumulates" * (not place))
-        axes.annotate(f"step {t}", (place, macs + adds), ha="center", va="bottom", fontsize=8)
+        axes.barh(place, macs, 0.65, color=COLOURS[4], label="multiply-accumulates" * (not place))
+        axes.barh(place, adds, 0.65, left=macs, color=COLOURS[0], hatch="//", label="accumulates" * (not place))
+        text = f" step {t}" + ("" if reached or evaluation.correct is None else f": below {level:g} %")
+        axes.annotate(text, (macs + adds, place), va="center", fontsize=8)
     analog = 1e-6 * next(iter(evaluations.values())).analog_energy(model)
-    axes.axhline(analog, color="black", ls="--", lw=1, label="analog net")
-    axes.set_ylabel(f"energy of an answer (µJ)\n{model.name}", fontsize=9)
-    axes.margins(y=0.12)
-    name_axis(axes, list(evaluations))
+    axes.axvline(analog, color="black", ls="--", lw=1, label="analog net")
+    axes.set_xlabel(f"energy of an answer (µJ): {model.name}", fontsize=9)
+    axes.set_yticks(range(len(evaluations)), list(evaluations), fontsize=8)
+    axes.invert_yaxis()
+    axes.margins(x=0.15)
     finish(axes)
     return figure
 

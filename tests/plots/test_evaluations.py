@@ -67,8 +67,8 @@ def test_seeds_are_a_mean_over_a_band_and_energy_is_that_of_the_answer() -> None
     assert len(figure.axes[0].collections) == 1
     t = found.latency_at(levels=(99.0,))[99.0] or T
     axes = plots.energy({"net": found}).axes[0]
-    height = sum(bar.get_height() for bar in axes.patches)
-    assert height == pytest.approx(1e-6 * float(found.energy()[t - 1]), rel=1e-6)
+    width = sum(bar.get_width() for bar in axes.patches)
+    assert width == pytest.approx(1e-6 * float(found.energy()[t - 1]), rel=1e-6)
     found.dt = worse.dt = 1.0
     panels = plots.dial({"net": {0.1: found, 0.3: worse}}).axes
     assert panels[0].lines[0].get_xdata()[0] == pytest.approx(found.firing_rate)
