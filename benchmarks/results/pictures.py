@@ -13,14 +13,14 @@ from typing import Annotated, Any
 
 import torch
 from matplotlib.figure import Figure
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmarks.speed.report import read, speed_ups
 from recipes.lib.cli import Argument
 from recipes.lib.command import command, run_main
 from recipes.lib.files import read_json, save_figure
-from snn_ext import plots
-from snn_ext.evaluation import Evaluation
+from snn_ext import convert, evaluate, plots
+from snn_ext.evaluation import Evaluation, sweep_precision
 from snn_ext.functional import asn_transfer
 from snn_ext.plots.style import finish, look, new_figure, step_axis
 from snn_ext.spikingjelly import ASNNode, ATIFnuNode, ATIFuNode, PCMPIFNode
@@ -75,6 +75,23 @@ def neurons() -> Iterator[tuple[str, Figure]]:
     yield "asn-signal", plots.potential(node, signal, title="ASN, m_f = 0.3")
     yield "asn-transfer", _transfer()
     yield "overview", _overview()
+    yield from nets()
+
+
+def nets() -> Iterator[tuple[str, Figure]]:
+    """Yield the pictures of a small net whose labels are its own: of the gallery, to show what figures look like."""
+    torch.manual_seed(0)
+    ann = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 4))
+    x = torch.rand(1024, 16)
+    with torch.no_grad():
+        ann[4].bias -= ann(x).mean(0)  # so that all four classes are answers
+    loader = [(x, ann(x).argmax(1))]
+    snn = convert(ann, x, time_steps=8, progress=False)
+    yield "raster", plots.raster(snn, x[:1], 16)
+    yield "evaluation", plots.overview(evaluate(snn, loader, 16, ann=ann, delay=(0, 2, 4), progress=False))
+    adaptive = convert(ann, x, method="adsnn", spike_height="adaptive", progress=False)
+    sweep = sweep_precision(adaptive, loader, 300, m_f=(0.05, 0.1, 0.2, 0.3, 0.5, 1.0), ann=ann, progress=False)
+    yield "dial", plots.dial({"ReLU net, adaptive height": sweep}, "a small net: what precision costs")
 
 
 def benchmarks(page: str) -> Figure:
