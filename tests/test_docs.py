@@ -78,3 +78,18 @@ def test_every_picture_is_shown_and_described() -> None:
     shown = "".join(page.read_text(encoding="utf-8") for page in [ROOT / "README.md", *DOCS.glob("*.md")])
     for picture in DOCS.rglob("*.png"):
         assert re.search(rf"!\[[^\]]{{10,}}\]\([^)]*{re.escape(picture.name)}\)", shown), picture
+
+
+def test_the_reference_has_every_public_name_of_the_top_level() -> None:
+    import snn_ext
+
+    text = (DOCS / "reference-snn_ext.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"^\.\. auto(?:class|function):: snn_ext\.(\w+)$", text, re.MULTILINE))
+    assert named == set(snn_ext.__all__) - {"__version__"}
+
+
+def test_the_reference_has_every_public_module() -> None:
+    import snn_ext
+
+    for module in snn_ext._MODULES:
+        assert f".. automodule:: snn_ext.{module}" in (DOCS / f"reference-{module}.md").read_text(encoding="utf-8")

@@ -185,7 +185,8 @@ def dial(sweeps: Mapping[str, Mapping[float, Evaluation]], title: str = "") -> F
             trade.annotate(f"{m_f:g}", (x, y), textcoords="offset points", xytext=(5, -10), fontsize=7)
         trade.axhline(100 * next(iter(sweep.values())).analog_accuracy, color=look(place)["color"], ls="--", lw=1)
         rate.plot(list(sweep), hertz, label=name, **look(place))
-    trade.set(xlabel="firing rate (Hz)", ylabel="accuracy (%); dashed: analog; numbers: m_f", xscale="log")
+    trade.set(xlabel="firing rate (Hz)", ylabel="accuracy (%)", xscale="log")
+    trade.set_title("numbers: m_f; dashed: the analog net", fontsize=9)
     rate.set(xlabel="precision m_f (smaller is more precise)", ylabel="firing rate (Hz)", xscale="log", yscale="log")
     for axis in (trade.xaxis, rate.xaxis, rate.yaxis):
         plain_log(axis)
