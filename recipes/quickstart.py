@@ -79,7 +79,8 @@ def quickstart(train_set: LabelledImages, test_set: LabelledImages, options: Opt
         net, layers = copy.deepcopy(relu_net), []
         if swap is not None:
             images = first(train_set, options.calibration_images)
-            layers = snn_ext.calibrate(net, images, time_steps=options.time_steps, limit=100_000, **swap)
+            common: dict[str, Any] = {"limit": 100_000, "samples": options.calibration_images}
+            layers = snn_ext.calibrate(net, images, time_steps=options.time_steps, **common, **swap)
             functional.set_step_mode(net, "m")
             net.time_steps = options.time_steps
         before, history = measure_activity(net, test), [thresholds(layers)]

@@ -1,30 +1,28 @@
-"""Threshold, pre-charge and bias of swapped neurons, by the current that really arrives in the spiking net."""
+"""Threshold, pre-charge, bias and weights of swapped neurons, by the current that really arrives in the spiking net."""
 
 from __future__ import annotations
 
+import functools
 import math
-import operator
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
+from ._before import Before
 from ._channel_search import START, ChannelSearch, least_squares_threshold
 from ._progress import bar
-from ._samples import POSITIONS, Samples, places_of, values_at
-from ._tracing import traced_graph
-from .hosts import LeafTracer, reset_neurons
+from ._regression import ROWS, correction, inputs_of, rows_for
+from ._samples import Samples, places_of, values_at
+from .hosts import reset_neurons
 from .neurons import IntegrateAndFireNeuron, NonUniformIntegrateAndFireNeuron
 from .neurons.quantized import QuantizedActivation
 from .simulation.graph import in_step_mode, not_training
 from .training import ConstantInputNet
 
-__all__ = ["analog_samples", "biases_before", "can_be_searched", "ceiling_of", "fit_to_spikes"]
-
-_ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")
+__all__ = ["analog_samples", "can_be_searched", "ceiling_of", "fit_to_spikes"]
 
 
 def can_be_searched(neuron: nn.Module) -> bool:
@@ -48,58 +46,35 @@ def ceiling_of(relu: nn.Module) -> float:
 def analog_samples(net: nn.Module, relus: Iterable[nn.Module], inputs: Sequence[Tensor]) -> dict[nn.Module, Samples]:
     """Return input and output of the rectifiers of a net at random positions, in the order in which they are called.
 
-    Those that one forward pass calls several times, or whose inputs have no channels, are left out.
+    Those that one forward pass calls several times, or whose inputs have no channels, are left out. The output of the
+    net comes last, under ``net``, if it has the form ``[N, F]``.
     """
     found: dict[nn.Module, list[Tensor]] = {}
     places: dict[nn.Module, Any] = {}
-    sizes = [len(x) for x in inputs]
+    sizes, generator = [len(x) for x in inputs], torch.Generator()
 
     def keep(module: nn.Module, args: tuple[Tensor, ...]) -> None:
         x, parts = args[0], found.setdefault(module, [])
         if module not in places and x.ndim > 1:
-            generator = torch.Generator().manual_seed(0)
-            places[module] = places_of(sizes, math.prod(x.shape[2:]), POSITIONS, generator, x.device)
+            places[module] = places_of(sizes, math.prod(x.shape[2:]), ROWS, generator.manual_seed(0), x.device)
         if module in places and len(parts) < len(sizes):
             parts.append(values_at(x.unsqueeze(0), *places[module][len(parts)])[0])
         else:
             places.pop(module, None)
 
     with _hooked(relus, keep), _one_step(net) as step:
-        for x in inputs:
-            step(x)
-    return {
+        outputs = [step(x) for x in inputs]
+    samples = {
         relu: Samples(places[relu], torch.cat(parts, 1), relu(torch.cat(parts, 1)))
         for relu, parts in found.items()
         if relu in places
     }
-
-
-def biases_before(net: nn.Module, relus: Iterable[nn.Module]) -> dict[nn.Module, nn.Module]:
-    """Return for each rectifier the module whose bias adds to its input and to nothing else, as far as there is one."""
-    try:
-        graph = traced_graph(net.one_step() if isinstance(net, ConstantInputNet) else net, LeafTracer(), "net")
-    except Exception:  # control flow on values: such a net cannot be traced, so that nothing is known
-        return {}
-    wanted, modules = set(relus), dict(net.named_modules(remove_duplicate=False))
-    calls = Counter(modules[str(node.target)] for node in graph.nodes if node.op == "call_module")
-
-    def source_of(node: Any) -> nn.Module | None:
-        if not isinstance(node, fx.Node) or len(node.users) > 1:
-            return None
-        if node.op == "call_module":
-            module = modules[str(node.target)]
-            bias = getattr(module, "bias", None)
-            own = isinstance(bias, nn.Parameter) and bias.ndim == 1 and calls[module] == 1
-            return module if own else None
-        sources = node.args if node.target in _ADDITIONS else ()
-        return next((module for source in sources if (module := source_of(source)) is not None), None)
-
-    found = {
-        modules[str(node.target)]: source_of(node.args[0])
-        for node in graph.nodes
-        if node.op == "call_module" and modules[str(node.target)] in wanted and node.args
-    }
-    return {relu: module for relu, module in found.items() if module is not None}
+    if outputs and all(
+        isinstance(y, Tensor) and y.ndim == 2 and len(y) == n for y, n in zip(outputs, sizes, strict=True)
+    ):
+        every = places_of(sizes, 1, sum(sizes), generator, outputs[0].device)
+        samples[net] = Samples(every, torch.cat(outputs).T, torch.cat(outputs).T)
+    return samples
 
 
 @torch.no_grad()
@@ -107,14 +82,15 @@ def fit_to_spikes(
     net: nn.Module,
     new: Mapping[nn.Module, nn.Module],
     samples: Mapping[nn.Module, Samples],
-    biases: Mapping[nn.Module, nn.Module],
+    before: Mapping[nn.Module, Before],
     inputs: Sequence[Tensor],
     time_steps: int,
     *,
+    correct_weights: bool,
     memory: int = 1 << 28,
     progress: bool = True,
 ) -> None:
-    """Fit one layer of neurons after the other, in the net as it is so far; biases are restored if that fails.
+    """Fit one layer of neurons after the other, in the net as it is so far; parameters are restored if that fails.
 
     Parameters
     ----------
@@ -122,77 +98,131 @@ def fit_to_spikes(
         With the neurons in it.
     new : dict of nn.Module to nn.Module
         The neuron for each rectifier.
-    samples, biases : dict
-        Of the rectifiers, from :func:`analog_samples` and :func:`biases_before`.
+    samples, before : dict
+        Of the rectifiers and of the net, from :func:`analog_samples` and :func:`snn_ext._before.find_before`.
     inputs : sequence of Tensor
         Those of the samples.
     time_steps : int
         T.
+    correct_weights : bool
+        Correct the weights before each layer, where that is better on inputs that are held out.
     memory : int
         Bytes for the current into one layer.
     progress : bool
         Show a progress bar on a terminal.
     """
-    kept = {module: module.bias.detach().clone() for module in biases.values() if isinstance(module.bias, Tensor)}
+    kept = [(p, p.detach().clone()) for one in before.values() for p in one.parameters]
     layers = [relu for relu in samples if relu in new and can_be_searched(new[relu])]
+    arriving = _Arriving(net, inputs, time_steps)
     try:
         for relu in bar("calibrate", "layer", layers, progress=progress):
-            neuron: Any = new[relu]
+            if not bool(samples[relu].target.any()):
+                continue
+            if correct_weights and relu in before:
+                _correct(arriving, new[relu], before[relu], samples[relu], memory)
             values = samples[relu].current
             few = samples[relu].fewer(memory // (time_steps * len(values) * values.element_size()))
-            if not bool(few.target.any()):
-                continue
-            current = _arriving(net, neuron, few, inputs, time_steps)
-            at_points, profile = isinstance(neuron, NonUniformIntegrateAndFireNeuron), None
-            if at_points:  # fitted, or those of a quantised activation: they keep their shape
-                threshold, precharge = neuron.thresholds().clip_level, float(neuron.v_init.mean())
-                profile = neuron.thresholds().of_steps / threshold
-            elif isinstance(relu, QuantizedActivation):
-                threshold, precharge = relu.clip_level(), relu.v_init
-            else:
-                threshold = least_squares_threshold(few.current, few.target, time_steps, shared=True)
-                precharge = START
-            ceiling = ceiling_of(relu)
-            search = ChannelSearch(
-                current, few.target, threshold, precharge,
-                limit=ceiling if ceiling < math.inf else None, shared=True,
-                fire_at_threshold=neuron.fire_at_threshold, biased=relu in biases,
-                profile=profile, resets=neuron._reset_kind() == "subtract",
-            )  # fmt: skip
-            search.run()
-            if at_points:
-                neuron.p.mul_(search.threshold[:1].to(neuron.p) / threshold)
-            else:
-                setattr(neuron, neuron.threshold_name, search.threshold[:1].to(neuron.v_init))
-            neuron.v_init = search.precharge.to(neuron.v_init)
-            if relu in biases:
-                bias: Any = biases[relu].bias
-                bias.add_(search.bias.to(bias))
+            _set(
+                new[relu], before.get(relu), _search(relu, new[relu], few, arriving.at(new[relu], few), relu in before)
+            )
+        if correct_weights and layers and net in samples and net in before:
+            _correct(arriving, net, before[net], samples[net], memory)
     except BaseException:
-        for module, bias in kept.items():
-            module.bias.copy_(bias)  # type: ignore[operator]
+        for parameter, value in kept:
+            parameter.copy_(value)
         raise
     finally:
         reset_neurons(net)
 
 
-def _arriving(net: nn.Module, neuron: Any, samples: Samples, inputs: Sequence[Tensor], time_steps: int) -> Tensor:
-    """Return the current into a neuron at the positions of samples, ``[T, C, M]``; layers behind it do not run."""
-    found: list[list[Tensor]] = [[] for _ in inputs]
+def _correct(arriving: _Arriving, module: nn.Module, before: Before, samples: Samples, memory: int) -> None:
+    """Correct the weights before a layer of neurons, or the output, by what the mean over time lacks."""
+    layer = before.layer
+    if layer is None:
+        return
+    rows = rows_for(layer, samples.current.shape[1], memory)
+    samples = samples if rows is None else samples.fewer(rows)
+    current, inputs = arriving.means(module, samples, layer)
+    fit = correction(inputs, (samples.current - current).T, getattr(layer, "groups", 1))
+    if fit is not None:
+        before.correct(*fit)
 
-    with _one_step(net) as step:
-        for batch, x in enumerate(inputs):
 
-            def keep(module: nn.Module, args: tuple[Tensor, ...], batch: int = batch) -> None:
-                found[batch].append(samples.of(args[0].unsqueeze(0), batch))
-                raise _ArrivedError
+def _search(relu: nn.Module, neuron: Any, samples: Samples, current: Tensor, biased: bool) -> ChannelSearch:
+    """Search from where a quantised activation is already, or from the best staircase."""
+    profile = None
+    if isinstance(neuron, NonUniformIntegrateAndFireNeuron):  # its points keep their shape
+        threshold, precharge = neuron.thresholds().clip_level, float(neuron.v_init.mean())
+        profile = neuron.thresholds().of_steps / threshold
+    elif isinstance(relu, QuantizedActivation):
+        threshold, precharge = relu.clip_level(), relu.v_init
+    else:
+        threshold = least_squares_threshold(samples.current, samples.target, len(current), shared=True)
+        precharge = START
+    ceiling = ceiling_of(relu)
+    search = ChannelSearch(
+        current, samples.target, threshold, precharge,
+        limit=ceiling if ceiling < math.inf else None, shared=True, fire_at_threshold=neuron.fire_at_threshold,
+        biased=biased, profile=profile, resets=neuron._reset_kind() == "subtract",
+    )  # fmt: skip
+    search.run()
+    return search
 
-            reset_neurons(net)
-            with _hooked([neuron], keep):
-                for _ in range(time_steps):
-                    with suppress(_ArrivedError):
-                        step(x)
-    return torch.cat([torch.cat(parts) for parts in found], dim=2)
+
+def _set(neuron: Any, before: Before | None, search: ChannelSearch) -> None:
+    threshold = search.threshold[:1].to(neuron.v_init)
+    if isinstance(neuron, NonUniformIntegrateAndFireNeuron):
+        neuron.p.mul_(threshold.to(neuron.p) / neuron.thresholds().clip_level)
+    else:
+        setattr(neuron, neuron.threshold_name, threshold)
+    neuron.v_init = search.precharge.to(neuron.v_init)
+    if before is not None:
+        before.shift(search.bias)
+
+
+class _Arriving:
+    """What arrives at a layer of neurons, or at the output, in T steps of the net as it is."""
+
+    def __init__(self, net: nn.Module, inputs: Sequence[Tensor], time_steps: int) -> None:
+        self._net, self._inputs, self._time_steps = net, inputs, time_steps
+
+    def at(self, module: nn.Module, samples: Samples) -> Tensor:
+        """Return the current at the positions of samples, ``[T, C, M]``."""
+        parts = []
+        for batch in range(len(self._inputs)):
+            steps = self._steps(module, batch)
+            parts.append(torch.cat([samples.of(current.unsqueeze(0), batch) for current in steps]))
+        return torch.cat(parts, dim=2)
+
+    def means(self, module: nn.Module, samples: Samples, layer: nn.Module) -> tuple[Tensor, Tensor]:
+        """Return the mean current ``[C, M]``, and what the layer before sees on average, ``[M, C_in, *kernel]``."""
+        currents, inputs = [], []
+        for batch in range(len(self._inputs)):
+            fed: list[Tensor] = []
+
+            def add(layer: nn.Module, args: tuple[Tensor, ...], fed: list[Tensor] = fed) -> None:
+                fed[:] = [args[0] + fed[0] if fed else args[0]]
+
+            with _hooked([layer], add):
+                current = functools.reduce(torch.add, self._steps(module, batch)) / self._time_steps
+            currents.append(samples.of(current.unsqueeze(0), batch)[0])
+            inputs.append(inputs_of(layer, fed[0] / self._time_steps, *samples.places[batch], current.shape))
+        return torch.cat(currents, 1), torch.cat(inputs)
+
+    def _steps(self, module: nn.Module, batch: int) -> Iterator[Tensor]:
+        """Yield the input of a layer at each step, or the output of the net; layers behind it do not run."""
+        found: list[Tensor] = []
+
+        def keep(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+            found.append(args[0])
+            raise _ArrivedError
+
+        reset_neurons(self._net)
+        with _one_step(self._net) as step, _hooked([] if module is self._net else [module], keep):
+            for _ in range(self._time_steps):
+                with suppress(_ArrivedError):
+                    found.append(step(self._inputs[batch]))
+                yield found.pop()
 
 
 class _ArrivedError(Exception):

@@ -10,7 +10,8 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from ._arriving import analog_samples, biases_before, ceiling_of, fit_to_spikes
+from ._arriving import analog_samples, ceiling_of, fit_to_spikes
+from ._before import find_before
 from ._calls import is_activation, module_for_each_call
 from ._errors import bad_type, bad_value, check_bool, check_choice, check_count
 from .hosts import is_neuron, reset_neurons
@@ -33,6 +34,7 @@ def calibrate(
     functional: bool = False,
     method: Method = "calibrated",
     samples: int = 256,
+    correct_weights: bool = True,
     progress: bool = True,
 ) -> list[nn.Module]:
     r"""Replace every ReLU of a trained net, in place, by a spiking neuron that is fitted to it.
@@ -54,8 +56,10 @@ def calibrate(
     .. math:: E = \left\langle \left[\frac{\theta}{T}\, n(I + b; \theta, v) - a\right]^2 \right\rangle
 
     with the count n of T steps and the activation a of the ReLU. The bias is added to that of the layer or batch norm
-    before the neurons, where the net can be traced and there is one. ``v_init`` of the factory is not kept. It is the
-    search of ``convert(method="calibrated")``, without its correction of weights.
+    before the neurons, where the net can be traced and there is one; so is a correction of the weights of the layer, by
+    ridge regression on what the current lacks on average, where it is better on inputs that are held out. The output
+    layer is corrected last. ``v_init`` of the factory is not kept. It is the search of
+    ``convert(method="calibrated")``, with one threshold for a layer.
 
     A layer that no positive input reaches keeps the threshold that the factory has given its neuron; so does one that
     evaluation never calls, as of an auxiliary output for training. So do neurons that are not ATIF-u, ATIF-nu or PCMP
@@ -80,6 +84,8 @@ def calibrate(
         "inputs" fits to the inputs of the ReLUs alone.
     samples : int
         Inputs for the second fit, the first of ``batches``.
+    correct_weights : bool
+        Let the second fit correct weights; else thresholds, pre-charges and biases alone.
     progress : bool
         Show a progress bar on a terminal.
 
@@ -119,6 +125,7 @@ def calibrate(
     check_bool("functional", functional)
     check_choice("method", method, get_args(Method))
     check_count("samples", samples)
+    check_bool("correct_weights", correct_weights)
     new: dict[nn.Module, nn.Module] = {}
 
     def fitted(old: nn.Module) -> nn.Module:
@@ -145,10 +152,13 @@ def calibrate(
                 "want batches that run the whole net, or to know that their neurons keep the factory's threshold",
                 stacklevel=2,
             )
-        activations, biases = analog_samples(net, inputs, seen.inputs), biases_before(net, inputs)
+        activations, before = analog_samples(net, inputs, seen.inputs), find_before(net, inputs)
         replace_neurons(net, fitted, drop=("dynamics", "initial potential"))  # it is fitted, not kept
         try:
-            fit_to_spikes(net, new, activations, biases, seen.inputs, time_steps, progress=progress)
+            fit_to_spikes(
+                net, new, activations, before, seen.inputs, time_steps,
+                correct_weights=correct_weights, progress=progress,
+            )  # fmt: skip
         except BaseException:
             swap_neurons(net, {neuron: old for old, neuron in new.items()})
             raise

@@ -95,27 +95,29 @@ def test_both_hosts_get_the_same_parameters() -> None:
         assert (v_init - others).abs().mean() < 0.1
 
 
-def test_biases_go_into_the_last_layer_before_the_neurons_that_nothing_else_reads() -> None:
+@pytest.mark.parametrize("correct_weights", [False, True])
+def test_only_what_comes_last_before_the_neurons_is_changed(correct_weights: bool) -> None:
     net = residual_net()
     before = {name: value.clone() for name, value in net.state_dict().items()}
-    calibrate(net, [X], FACTORIES["ATIFuNode"], 4)
+    calibrate(net, [X], FACTORIES["ATIFuNode"], 4, correct_weights=correct_weights)
     after = net.state_dict()
     changed = {name for name, value in before.items() if name in after and not after[name].equal(value)}
-    assert changed == {"3.norm.bias", "4.norm.bias", "5.norm.bias"}  # constant input needs none
+    weights = {"3.conv.weight", "4.conv.weight", "5.conv.weight", "8.weight", "8.bias"}
+    # constant input needs no correction of the first layer
+    assert changed == {"3.norm.bias", "4.norm.bias", "5.norm.bias"} | (weights if correct_weights else set())
 
-    class Read(nn.Module):
-        """Uses the convolution twice."""
 
-        def __init__(self) -> None:
-            super().__init__()
-            self.conv, self.relu = nn.Conv2d(2, 2, 1), nn.ReLU()
-
-        def forward(self, x: Tensor) -> Tensor:
-            y = self.conv(x)
-            return self.relu(y) + y
-
-    own = Read()
-    assert not arriving.biases_before(own, [own.relu])
+@pytest.mark.parametrize(("time_steps", "at_most"), [(2, 0.8), (4, 1.0)])
+def test_corrected_weights_bring_the_output_nearer_on_inputs_that_were_not_seen(
+    time_steps: int, at_most: float
+) -> None:
+    others, errors = torch.rand(48, 2, 8, 8, generator=torch.Generator().manual_seed(2)), []
+    for correct_weights in (False, True):
+        net = residual_net()
+        wanted = net(others).detach()
+        calibrate(net, [X[:24], X[24:]], FACTORIES["ATIFuNode"], time_steps, correct_weights=correct_weights)
+        errors.append(float((mean_output(net, others, time_steps) - wanted).norm() / wanted.norm()))
+    assert errors[1] < at_most * errors[0], errors
 
 
 def test_the_mode_of_the_net_and_of_its_neurons_stays(monkeypatch: pytest.MonkeyPatch) -> None:

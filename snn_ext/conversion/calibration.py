@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 
 from .._channel_search import START, ChannelSearch, least_squares_threshold
 from .._progress import bar
+from .._regression import ROWS, inputs_of, rows_for
 from .._samples import POSITIONS, Samples, places_of, values_at
 from ..functional.quantization import Recursion
 from ..neurons.quantized import QuantizedReLU
@@ -20,17 +21,13 @@ from ..spikingjelly import ATIFnuNode
 from .canonicalize import AnalogNet
 from .graph_tools import shape_of
 from .layerwise import Layerwise
-from .refit import feeder, inputs_of, refit
+from .refit import feeder, refit
 from .spiking import OUTPUT, ThresholdSetter
 
 __all__ = ["AnalogSamples", "calibrate"]
 
 _RECURSIONS: tuple[Recursion, ...] = ("min", "cumulative")
 """From points to thresholds: the better one at the start of a search is taken."""
-_ROWS = 8192
-"""Positions of a channel for a regression of weights."""
-_MANY = 2048
-"""Inputs of a sum from which on a regression takes fewer positions: its time grows with the third power of them."""
 
 
 def calibrate(
@@ -66,7 +63,7 @@ def calibrate(
     -----
     Source: Hwang et al. 2021, algorithm 1, taken to three parameters of each channel.
     """
-    samples = AnalogSamples(analog, batches, _ROWS if correct_weights else POSITIONS, memory // 4)
+    samples = AnalogSamples(analog, batches, ROWS if correct_weights else POSITIONS, memory // 4)
     layers = Layerwise(thresholds.net, batches, time_steps, memory)
     for node in bar("calibrate", "layer", layers.layers(), progress=progress):
         name = str(node.target)
@@ -129,9 +126,8 @@ def _correct(layers: Layerwise, node: fx.Node, samples: Samples, memory: int) ->
     if fed is None or layers.is_constant(fed):
         return
     layer: Any = module_of(layers.net, fed)
-    columns = layer.weight[0].numel()
-    if columns > _MANY or columns * samples.current.shape[1] * layer.weight.element_size() > memory:
-        samples = samples.fewer(memory // (columns * layer.weight.element_size()))
+    rows = rows_for(layer, samples.current.shape[1], memory)
+    samples = samples if rows is None else samples.fewer(rows)
     source, inputs, means = fed.all_input_nodes[0], [], []
     for batch in range(len(layers.batches)):
         total: dict[fx.Node, Tensor] = {}

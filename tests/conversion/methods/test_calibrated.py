@@ -208,7 +208,7 @@ def test_the_search_beats_its_start_on_a_current_that_varies() -> None:
 
 @pytest.mark.parametrize("rows", [20, 60])
 def test_a_regression_of_more_columns_than_rows_is_that_of_its_definition(rows: int) -> None:
-    from snn_ext.conversion.refit import _Ridge
+    from snn_ext._regression import _Ridge
 
     torch.manual_seed(0)
     x, r = torch.rand(2, rows, 40, dtype=torch.float64), torch.rand(2, rows, 3, dtype=torch.float64)
@@ -226,7 +226,8 @@ def test_a_regression_of_more_columns_than_rows_is_that_of_its_definition(rows: 
     nn.Conv3d(4, 6, 2, padding=1),
 ], ids=str)  # fmt: skip
 def test_a_correction_of_weights_finds_the_weights(layer: Any) -> None:
-    from snn_ext.conversion.refit import inputs_of, refit
+    from snn_ext._regression import inputs_of
+    from snn_ext.conversion.refit import refit
 
     x = torch.randn(20, 4, *[5] * (layer.weight.ndim - 2))
     wanted = copy.deepcopy(layer)
