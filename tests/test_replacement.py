@@ -224,7 +224,7 @@ def test_a_failure_half_way_changes_nothing() -> None:
             nn.Sequential(nn.ReLU()),
             ATIFuNode,
             {},
-            "factory: got <class 'snn_ext.spikingjelly.neurons.ATIFuNode'> of type type",
+            "factory: got <class 'snn_ext.spikingjelly.neurons.ATIFuNode'>",
         ),
         (nn.Sequential(nn.ReLU()), lambda _: ATIFuNode(), {"drop": ("speed",)}, "drop: got ('speed',)"),
         (nn.Sequential(nn.ReLU()), lambda _: ATIFuNode(), {"drop": 1}, "drop: got 1"),
