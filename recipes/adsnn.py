@@ -40,7 +40,7 @@ class Options(AANOptions):
     m_f: Annotated[list[Positive], Different, "precisions of the sweep"] = field(default_factory=lambda: list(M_F))
     within: Annotated[Percent, "points by which AdSNN may be below its ANN to match"] = 0.5
     percentile: Annotated[Share, "unit of ReLU layers with adaptive height"] = 99.0
-    calibration_images: Count = 200
+    calibration_images: Annotated[Count, "training images for the scales of the adaptive neurons"] = 200
     eval_images: Annotated[Count, "test on a sample of the test images"] = 500
     arousal_images: Annotated[Count, "training images for arousal"] = 500
     error_shares: Annotated[list[Share], Different, "percent of errors to switch"] = field(

@@ -46,11 +46,11 @@ PRESETS: dict[str, dict[str, Any]] = {
 class Options(RunOptions, DataOptions):
     """Net, training and conversion (defaults: the preset)."""
 
-    preset: Annotated[str, PRESETS] = "small"
+    preset: Annotated[str, PRESETS, "defaults of net and training"] = "small"
     width: Annotated[Positive, "factor on all widths"] = PRESET
-    epochs: Count = PRESET
-    batch_size: Count = PRESET
-    lr: Rate = PRESET
+    epochs: Annotated[Count, "passes over the training data"] = PRESET
+    batch_size: Annotated[Count, "images in a step"] = PRESET
+    lr: Annotated[Rate, "learning rate"] = PRESET
     milestones: Annotated[
         list[Count], Argument(nargs="*"), Increasing, "epochs after which the rate drops to a tenth"
     ] = PRESET  # fmt: skip

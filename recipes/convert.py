@@ -61,8 +61,10 @@ HORIZONS: dict[str, dict[str, Any]] = {
 class Options(ConversionOptions):
     """Conversion (defaults: the preset)."""
 
-    model: Annotated[str, ("vgg16", *RESNETS)] = "vgg16"
-    data: Annotated[str, (*DATA_SETS, "imagenet")] = "fashion-mnist-subset"
+    model: Annotated[str, ("vgg16", *RESNETS), "net"] = "vgg16"
+    data: Annotated[str, (*DATA_SETS, "imagenet"), "images by name; imagenet is the folder --data-dir"] = (
+        "fashion-mnist-subset"
+    )
     calibration_images: Annotated[Count, "the paper says 256 are enough"] = 256
     eval_images: Annotated[Count | None, "test on a sample of the test images"] = PRESET
     time_steps: Annotated[Count, "T"] = PRESET

@@ -45,7 +45,7 @@ class Options:
     """Options."""
 
     iterations: Annotated[Count, "of each training"] = 2500
-    seed: Seed = 0
+    seed: Annotated[Seed, "of all random numbers"] = 0
     out: Annotated[NewFolder, "folder"] = Path("runs/fit_quantizer")
 
 
@@ -109,7 +109,7 @@ def fit_all(samples: Mapping[str, Tensor], options: Options) -> dict[str, dict[s
     """Return ``{input: {"optima": ..., "fits": ...}}``."""
     results: dict[str, dict[str, Any]] = {name: {"optima": optima(x), "fits": {}} for name, x in samples.items()}
     jobs = [(name, kind) for name in samples for kind in NEURONS]
-    for name, kind in (bar := tqdm(jobs, unit="fit", dynamic_ncols=True)):
+    for name, kind in (bar := tqdm(jobs, unit="fit", dynamic_ncols=True, disable=None)):
         bar.set_description(f"{kind}, {name}")
         results[name]["fits"][kind] = fit(NEURONS[kind], samples[name], options.iterations, seed=options.seed)
     return results

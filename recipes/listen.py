@@ -10,7 +10,7 @@ from __future__ import annotations
 import queue
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from .data.audio import read_samples
 from .data.speech_commands import SAMPLE_RATE
-from .lib.cli import Argument, Count, OldFile, parse
+from .lib.cli import Argument, Count, OldFile
 from .lib.command import command, run_main
 from .lib.listener import HOP, SMOOTHING, THRESHOLD, Detection, Listener
 from .lib.ranges import number
@@ -46,38 +46,47 @@ class Options:
 
 
 @command
-def main(argv: Sequence[str] | None = None) -> None:
-    """Listen to each recording, or to the microphone."""
-    options = parse(Options, argv)
-    spotter = load_spotter(options.checkpoint)
+def main(options: Options) -> list[dict[str, Any]]:
+    """Listen to each recording, or to the microphone, and return the words."""
+    spotter, found = load_spotter(options.checkpoint), []
     for name in options.recordings or ["microphone"]:
         listener = Listener(spotter, options.threshold, options.smoothing)
         pieces = microphone() if options.microphone else raw_samples() if name == "-" else recording(Path(name))
         print(name)
-        spent = listen(listener, pieces, endless=options.microphone)
+        words, spent = listen(listener, pieces, endless=options.microphone)
+        best = listener.decision.best
+        if not words and best is not None:
+            print(
+                f"no word reached --threshold {options.threshold:g}; the best candidate is {best.word} at "
+                f"{best.time:.2f} s with {best.confidence:.2f}"
+            )
         speed = f", {listener.seconds / spent:.0f} times faster than real time" if spent else ""
         print(f"{listener.seconds:.1f} s of sound{speed}")
+        found.append({"recording": name, "seconds": listener.seconds, "words": words, "best": best})
+    return found
 
 
-def listen(listener: Listener, pieces: Iterable[Tensor], endless: bool = False) -> float:
-    """Print a line for each word in the pieces of a stream, and return the seconds that the work took.
+def listen(listener: Listener, pieces: Iterable[Tensor], endless: bool = False) -> tuple[list[Detection], float]:
+    """Print a line for each word in the pieces of a stream; return the words, and the seconds that the work took.
 
     After Ctrl-C the words so far are printed. It is the usual end of an endless stream, and an interruption of others.
     """
-    spent, interruption = 0.0, None
+    found, spent, interruption = [], 0.0, None
     try:
         for piece in pieces:
             began = time.perf_counter()
             words = listener.push(piece)
             spent += time.perf_counter() - began
             _print(words)
+            found += words
     except KeyboardInterrupt as error:
         interruption = error
         print()
-    _print(listener.finish())
+    last = listener.finish()
+    _print(last)
     if interruption is not None and not endless:
         raise interruption
-    return spent
+    return found + last, spent
 
 
 def _print(words: Iterable[Detection]) -> None:
@@ -119,7 +128,7 @@ def microphone() -> Iterator[Tensor]:
     except (ImportError, OSError) as error:  # OSError: it is there, and PortAudio is not
         raise ValueError(
             f"--microphone: got no sounddevice ({error}), want 'pip install sounddevice', or raw samples in a pipe: "
-            f"arecord -t raw -f S16_LE -r 16000 | python -m recipes.listen -"
+            "arecord -t raw -f S16_LE -r 16000 | snn-ext listen -"
         ) from error
     pieces: queue.Queue[bytes] = queue.Queue()
 

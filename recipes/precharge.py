@@ -41,7 +41,7 @@ class Options(ConversionOptions):
 
     presets: ClassVar[Any] = {"small": SMALL, "paper": PAPER | {"resnet20": HWANG_RESNET20}}
 
-    model: Annotated[str, ("net1", "net2", "resnet20")] = "net1"
+    model: Annotated[str, ("net1", "net2", "resnet20"), "net of the paper"] = "net1"
     calibration_images: Annotated[Count | None, "default: all training images"] = None
     eval_images: Annotated[Count | None, "test on a sample of the test images"] = PRESET
     time_steps: Annotated[Count, "T"] = PRESET

@@ -40,7 +40,7 @@ from .models import plain, small_cnn
 class Options:
     """Quickstart."""
 
-    seed: Seed = 0
+    seed: Annotated[Seed, "of all random numbers"] = 0
     time_steps: Annotated[Count, "T, steps of the spiking nets"] = 4
     epochs: Annotated[Count, "training of the ReLU net"] = 8
     fine_tune_epochs: Annotated[Count, "of each net after that"] = 2
@@ -49,7 +49,7 @@ class Options:
     calibration_images: Annotated[Count, "for the thresholds, and for the conversions"] = 800
     conversion_images: Annotated[Count, "test images of the conversions"] = 500
     conversion_steps: Annotated[Count, "steps of the converted nets"] = 64
-    out: Annotated[NewFolder, "folder"] = Path("runs/quickstart")
+    out: Annotated[NewFolder, "folder for results and figures"] = Path("runs/quickstart")
 
 
 def swaps(time_steps: int) -> dict[str, dict[str, Any]]:
@@ -150,7 +150,7 @@ def draw(rows: list[Row], found: dict[str, Evaluation], images: int, options: Op
 
 
 @command
-def main(options: Options) -> None:
+def main(options: Options) -> dict[str, Any]:
     """Print the tables and draw the figures; nothing is written before all of it is done."""
     with own_folder(options.out, "quickstart"):
         train_set, test_set = fashion_mnist_subset()
@@ -163,13 +163,16 @@ def main(options: Options) -> None:
         for name, e in found.items():
             steps = sorted({min(options.time_steps, e.time_steps), e.time_steps})
             reached = " ".join(f"{float(e.accuracy[t - 1]):.2%} at step {t}," for t in steps)
-            print(f"{name:<36}{reached} 99 % of the ReLU net's {e.analog_accuracy:.2%} at step {e.latency[99.0]}")
+            when = f"at step {e.latency[99.0]}" if e.latency[99.0] else "at no step"
+            print(f"{name:<36}{reached} 99 % of the ReLU net's {e.analog_accuracy:.2%} {when}")
         draw(rows, found, len(test_set), options)
         evaluations = {name: json.loads(e.to_json()) for name, e in found.items()}
         setting = {**vars(options), "out": None, "data": FASHION_MNIST_SUBSET}
         content = {"setting": setting, "rows": [row.as_json() for row in rows], "conversions": evaluations}
+        write_json(options.out / "settings.json", {k: v for k, v in vars(options).items() if k != "out"})
         write_json(options.out / "results.json", content)
     print(f"written to {options.out}")
+    return content
 
 
 if __name__ == "__main__":

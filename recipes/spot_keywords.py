@@ -49,11 +49,13 @@ class Options(SpikingOptions, RunOptions, TrainingOptions):
     preset: Annotated[str, PRESETS, "defaults of the options of the training"] = "short"
     data: Annotated[str, "sample, synthetic, speech-commands, or a folder of that layout"] = "sample"
     data_dir: Annotated[Path | None, "folder of the corpus (default: its own in SNN_EXT_DATA or the cache)"] = None
-    frames: Annotated[Literal[48, 49], "of 20 ms"] = 48
-    model: Annotated[str, (*MODELS, RECURRENT)] = PRESET
+    frames: Annotated[Literal[48, 49], "frames of 20 ms that a clip is cut into"] = 48
+    model: Annotated[str, (*MODELS, RECURRENT), "net"] = PRESET
     width: Annotated[Positive, f"factor on all widths; not of {RECURRENT}"] = 1.0
-    neuron: Annotated[str, (*NEURONS, "lif"), "if: the host's, of fixed threshold (default: atif-u)"] = PRESET
-    time_steps: Annotated[Count, Argument(metavar="T"), "(default: 4)"] = PRESET
+    neuron: Annotated[
+        str, (*NEURONS, "lif"), "neuron of all layers; if: the host's, of fixed threshold (default: atif-u)"
+    ] = PRESET
+    time_steps: Annotated[Count, Argument(metavar="T"), "steps that a clip is shown (default: 4)"] = PRESET
     time_shift: Annotated[Fraction, Argument(metavar="SECONDS"), "clips are moved by up to so much"] = PRESET
     noise_share: Annotated[Fraction, "share of the clips that get noise, 5 to 30 dB below them"] = PRESET
     spec_augment: Annotated[bool, "mask frames and mel bands"] = PRESET

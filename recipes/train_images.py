@@ -54,7 +54,7 @@ class Options(SpikingOptions, RunOptions, DataOptions, TrainingOptions, ImageOpt
     """Net."""
 
     preset: Annotated[str, PRESETS, "defaults of the options of the training"] = "short"
-    model: Annotated[str, MODELS] = "vgg16"
+    model: Annotated[str, MODELS, "net"] = "vgg16"
     width: Annotated[Positive, "factor on all widths; 0.125 for a CPU"] = 1.0
     norm: Annotated[bool, "batch norm"] = True
     pool: Annotated[str, POOLING, "of vgg16; avg is better with --from"] = "max"

@@ -60,7 +60,7 @@ def user_cache() -> Path:
     from platformdirs import user_cache_path  # knows Linux, macOS and Windows
 
     path = user_cache_path("snn_ext", appauthor=False)
-    if path.parts[:1] == ("~",):
+    if path.parts[:1] == ("~",):  # of older versions; newer ones raise
         raise RuntimeError("there is no home folder")
     return path.absolute()
 

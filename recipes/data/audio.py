@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
-from scipy.signal import resample_poly
 
 from ..lib.command import uninterrupted
 from .containers import check_whole, mpeg_samples
@@ -83,6 +82,8 @@ def one_second(samples: np.ndarray, *, centre: bool = False) -> np.ndarray:
 
 def resample(values: np.ndarray, rate: float, speed: float = 1.0) -> np.ndarray:
     """Return samples ``[n]`` at 16 kHz; ``speed`` above 1 raises pitch and formants, as a tape played fast does."""
+    from scipy.signal import resample_poly  # slow to import, and most files need no other rate
+
     source = round(rate * speed)
     divisor = math.gcd(SAMPLE_RATE, source)
     up, down = SAMPLE_RATE // divisor, source // divisor

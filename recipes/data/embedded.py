@@ -66,12 +66,12 @@ def fashion_mnist_subset(path: Path = PATH) -> tuple[LabelledImages, LabelledIma
 def embedded_file(path: Path, sha256: str) -> bytes:
     """Return the content of a file that comes with the repository, if it is whole."""
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: not found, want the file that a git checkout holds there")
+        raise FileNotFoundError(f"{path}: not found, want the file that a git checkout or a wheel holds there")
     content = path.read_bytes()
     digest = hashlib.sha256(content).hexdigest()
     if digest != sha256:
         raise ValueError(
             f"{path}: got sha256 {digest}, want {sha256}; the file is damaged: restore it with "
-            f"'git checkout -- recipes/data/{path.name}'"
+            f"'git checkout -- recipes/data/{path.name}', or install the package again"
         )
     return content

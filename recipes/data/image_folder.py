@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
-__all__ = ["FolderImages", "ImageFolders", "check_classes", "folder_name", "image_folder"]
+__all__ = ["FolderImages", "ImageFolders", "check_classes", "folder_name", "image_folder", "picture"]
 
 IMAGENET = 1000, 50_000
 """Classes and validation images of what may be called ImageNet."""
@@ -67,7 +67,7 @@ def image_folder(folder: Path, transform: Callable[[Any], Tensor] | None = None)
     """Return torchvision's view of a folder with a folder of images for each class; images are read later."""
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: not found, want a folder with a folder of images per class")
-    return torchvision.datasets.ImageFolder(str(folder), transform, loader=_picture)
+    return torchvision.datasets.ImageFolder(str(folder), transform, loader=picture)
 
 
 def check_classes(folder: Path, train: Sequence[str], val: Sequence[str]) -> None:
@@ -77,7 +77,8 @@ def check_classes(folder: Path, train: Sequence[str], val: Sequence[str]) -> Non
         raise ValueError(f"{folder}: got {names} in one of train and val, want the same classes in both")
 
 
-def _picture(path: str) -> Any:
+def picture(path: str) -> Any:
+    """Read an image as RGB; ``ValueError`` names one that cannot be read."""
     try:
         return torchvision.datasets.folder.default_loader(path)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # SyntaxError: of a broken PNG

@@ -13,8 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torchvision
-from PIL import Image
 from torch import Tensor
 
 from ..lib.files import data_folder
@@ -121,11 +119,13 @@ def _embedded(folder: Path) -> ImageData:
     return ImageData(FASHION_MNIST_SUBSET, *parts, train.classes)
 
 
-def _torchvision(name: str, kind: type) -> Callable[[Path], ImageData]:
+def _torchvision(name: str, kind: str) -> Callable[[Path], ImageData]:
     def load(folder: Path) -> ImageData:
+        from torchvision import datasets  # takes longer to import than all the rest
+
         parts, classes = [], ()
         for train in (True, False):
-            data = _read_or_download(name, kind, folder, train)
+            data = _read_or_download(name, getattr(datasets, kind), folder, train)
             images = torch.as_tensor(data.data)
             images = images.unsqueeze(1) if images.ndim == 3 else images.permute(0, 3, 1, 2).contiguous()
             parts.append((images, torch.as_tensor(data.targets).long()))
@@ -158,6 +158,8 @@ UNREADABLE = (
 
 
 def _cifar10_jpeg(folder: Path) -> ImageData:
+    from PIL import Image
+
     path = folder / JPEG_COPY if folder.is_dir() else folder
     if not path.is_file():
         raise FileNotFoundError(f"{path}: not found, want the packed CIFAR-10 JPEG copy, or a folder with {JPEG_COPY}")
@@ -180,10 +182,10 @@ def _cifar10_jpeg(folder: Path) -> ImageData:
 
 DATA_SETS: dict[str, Callable[[Path], ImageData]] = {
     "fashion-mnist-subset": _embedded,
-    "fashion-mnist": _torchvision("Fashion-MNIST", torchvision.datasets.FashionMNIST),
-    "mnist": _torchvision("MNIST", torchvision.datasets.MNIST),
-    "cifar10": _torchvision("CIFAR-10", torchvision.datasets.CIFAR10),
-    "cifar100": _torchvision("CIFAR-100", torchvision.datasets.CIFAR100),
+    "fashion-mnist": _torchvision("Fashion-MNIST", "FashionMNIST"),
+    "mnist": _torchvision("MNIST", "MNIST"),
+    "cifar10": _torchvision("CIFAR-10", "CIFAR10"),
+    "cifar100": _torchvision("CIFAR-100", "CIFAR100"),
     "cifar10-jpeg": _cifar10_jpeg,
 }
 """From the name on the command line to a loader; only "cifar10" and "cifar100" are CIFAR."""

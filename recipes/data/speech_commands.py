@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import re
+import textwrap
 import warnings
 import zipfile
 from collections import Counter
@@ -88,6 +89,14 @@ class Corpus:
     test: Clips
     noise: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int16))
 
+    def __str__(self) -> str:
+        parts = {"train": self.train, "validation": self.validation, "test": self.test}
+        sizes = (
+            f"{len(part):,} clips of {len({*part.speakers}):,} speakers for {name}" for name, part in parts.items()
+        )
+        words = textwrap.fill(f"{len(self.classes)} words: {', '.join(self.classes)}", 80)
+        return f"{self.name}: {'; '.join(sizes)}\n{words}"
+
     @property
     def classes(self) -> tuple[str, ...]:
         """The words, in the order of the labels."""
@@ -129,8 +138,9 @@ def load(corpus: str, folder: Path | None = None) -> Corpus:
     if corpus == "synthetic":
         folder = Path(folder or data_folder() / "synthetic-speech")
         if not folder.is_dir():
+            maker = f"{__package__.removesuffix('.data')}.makers.synthetic_speech"
             raise FileNotFoundError(
-                f"{folder}: not found; 'python -m recipes.makers.synthetic_speech --out {folder}' makes it, and "
+                f"{folder}: not found; 'python -m {maker} --out {folder}' makes it, and "
                 "'sample' is a corpus that needs nothing"
             )
         return _read_folder(folder, WORDS)
@@ -213,6 +223,10 @@ def _read_folder(folder: Path, words: tuple[str, ...] = ()) -> Corpus:
     if not about.get("complete", True):
         raise ValueError(f"{folder}: is not complete; call the command that makes it again, and it goes on")
     found = sorted(path.name for path in folder.iterdir() if path.is_dir() and path.name[0] not in "._")
+    if not found and _wavs(folder):
+        raise ValueError(
+            f"{folder}: holds sound files and no folders, want one for each word: WORD/SPEAKER_nohash_N.wav"
+        )
     if not found or set(words) - set(found):
         missing = ", ".join(sorted(set(words) - set(found))) or "any"
         raise FileNotFoundError(f"{folder}: has no folder of the words: {missing}; want WORD/SPEAKER_nohash_N.wav")
@@ -227,6 +241,13 @@ def _read_folder(folder: Path, words: tuple[str, ...] = ()) -> Corpus:
         raise ValueError(f"{folder}: has no clips for {', '.join(empty)}; want lists that name some, or more speakers")
     if silent := set(found) & set(words) - spoken:
         raise ValueError(f"{folder}: has no clips of: {', '.join(sorted(silent))}; want WORD/SPEAKER_nohash_N.wav")
+    unnamed = [name for name in names if "_nohash_" not in name]
+    if unnamed and len({*split.values()}) > 1 and not (folder / "testing_list.txt").is_file():
+        warnings.warn(
+            f"{folder}: {len(unnamed):,} of {len(names):,} files, {unnamed[0]} among them, name no speaker, and "
+            "their whole names are taken for it: one voice may train and test, want SPEAKER_nohash_N.wav",
+            stacklevel=3,
+        )
     names.sort(key=lambda name: (SPLITS.index(split[name]), name))
     noises = [f"{NOISE}/{path.name}" for path in _wavs(folder / NOISE)]
     waveforms, noise = _read({name: (folder / name).read_bytes for name in (*names, *noises)}, whole=len(noises))

@@ -91,7 +91,7 @@ class AANOptions(RunOptions, DataOptions, TrainingOptions, ImageOptions):
     """Net (defaults: the preset)."""
 
     preset: Annotated[Literal["narrow", "paper"], "defaults of net and training; narrow: for a CPU"] = "narrow"
-    data: Annotated[str, IMAGES] = "fashion-mnist-subset"
+    data: Annotated[str, IMAGES, "data by name"] = "fashion-mnist-subset"
     activation: Annotated[Literal["aan", "relu"], "relu: converted with adaptive spike heights"] = "aan"
     layout: Annotated[str, _layout, "such as 64c3-m2-d256"] = PRESET
     width: Annotated[Positive, "factor on the widths of ResNet-18 (imagenet)"] = 1.0

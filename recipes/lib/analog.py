@@ -100,7 +100,7 @@ class AnalogOptions(RunOptions, DataOptions, TrainingOptions, ImageOptions):
     presets: ClassVar[Mapping[str, Mapping[str, Mapping[str, Any]]]] = PRESETS
 
     preset: Annotated[str, PRESETS, "defaults of the options of net and training"] = "small"
-    model: Annotated[str, MODELS] = "vgg16"
+    model: Annotated[str, MODELS, "net"] = "vgg16"
     width: Annotated[Positive, "factor on all widths"] = PRESET
     constraint: Annotated[Literal[0, 1, 2, 3], "of the residual nets"] = 3
     inputs: Annotated[Literal["centred", "unit"], "pixels less their mean, or in [0, 1]"] = PRESET

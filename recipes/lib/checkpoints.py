@@ -31,7 +31,8 @@ def load_weights(net: nn.Module, weights: dict[str, Tensor]) -> None:
     try:
         net.load_state_dict(weights)
     except (RuntimeError, TypeError, AttributeError) as error:
-        raise ValueError(f"model: {str(error).splitlines()[0]}") from error
+        lines = (line.strip() for line in str(error).splitlines()[:2])  # the first says that there are some
+        raise ValueError(f"model: {' '.join(lines)}") from error
     if broken := [name for name, value in weights.items() if not value.isfinite().all()]:
         raise ValueError(f"model: got {broken[0]} that is not finite, want finite weights")
 

@@ -100,7 +100,7 @@ def parse_command(kind: type[O], argv: Sequence[str] | None = None) -> tuple[O, 
         "--config", type=ranges.old_file, metavar="FILE",
         help="options from a JSON file, such as the settings.json of a run; those of the command line win",
     )  # fmt: skip
-    every.add_argument("--json", action="store_true", help="print the result as JSON, and all else as errors are")
+    every.add_argument("--json", action="store_true", help="print the result alone, as JSON")
     _take_config(parser, argv)
     given = vars(parser.parse_args(argv))
     del given["config"]

@@ -75,11 +75,12 @@ EXTRAS = {"timm": "timm", "h5py": "real-weights"} | dict.fromkeys(
 
 
 def missing(error: ImportError) -> str | None:
-    """Return what to install where a module of an extra is missing; ``None`` where something else is wrong."""
+    """Return what to install where torch or a module of an extra is missing; ``None`` where something else is wrong."""
     module = (error.name or "").split(".")[0]
-    if module not in EXTRAS or not isinstance(error, ModuleNotFoundError):
+    if not (module in EXTRAS or module == "torch") or not isinstance(error, ModuleNotFoundError):
         return None
-    return f"{module}: not installed, want pip install 'snn_ext[{EXTRAS[module]}]'"
+    wanted = f"'snn_ext[{EXTRAS[module]}]'" if module in EXTRAS else module
+    return f"{module}: not installed, want pip install {wanted}"
 
 
 def _plain(value: Any) -> Any:

@@ -26,7 +26,8 @@ __all__ = ["NOTES", "Row", "accuracy_against_spikes", "staircases", "table", "th
 NOTES = """\
 - swapped: accuracy right after the ReLUs are replaced by neurons, without any training. Thresholds are fitted to the
   inputs of the ReLUs; "calibrated": thresholds, pre-charges and biases to the current that arrives in the spiking net.
-- spikes per neuron: mean number of spikes of a neuron of the spiking layers in the T steps of one test image.
+- tuned: accuracy after fine-tuning at T steps.
+- spikes: mean number of spikes of a neuron of the spiking layers in the T steps of one test image.
 - thresholds: in the units of the layer's input; of ATIF-nu its points p_1..p_T.
 - SQNR: of the layer's decoded value (rate x threshold, or rate x p_1) against its mean input over time, where that is
   not negative; in the fine-tuned net, on the test images.
@@ -87,9 +88,8 @@ def table(rows: Sequence[Row]) -> str:
         ]
         for row in rows
     ]
-    header = ["", "accuracy\nswapped", "accuracy\nfine-tuned", "spikes per\nneuron", "thresholds\nby layer",
-              "SQNR by\nlayer (dB)"]  # fmt: skip
-    return tabulate(lines, header, tablefmt="grid", disable_numparse=True)
+    header = ["accuracy:", "swapped", "tuned", "spikes", "thresholds\nby layer", "SQNR\n(dB)"]
+    return tabulate(lines, header, tablefmt="simple", disable_numparse=True)  # of 80 columns
 
 
 def accuracy_against_spikes(runs: Sequence[Sequence[Row]], test_images: int, title: str) -> Figure:

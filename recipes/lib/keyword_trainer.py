@@ -28,7 +28,13 @@ class KeywordTrainer(SpikingTrainer):
     same_net = ("data", "model", "width", "frames")
 
     def read_data(self, args: Any) -> Corpus:
-        return load(args.data, args.data_dir)
+        try:
+            corpus = load(args.data, args.data_dir)
+        except (ValueError, FileNotFoundError) as error:
+            raise type(error)(f"--data: {str(error).removeprefix('corpus: ')}") from error
+        if self.rank == 0:
+            print(corpus)
+        return corpus
 
     def set_loaders(self, args: Any) -> None:
         self.front_end = MFCC(args.frames).to(self.device)

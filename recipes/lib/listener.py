@@ -42,6 +42,11 @@ class WordDecision:
         Number of posteriors in the mean.
     hop, longest : float
         Seconds between two posteriors; and from a peak on until it is taken for a word that is over.
+
+    Attributes
+    ----------
+    best : Detection or None
+        The largest mean so far, whether it is a word or not.
     """
 
     def __init__(
@@ -55,6 +60,7 @@ class WordDecision:
         self.words, self.threshold, self.longest = words, threshold, longest
         self.last: deque[Tensor] = deque([torch.zeros(len(words))] * smoothing, smoothing)
         self.delay = (smoothing - 1) / 2 * hop
+        self.best: Detection | None = None
         self.peak: Detection | None = None
         self.said: Detection | None = None
 
@@ -65,6 +71,8 @@ class WordDecision:
         now, confidence, over = middle - self.delay, float(value), None
         if self.peak is not None and (confidence < self.threshold or now - self.peak.time > self.longest):
             over = self.end()
+        if self.best is None or confidence > self.best.confidence:
+            self.best = Detection(self.words[int(index)], now, confidence)
         if confidence >= self.threshold and (self.peak is None or confidence > self.peak.confidence):
             self.peak = Detection(self.words[int(index)], now, confidence)
         return over

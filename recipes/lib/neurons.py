@@ -30,11 +30,11 @@ NEURONS = ("relu", "if", *OURS)
 class NeuronOptions(Options):
     """Neuron."""
 
-    neuron: Annotated[str, NEURONS, "if: the host's, of fixed threshold"] = "atif-u"
-    time_steps: Annotated[Count, Argument(metavar="T")] = 4
+    neuron: Annotated[str, NEURONS, "neuron of all layers; if: the host's, of fixed threshold"] = "atif-u"
+    time_steps: Annotated[Count, Argument(metavar="T"), "steps that an input is shown"] = 4
     v_init: Annotated[float | None, number(), "V(0) in thresholds; not of if (default: 0, pcmp: 0.5)"] = None
-    v_threshold: Annotated[float, number(1e-6), "at the start; for atif-nu the clip level p_1"] = 1.0
-    recursion: Annotated[Literal["min", "paper", "cumulative"], "of atif-nu"] = "min"
+    v_threshold: Annotated[float, number(1e-6), "threshold at the start; for atif-nu the clip level p_1"] = 1.0
+    recursion: Annotated[Literal["min", "paper", "cumulative"], "how atif-nu takes its points"] = "min"
     output: Annotated[Literal["scaled", "binary"], "a spike is a threshold, or 1"] = "scaled"
     alpha: Annotated[Positive, "slope of the sigmoid surrogate"] = 4.0
     detach_reset: Annotated[bool, "no gradient through the spike in the reset"] = False

@@ -37,11 +37,14 @@ def device(text: str) -> str:
         if wanted.type == "cuda":  # without a context on it: several processes may share it
             there = torch.cuda.is_available() and (wanted.index or 0) < torch.cuda.device_count()
         else:
-            there = torch.ones(1, device=wanted).cpu().item() == 1
-    except (RuntimeError, AssertionError, ImportError):  # torch has several for what is not there
+            # Sums are float64, which MPS does not have.
+            there = torch.ones(1, device=wanted, dtype=torch.float64).cpu().item() == 1
+    except (RuntimeError, AssertionError, ImportError, TypeError):  # torch has several for what is not there
         there = False
     if not there:
-        raise argparse.ArgumentTypeError(f"got {text}, want cpu or another device that torch finds here")
+        raise argparse.ArgumentTypeError(
+            f"got {text}, want cpu or another device that torch finds here and that has float64"
+        )
     return text
 
 
@@ -62,8 +65,10 @@ class RunOptions(Options):
     out: Annotated[NewFolder, "folder of this run"]
     resume: Annotated[bool, "continue the run in --out, if there is one"] = False
     preset: Annotated[str, "defaults of the options of the training"] = "short"
-    seed: Seed = 0
-    device: Annotated[str, device] = field(default_factory=lambda: "cuda" if torch.cuda.is_available() else "cpu")
+    seed: Annotated[Seed, "of all random numbers: the same seed gives the same net"] = 0
+    device: Annotated[str, device, "cpu, cuda:N or another that torch finds here"] = field(
+        default_factory=lambda: "cuda" if torch.cuda.is_available() else "cpu"
+    )
     amp: Annotated[bool | None, "mixed precision: float16 (default on a GPU), on a CPU bfloat16"] = None
     log_every: Annotated[
         Whole | None, Argument(metavar="STEPS"), "log the loss of a step (default: 50); 0 for never"
@@ -81,7 +86,7 @@ class RunOptions(Options):
 class DataOptions(Options):
     """Data."""
 
-    data: Annotated[str, DATA_SETS] = "fashion-mnist-subset"
+    data: Annotated[str, DATA_SETS, "images by name; those of torchvision are downloaded"] = "fashion-mnist-subset"
     data_dir: Annotated[Path | None, "default: SNN_EXT_DATA, or snn_ext in the user's cache folder"] = None
     train_images: Annotated[Count | None, "train on a sample"] = None
     test_images: Annotated[Count | None, "test on a sample"] = None
@@ -91,24 +96,26 @@ class DataOptions(Options):
 class TrainingOptions(Options):
     """Training (defaults: the preset)."""
 
-    epochs: Count = PRESET
+    epochs: Annotated[Count, "passes over the training data"] = PRESET
     batch_size: Annotated[Count, Argument("--batch-size", "-b"), "samples in a step, over all processes"] = PRESET
-    opt: Literal["sgd", "adam", "adamw", "rmsprop"] = PRESET
-    lr: Rate = PRESET
-    momentum: Annotated[float, number(0.0, below=1.0)] = PRESET
-    weight_decay: Annotated[Rate, Argument("--wd", "--weight-decay"), "not of the thresholds"] = PRESET
-    lr_scheduler: Literal["cosa", "step", "exp"] = PRESET
-    lr_step_size: Count = PRESET
-    lr_gamma: Positive = PRESET
+    opt: Annotated[Literal["sgd", "adam", "adamw", "rmsprop"], "optimizer"] = PRESET
+    lr: Annotated[Rate, "learning rate at the start"] = PRESET
+    momentum: Annotated[float, number(0.0, below=1.0), "of sgd and rmsprop"] = PRESET
+    weight_decay: Annotated[Rate, Argument("--wd", "--weight-decay"), "of the weights, not of the thresholds"] = PRESET
+    lr_scheduler: Annotated[
+        Literal["cosa", "step", "exp"], "how the rate falls: by a cosine, in steps, by a factor"
+    ] = PRESET
+    lr_step_size: Annotated[Count, "epochs of a step, of --lr-scheduler step"] = PRESET
+    lr_gamma: Annotated[Positive, "factor on the rate at each step, or each epoch of exp"] = PRESET
     lr_milestones: Annotated[
         list[Count] | None, Argument(nargs="*"), Increasing, "epochs after which the rate drops by --lr-gamma"
     ] = PRESET  # fmt: skip
-    lr_warmup_epochs: Whole = 0
-    lr_warmup_method: Literal["linear", "constant"] = "linear"
-    lr_warmup_decay: Annotated[float, number(above=0.0, high=1.0)] = 0.01
-    clip_grad_norm: Positive | None = None
-    label_smoothing: Annotated[float, number(0.0, below=1.0)] = 0.0
-    mixup_alpha: Annotated[Rate, "0 for none"] = PRESET
+    lr_warmup_epochs: Annotated[Whole, "epochs at the start with a lower rate"] = 0
+    lr_warmup_method: Annotated[Literal["linear", "constant"], "how the rate is lower"] = "linear"
+    lr_warmup_decay: Annotated[float, number(above=0.0, high=1.0), "factor on the rate at its start"] = 0.01
+    clip_grad_norm: Annotated[Positive | None, "largest norm of a gradient (default: any)"] = None
+    label_smoothing: Annotated[float, number(0.0, below=1.0), "share of a label that goes to all classes"] = 0.0
+    mixup_alpha: Annotated[Rate, "alpha of the weights of two mixed samples; 0 for none"] = PRESET
 
     def __post_init__(self) -> None:
         if self.lr_warmup_epochs >= self.epochs:
@@ -123,4 +130,4 @@ class ImageOptions(Options):
     """Augmentation of images (defaults: the preset)."""
 
     crop: Annotated[Whole, Argument(metavar="PIXELS"), "random crop from a border of this width"] = PRESET
-    flip: bool = PRESET
+    flip: Annotated[bool, "mirror every second image"] = PRESET

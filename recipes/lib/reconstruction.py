@@ -41,7 +41,9 @@ def train_autoencoder(images: Tensor, options: Any, path: Path) -> nn.Module:
                 part.load_state_dict(checkpoint[name])
             start = checkpoint["epochs"]
     steps = len(images) // options.batch_size
-    with tqdm(total=options.epochs * steps, initial=start * steps, desc="autoencoder", unit="batch") as bar:
+    with tqdm(
+        total=options.epochs * steps, initial=start * steps, desc="autoencoder", unit="batch", disable=None
+    ) as bar:
         for epoch in range(start, options.epochs):
             generator = torch.Generator().manual_seed(1_000_003 * options.seed + epoch)
             order = torch.randperm(len(images), generator=generator)[: steps * options.batch_size]

@@ -178,7 +178,7 @@ class Trainer(train_classify.Trainer):
         record: dict[str, Any] = {}
         with tqdm(
             total=args.epochs * steps, initial=start * steps, unit="batch", desc=args.out.name, dynamic_ncols=True,
-            disable=self.rank > 0,
+            disable=self.rank > 0 or None,  # only a terminal shows it
         ) as self.bar:  # fmt: skip
             for epoch in range(start, args.epochs):
                 began = time.perf_counter()
@@ -211,6 +211,10 @@ class Trainer(train_classify.Trainer):
                             writer.add_scalar(name, record[name], epoch)
                     for i, threshold in enumerate(thresholds):
                         writer.add_scalar(f"threshold/{i:02d}", threshold[0], epoch)
+                self.bar.write(
+                    f"epoch {epoch + 1}/{args.epochs}: loss {train[0]:.3f}, {self.watched} accuracy {test[1]:.2%}, "
+                    f"best {best:.2%}"
+                )
                 progress = {"epochs": epoch + 1, "best_accuracy": best, "last": record, "settings": folder.settings}
                 progress |= self.about()
                 folder.save({name: part.state_dict() for name, part in state.items()} | progress, better)

@@ -55,7 +55,7 @@ def train(
         Of :func:`snn_ext.train_epoch`: loss at every step, distillation.
     """
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * len(loader))
-    with tqdm(total=epochs * len(loader), desc=name, unit="batch", dynamic_ncols=True) as bar:
+    with tqdm(total=epochs * len(loader), desc=name, unit="batch", dynamic_ncols=True, disable=None) as bar:
 
         def after_step(loss: float) -> None:
             schedule.step()

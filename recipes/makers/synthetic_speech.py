@@ -173,8 +173,8 @@ class Options:
     out: Annotated[NewFolder | None, "default: synthetic-speech in SNN_EXT_DATA or the cache"] = None
     speakers: Annotated[int, integer(10), "7/10 train, 1/10 validates, 2/10 test"] = 200
     takes: Annotated[Count, "clips of each word by each speaker"] = 1
-    seed: Seed = 0
-    engines: Annotated[list[str], ENGINES] = field(default_factory=lambda: list(ENGINES))
+    seed: Annotated[Seed, "of voices and noise"] = 0
+    engines: Annotated[list[str], ENGINES, "programs that speak"] = field(default_factory=lambda: list(ENGINES))
 
 
 @command

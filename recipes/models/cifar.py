@@ -32,6 +32,7 @@ def resnet20(classes: int = 10, in_channels: int = 3, *, width: float = 1.0, siz
 
     Examples
     --------
+    >>> import torch
     >>> resnet20(width=0.25)(torch.rand(2, 3, 32, 32)).shape
     torch.Size([2, 10])
     """
@@ -78,6 +79,7 @@ def vgg16(classes: int = 10, in_channels: int = 3, *, width: float = 1.0, size: 
 
     Examples
     --------
+    >>> import torch
     >>> vgg16(width=0.125)(torch.rand(2, 3, 32, 32)).shape
     torch.Size([2, 10])
     """
@@ -97,6 +99,7 @@ def small_cnn(classes: int = 10, in_channels: int = 3, *, width: float = 1.0, si
 
     Examples
     --------
+    >>> import torch
     >>> small_cnn(in_channels=1, size=28)(torch.rand(2, 1, 28, 28)).shape
     torch.Size([2, 10])
     """

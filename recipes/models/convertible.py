@@ -52,6 +52,7 @@ def vgg16(
 
     Examples
     --------
+    >>> import torch
     >>> vgg16(width=0.125)(torch.rand(2, 3, 32, 32)).shape
     torch.Size([2, 10])
     """
@@ -111,6 +112,7 @@ def with_projections(net: nn.Module) -> nn.Module:
 
     Examples
     --------
+    >>> import torch
     >>> net, x = resnet(20, width=0.25).eval(), torch.rand(2, 3, 32, 32)
     >>> torch.allclose(with_projections(net)(x), net(x))
     True
@@ -149,6 +151,7 @@ def resnet(
 
     Examples
     --------
+    >>> import torch
     >>> resnet(20, width=0.25)(torch.rand(2, 3, 32, 32)).shape
     torch.Size([2, 10])
     """
@@ -182,6 +185,7 @@ def net1(classes: int = 10, in_channels: int = 1, *, width: float = 1.0, size: i
 
     Examples
     --------
+    >>> import torch
     >>> net1(width=0.25)(torch.rand(2, 1, 28, 28)).shape
     torch.Size([2, 10])
     """
@@ -201,6 +205,7 @@ def net2(classes: int = 10, in_channels: int = 3, *, width: float = 1.0, size: i
 
     Examples
     --------
+    >>> import torch
     >>> net2(width=0.125)(torch.rand(2, 3, 32, 32)).shape
     torch.Size([2, 10])
     """
@@ -231,6 +236,7 @@ def autoencoder(in_channels: int = 3, *, width: float = 1.0) -> nn.Sequential:
 
     Examples
     --------
+    >>> import torch
     >>> autoencoder(width=0.25)(torch.rand(2, 3, 32, 32)).shape
     torch.Size([2, 3, 32, 32])
     """

@@ -101,17 +101,20 @@ class Report(list[LayerReport]):
         return cls(LayerReport(**layer) for layer in json.loads(text))
 
     def __str__(self) -> str:
-        head = f"{'layer':<28}{'threshold':>18}{'pre-charge':>18}{'scale':>18}{'error':>10}  rule"
-        rows = (
-            f"{layer.name:<28}{_show(layer.threshold):>18}{_show(layer.precharge):>18}{_show(layer.scale):>18}"
-            f"{'-' if layer.value_error is None else format(layer.value_error, '.4f'):>10}  {layer.rule}"
-            for layer in self
-        )
+        rows = [["layer", "threshold", "pre-charge", "scale", "error", "rule"]]
+        for layer in self:
+            error = "-" if layer.value_error is None else f"{layer.value_error:.4f}"
+            rows.append([layer.name, *map(_show, (layer.threshold, layer.precharge, layer.scale)), error, layer.rule])
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = []
+        for name, *numbers, rule in rows:
+            shown = (f"  {number:>{width}}" for number, width in zip(numbers, widths[1:-1], strict=True))
+            lines.append(f"{name:<{widths[0]}}{''.join(shown)}  {rule}")
         notes: dict[str, list[str]] = {}
         for layer in self:
             for note in layer.notes:
                 notes.setdefault(note, []).append(layer.name)
-        return "\n".join([head, *rows, *(f"{', '.join(names)}: {note}" for note, names in notes.items())])
+        return "\n".join([*lines, *(f"{', '.join(names)}: {note}" for note, names in notes.items())])
 
 
 class Notes(dict[str, list[str]]):

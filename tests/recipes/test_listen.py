@@ -104,6 +104,18 @@ def test_ctrl_c_ends_a_microphone_well_and_a_list_of_recordings_at_once(
     assert out.startswith("a.wav\n") and "b.wav" not in out
 
 
+@pytest.mark.usefixtures("checkpoint")
+def test_recording_without_words_names_the_best_candidate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    soundfile.write(tmp_path / "x.wav", sound(2).numpy(), 16_000)
+    (found,) = listen.main([str(tmp_path / "x.wav"), "--threshold", "1"])
+    best = found["best"]
+    assert not found["words"] and 0 < best.confidence < 1
+    told = f"no word reached --threshold 1; the best candidate is {best.word} at {best.time:.2f} s with "
+    assert told in capsys.readouterr().out
+    (found,) = listen.main([str(tmp_path / "x.wav"), "--threshold", f"{best.confidence - 1e-6}"])
+    assert found["words"][0] == best and "best candidate" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

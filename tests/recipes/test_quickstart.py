@@ -24,7 +24,7 @@ from snn_ext.spikingjelly import ATIFnuNode, ATIFuNode, PCMPIFNode
 
 FILES = {
     "accuracy_against_spikes.png", "accuracy_latency_synops.png", "staircases.png", "threshold_history.png",
-    "results.json", "lock", "recipe.json",
+    "results.json", "settings.json", "lock", "recipe.json",
 }  # fmt: skip
 VARIANTS = ["ReLU", "IF, threshold 1", "ATIF-u", "ATIF-nu", "ATIF-u, pre-charged", "ATIF-u, calibrated"]
 
@@ -66,7 +66,8 @@ def test_a_run_writes_all_its_files_and_prints_every_variant(tmp_path, capsys):
         assert path.read_bytes().startswith(b"\x89PNG")
     printed = capsys.readouterr().out
     assert "Fashion-MNIST subset (10,000 + 2,000 images)" in printed
-    assert all(f"| {name} " in printed for name in VARIANTS)
+    assert all(f"\n{name} " in printed for name in VARIANTS)
+    assert max(map(len, printed.split("- swapped")[0].splitlines())) <= 80
 
     written = results(tmp_path / "new" / "folder")
     (samples,) = {evaluation["samples"] for evaluation in written["conversions"].values()}

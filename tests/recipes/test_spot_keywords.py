@@ -104,6 +104,18 @@ def test_folder_that_would_not_be_read_is_refused(data: str, capsys: pytest.Capt
     assert f"argument --data-dir: got elsewhere with --data {data}" in capsys.readouterr().err
 
 
+def test_screen_shows_the_corpus_and_the_accuracy_of_each_epoch(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(corpus, tmp_path / "run", "--neuron", "relu")
+    out, err = capsys.readouterr()
+    assert "words: " in out and "speakers for validation" in out and not err  # no bar where there is no terminal
+    log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text("utf-8").splitlines()]
+    for record in (record for record in log if "validation_acc1" in record):
+        epoch = f"epoch {record['epoch'] + 1}/"
+        assert f"validation accuracy {record['validation_acc1']:.2%}" in out.split(epoch)[1].splitlines()[0]
+
+
 def test_digits_want_a_net_that_knows_them(corpus: Path) -> None:
     clips = load(str(corpus)).test
     spotter = Spotter(torch.nn.Identity(), ("yes", "no"), torch.zeros(10), torch.ones(10))
@@ -118,7 +130,7 @@ def test_paper_preset_is_the_paper() -> None:
 
 
 def test_corpus_and_checkpoint_that_are_not_there_are_named(tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match="got 'nowhere', want 'sample'"):
+    with pytest.raises(SystemExit, match="--data: got 'nowhere', want 'sample'"):
         main([*TINY, "--data", "nowhere", "--out", str(tmp_path / "run")])
     with pytest.raises(ValueError, match="checkpoint: got .*no.pt, want a checkpoint that exists"):
         load_spotter(tmp_path / "no.pt")

@@ -12,7 +12,7 @@ import torch
 
 from .nvrtc import CompileError, load_nvrtc
 
-__all__ = ["architecture", "why_not_cuda", "why_not_cupy"]
+__all__ = ["architecture", "cupy_wheels", "why_not_cuda", "why_not_cupy"]
 
 _OLDEST = (7, 5)
 _CUPY_WHEEL = re.compile(r"cupy(-cuda\d+x?|-rocm[-\d]+)?")
@@ -67,9 +67,7 @@ def architecture(device: torch.device) -> str:
 @functools.lru_cache
 def why_not_cupy() -> str | None:
     """Return why CuPy cannot launch kernels beside this torch; None if it can."""
-    cuda = (torch.version.cuda or "").split(".")[0]
-    names = (str(distribution.metadata["Name"]).lower() for distribution in metadata.distributions())
-    wheels = sorted({name for name in names if _CUPY_WHEEL.fullmatch(name)})
+    cuda, wheels = (torch.version.cuda or "").split(".")[0], cupy_wheels()
     if len(wheels) > 1:
         return f"several CuPy packages are installed, which overwrite each other: {', '.join(wheels)}; keep one"
     if not wheels:
@@ -89,6 +87,12 @@ def why_not_cupy() -> str | None:
     if int(version.split(".")[0]) < _CUPY_MAJOR:
         return f"CuPy {version} is too old: {_CUPY_MAJOR} is wanted"
     return None
+
+
+def cupy_wheels() -> list[str]:
+    """Return the names of the packages of CuPy that are installed; each CUDA has its own."""
+    names = (str(distribution.metadata["Name"]).lower() for distribution in metadata.distributions())
+    return sorted({name for name in names if _CUPY_WHEEL.fullmatch(name)})
 
 
 def _words_of_torch() -> str:

@@ -220,6 +220,27 @@ def test_synthetic_speech_is_called_so_wherever_it_lies_and_is_complete(tmp_path
         load("synthetic", tmp_path)
 
 
+def test_own_folder_is_told_with_its_words_speakers_and_splits(tmp_path: Path) -> None:
+    corpus = load(str(folder_of(tmp_path, ("apple", "banana"))))
+    lines = str(corpus).splitlines()
+    assert lines[1] == "2 words: apple, banana" and lines[0].startswith(f"{corpus.name}: ")
+    for part, name in ((corpus.train, "train"), (corpus.validation, "validation"), (corpus.test, "test")):
+        assert f"{len(part)} clips of {len({*part.speakers})} speakers for {name}" in lines[0]
+
+
+def test_files_that_name_no_speaker_are_warned_of(tmp_path: Path) -> None:
+    for number in range(30):
+        write(tmp_path / ("no", "yes")[number % 2] / f"voice-{number}.wav", 1)
+    with pytest.warns(UserWarning, match=r"30 of 30 files, no/.* name no speaker, .*, want SPEAKER_nohash_N.wav"):
+        load(str(tmp_path))
+
+
+def test_folder_of_sounds_without_folders_of_words(tmp_path: Path) -> None:
+    write(tmp_path / "yes.wav", 1, 16_000)
+    with pytest.raises(ValueError, match="holds sound files and no folders, want one for each word"):
+        load(str(tmp_path))
+
+
 def test_missing_words_are_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no folder of the words: wow, zero; want"):
         load("speech-commands", folder_of(tmp_path, WORDS[:32] + ("yes",)))

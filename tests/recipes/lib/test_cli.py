@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pytest
+import torch
 
 from recipes.lib.cli import PRESET, Argument, Count, NewFolder, Positive, Seed, defaults, fill, parse, parse_known
 from recipes.lib.command import command
@@ -134,3 +136,88 @@ def test_shared_options_are_checked_together() -> None:
     with pytest.raises(ValueError, match="--lr-warmup-epochs: got 2, want fewer than --epochs, 2"):
         Both(out=Path("a"), lr_warmup_epochs=2)
     assert parse(Both, ["--out", "a", "-b", "8"]).batch_size == 8
+
+
+def config(path: Path, **options: Any) -> str:
+    path.write_text(json.dumps(options), encoding="utf-8")
+    return str(path)
+
+
+def test_options_of_a_file_take_the_place_of_defaults_and_the_command_line_wins(tmp_path: Path) -> None:
+    file = config(
+        tmp_path / "settings.json", out="a", lr=0.5, depth=34, seeds=[1, 2], norm=False, quiet=False, start=None,
+        preset="paper", processes=1, sha256="0" * 64,
+    )  # fmt: skip
+    wanted = Options(out=Path("a"), lr=0.5, depth=34, seeds=[1, 2], norm=False, preset="paper")
+    assert parse(Options, ["--config", file]) == parse(Options, [f"--config={file}"]) == wanted
+    line = "--lr 0.25 --seeds 7 --norm --out b -e 9".split()
+    assert parse(Options, [*line, "--config", file]) == Options(
+        out=Path("b"), lr=0.25, depth=34, seeds=[7], preset="paper", epochs=9
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"lr": -1}, "argument --lr: got -1, want a finite number > 0 (in "),
+        ({"lr": [1]}, "argument --lr: got [1], want one value"),
+        ({"seeds": 1}, "argument --seeds: got 1, want a list"),
+        ({"seeds": [1, 1]}, "argument --seeds: got [1, 1], want different ones"),
+        ({"norm": "yes"}, "argument --norm/--no-norm: got yes, want true or false"),
+        ({"depth": 50}, "argument --depth: got 50, want one of 18, 34"),
+        ({"wide": 1}, "argument --config: got 'wide' in "),
+        ({"quiet": True, "norm": False}, "argument --quiet: got it with --no-norm"),
+    ],
+)
+def test_wrong_option_of_a_file_is_told_by_its_name(
+    options: dict[str, Any], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        parse(Options, ["--out", "a", "--config", config(tmp_path / "settings.json", **options)])
+    assert end.value.code == 2 and message in capsys.readouterr().err
+
+
+def test_wrong_option_of_a_file_that_the_command_line_replaces_does_not_matter(tmp_path: Path) -> None:
+    file = config(tmp_path / "settings.json", lr=-1, seeds=[])
+    assert parse(Options, ["--out", "a", "--config", file, "--lr", "1", "--seeds", "3"]).lr == 1.0
+
+
+@pytest.mark.parametrize("content", ["[1]", "{", "\0"])
+def test_file_that_holds_no_options_is_refused(
+    content: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "x.json").write_text(content, encoding="utf-8")
+    for path in (tmp_path / "x.json", tmp_path / "none.json"):
+        with pytest.raises(SystemExit) as end:
+            parse(Options, ["--out", "a", "--config", str(path)])
+        assert end.value.code == 2 and "argument --config: got " in capsys.readouterr().err
+
+
+def test_positional_of_a_file(tmp_path: Path) -> None:
+    @dataclass(kw_only=True)
+    class Words:
+        """Words."""
+
+        net: Annotated[str, Argument("net")]
+        files: Annotated[list[str], Argument("files", nargs="*")] = field(default_factory=list)
+
+    file = config(tmp_path / "x.json", net="a", files=["b", "c"])
+    assert parse(Words, ["--config", file]) == Words(net="a", files=["b", "c"])
+    assert parse(Words, ["d", "--config", file]) == Words(net="d", files=["b", "c"])
+
+
+def test_result_is_printed_as_json_and_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
+    @dataclass(frozen=True)
+    class Word:
+        word: str
+
+    @command
+    def main(options: Options) -> Any:
+        print("working")
+        return {"out": options.out, "words": [Word("yes")], "scores": torch.ones(2)}
+
+    main(["--out", "a", "--json"])
+    out, err = capsys.readouterr()
+    assert json.loads(out) == {"out": "a", "words": [{"word": "yes"}], "scores": [1.0, 1.0]} and err == "working\n"
+    main(["--out", "a"])
+    assert capsys.readouterr().out == "working\n"

@@ -106,6 +106,13 @@ def test_number_out_of_its_range_is_refused_by_the_name_of_the_option(
     assert refused > 700
 
 
+def test_every_option_has_a_text(parsers: dict[str, argparse.ArgumentParser]) -> None:
+    for name, parser in parsers.items():
+        for action in parser._actions if name.startswith("recipes.") else ():
+            text = (action.help or "").split("(default")[0].strip()
+            assert text and "default: None" not in action.help, f"{name}: {action.dest} has no help"
+
+
 def test_folders_and_files_to_write_are_checked_before_any_work(parsers: dict[str, argparse.ArgumentParser]) -> None:
     for name, action in actions(parsers):
         if {"--out", "--markdown", "--target"} & {*action.option_strings}:
@@ -130,7 +137,7 @@ def test_ends_of_a_range_belong_to_it_or_do_not(kind: Number, good: list[str], b
             kind(text)
 
 
-@pytest.mark.parametrize("name", ["bogus", "meta", "cuda:99", "xpu", "vulkan", "", "cuda:-1"])
+@pytest.mark.parametrize("name", ["bogus", "meta", "cuda:99", "xpu", "vulkan", "", "cuda:-1", "mps"])
 def test_device_that_is_not_there_is_refused(name: str) -> None:
     if name == "xpu" and torch.xpu.is_available():
         pytest.skip("there is one")
