@@ -19,6 +19,7 @@ STUDIES = {
     "front-end": "speed.front_end",
     "gpu": "speed.gpu",
     "step": "speed.step",
+    "pictures": "results.pictures",
     "quickstart": "results.quickstart",
     "quantizer": "results.quantizer",
     "images": "results.images",

@@ -12,12 +12,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from snn_ext import convert
 from snn_ext.conversion import optimize_precharge
 from snn_ext.evaluation import Evaluation
+from snn_ext.plots.style import finish, look, new_figure
 
 from .data.images import load_images
 from .data.pictures import padded, picture, tiles
@@ -114,16 +114,19 @@ def main(options: Options) -> dict[str, Evaluation]:
     """Rebuild the picture, print the errors, and draw ``error.png``."""
     with own_folder(options.out, "autoencoder"):
         rebuilt = rebuild(options)
-        figure = Figure(layout="constrained")
+        figure = new_figure(6.4, 4.2)
         axes = figure.subplots()
         for label, evaluation in rebuilt.evaluations.items():
             delay = smallest_delay(evaluation)
             for d in sorted({0, delay}):
-                axes.semilogy(evaluation.mse_at(d), label=f"{label}, delay {d}")
+                curve = look(len(axes.lines)) | {"markevery": max(1, evaluation.time_steps // 8)}
+                axes.semilogy(
+                    range(1, evaluation.time_steps + 1), evaluation.mse_at(d), label=f"{label}, delay {d}", **curve
+                )
             ends = [f"{float(evaluation.mse_at(d)[-1]):.2e}" for d in (0, delay)]
             print(f"{label:<15} squared error {ends[0]}, with a delay of {delay} {ends[1]}")
         axes.set(xlabel="time step", ylabel="mean squared error", title=rebuilt.title)
-        axes.legend()
+        finish(axes)
         save_figure(figure, options.out / "error.png")
     return rebuilt.evaluations
 

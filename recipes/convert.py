@@ -19,7 +19,7 @@ from torch import nn
 
 import snn_ext
 from snn_ext.evaluation import Evaluation
-from snn_ext.evaluation.plots import accuracy_latency_synops
+from snn_ext.plots import accuracy_latency_synops
 
 from .data.images import DATA_SETS
 from .lib.analog import RESNETS, Analog, ConversionOptions, pretrained, trained

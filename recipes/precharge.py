@@ -18,9 +18,9 @@ from typing import Annotated, Any, ClassVar
 
 from torch import nn
 
-from snn_ext import convert
+from snn_ext import convert, plots
 from snn_ext.conversion import lower_thresholds, optimize_precharge
-from snn_ext.evaluation import Evaluation, plots
+from snn_ext.evaluation import Evaluation
 
 from .lib.analog import HWANG_RESNET20, PAPER, SMALL, Analog, ConversionOptions, trained
 from .lib.cli import PRESET, Count, Whole, fill

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Subset
 
 import snn_ext
 from snn_ext.evaluation import Evaluation, measure_activity
-from snn_ext.evaluation.plots import accuracy_latency_synops
+from snn_ext.plots import accuracy_latency_synops
 from snn_ext.spikingjelly import ATIFnuNode, ATIFuNode
 
 from .data import FASHION_MNIST_SUBSET, LabelledImages, fashion_mnist_subset

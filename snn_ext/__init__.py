@@ -8,13 +8,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from . import (  # noqa: F401  # noqa: F401
+    from . import (  # noqa: F401
         conversion,
         deployment,
         evaluation,
         functional,
         neurons,
         ops,
+        plots,
         simulation,
         snntorch,
         spikingjelly,
@@ -55,8 +56,8 @@ _MODULE_OF = {
     "train_epoch": "training", "unregister": "registration",
 }  # fmt: skip
 _MODULES = (
-    "conversion", "deployment", "evaluation", "functional", "neurons", "ops", "simulation", "snntorch", "spikingjelly",
-    "testing",
+    "conversion", "deployment", "evaluation", "functional", "neurons", "ops", "plots", "simulation", "snntorch",
+    "spikingjelly", "testing",
 )  # fmt: skip
 
 

@@ -26,7 +26,7 @@ Method = Literal["calibrated", "inputs"]
 
 def calibrate(
     net: nn.Module,
-    batches: Iterable[Any],
+    batches: Tensor | Iterable[Any],
     factory: Factory,
     time_steps: int,
     *,
@@ -70,8 +70,8 @@ def calibrate(
     ----------
     net : nn.Module
         Holds ReLUs, ReLU6s or quantised ReLUs as modules, at any depth.
-    batches : iterable
-        Inputs, or tuples that begin with the input, such as a ``DataLoader`` yields.
+    batches : Tensor or iterable
+        One batch of inputs, or inputs, or tuples that begin with the input, such as a ``DataLoader`` yields.
     factory : callable
         ``factory(relu) -> neuron``, as for :func:`snn_ext.replace_neurons`.
     time_steps : int
@@ -125,6 +125,7 @@ def calibrate(
     torch.Size([16, 2])
     """
     check_factory(factory)
+    batches = _as_batches(batches)
     check_count("time_steps", time_steps)
     check_bool("functional", functional)
     check_choice("method", method, get_args(Method))
@@ -189,7 +190,7 @@ class _First:
 
 def record_inputs(
     net: nn.Module,
-    batches: Iterable[Any],
+    batches: Tensor | Iterable[Any],
     *,
     modules: Callable[[nn.Module], bool] = is_neuron,
     limit: int = 100_000,
@@ -204,8 +205,8 @@ def record_inputs(
     ----------
     net : nn.Module
         Any net; its neurons, ``nn.ReLU`` included, are found at any depth.
-    batches : iterable
-        Inputs, or tuples that begin with the input, such as a ``DataLoader`` yields.
+    batches : Tensor or iterable
+        One batch of inputs, or inputs, or tuples that begin with the input, such as a ``DataLoader`` yields.
     modules : callable
         Returns True for a module to record; every neuron by default.
     limit : int
@@ -230,7 +231,12 @@ def record_inputs(
     >>> record_inputs(net, [torch.rand(2, 4)])[net[1]].shape
     torch.Size([6])
     """
-    return _records(net, batches, modules, limit, all_run=True)[0]
+    return _records(net, _as_batches(batches), modules, limit, all_run=True)[0]
+
+
+def _as_batches(batches: Tensor | Iterable[Any]) -> Iterable[Any]:
+    """Return a tensor as one batch: its rows are samples."""
+    return [batches] if isinstance(batches, Tensor) else batches
 
 
 def _records(

@@ -34,7 +34,9 @@ DROPPABLE = ("leak", "recurrence", "hard reset", "initial potential", "dynamics"
 """Properties of the old neuron that a replacement may lose, each only if ``drop`` names it."""
 
 
-def replace_neurons(net: nn.Module, factory: Factory, *, drop: tuple[str, ...] = (), functional: bool = False) -> int:
+def replace_neurons(
+    net: nn.Module, factory: Factory, *, drop: str | tuple[str, ...] = (), functional: bool = False
+) -> int:
     """Replace every neuron of a net, spiking or analog (a ReLU, ReLU6 or quantised ReLU), in place.
 
     Threshold (one or one per channel), surrogate, ``detach_reset``, ``step_mode`` and ``store_v_seq`` (in snnTorch:
@@ -58,7 +60,7 @@ def replace_neurons(net: nn.Module, factory: Factory, *, drop: tuple[str, ...] =
         Holds ReLUs, ReLU6s or quantised ReLUs as modules, or neurons of SpikingJelly or snnTorch, at any depth.
     factory : callable
         ``factory(old) -> new``; returning ``old`` leaves that neuron alone.
-    drop : tuple of str
+    drop : str or tuple of str
         Properties that may be lost: "leak", "recurrence", "hard reset", "initial potential" (of the old neuron, where
         the new one has none), "dynamics" (any other equation than integrate-and-fire). Nothing by default.
     functional : bool
@@ -107,13 +109,14 @@ def replace_neurons(net: nn.Module, factory: Factory, *, drop: tuple[str, ...] =
         bad_type("net", net, "an nn.Module")
     check_factory(factory)
     check_bool("functional", functional)
-    unknown = [name for name in drop if name not in DROPPABLE] if isinstance(drop, tuple | list) else [drop]
+    names = (drop,) if isinstance(drop, str) else drop
+    unknown = [name for name in names if name not in DROPPABLE] if isinstance(names, tuple | list) else [names]
     if unknown:
         bad_value("drop", drop, f"a tuple of names out of {DROPPABLE}")
     if _replaceable(net):
         bad_value("net", type(net).__name__, "a net that holds neurons; a single neuron cannot be replaced in place")
     with module_for_each_call(net) if functional else nullcontext():
-        new = new_neurons(net, factory, drop)
+        new = new_neurons(net, factory, names)
         _warn(net, new)
         swap_neurons(net, new)
     return len(new)
@@ -162,7 +165,7 @@ def check_factory(factory: Any) -> None:
     if not callable(factory) or isinstance(factory, nn.Module | type):
         bad_type(
             "factory",
-            getattr(factory, "__name__", type(factory).__name__),
+            factory,
             "a callable: factory(old) -> new, such as lambda old: ATIFuNode()",
         )
 

@@ -155,7 +155,7 @@ def test_spiking_neurons_of_the_net_are_left_alone() -> None:
 @pytest.mark.parametrize(
     ("factory", "time_steps", "message"),
     [
-        (ATIFuNode, 4, "factory: got 'ATIFuNode'"),
+        (ATIFuNode, 4, "factory: got <class 'snn_ext.spikingjelly.neurons.ATIFuNode'>"),
         (lambda relu: ATIFuNode(), 0, "time_steps: got 0"),
         (lambda relu: ATIFnuNode(T=3), 4, "time_steps: got 4, want 3"),
         (lambda relu: ATIFuNode(v_init=torch.rand(6)), 4, "v_init: got"),
@@ -366,3 +366,12 @@ def test_points_are_fitted_by_a_neuron_of_one_threshold() -> None:
     net = quantised_net(*(NonUniformQuantizedReLU(4, torch.tensor([0.5, 0.25, 0.125, 0.0625])) for _ in range(2)))
     found = calibrate(net, [torch.rand(64, 4)], lambda _: ATIFuNode(), 4)
     assert all(0 < neuron.v_threshold.item() <= 0.5 for neuron in found)
+
+
+def test_a_tensor_is_one_batch_and_its_rows_are_no_batches() -> None:
+    net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.ReLU()).eval()
+    x = torch.rand(4, 1, 8, 8)
+    one, listed = record_inputs(net, x), record_inputs(net, [x])
+    assert torch.equal(one[net[2]], listed[net[2]])
+    (node,) = calibrate(net, x, lambda relu: ATIFuNode(scale_output=True), time_steps=4, progress=False)
+    assert net[2] is node

@@ -219,10 +219,15 @@ def test_a_failure_half_way_changes_nothing() -> None:
         (nn.Sequential(nn.ReLU()), lambda old: old, {}, "net: got no neuron to replace"),
         (nn.ReLU(), lambda _: ATIFuNode(), {}, "net: got 'ReLU'"),
         ("net", lambda _: ATIFuNode(), {}, "net: got 'net'"),
-        (nn.Sequential(nn.ReLU()), ATIFuNode(), {}, "factory: got 'ATIFuNode'"),
-        (nn.Sequential(nn.ReLU()), ATIFuNode, {}, "factory: got 'ATIFuNode'"),
+        (nn.Sequential(nn.ReLU()), ATIFuNode(), {}, "factory: got ATIFuNode("),
+        (
+            nn.Sequential(nn.ReLU()),
+            ATIFuNode,
+            {},
+            "factory: got <class 'snn_ext.spikingjelly.neurons.ATIFuNode'>",
+        ),
         (nn.Sequential(nn.ReLU()), lambda _: ATIFuNode(), {"drop": ("speed",)}, "drop: got ('speed',)"),
-        (nn.Sequential(nn.ReLU()), lambda _: ATIFuNode(), {"drop": "leak"}, "drop: got 'leak'"),
+        (nn.Sequential(nn.ReLU()), lambda _: ATIFuNode(), {"drop": 1}, "drop: got 1"),
         (nn.Sequential(nn.ReLU()), lambda _: ATIFuNode(), {"functional": 1}, "functional: got 1"),
         (Act(), lambda old: old, {"functional": True}, "net: got no neuron to replace"),
     ],
@@ -899,3 +904,10 @@ def test_every_call_of_a_shared_quantised_activation_gets_a_neuron() -> None:
     net = Twice()
     assert replace_neurons(net, lambda _: ATIFuNode(), functional=True) == 2
     assert [m.v_threshold.item() for m in net.modules() if isinstance(m, ATIFuNode)] == [0.75, 0.75]
+
+
+def test_drop_takes_one_name_as_a_string() -> None:
+    net = nn.Sequential(neuron.LIFNode(v_reset=None))
+    assert replace_neurons(net, lambda old: ATIFuNode(), drop="leak") == 1
+    with pytest.raises(ValueError, match="drop: got 'leek', want a tuple of names"):
+        replace_neurons(nn.Sequential(nn.ReLU()), lambda old: ATIFuNode(), drop="leek")

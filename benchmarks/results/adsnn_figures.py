@@ -8,12 +8,11 @@ from typing import Any
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from snn_ext.evaluation import Evaluation
 from snn_ext.functional import adaptive_spiking, asn_spike_height, asn_transfer, postsynaptic_potential
-
-from .conversion_plots import COLOURS
+from snn_ext.plots import COLOURS, MARKERS
+from snn_ext.plots.style import finish, new_figure, plain_log
 
 __all__ = ["neuron_figures", "of_data_set"]
 
@@ -22,7 +21,7 @@ PRECISIONS = (0.05, 0.1, 0.3, 1.0)
 
 def neuron_figures() -> Iterator[tuple[str, Figure]]:
     """Yield the figures of one neuron: f(S) and its simulation, rate and coding precision."""
-    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    figure = new_figure(9, 3.8)
     transfer, error = figure.subplots(1, 2)
     signal = torch.linspace(0.0, 4.0, 161, dtype=torch.float64)
     for colour, m_f in zip(COLOURS, (0.05, 0.1, 0.3, 1.0), strict=False):
@@ -35,7 +34,7 @@ def neuron_figures() -> Iterator[tuple[str, Figure]]:
     error.set(xlabel="signal S", ylabel="simulated - f(S)", title="Difference (below S = m_f / 2 no spike)")
     _finish(transfer, error)
     yield "transfer_function", figure
-    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    figure = new_figure(9, 3.8)
     rates, precision = figure.subplots(1, 2)
     signal = torch.linspace(0.0, 2.0, 81, dtype=torch.float64)
     m_fs = (0.03, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
@@ -65,7 +64,7 @@ def _simulate(signal: torch.Tensor, m_f: float) -> tuple[torch.Tensor, torch.Ten
 
 
 def of_data_set(results: Sequence[Mapping[str, Any]], title: str) -> Iterator[tuple[str, Figure]]:
-    """Yield the figures of one data set; several seeds are drawn in one colour."""
+    """Yield the figures of one data set; several seeds are drawn in one colour, with markers of their own."""
     first = results[0]
     sweep: Mapping[float, Evaluation] = first["sweep"]
     figure, axes = _one(title)
@@ -87,9 +86,9 @@ def of_data_set(results: Sequence[Mapping[str, Any]], title: str) -> Iterator[tu
         ):
             for i, sweep in enumerate(result[key] for result in results if key in result):
                 x = list(sweep) if xlabel == "m_f" else [e.firing_rate for e in sweep.values()]
-                _points(axes, x, sweep.values(), colour, name if i == 0 else None)
+                _points(axes, x, sweep.values(), colour, name if i == 0 else None, MARKERS[i])
                 axes.axhline(100 * _analog(sweep), color=colour, ls="--", lw=0.8)
-        axes.set(xlabel=xlabel, ylabel="accuracy (%); dashed: ANN", xscale="log")
+        axes.set(xlabel=xlabel, ylabel="accuracy (%); dashed: ANN; a marker for each seed", xscale="log")
         _finish(axes)
         yield stem, figure
 
@@ -99,7 +98,7 @@ def of_data_set(results: Sequence[Mapping[str, Any]], title: str) -> Iterator[tu
         points = [(e.matching_time(), e.firing_rate) for e in taus.values()]
         axes.plot(*zip(*points, strict=True), "o-", color=COLOURS[0], ms=5)
         for tau, point in zip(taus, points, strict=True):
-            axes.annotate(f"{tau:g} ms", point, textcoords="offset points", xytext=(6, 4), fontsize=8)
+            axes.annotate(f"tau {tau:g} ms", point, textcoords="offset points", xytext=(6, 4), fontsize=8)
         axes.set(xlabel="matching time (ms)", ylabel=f"firing rate (Hz), m_f = {first['high']:g}")
         axes.margins(0.12)
         _finish(axes)
@@ -110,24 +109,25 @@ def of_data_set(results: Sequence[Mapping[str, Any]], title: str) -> Iterator[tu
 
 
 def _arousal(results: Sequence[Mapping[str, Any]], title: str) -> Figure:
-    figure = Figure(figsize=(15, 4.2), layout="constrained")
+    figure = new_figure(10, 3.6, title)
     trade, selectivity, windows = figure.subplots(1, 3)
     for i, result in enumerate(r for r in results if "arousal" in r):
         sweep, aroused = result["sweep"], result["arousal"]
-        _points(trade, [e.firing_rate for e in sweep.values()], sweep.values(), COLOURS[0], "one precision" * (not i))
-        _points(trade, [e.firing_rate for e in aroused.values()], aroused.values(), COLOURS[1], "arousal" * (not i))
+        marker = MARKERS[i]
+        for colour, name, found in ((COLOURS[0], "one precision", sweep), (COLOURS[1], "arousal", aroused)):
+            rates = [evaluation.firing_rate for evaluation in found.values()]
+            _points(trade, rates, found.values(), colour, name * (not i), marker)
         share = [100 * (e.selectivity or 0.0) for e in aroused.values()]
-        selectivity.plot(list(aroused), share, "o-", ms=4, color=COLOURS[1])
+        seed = f"seed {result.get('seed', i)}"
+        selectivity.plot(list(aroused), share, marker=marker, ms=4, color=COLOURS[1], label=seed)
         found = result["windows"]
-        windows.plot(list(found), [100 * share for _, share in found.values()], "o-", ms=3, color=COLOURS[2])
+        shares = [100 * share for _, share in found.values()]
+        windows.plot(list(found), shares, marker=marker, ms=4, color=COLOURS[2], label=seed)
     trade.set(xlabel="firing rate (Hz)", ylabel="accuracy (%)", xscale="log", title="Accuracy for spikes")
     selectivity.set(xlabel="share of the errors to be switched, on training images (%)", ylabel="selectivity (%)")
     selectivity.set_title("Images that are switched")
-    _finish(trade)
     windows.set(xlabel="window (ms)", ylabel="switched training images (%)", title="95 % of the errors")
-    for axes in (selectivity, windows):
-        axes.grid(alpha=0.3)
-    figure.suptitle(title, fontsize=10)
+    _finish(trade, selectivity, windows)
     return figure
 
 
@@ -140,10 +140,11 @@ def _over_time(axes: Axes, evaluation: Evaluation, colour: str, label: str) -> N
         axes.plot(matched, 100 * float(evaluation.accuracy[round(matched / dt) - 1]), "o", color=colour, ms=5)
 
 
-def _points(axes: Axes, x: Sequence[float], evaluations: Any, colour: str, label: str | None) -> None:
-    axes.plot(
-        x, [100 * float(e.accuracy[-1]) for e in evaluations], "o-", ms=4, lw=1, color=colour, label=label or None
-    )
+def _points(
+    axes: Axes, x: Sequence[float], evaluations: Any, colour: str, label: str | None, marker: str = "o"
+) -> None:
+    accuracy = [100 * float(e.accuracy[-1]) for e in evaluations]
+    axes.plot(x, accuracy, marker=marker, ms=4, lw=1, color=colour, label=label or None)
 
 
 def _analog(sweep: Mapping[float, Evaluation]) -> float:
@@ -151,18 +152,14 @@ def _analog(sweep: Mapping[float, Evaluation]) -> float:
 
 
 def _one(title: str) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    figure = new_figure(6.4, 4.2)
     axes = figure.subplots()
     axes.set_title(title, fontsize=10)
     return figure, axes
 
 
 def _finish(*panels: Axes) -> None:
+    finish(*panels)
     for axes in panels:
-        axes.grid(alpha=0.3)
-        if axes.get_xscale() == "log":  # plain numbers
-            axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, place: f"{value:g}"))
-            axes.xaxis.set_minor_formatter(NullFormatter())
-        if axes.get_legend_handles_labels()[0]:
-            axes.legend(frameon=False, fontsize=8)
+        if axes.get_xscale() == "log":
+            plain_log(axes.xaxis)

@@ -8,49 +8,46 @@ from collections.abc import Mapping, Sequence
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from snn_ext.evaluation import Evaluation
-from snn_ext.evaluation.plots import draw_accuracy, draw_rates, draw_spikes_by_depth
+from snn_ext.plots import COLOURS, draw_accuracy, draw_rates, draw_spikes_by_depth, look
+from snn_ext.plots.style import finish, new_figure, step_axis
 
-__all__ = ["COLOURS", "accuracy_over_time", "bars", "by_depth", "curves", "images", "rates"]
-
-# Okabe and Ito's colours, which colour-blind readers can tell apart.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+__all__ = ["accuracy_over_time", "bars", "by_depth", "curves", "images", "rates"]
 
 
 def accuracy_over_time(evaluations: Mapping[str, Evaluation], title: str) -> Figure:
     """Draw accuracy over time steps, on a logarithmic axis: most happens in the first ones."""
     figure, axes = _axes(title)
     draw_accuracy(axes, {name: (evaluation, evaluation.delays[0]) for name, evaluation in evaluations.items()})
-    axes.set_xscale("log")
+    step_axis(axes, max(evaluation.time_steps for evaluation in evaluations.values()), log=True)
     return figure
 
 
 def rates(evaluations: Mapping[str, Evaluation], title: str) -> Figure:
     """Draw the normalised rates of the layers over time, one panel each."""
-    figure = Figure(figsize=(3.4 * len(evaluations), 3.4), layout="constrained")
+    figure = new_figure(3.4 * len(evaluations), 3.4, title)
     panels = figure.subplots(1, len(evaluations), sharey=True, squeeze=False)[0]
     for axes, (name, evaluation) in zip(panels, evaluations.items(), strict=True):
         draw_rates(axes, evaluation)
         axes.set_title(name, fontsize=9)
         if axes is not panels[0]:
             axes.set_ylabel("")
-    figure.suptitle(title)
     return figure
 
 
 def by_depth(evaluations: Mapping[str, Evaluation], thresholds: Mapping[str, Sequence[float]], title: str) -> Figure:
     """Draw spikes per neuron, and thresholds, over the depth of the layer."""
-    figure = Figure(figsize=(9, 3.8), layout="constrained")
+    figure = new_figure(9, 3.8, title)
     spikes, levels = figure.subplots(1, 2)
     draw_spikes_by_depth(spikes, evaluations)
-    for name, values in thresholds.items():
-        levels.plot(range(1, len(values) + 1), values, "o-", ms=4, label=name)
+    for place, (name, values) in enumerate(thresholds.items()):
+        levels.plot(range(1, len(values) + 1), values, label=name, **look(place))
     levels.set(xlabel="spiking layer", ylabel="threshold (input of the layer in spikes)")
-    levels.grid(alpha=0.3)
-    levels.legend(frameon=False, fontsize=8)
-    figure.suptitle(title)
+    levels.xaxis.set_major_locator(MaxNLocator(integer=True))
+    finish(spikes, levels)
     return figure
 
 
@@ -61,8 +58,8 @@ def curves(
     """Draw some curves with a legend."""
     figure, axes = _axes(title)
     for i, (name, (x, y)) in enumerate(values.items()):
-        style = marker + ("--" if name in dashed else "-")
-        axes.plot(x, y, style, color=COLOURS[i % len(COLOURS)], label=name, lw=1.3, ms=4)
+        style = look(i) | {"ls": "--" if name in dashed else "-", "markevery": 1 if marker else max(1, len(x) // 8)}
+        axes.plot(x, y, label=name, **style)
     axes.set(xlabel=xlabel, ylabel=ylabel, yscale="log" if log else "linear")
     axes.legend(frameon=False, fontsize=8)
     return figure
@@ -101,8 +98,8 @@ def images(grid: Mapping[str, Sequence[Tensor]], columns: Sequence[str], title: 
 
 
 def _axes(title: str) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    figure = new_figure(6.4, 4.2)
     axes = figure.subplots()
     axes.set_title(textwrap.fill(title, 75), fontsize=10)
-    axes.grid(alpha=0.3)
+    finish(axes, legend=False)
     return figure, axes

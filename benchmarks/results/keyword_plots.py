@@ -12,11 +12,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from recipes.lib.fine_tuning import COLOURS
+from snn_ext.plots import COLOURS as PALETTE
 
 __all__ = ["Line", "best_line", "confusion_figure", "not_beaten", "pareto_figure"]
 
 MARKERS = {"separable": "o", "resnet8": "s", "resnet18": "D", "recurrent-lif": "^"}
-OTHER_COLOURS = {"ReLU, converted": "#CC79A7", "LIF, one recurrent layer": "#E69F00"}
+OTHER_COLOURS = {"ReLU, converted": PALETTE[3], "LIF, one recurrent layer": PALETTE[4]}
 
 
 @dataclass

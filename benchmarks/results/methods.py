@@ -17,7 +17,7 @@ from recipes.lib.command import command, run_main
 from recipes.lib.files import save_figure
 from recipes.lib.run_folder import own_folder
 from snn_ext.evaluation import Evaluation
-from snn_ext.evaluation.plots import accuracy_latency_synops
+from snn_ext.plots import accuracy_latency_synops
 
 from . import rivals
 from .pages import command_line, fastest_delay, latency, provenance, table, write_report

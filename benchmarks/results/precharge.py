@@ -19,8 +19,8 @@ from recipes.lib.analog import trained
 from recipes.lib.command import command, run_main
 from recipes.lib.files import save_figure
 from recipes.lib.run_folder import own_folder
+from snn_ext import plots as evaluation_plots
 from snn_ext.evaluation import Evaluation, delay_regimes
-from snn_ext.evaluation import plots as evaluation_plots
 from snn_ext.functional import integrate_and_fire
 
 from . import conversion_plots as plots

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import version
@@ -13,14 +14,19 @@ from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from tabulate import tabulate
 
 from recipes.lib.files import replacing
+from snn_ext.plots.style import finish, look, new_figure, plain_log
 
 from .cases import Row, Settings
 from .contenders import BASELINE
+from .measuring import Ratio
 
-__all__ = ["environment", "to_markdown", "write"]
+__all__ = ["environment", "read", "speed_ups", "to_markdown", "write"]
+
+_SPEED_UP = re.compile(r"([\d.]+) \(([\d.]+)-([\d.]+)\), best ([\d.]+)")
 
 
 def environment(settings: Settings) -> dict[str, str | int]:
@@ -76,25 +82,79 @@ def write(rows: Sequence[Row], about: dict[str, str | int], folder: Path) -> lis
     with replacing(paths[1]) as path:
         path.write_text(to_markdown(rows, about), encoding="utf-8")
     with replacing(paths[2]) as path:
-        _plot(rows).savefig(path, dpi=120)
+        speed_ups(rows).savefig(path, dpi=120)
     return paths
 
 
-def _plot(rows: Sequence[Row]) -> Figure:
-    """Plot the speed-ups with their quartiles."""
+def speed_ups(rows: Sequence[Row]) -> Figure:
+    """Draw the speed-ups, a panel for each kind of case and a marker for each contender, with quartiles."""
     shown = [row for row in rows if row.speedup is not None and row.contender != BASELINE]
-    figure = Figure(figsize=(9, 1.5 + 0.22 * len(shown)), layout="constrained")
-    axes = figure.subplots()
-    for place, row in enumerate(reversed(shown)):
-        assert row.speedup is not None
-        colour = "#0072B2" if "native" in row.contender else "#009E73" if ", torch" in row.contender else "#999999"
-        axes.plot((row.speedup.low, row.speedup.high), (place, place), color=colour, lw=4, solid_capstyle="butt")
-        axes.plot(row.speedup.median, place, "o", color=colour)
-    axes.axvline(1.0, color="black", lw=1)
-    axes.set_yticks(range(len(shown)), [f"{row.case}: {row.contender}" for row in reversed(shown)], fontsize=7)
-    axes.set_xscale("log")
-    axes.set_xlabel(f"times as fast as {BASELINE}: median and quartiles over the rounds")
+    kinds = [(kind, [*group]) for kind, group in _by_kind(shown).items()]
+    places = {name: i for i, name in enumerate(dict.fromkeys(row.contender for row in shown))}
+    columns = min(3, max(len(kinds), 1))
+    lines = -(-len(kinds) // columns) or 1
+    figure = new_figure(3.9 * columns, 0.6 + 3.0 * lines)
+    grid = figure.subplots(lines, columns, squeeze=False).flatten()
+    for axes, (kind, group) in zip(grid, kinds, strict=False):
+        cases = [*dict.fromkeys(row.case for row in group)]
+        contenders = [*dict.fromkeys(row.contender for row in group)]
+        for row in group:
+            assert row.speedup is not None
+            aside = 0.7 * ((contenders.index(row.contender) + 0.5) / len(contenders) - 0.5)
+            ratio, x, style = row.speedup, cases.index(row.case) + aside, look(places[row.contender])
+            bars = [[max(ratio.median - ratio.low, 0.0)], [max(ratio.high - ratio.median, 0.0)]]
+            marker = {key: style[key] for key in ("color", "marker", "ms")}
+            axes.errorbar(x, ratio.median, bars, ls="none", capsize=2, lw=1.2, **marker)
+        axes.axhline(1.0, color="black", lw=1)
+        axes.set_xticks(range(len(cases)), [_short(case, kind) for case in cases], fontsize=8)
+        axes.set_xlim(-0.5, len(cases) - 0.5)
+        axes.set(title=kind, yscale="log")
+        plain_log(axes.yaxis)
+        finish(axes)
+    for axes in grid[len(kinds) :]:
+        axes.set_axis_off()
+    for axes in grid[::columns]:
+        axes.set_ylabel(f"times as fast as\n{BASELINE}")
+    handles = [
+        Line2D([], [], label=name, ls="none", **{key: look(i)[key] for key in ("color", "marker", "ms")})
+        for name, i in places.items()
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
     return figure
+
+
+def read(text: str) -> list[Row]:
+    """Return the rows of tables that :func:`to_markdown` wrote: those that have a speed-up."""
+    rows: list[Row] = []
+    case = ""
+    for line in text.splitlines():
+        if line.startswith("### "):
+            case = line[4:]
+        cells = [cell.strip() for cell in line.split("|")]
+        found = _SPEED_UP.fullmatch(cells[3]) if len(cells) > 3 else None
+        if found:
+            median, low, high, best = map(float, found.groups())
+            number, _, unit = cells[2].partition(" ")
+            rows.append(Row(case, cells[1], float(number), unit, speedup=Ratio(low, median, high, best)))
+    return rows
+
+
+def _by_kind(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """Return the rows by the name of their case up to the shape, or to the first comma."""
+    kinds: dict[str, list[Row]] = {}
+    for row in rows:
+        kinds.setdefault(row.case.split(" [")[0].split(", ")[0], []).append(row)
+    return kinds
+
+
+def _short(case: str, kind: str) -> str:
+    """Return what tells a case from the others of its panel; a shape stands in two lines, to fit beside others."""
+    rest = case.removeprefix(kind).strip(" ,")
+    if not rest.startswith("["):
+        return rest
+    sizes = rest.split(",")
+    half = len(sizes) // 2
+    return ",".join(sizes[:half]) + ",\n" + ",".join(size.strip() for size in sizes[half:])
 
 
 def _processor() -> str:

@@ -12,11 +12,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from spikingjelly.activation_based import functional
 from tabulate import tabulate
 from torch import Tensor, nn
 
 from snn_ext.evaluation import NetActivity
+from snn_ext.plots import COLOURS as PALETTE
+from snn_ext.plots import draw_staircase
+from snn_ext.plots.style import finish, new_figure
 from snn_ext.spikingjelly import ATIFnuNode
 
 __all__ = ["NOTES", "Row", "accuracy_against_spikes", "staircases", "table", "threshold_history", "thresholds"]
@@ -31,15 +33,10 @@ NOTES = """\
   not negative; in the fine-tuned net, on the test images.
 - The standard error of an accuracy, from the number of test images alone, is 0.7 percentage points at 89 % of 2,000."""
 
-# Okabe and Ito's colours, which colour-blind readers can tell apart.
 COLOURS = {
-    "ReLU": "#000000",
-    "IF, threshold 1": "#666666",
-    "ATIF-u": "#0072B2",
-    "ATIF-nu": "#D55E00",
-    "ATIF-u, pre-charged": "#009E73",
-    "ATIF-u, calibrated": "#CC79A7",
-}
+    "ReLU": "#000000", "IF, threshold 1": PALETTE[7], "ATIF-u": PALETTE[0], "ATIF-nu": PALETTE[1],
+    "ATIF-u, pre-charged": PALETTE[2], "ATIF-u, calibrated": PALETTE[3],
+}  # fmt: skip
 MARKERS = {"IF, threshold 1": "s", "ATIF-u": "o", "ATIF-nu": "D", "ATIF-u, pre-charged": "^", "ATIF-u, calibrated": "v"}
 
 
@@ -97,7 +94,7 @@ def table(rows: Sequence[Row]) -> str:
 
 def accuracy_against_spikes(runs: Sequence[Sequence[Row]], test_images: int, title: str) -> Figure:
     """Plot accuracy over spikes per neuron, one marker a seed: the way from the swap, and the fine-tuned nets alone."""
-    figure = Figure(figsize=(11, 4.8), layout="constrained")
+    figure = new_figure(11, 4.8)
     way, end = figure.subplots(1, 2)
     for seed, rows in enumerate(runs):
         for row in rows:
@@ -119,7 +116,7 @@ def accuracy_against_spikes(runs: Sequence[Sequence[Row]], test_images: int, tit
     for axes in (way, end):
         axes.set(xlabel="spikes per neuron and image", ylabel="test accuracy (%)")
         axes.margins(0.12)
-        axes.grid(alpha=0.3)
+        finish(axes, legend=False)
     figure.suptitle(title)
     figure.legend(loc="outside lower center", ncols=6, frameon=False)
     return figure
@@ -131,15 +128,15 @@ def staircases(rows: Sequence[Row], time_steps: int, title: str) -> Figure:
     rows = [row for row in rows if row.layers]
     layers = len(rows[0].layers)
     limits = [max(float(row.after.layers[i].inputs.quantile(0.999)) for row in rows) for i in range(layers)]
-    figure = Figure(figsize=(3.4 * layers, 2.3 * len(rows)), layout="constrained")
+    figure = new_figure(3.4 * layers, 2.3 * len(rows))
     grid = figure.subplots(len(rows), layers, sharex="col", sharey="col", squeeze=False)
     for axes_row, row in zip(grid, rows, strict=True):
         for i, (axes, neuron, limit) in enumerate(zip(axes_row, row.layers, limits, strict=True)):
             x = torch.linspace(-0.25 * limit, limit, 4001)
             _density(axes, row.after.layers[i].inputs, x)
             axes.plot(x, x.clamp_min(0.0), color=COLOURS["ReLU"], ls="--", lw=1)
-            decoded = _decoded(neuron, x, time_steps)
-            axes.plot(x, decoded, color=COLOURS[row.name], lw=2 if decoded.shape[1] == 1 else 0.4)
+            channels = getattr(neuron, "v_init", torch.zeros(1)).numel()
+            draw_staircase(axes, neuron, x, time_steps, color=COLOURS[row.name], lw=2 if channels == 1 else 0.4)
             axes.set(xlim=(float(x[0]), float(x[-1])))
             box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1.5}
             label = f"SQNR {row.after.layers[i].sqnr_db:.1f} dB"
@@ -162,29 +159,21 @@ def threshold_history(rows: Sequence[Row], title: str) -> Figure:
     """Plot the thresholds of the layers (the points p_1..p_T of ATIF-nu) over the steps of fine-tuning."""
     rows = [row for row in rows if row.thresholds]
     layers = len(rows[0].thresholds)
-    figure = Figure(figsize=(4 * layers, 4), layout="constrained")
+    figure = new_figure(4 * layers, 4)
     grid = figure.subplots(1, layers, squeeze=False)
     for i, axes in enumerate(grid[0]):
         for row in rows:
             history = np.array([step[i] for step in row.history])
-            lines = axes.plot(history, color=COLOURS[row.name], lw=1.5)
+            look = {"marker": MARKERS.get(row.name), "markevery": max(1, len(history) // 6), "ms": 5}
+            lines = axes.plot(history, color=COLOURS[row.name], lw=1.5, **look)
             lines[0].set_label(row.name if i == 0 else None)
         axes.set(title=f"spiking layer {i + 1}", xlabel="step of fine-tuning")
         axes.set_ylim(bottom=0.0)
-        axes.grid(alpha=0.3)
+        finish(axes, legend=False)
     grid[0][0].set_ylabel("threshold (ATIF-nu: its points p)")
     figure.legend(loc="outside lower center", ncols=4, frameon=False)
     figure.suptitle(f"Thresholds during fine-tuning: {title}")
     return figure
-
-
-def _decoded(neuron: nn.Module, x: Tensor, time_steps: int) -> Tensor:
-    """Return what a layer decodes, ``[len(x), C]``: a column for each channel with a pre-charge of its own."""
-    channels = getattr(neuron, "v_init", torch.zeros(1)).numel()
-    functional.reset_net(neuron)
-    decoded = neuron(x.unsqueeze(1).expand(time_steps, -1, channels)).mean(0)
-    functional.reset_net(neuron)
-    return decoded
 
 
 def _density(axes: Axes, inputs: Tensor, x: Tensor) -> None:

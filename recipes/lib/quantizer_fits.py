@@ -9,6 +9,8 @@ from typing import Any
 from matplotlib.figure import Figure
 from tabulate import tabulate
 
+from snn_ext.plots.style import finish, look, new_figure
+
 __all__ = ["Fit", "table", "training"]
 
 
@@ -42,11 +44,12 @@ def table(results: Mapping[str, Mapping[str, Any]], time_steps: int) -> str:
 
 def training(result: Mapping[str, Any], time_steps: int) -> Figure:
     """Draw the SQNR of each neuron while it is trained; dotted: its optimum."""
-    figure = Figure(layout="constrained")
+    figure = new_figure(6.4, 4.2)
     axes = figure.subplots()
     for i, (kind, found) in enumerate(result["fits"].items()):
-        axes.plot(found.iterations, found.sqnr_db, color=f"C{i}", label=f"{kind} ({found.sqnr_db[-1]:.1f} dB)")
-        axes.axhline(result["optima"][kind][0], color=f"C{i}", lw=1, ls=":")
+        curve = look(i) | {"markevery": max(1, len(found.iterations) // 8)}
+        axes.plot(found.iterations, found.sqnr_db, label=f"{kind} ({found.sqnr_db[-1]:.1f} dB)", **curve)
+        axes.axhline(result["optima"][kind][0], color=curve["color"], lw=1, ls=":")
     axes.set(xlabel="iteration", ylabel="SQNR (dB)", title=f"T = {time_steps}, Gaussian input; dotted: the optimum")
-    axes.legend(frameon=False)
+    finish(axes)
     return figure

@@ -339,7 +339,7 @@ class Evaluation:
         path : Path or str, optional
             A file to write the figure to, whole or not at all.
         """
-        from .plots import overview
+        from ..plots import overview
 
         figure = overview(self)
         if path is not None:

@@ -34,9 +34,9 @@ class ASNState(NamedTuple):
     s: Tensor
     """:math:`S` without the bias: the current after the membrane filter."""
     s_hat: Tensor
-    r""":math:`\\hat S`, what the neuron's own spikes have encoded so far."""
+    r""":math:`\hat S`, what the neuron's own spikes have encoded so far."""
     adaptation: Tensor
-    r""":math:`\\theta - \\theta_0`, how far the threshold is above rest."""
+    r""":math:`\theta - \theta_0`, how far the threshold is above rest."""
 
 
 class PSPState(NamedTuple):
@@ -75,7 +75,7 @@ def adaptive_spiking(
     With :math:`d_x = e^{-dt / \tau_x}` and in this order, one rounding an operation:
 
     .. math::
-        I_t &= d_\beta I_{t-1} + x_t \quad (x_t \text{ with } \texttt{analog\_input}) \\
+        I_t &= d_\beta I_{t-1} + x_t \quad (x_t \text{ with } \mathtt{analog\_input}) \\
         s_t &= (1 - d_\phi) I_t + d_\phi s_{t-1}, \qquad S_t = b + s_t \\
         z_t &= 1[S_t - d_\eta \hat S_{t-1} > \theta_t / 2] \\
         \hat S_t &= d_\eta \hat S_{t-1} + \theta_t z_t \\
@@ -165,7 +165,7 @@ def postsynaptic_potential(
     r"""Filter incoming spikes to the activation S, without spiking: what a read-out is, and what pooling is applied to.
 
     .. math::
-        I_t = d_\beta I_{t-1} + x_t \quad (x_t \text{ with } \texttt{analog\_input}), \qquad
+        I_t = d_\beta I_{t-1} + x_t \quad (x_t \text{ with } \mathtt{analog\_input}), \qquad
         s_t = (1 - d_\phi) I_t + d_\phi s_{t-1}, \qquad S_t = b + s_t
 
     Followed by pooling and by :func:`adaptive_spiking` with ``analog_input=True`` and ``tau_phi=0`` it is a layer with

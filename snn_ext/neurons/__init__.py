@@ -2,7 +2,7 @@
 
 To add a neuron: subclass a mixin of this module for its parameters and its operator, give each host a class of it
 (``snn_ext/spikingjelly/``, ``snn_ext/snntorch/``), and add a row to :data:`NEURONS`. Registration, the tests of both
-hosts and the recipes read that table; ``docs/architecture.md`` lists all files.
+hosts and the recipes read that table; ``docs/extending.md`` lists all files.
 """
 
 from importlib import import_module

@@ -298,7 +298,7 @@ def test_a_graph_that_calls_a_neuron_twice_is_refused_too() -> None:
 @pytest.mark.parametrize("time_steps", [1, 5])
 def test_a_silent_net_has_figures_files_and_plots(tmp_path: Path, time_steps: int) -> None:
     pytest.importorskip("matplotlib")
-    from snn_ext.evaluation import plots
+    from snn_ext import plots
 
     net = nn.Sequential(nn.Linear(4, 6), PCMPIFNode(1.0, precharge=0.0), nn.Linear(6, 3))
     net[0].weight.data.zero_()

@@ -18,7 +18,7 @@ def test_figures_are_drawn(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     from matplotlib.figure import Figure
 
-    from snn_ext.evaluation import plots
+    from snn_ext import plots
 
     found = evaluate(small_net(), batches(), T, delay=(0, 3), correlation_steps=(4, 8), progress=False)
     found.plot(tmp_path / "overview.png")
@@ -31,6 +31,12 @@ def test_figures_are_drawn(tmp_path: Path) -> None:
         plots.draw_rates(axes, dataclasses.replace(found, layers=found.layers * copies))
         legends.append(axes.get_legend() is not None)
     assert legends == [True, False]
+    names = [text.get_text() for text in axes.figure.axes[1].get_yticklabels()]  # of the bar of colours
+    assert names[0] == found.layers[0].name
+    depth = found.plot().axes[3]
+    assert [text.get_text() for text in depth.get_xticklabels()] == [
+        layer.name for layer in found.layers if layer.kind != "pool"
+    ]
     with pytest.raises(ValueError, match="want evaluate"):
         plots.correlations(evaluate(small_net(), batches(), 2, progress=False))
     unlabelled = evaluate(small_net(), [batches()[0][0]], T, progress=False)
@@ -47,3 +53,22 @@ def test_figures_are_drawn(tmp_path: Path) -> None:
     found.macs = None
     with pytest.raises(ValueError, match="evaluations: got 'unknown synapses of a'"):
         plots.accuracy_latency_synops({"a": found})
+
+
+def test_seeds_are_a_mean_over_a_band_and_energy_is_that_of_the_answer() -> None:
+    pytest.importorskip("matplotlib")
+    from snn_ext import plots
+
+    found = evaluate(small_net(), batches(), T, progress=False)
+    worse = dataclasses.replace(found, correct=found.correct * 0.5)
+    figure = plots.accuracy_latency_synops({"seeds": [found, worse]}, level=1.0)
+    drawn = torch.as_tensor(figure.axes[0].lines[0].get_ydata())
+    torch.testing.assert_close(drawn, 75 * found.accuracy)
+    assert len(figure.axes[0].collections) == 1
+    t = found.latency_at(levels=(99.0,))[99.0] or T
+    axes = plots.energy({"net": found}).axes[0]
+    width = sum(bar.get_width() for bar in axes.patches)
+    assert width == pytest.approx(1e-6 * float(found.energy()[t - 1]), rel=1e-6)
+    found.dt = worse.dt = 1.0
+    panels = plots.dial({"net": {0.1: found, 0.3: worse}}).axes
+    assert panels[0].lines[0].get_xdata()[0] == pytest.approx(found.firing_rate)
