@@ -49,10 +49,9 @@ class CalibratedRecipe(RateRecipe):
         Correct weights and biases by ridge regression of what the mean current lacks, in each layer in which the error
         on a quarter of the inputs, which is held out, gets smaller.
     schedule : {"streaming", "phased"}
-        In the phased schedule nothing but the staircase is left to calibrate: each threshold has the least squared
-        error for T.
+        A net with quantised activations is exact in the phased schedule and is not calibrated.
     wait : int
-        Of a net that waits, thresholds likewise have the least squared error for T.
+        The search simulates the decisions of layers that wait.
     tune : {"nothing", "channels", "weights"}
         Afterwards let thresholds, pre-charges and biases, or the weights too, follow the surrogate gradient of the
         squared distance to the analog output, on the same inputs; a quarter of them, held out, decides when to stop.
