@@ -74,7 +74,7 @@ class ChannelSearch:
     Parameters
     ----------
     current : Tensor
-        I, ``[T, C, M]`` for M positions.
+        I, ``[T, C, M]`` for M positions: what each of T decisions takes in.
     target : Tensor
         Analog activations a, ``[C, M]``.
     threshold : Tensor
@@ -89,6 +89,8 @@ class ChannelSearch:
         Fire when the potential reaches the threshold; else when it exceeds it.
     biased : bool
         Search for a bias too.
+    wait : int
+        The first decision takes in one input and so many more, and the last ones none; each input has the bias.
     profile : Tensor or None
         Thresholds of the T steps in units of the threshold, which is the value of a spike; 1 by default.
     resets : bool
@@ -123,6 +125,7 @@ class ChannelSearch:
         shared: bool = False,
         fire_at_threshold: bool = True,
         biased: bool = True,
+        wait: int = 0,
         profile: Tensor | None = None,
         resets: bool = True,
     ) -> None:
@@ -130,6 +133,7 @@ class ChannelSearch:
         self._limit = torch.inf if limit is None else limit
         self._fires = torch.ge if fire_at_threshold else torch.gt
         self._profile, self._resets = profile, resets
+        self._inputs = [1 + wait, *[1] * (len(current) - 1 - wait), *[0] * wait]
         self.threshold = threshold.to(target).clamp(max=self._limit).expand(len(target))
         self.precharge, self.bias = torch.full_like(target[:, 0], precharge), torch.zeros_like(target[:, 0])
         self.error = self._errors(self.threshold[None], self.precharge[None], self.bias[None])[0]
@@ -172,8 +176,8 @@ class ChannelSearch:
             of_steps = [theta] * time_steps if self._profile is None else [theta * share for share in self._profile]
             v = (v_init * of_steps[0]).expand(rows, *target.shape).clone()
             count, spike = torch.zeros_like(v), torch.empty_like(v)
-            for x, threshold_now in zip(self._current[:, block], of_steps, strict=True):
-                v += x + b
+            for x, inputs, threshold_now in zip(self._current[:, block], self._inputs, of_steps, strict=True):
+                v += x + inputs * b
                 self._fires(v, threshold_now, out=spike)
                 if self._resets:
                     v.addcmul_(spike, threshold_now, value=-1.0)

@@ -37,6 +37,7 @@ def calibrate(
     time_steps: int,
     *,
     correct_weights: bool,
+    wait: int = 0,
     memory: int = 1 << 30,
     progress: bool = True,
 ) -> None:
@@ -54,6 +55,8 @@ def calibrate(
         T.
     correct_weights : bool
         Correct the weights before each layer, where that is better on inputs that are held out.
+    wait : int
+        Each layer takes in one input and so many more before its first decision.
     memory : int
         Bytes for spike trains, as many for the current into one layer, and a quarter for the analog net.
     progress : bool
@@ -64,7 +67,7 @@ def calibrate(
     Source: Hwang et al. 2021, algorithm 1, taken to three parameters of each channel.
     """
     samples = AnalogSamples(analog, batches, ROWS if correct_weights else POSITIONS, memory // 4)
-    layers = Layerwise(thresholds.net, batches, time_steps, memory)
+    layers = Layerwise(thresholds.net, batches, time_steps, memory, wait)
     for node in bar("calibrate", "layer", layers.layers(), progress=progress):
         name = str(node.target)
         if name in analog.activations:
@@ -154,7 +157,7 @@ def _search(
     def starting(threshold: Tensor, precharge: float, **points: Any) -> ChannelSearch:
         return ChannelSearch(
             current, samples.target, threshold, precharge,
-            limit=clip, shared=shared, fire_at_threshold=neuron.fire_at_threshold, **points,
+            limit=clip, shared=shared, fire_at_threshold=neuron.fire_at_threshold, wait=layers.wait, **points,
         )  # fmt: skip
 
     if isinstance(neuron, ATIFnuNode):

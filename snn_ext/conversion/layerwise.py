@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import Any
 
+import torch
 from torch import Tensor, fx
 
 from ..simulation.engine import Simulation
@@ -34,11 +35,17 @@ class Layerwise:
         T.
     memory : int
         Bytes for spike trains, and as many for the current into one layer.
+    wait : int
+        Each layer takes in one input and so many more before its first decision. Trains are those of the T decisions,
+        one after the other, and are always kept: what a decision needs comes later than its step.
     """
 
-    def __init__(self, net: fx.GraphModule, batches: Sequence[Tensor], time_steps: int, memory: int = 1 << 30) -> None:
+    def __init__(
+        self, net: fx.GraphModule, batches: Sequence[Tensor], time_steps: int, memory: int = 1 << 30, wait: int = 0
+    ) -> None:
         self._simulation = Simulation(net, memory=memory)
         self.net, self.batches, self.time_steps, self.memory = self._simulation.graph, batches, time_steps, memory
+        self.wait = wait
         self._trains: list[dict[fx.Node, SpikeTrain]] = [{} for _ in batches]
         self._current: dict[int, list[Tensor]] = {}
         self._node: fx.Node | None = None
@@ -54,7 +61,7 @@ class Layerwise:
         return self._simulation.output()
 
     def current(self, node: fx.Node, batch: int) -> Iterator[Tensor]:
-        """Yield the current into a layer for one batch, ``[T', N, ...]``, chunk after chunk.
+        """Yield what a layer takes in before each decision, for one batch, ``[T', N, ...]``, chunk after chunk.
 
         A scale right before the neurons may change with them: the value before the scale is kept.
         """
@@ -63,10 +70,24 @@ class Layerwise:
         before: Any = node.args[0]
         scale = module_of(self.net, before)
         if not isinstance(scale, Scale):
-            yield from self._kept(before, batch)
+            yield from self._waited(self._kept(before, batch))
             return
-        for chunk in self._kept(before.args[0], batch):
-            yield scale(chunk.flatten(0, 1)).unflatten(0, chunk.shape[:2])
+        scaled = (scale(x.flatten(0, 1)).unflatten(0, x.shape[:2]) for x in self._kept(before.args[0], batch))
+        yield from self._waited(scaled)
+
+    def _waited(self, chunks: Iterator[Tensor]) -> Iterator[Tensor]:
+        """Yield for each decision the inputs that are new: the first takes ``wait`` more, the last ones none."""
+        missing, taken = self.wait, None
+        for chunk in chunks:
+            early, chunk = chunk[:missing], chunk[missing:]
+            missing -= len(early)
+            if len(early):
+                taken = early.sum(0) if taken is None else taken + early.sum(0)
+            if len(chunk):
+                yield chunk if taken is None else torch.cat([chunk[:1] + taken, chunk[1:]])
+                taken = None
+        if self.wait:
+            yield chunk.new_zeros(self.wait, *chunk.shape[1:])
 
     def _kept(self, source: fx.Node, batch: int) -> Iterator[Tensor]:
         """Yield a value chunk after chunk, from memory if it was kept; keep it if there is room."""
@@ -102,7 +123,7 @@ class Layerwise:
             for spikes in self._simulation.neuron(node, self.current(node, batch)):
                 if train is not None:
                     train.append(spikes)
-                    if self._nbytes() + train.nbytes > self.memory:
+                    if self._nbytes() + train.nbytes > self.memory and not self.wait:
                         train = None
                 yield batch, spikes
             if train is not None:

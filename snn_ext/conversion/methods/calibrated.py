@@ -49,10 +49,9 @@ class CalibratedRecipe(RateRecipe):
         Correct weights and biases by ridge regression of what the mean current lacks, in each layer in which the error
         on a quarter of the inputs, which is held out, gets smaller.
     schedule : {"streaming", "phased"}
-        In the phased schedule nothing but the staircase is left to calibrate: each threshold has the least squared
-        error for T.
+        A net with quantised activations is exact in the phased schedule and is not calibrated.
     wait : int
-        Of a net that waits, thresholds likewise have the least squared error for T.
+        The search simulates the decisions of layers that wait.
     tune : {"nothing", "channels", "weights"}
         Afterwards let thresholds, pre-charges and biases, or the weights too, follow the surrogate gradient of the
         squared distance to the analog output, on the same inputs; a quarter of them, held out, decides when to stop.
@@ -125,7 +124,7 @@ class CalibratedRecipe(RateRecipe):
     def set_thresholds(self, thresholds: ThresholdSetter, analog: AnalogNet, batches: Batches) -> None:
         """Calibrate one layer after the other."""
         inputs = [self._seen(x) for x in batches.upto(self.samples)]
-        if self.waits:
+        if self._is_quantised_net(analog):
             for name, layer in AnalogSamples(analog, inputs, 4096, self.memory).layers.items():
                 shared = name == OUTPUT
                 value = least_squares_threshold(layer.current, layer.target, self.time_steps, shared=shared)
@@ -133,7 +132,7 @@ class CalibratedRecipe(RateRecipe):
             return
         calibrate(
             thresholds, analog, inputs, self.time_steps,
-            correct_weights=self.correct_weights, memory=self.memory, progress=self.progress,
+            correct_weights=self.correct_weights, wait=self.inputs_before, memory=self.memory, progress=self.progress,
         )  # fmt: skip
         if self.tune != "nothing":
             targets = torch.cat([analog.graph(x) for x in inputs])
@@ -142,12 +141,16 @@ class CalibratedRecipe(RateRecipe):
                 epochs=self.epochs, weights=self.tune == "weights", progress=self.progress,
             )  # fmt: skip
 
+    def _is_quantised_net(self, analog: AnalogNet) -> bool:
+        """Return True if the net is exact and nothing is to be changed: its activations are quantised."""
+        return self.exact and any(activation.quantized is not None for activation in analog.activations.values())
+
     def _check_precharge(self) -> None:
         """Check nothing: the pre-charge is no option, and that of a quantised activation is its own."""
 
     def _stands_for(self, analog: AnalogNet, thresholds: ThresholdSetter) -> Tensor:
         """Return the output of the net with the corrections in it."""
-        if self.exact:
+        if self._is_quantised_net(analog):
             return super()._stands_for(analog, thresholds)
         output: Tensor = AnalogTwin(thresholds.net)(analog.x)
         return output

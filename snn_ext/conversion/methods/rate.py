@@ -117,6 +117,11 @@ class RateRecipe(ConversionRecipe):
         """True if layers wait for all inputs."""
         return self.schedule == "phased" or (self.wait > 0 and self.wait + 1 == self.time_steps)
 
+    @property
+    def inputs_before(self) -> int:
+        """Inputs that a layer takes in before the one at whose step it decides first."""
+        return self.time_steps - 1 if self.exact and self.time_steps is not None else self.wait
+
     def _check_waiting(self) -> None:
         check_count("wait", self.wait, least=0)
         if not self.waits:
@@ -180,7 +185,7 @@ class RateRecipe(ConversionRecipe):
             )
         if self.waits:
             assert self.time_steps is not None
-            phased(net, self.time_steps, self.time_steps - 1 if self.exact else self.wait)
+            phased(net, self.time_steps, self.inputs_before)
         window = net.latency and steps
         steps = net.latency or steps or _REPORT_STEPS
         measure_rates(net, x, rates, steps, window=window, memory=self.memory, progress=self.progress)

@@ -131,14 +131,56 @@ def test_the_phased_schedule_has_the_thresholds_of_the_staircase() -> None:
     assert error(exact, quantised, x, exact.latency or 0) < 1e-5
 
 
-def test_the_same_data_in_other_batches_and_little_memory_give_the_same_net() -> None:
-    ann, x = trained(ResNet()), images(24)
-    wanted = convert(ann, x, memory=1 << 22, **QUIET)
+@pytest.mark.parametrize("wait", [1, 3])
+@pytest.mark.parametrize("name", ["residual", "concatenation", "clips and groups", "quantised"])
+def test_a_net_that_waits_is_calibrated_for_its_decisions(name: str, wait: int) -> None:
+    x = images(24)
+    ann = built(name, x)
+    snn, plain = (
+        convert(ann, x, time_steps=4, wait=wait, progress=False, **options)
+        for options in ({}, {"method": "data-norm", "channel_wise": True})
+    )
+    # quantised activations of eight levels are no better off with thresholds for four
+    assert error(snn, ann, x, snn.latency or 0) < (1.1 if name == "quantised" else 0.7) * error(
+        plain, ann, x, plain.latency or 0
+    )
+
+
+@pytest.mark.parametrize("wait", [0, 1, 2, 3])
+@pytest.mark.parametrize("grid", [False, True], ids=["any numbers", "many ties"])
+def test_layers_decode_in_the_net_what_the_search_says(grid: bool, wait: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    layers = [nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3)]
+    ann, x = nn.Sequential(*layers), torch.rand(64, 6, generator=generator)
+    for layer in layers[::2]:
+        assert isinstance(layer, nn.Linear)
+        nn.init.uniform_(layer.weight, -0.5, 0.7, generator=generator)
+        layer.weight.data = (layer.weight.data * 8).round() / 8 if grid else layer.weight.data
+    ann, x = ann.double(), ((x * 4).round() / 4 if grid else x).double()
+    snn = convert(ann, x, time_steps=4, wait=wait, progress=False, correct_weights=False)
+    steps, counts = snn.latency or 4, {}
+    for layer in snn.report:
+        module = snn.get_submodule(layer.name)
+        module.register_forward_hook(lambda m, a, y, n=layer.name: counts.__setitem__(n, counts.get(n, 0.0) + y))
+    with torch.no_grad():
+        for _ in range(steps):
+            snn(x)
+    for layer, depth in zip(snn.report, (1, 3, 5), strict=True):
+        activation = ann[: depth + 1](x).detach()
+        decoded = counts[layer.name].detach() / 4 * torch.tensor(layer.scale, dtype=torch.float64)
+        found = float((decoded - activation).norm() / activation.norm())
+        assert layer.found_error == pytest.approx(found, rel=1e-6)
+
+
+@pytest.mark.parametrize("wait", [0, 2])
+def test_the_same_data_in_other_batches_and_little_memory_give_the_same_net(wait: int) -> None:
+    ann, x, options = trained(ResNet()), images(24), QUIET | {"wait": wait}
+    wanted = convert(ann, x, memory=1 << 22, **options)
     for batches in (x, [x[:5], x[5:6], x[6:]]):
-        snn = convert(ann, batches, memory=1 << 22, **QUIET)
+        snn = convert(ann, batches, memory=1 << 22, **options)
         for layer, other in zip(snn.report, wanted.report, strict=True):
             torch.testing.assert_close(torch.tensor(layer.threshold), torch.tensor(other.threshold))
-    assert convert(ann, x, memory=1 << 22, **QUIET).report == wanted.report
+    assert convert(ann, x, memory=1 << 22, **options).report == wanted.report
 
 
 def test_samples_bound_what_is_used_of_an_endless_loader() -> None:
