@@ -15,10 +15,10 @@ from .._channel_search import LARGEST_PRECHARGE
 from .._progress import bar
 from .spiking import ThresholdSetter
 
-__all__ = ["tune"]
+__all__ = ["held_out", "tune"]
 
 _BATCH, _HELD_OUT, _PATIENCE = 32, 4, 10
-_CHANNEL_RATE, _WEIGHT_RATE = 1e-3, 1e-4
+_CHANNEL_RATE, _WEIGHT_RATE = 1e-2, 3e-4
 
 
 @torch.enable_grad()
@@ -43,7 +43,8 @@ def tune(
     thresholds : ThresholdSetter
         Of a net between scales that :func:`snn_ext.conversion.calibration.calibrate` has calibrated.
     inputs, targets : Tensor
-        ``[N, ...]``, and the output of the analog net for them.
+        ``[N, ...]``, and the output of the analog net for them. The net was calibrated without the last
+        :func:`held_out` of them: on inputs of the calibration the error of its own is too small to be reached again.
     time_steps : int
         T.
     epochs : int
@@ -53,7 +54,8 @@ def tune(
     progress : bool
         Show a progress bar.
     """
-    if len(inputs) < _HELD_OUT:
+    held = held_out(len(inputs))
+    if not held:
         return
     net, channels = thresholds.net, _Channels(thresholds, time_steps)
     layers = {name: p.detach().clone() for name, p in net.named_parameters() if not name.startswith(channels.prefixes)}
@@ -64,7 +66,7 @@ def tune(
     groups += [{"params": list(layers.values()), "lr": _WEIGHT_RATE}] if weights else []
     optimizer = torch.optim.Adam(groups)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
-    held, generator = len(inputs) // _HELD_OUT, torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
 
     def loss(index: Tensor) -> Tensor:
         functional.reset_net(net)
@@ -72,7 +74,7 @@ def tune(
         output = functional_call(net, layers | channels.values(), (x.expand(time_steps, *x.shape),))
         return (output.mean(0) - targets[index]).square().mean()
 
-    def held_out() -> float:
+    def error_held_out() -> float:
         with torch.no_grad():
             index = torch.arange(len(inputs) - held, len(inputs)).split(_BATCH)
             return math.fsum(float(loss(i)) * len(i) for i in index)
@@ -83,14 +85,14 @@ def tune(
     for neuron in neurons:
         neuron.surrogate_function = surrogate.PiecewiseQuadratic(alpha=1.0)
     try:
-        best, kept, waited = held_out(), _copies(trained), 0
+        best, kept, waited = error_held_out(), _copies(trained), 0
         for _ in bar("tune", "epoch", range(epochs), progress=progress):
             for index in torch.randperm(len(inputs) - held, generator=generator).split(_BATCH):
                 optimizer.zero_grad()
                 loss(index).backward()
                 optimizer.step()
             schedule.step()
-            error = held_out()
+            error = error_held_out()
             best, kept, waited = (error, _copies(trained), 0) if error < best else (best, kept, waited + 1)
             if waited == _PATIENCE:
                 break
@@ -106,6 +108,11 @@ def tune(
     for name, value in layers.items() if weights else ():
         place, _, leaf = name.rpartition(".")
         setattr(net.get_submodule(place), leaf, nn.Parameter(value.detach()))
+
+
+def held_out(inputs: int) -> int:
+    """Return how many of so many inputs, the last ones, decide on the best parameters."""
+    return inputs // _HELD_OUT
 
 
 def _copies(tensors: Sequence[Tensor]) -> list[Tensor]:

@@ -19,7 +19,7 @@ from ..canonicalize import AnalogNet
 from ..modules import over_channels
 from ..net import ConvertedNet
 from ..spiking import OUTPUT, ThresholdSetter
-from ..tuning import tune
+from ..tuning import held_out, tune
 from .rate import RateRecipe
 
 __all__ = ["CalibratedRecipe"]
@@ -54,7 +54,8 @@ class CalibratedRecipe(RateRecipe):
         The search simulates the decisions of layers that wait.
     tune : {"nothing", "channels", "weights"}
         Afterwards let thresholds, pre-charges and biases, or the weights too, follow the surrogate gradient of the
-        squared distance to the analog output, on the same inputs; a quarter of them, held out, decides when to stop.
+        squared distance to the analog output, on the same inputs; a quarter of them, which the calibration does not see
+        either, decides when to stop.
     epochs : int
         Of the tuning, at most.
 
@@ -130,14 +131,16 @@ class CalibratedRecipe(RateRecipe):
                 value = least_squares_threshold(layer.current, layer.target, self.time_steps, shared=shared)
                 thresholds.set(name, value[:1] if shared else value, "least squared error")
             return
+        tuned, every = self.tune != "nothing", torch.cat(inputs)
+        seen = every[: len(every) - held_out(len(every))].split(len(inputs[0])) if tuned else inputs
         calibrate(
-            thresholds, analog, inputs, self.time_steps,
+            thresholds, analog, seen, self.time_steps,
             correct_weights=self.correct_weights, wait=self.inputs_before, memory=self.memory, progress=self.progress,
         )  # fmt: skip
-        if self.tune != "nothing":
+        if tuned:
             targets = torch.cat([analog.graph(x) for x in inputs])
             tune(
-                thresholds, torch.cat(inputs), targets, self.time_steps,
+                thresholds, every, targets, self.time_steps,
                 epochs=self.epochs, weights=self.tune == "weights", progress=self.progress,
             )  # fmt: skip
 
