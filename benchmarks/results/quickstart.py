@@ -14,17 +14,23 @@ from pathlib import Path
 from statistics import fmean
 from typing import Annotated, Any
 
+import torch
+from spikingjelly.activation_based import functional
+from torch.utils.data import DataLoader
+
+import snn_ext
 from recipes import quickstart
 from recipes.convert import METHODS
-from recipes.data import FASHION_MNIST_SUBSET, fashion_mnist_subset
+from recipes.data import FASHION_MNIST_SUBSET, LabelledImages, fashion_mnist_subset
 from recipes.lib.cli import NewFile, NewFolder, Seed
 from recipes.lib.command import command, run_main
 from recipes.lib.files import replacing, save_figure, write_json
-from recipes.lib.fine_tuning import NOTES, Row, accuracy_against_spikes, table
+from recipes.lib.fine_tuning import NOTES, Row, accuracy_against_spikes, table, thresholds
 from recipes.lib.ranges import Different
 from recipes.lib.run_folder import own_folder
-from recipes.models import plain
-from snn_ext.evaluation import ENERGY_45NM, Evaluation
+from recipes.lib.training import seed_everything, train
+from recipes.models import plain, small_cnn
+from snn_ext.evaluation import ENERGY_45NM, Evaluation, measure_activity
 
 from .pages import command_line, environment, spread
 from .pages import table as markdown_table
@@ -59,12 +65,14 @@ def main(options: Options) -> None:
     with own_folder(options.out, "quickstart_study"):
         train_set, test_set = fashion_mnist_subset()
         train_set, test_set = train_set.first(options.train_images), test_set.first(options.test_images)
-        title, runs, found = f"{FASHION_MNIST_SUBSET}, T = {options.time_steps}", [], {}
+        title, runs, scratch = f"{FASHION_MNIST_SUBSET}, T = {options.time_steps}", list[list[Row]](), list[Row]()
+        found: dict[str, Evaluation] = {}
         for seed in options.seeds:
             each = copy.copy(options)
             each.seed = seed
             relu_net, rows = quickstart.quickstart(train_set, test_set, each)
-            print(f"\n{title}, seed {seed}\n{table(rows)}")
+            scratch.append(from_scratch(train_set, test_set, each))
+            print(f"\n{title}, seed {seed}\n{table([*rows, scratch[-1]])}")
             runs.append(rows)
             if not found:
                 ann, calibration = plain(relu_net), list(quickstart.first(train_set, options.calibration_images))
@@ -78,17 +86,33 @@ def main(options: Options) -> None:
         figure = accuracy_against_spikes(runs, len(test_set), title)
         save_figure(figure, options.out / "accuracy_against_spikes.png")
         evaluations = {name: json.loads(evaluation.to_json()) for name, evaluation in found.items()}
+        every = [[*rows, row] for rows, row in zip(runs, scratch, strict=True)]
         results = [
             {"seed": seed, "rows": [row.as_json() for row in rows]}
-            for seed, rows in zip(options.seeds, runs, strict=True)
+            for seed, rows in zip(options.seeds, every, strict=True)
         ]
         content = {"setting": setting, "runs": results, "conversions": evaluations}
         write_json(options.out / "results.json", content)
-    text = page(runs, found, setting, options)
+    text = page(every, found, setting, options)
     print(f"\n{text}\nwritten to {options.out}")
     if options.markdown is not None:
         with replacing(options.markdown) as temporary:
             temporary.write_text(text, encoding="utf-8")
+
+
+def from_scratch(train_set: LabelledImages, test_set: LabelledImages, options: Options) -> Row:
+    """Train a net of pre-charged ATIF-u from its first weights on, for as many epochs as the ReLU net."""
+    generator = seed_everything(options.seed)
+    batches, test = DataLoader(train_set, 64, shuffle=True, generator=generator), DataLoader(test_set, 100)
+    net, swap = small_cnn(), quickstart.swaps(options.time_steps)["ATIF-u, pre-charged"]
+    images = quickstart.first(train_set, options.calibration_images)
+    layers = snn_ext.calibrate(net, images, time_steps=options.time_steps, limit=100_000, **swap)
+    functional.set_step_mode(net, "m")
+    net.time_steps = options.time_steps
+    before, name = measure_activity(net, test), f"ATIF-u, pre-charged, {options.epochs} epochs from scratch"
+    groups = snn_ext.parameter_groups(net, lr=4e-3, weight_decay=1e-2)
+    train(net, batches, torch.optim.AdamW(groups), options.epochs, name=name)
+    return Row(name, net, layers, before, measure_activity(net, test), [thresholds(layers)])
 
 
 def page(
@@ -123,7 +147,8 @@ def page(
     return f"""# Quickstart: results
 
 {FASHION_MNIST_SUBSET}, T = {options.time_steps}. Epochs: {options.epochs} of the ReLU net, then
-{options.fine_tune_epochs} of fine-tuning for every row, ReLU included. {numbers}
+{options.fine_tune_epochs} of fine-tuning for every row, ReLU included; the last row is another net, trained with neurons from
+its first weights on. {numbers}
 
 {markdown_table(lines, header)}
 
