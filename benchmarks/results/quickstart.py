@@ -147,8 +147,8 @@ def page(
     return f"""# Quickstart: results
 
 {FASHION_MNIST_SUBSET}, T = {options.time_steps}. Epochs: {options.epochs} of the ReLU net, then
-{options.fine_tune_epochs} of fine-tuning for every row, ReLU included; the last row is another net, trained with neurons
-from its first weights on. {numbers}
+{options.fine_tune_epochs} of fine-tuning for every row, ReLU included; the last row is another net, trained with
+neurons from its first weights on. {numbers}
 
 {markdown_table(lines, header)}
 
