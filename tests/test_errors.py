@@ -118,7 +118,7 @@ FUNCTIONS = [
     *each(
         "thresholds", lambda t: integrate_and_fire(thresholds=t)(), 1.0, None, torch.ones(()), torch.ones(3), ONE.long()
     ),
-    *each("thresholds", lambda t: integrate_and_fire(thresholds=t)(), torch.ones(1, 1), torch.ones(0)),
+    *each("thresholds", lambda t: integrate_and_fire(thresholds=t)(), torch.ones(1, 2), torch.ones(0)),
     *each("surrogate", lambda s: integrate_and_fire(surrogate=s)(), 4.0, "sigmoid"),
     *each("detach_reset", lambda b: integrate_and_fire(detach_reset=b)(), *NOT_BOOL),
     *each("reset", lambda r: integrate_and_fire(reset=r)(), "hard", None, 0.0),
@@ -171,7 +171,8 @@ def test_wrong_function_argument_is_named(call: Callable[[], Any], name: str) ->
 
 
 def test_a_tensor_is_described_by_shape_and_dtype_not_by_its_values() -> None:
-    said = r"^thresholds: got a torch.float32 tensor of shape \[3\], want shape \[1\] or \[T\] = \[4\]$"
+    wanted = r"shape \[1\] or \[T\] = \[4\], or one that broadcasts to \[1, 3\]"
+    said = rf"^thresholds: got a torch.float32 tensor of shape \[3\], want {wanted}$"
     with pytest.raises(ValueError, match=said):
         F.integrate_and_fire(X, 0.0, torch.ones(3))
     with pytest.raises(TypeError) as caught:

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from benchmarks.speed.report import read, speed_ups
-from recipes.lib.cli import Argument
+from recipes.lib.cli import Argument, NewFolder
 from recipes.lib.command import command, run_main
 from recipes.lib.files import read_json, save_figure
 from snn_ext import convert, evaluate, plots
@@ -34,7 +34,7 @@ POINTS = (2.16, 1.35, 0.88, 0.27)  # of a Gaussian input of standard deviation 1
 class Options:
     """Pictures."""
 
-    out: Annotated[Path, Argument(help="folder; files of these names in it are replaced")] = Path("docs/pictures")
+    out: Annotated[NewFolder, "folder; files of these names in it are replaced"] = Path("docs/pictures")
     quickstart: Annotated[Path | None, Argument(help="results.json of the study quickstart")] = None
 
 

@@ -173,7 +173,7 @@ class ThresholdNeuron(nn.Module):
         for name in (*self.resizable, *([self.threshold_name] if self.threshold_per_channel else [])):
             value, own = state_dict.get(prefix + name), getattr(self, name)
             if value is not None and not isinstance(own, nn.Parameter) and 1 <= value.ndim <= self.resizable_ndim:
-                setattr(self, name, own.new_empty(value.shape))  # one value, one per channel, ...
+                setattr(self, name, own.new_ones(value.shape))  # one value, one per channel, ...
         missing: list[str] = []
         super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing, unexpected_keys, error_msgs)
         ours = {key, *(prefix + name for name in self.resizable)} if foreign else set()
@@ -194,6 +194,8 @@ def admit_threshold(neuron: ThresholdNeuron, value: Any) -> Any:
     if isinstance(value, Tensor) and not isinstance(own, nn.Parameter):
         if value.numel() != 1 and not (per_channel and value.ndim == 1 and len(value)):
             bad_value(name, value, f"one element{', or a vector with one for each channel' if per_channel else ''}")
+        if not value.is_meta and not bool(((value >= MIN_THRESHOLD) & (value < torch.inf)).all()):
+            bad_value(name, value.tolist(), f"finite numbers >= {MIN_THRESHOLD}")
         return value.reshape(-1)
     if isinstance(value, Tensor) and value.requires_grad:
         bad_value(name, value, "a number or an nn.Parameter: this threshold is trained itself")

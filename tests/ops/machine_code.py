@@ -119,7 +119,7 @@ def variants(every: bool, operator: str) -> Iterator[Variant]:
         if not narrow and macros(OPERATORS[operator].op)[-1] == "CHARGE":
             possible = [each for each in possible if not each[-1]]  # with a leak a thread takes half as many neurons
         turn = turns.setdefault((backward, narrow), itertools.cycle(possible))
-        count = 1 if OPERATORS[operator].op.timeless else 5 if backward else 2
+        count = 1 if OPERATORS[operator].op.timeless else 8 if backward else 3
         chosen = possible if every else itertools.islice(turn, count)
         for setting in chosen:
             yield *geometry, *setting

@@ -65,8 +65,10 @@ def test_every_spike_and_output_at_points_is_that_of_the_steps(name: str) -> Non
 )
 @pytest.mark.parametrize("name", MAKES)
 def test_spikes_of_a_trained_net_are_those_of_the_steps(name: str, options: dict[str, Any]) -> None:
-    x = images()
-    assert_same(convert(trained(MAKES[name](nn.ReLU)), x, time_steps=4, **PHASED, **options), x, exact=False)
+    # Images of the calibration would have a tie at the largest activation, that rounding decides.
+    assert_same(
+        convert(trained(MAKES[name](nn.ReLU)), images(), time_steps=4, **PHASED, **options), images(), exact=False
+    )
 
 
 def test_other_nets_and_other_times_run_step_by_step() -> None:

@@ -94,7 +94,7 @@ def test_an_attribute_acts_as_on_ifnode(make: Callable[[], Any], attribute: str)
 @pytest.mark.parametrize(
     ("attribute", "value"),
     [("v_reset", 0.5), ("v_reset", -1), ("detach_reset", 1), ("store_v_seq", "yes"), ("surrogate_function", 3),
-     ("v_threshold", 0.0), ("v_threshold", torch.ones(3)), ("v_threshold", nn.Parameter(torch.tensor(1.0)))],
+     ("v_threshold", 0.0), ("v_threshold", torch.zeros(3)), ("v_threshold", nn.Parameter(torch.tensor(1.0)))],
 )  # fmt: skip
 @pytest.mark.parametrize("make", [ATIFuNode, PCMPIFNode])
 def test_a_wrong_value_is_refused_when_it_is_set(make: Any, attribute: str, value: Any) -> None:

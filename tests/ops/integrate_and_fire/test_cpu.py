@@ -55,7 +55,7 @@ BUGS = {
         "k < block_count(call->N, BLOCK); k++) sum +=", "k < 1; k++) sum +="
     ),
     "checkpoints of the first block": (
-        "memcpy(v, call->checkpoints + (segment - 1) * N + b", "memcpy(v, call->checkpoints + (segment - 1) * N"
+        "memcpy(entry, call->checkpoints + (segment - 1) * N + b", "memcpy(entry, call->checkpoints + (segment - 1) * N"
     ),
     "gradient of the first block's potential": ("memcpy(c, call->grad_v_end + b", "memcpy(c, call->grad_v_end"),
     "bfloat16 truncates": ("0x7fffu + ((u >> 16) & 1u)", "0u"),
