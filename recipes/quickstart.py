@@ -21,6 +21,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Subset
 
 import snn_ext
+from snn_ext import ConstantInputNet
 from snn_ext.evaluation import Evaluation, measure_activity
 from snn_ext.plots import accuracy_latency_synops
 from snn_ext.spikingjelly import ATIFnuNode, ATIFuNode
@@ -78,11 +79,7 @@ def quickstart(train_set: LabelledImages, test_set: LabelledImages, options: Opt
     for name, swap in {"ReLU": None, **swaps(options.time_steps)}.items():
         net, layers = copy.deepcopy(relu_net), []
         if swap is not None:
-            images = first(train_set, options.calibration_images)
-            common: dict[str, Any] = {"limit": 100_000, "samples": options.calibration_images}
-            layers = snn_ext.calibrate(net, images, time_steps=options.time_steps, **common, **swap)
-            functional.set_step_mode(net, "m")
-            net.time_steps = options.time_steps
+            layers = swapped(net, swap, train_set, options)
         before, history = measure_activity(net, test), [thresholds(layers)]
         groups = snn_ext.parameter_groups(net, lr=1e-3, threshold_lr=3e-3, weight_decay=1e-2)
         generator.manual_seed(options.seed)  # every net sees the same batches
@@ -92,6 +89,17 @@ def quickstart(train_set: LabelledImages, test_set: LabelledImages, options: Opt
         )  # fmt: skip
         rows.append(Row(name, net, layers, before, measure_activity(net, test), history))
     return relu_net, rows
+
+
+def swapped(
+    net: ConstantInputNet, swap: dict[str, Any], train_set: LabelledImages, options: Options
+) -> list[nn.Module]:
+    """Swap and calibrate the activations of a net, in place, for T steps; return the new neurons."""
+    images, count = first(train_set, options.calibration_images), options.calibration_images
+    layers = snn_ext.calibrate(net, images, time_steps=options.time_steps, limit=100_000, samples=count, **swap)
+    functional.set_step_mode(net, "m")
+    net.time_steps = options.time_steps
+    return layers
 
 
 def first(images: LabelledImages, count: int, batch_size: int = 100) -> DataLoader[Any]:

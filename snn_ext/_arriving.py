@@ -188,7 +188,7 @@ def _set(neuron: Any, before: Before | None, search: ChannelSearch, shared: bool
 
 
 class _Arriving:
-    """What arrives at a layer of neurons, or at the output, in T steps of the net as it is."""
+    """The current into a layer of neurons, or the output, in T steps of the net as it is."""
 
     def __init__(self, net: nn.Module, inputs: Sequence[Tensor], time_steps: int) -> None:
         self._net, self._inputs, self._time_steps = net, inputs, time_steps

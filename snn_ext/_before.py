@@ -1,4 +1,4 @@
-"""What computes the input of a rectifier and of nothing else: it takes up biases and corrections of weights."""
+"""The layers that only one rectifier reads: they take up biases and corrections of weights."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _WEIGHTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 @dataclass(frozen=True)
 class Before:
-    """What computes a sum that one rectifier reads, in a net in evaluation mode.
+    """The layers that compute a sum which one rectifier reads, in a net in evaluation mode.
 
     Attributes
     ----------
@@ -56,7 +56,7 @@ class Before:
 
 
 def find_before(net: nn.Module, relus: Iterable[nn.Module]) -> dict[nn.Module, Before]:
-    """Return what comes before each rectifier, as far as there is something; before the output for ``net`` itself."""
+    """Return the layers before each rectifier that has some; under ``net`` those before the output."""
     try:
         graph = traced_graph(net.one_step() if isinstance(net, ConstantInputNet) else net, LeafTracer(), "net")
     except Exception:  # control flow on values: such a net cannot be traced, so that nothing is known
@@ -81,7 +81,7 @@ class _Finder:
         self._owners = Counter(id(p) for m in set(calls) for p in m.parameters(recurse=False))
 
     def find(self, node: Any) -> Before | None:
-        """Return the first of several that are added; the layer with most weights may be another one's."""
+        """Return the layers of a sum; of several that are added, the first that only this sum reads."""
         if not isinstance(node, fx.Node) or len(node.users) > 1:
             return None
         if node.op == "call_module":

@@ -15,9 +15,10 @@ def describe(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-def first_line(error: Exception) -> str:
-    """Return the reason of an error, without what torch adds on further lines."""
-    return str(error).strip().split("\n")[0]
+def first_line(error: BaseException) -> str:
+    """Return the reason of an error, without what torch adds on further lines; of one without words, its kind."""
+    lines = str(error).strip().splitlines()
+    return lines[0].strip() if lines else type(error).__name__
 
 
 def bad_value(name: str, got: Any, want: str) -> NoReturn:

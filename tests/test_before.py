@@ -1,4 +1,4 @@
-"""What takes up a bias or a correction of weights is what one rectifier reads, and nothing else."""
+"""A bias or a correction of weights goes into layers that one rectifier reads, and nothing else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What pip installs: a wheel built from a copy of the sources, away from the checkout."""
+"""The package that pip installs: a wheel built from a copy of the sources, away from the checkout."""
 
 from __future__ import annotations
 

@@ -15,7 +15,6 @@ from statistics import fmean
 from typing import Annotated, Any
 
 import torch
-from spikingjelly.activation_based import functional
 from torch.utils.data import DataLoader
 
 import snn_ext
@@ -105,10 +104,7 @@ def from_scratch(train_set: LabelledImages, test_set: LabelledImages, options: O
     generator = seed_everything(options.seed)
     batches, test = DataLoader(train_set, 64, shuffle=True, generator=generator), DataLoader(test_set, 100)
     net, swap = small_cnn(), quickstart.swaps(options.time_steps)["ATIF-u, pre-charged"]
-    images = quickstart.first(train_set, options.calibration_images)
-    layers = snn_ext.calibrate(net, images, time_steps=options.time_steps, limit=100_000, **swap)
-    functional.set_step_mode(net, "m")
-    net.time_steps = options.time_steps
+    layers = quickstart.swapped(net, swap, train_set, options)
     before, name = measure_activity(net, test), f"ATIF-u, pre-charged, {options.epochs} epochs from scratch"
     groups = snn_ext.parameter_groups(net, lr=4e-3, weight_decay=1e-2)
     train(net, batches, torch.optim.AdamW(groups), options.epochs, name=name)

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
-__all__ = ["FolderImages", "ImageFolders", "check_classes", "folder_name", "image_folder", "picture"]
+__all__ = ["FolderImages", "ImageFolders", "check_classes", "folder_name", "image_folder", "middle", "picture"]
 
 IMAGENET = 1000, 50_000
 """Classes and validation images of what may be called ImageNet."""
@@ -85,6 +85,11 @@ def picture(path: str) -> Any:
         raise ValueError(f"{path}: got no image that can be read ({error})") from error
 
 
+def middle(size: int) -> list[Any]:
+    """Return the transforms of a picture to a square: the shorter side becomes 8/7 of the size, the middle is cut."""
+    return [torchvision.transforms.Resize(size * 8 // 7), torchvision.transforms.CenterCrop(size)]
+
+
 class _Batches:
     def __init__(self, loader: DataLoader[Any], device: Any) -> None:
         self.loader, self.device = loader, device
@@ -122,9 +127,8 @@ class FolderImages:
     """
 
     def __init__(self, folder: Any, size: int) -> None:
-        transforms = torchvision.transforms
-        steps = [transforms.Resize(size * 8 // 7), transforms.CenterCrop(size), transforms.PILToTensor()]
-        self._folder, self._transform = folder, transforms.Compose(steps)
+        steps = [*middle(size), torchvision.transforms.PILToTensor()]
+        self._folder, self._transform = folder, torchvision.transforms.Compose(steps)
         self.shape = torch.Size((len(folder), 3, size, size))
 
     def __repr__(self) -> str:

@@ -76,7 +76,7 @@ PROGRAM: ContextVar[str | None] = ContextVar("PROGRAM", default=None)
 """How the command is called, for its usage; by default ``python -m MODULE``."""
 
 RECORDED = ("processes", "sha256", "start_content")
-"""What a run writes into its settings beside its options."""
+"""Settings that a run writes beside its options."""
 
 
 class Argument:

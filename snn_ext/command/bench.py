@@ -30,12 +30,12 @@ OPERATORS: dict[str, Callable[[Tensor], Tensor]] = {
     "integrate_and_fire": lambda x: ops.integrate_and_fire(x, 0.5, torch.ones(1, device=x.device))[0],
     "adaptive_spiking": lambda x: ops.adaptive_spiking(x)[0],
 }
-"""What is timed of each operator: a call with its defaults."""
+"""The timed call of each operator, with its defaults."""
 
 
 @dataclass(kw_only=True)
 class Options:
-    """What is timed."""
+    """The call that is timed."""
 
     time_steps: Annotated[Count, Argument(metavar="T"), "steps of a sequence"] = 4
     neurons: Annotated[Count, "neurons of a batch, all samples together"] = 1_000_000

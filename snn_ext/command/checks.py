@@ -17,6 +17,8 @@ from importlib import import_module, metadata
 from pathlib import Path
 from typing import Literal
 
+from .._errors import first_line
+
 __all__ = ["CHECKS", "Check", "Finding", "check", "examine"]
 
 Status = Literal["ok", "note", "warning", "error"]
@@ -24,7 +26,7 @@ Status = Literal["ok", "note", "warning", "error"]
 
 @dataclass(frozen=True)
 class Finding:
-    """What a check has found, and what helps."""
+    """A finding of a check, and what helps."""
 
     check: str
     status: Status
@@ -40,7 +42,7 @@ CHECKS: list[Check] = []
 HOSTS = {"spikingjelly": ("2.0", "3"), "snntorch": ("1.0", "2")}
 """The versions of the hosts: at least, and below."""
 CACHE_BYTES = 1 << 20
-"""What the compiled operators take."""
+"""Size of the compiled operators."""
 
 
 def check(function: Check) -> Check:
@@ -57,7 +59,7 @@ def examine(function: Check) -> Iterator[Finding]:
         if isinstance(error, ModuleNotFoundError) and error.name == "torch":  # which a check of its own tells
             yield Finding(function.__name__, "note", "not looked at: torch is not installed")
             return
-        yield Finding(function.__name__, "error", f"the check fails: {_first_line(error)}")
+        yield Finding(function.__name__, "error", f"the check fails: {first_line(error)}")
 
 
 # -- what is installed -------------------------------------------------------------------------------------------------
@@ -91,7 +93,7 @@ def torch() -> Iterator[Finding]:
     try:
         module = import_module("torch")
     except Exception as error:
-        yield Finding("torch", "error", f"{there} does not import: {_first_line(error)}", "install torch again")
+        yield Finding("torch", "error", f"{there} does not import: {first_line(error)}", "install torch again")
         return
     built = f"for CUDA {module.version.cuda}" if module.version.cuda else "without CUDA"
     yield Finding("torch", "ok", f"{there}, built {built}, {module.get_num_threads()} threads")
@@ -124,7 +126,7 @@ def _imports(name: str, version: str, module: str, remedy: str) -> Finding:
     try:
         import_module(module)
     except Exception as error:  # whatever a broken installation raises
-        return Finding(name, "error", f"{version} does not import: {_first_line(error)}", remedy)
+        return Finding(name, "error", f"{version} does not import: {first_line(error)}", remedy)
     return Finding(name, "ok", version)
 
 
@@ -141,7 +143,7 @@ def torch_companions() -> Iterator[Finding]:
             import_module(name)
         except Exception as error:
             remedy = f"pip install {name} of the release of torch {installed('torch')}, or pip uninstall {name}"
-            reason = f"{version} does not import beside torch {installed('torch')}; {use}: {_first_line(error)}"
+            reason = f"{version} does not import beside torch {installed('torch')}; {use}: {first_line(error)}"
             yield Finding(name, "warning", reason, remedy)
         else:
             yield Finding(name, "ok", version)
@@ -318,7 +320,7 @@ def operators() -> Iterator[Finding]:
             try:
                 chosen = ops.implementation(name, device)
             except (RuntimeError, ValueError) as error:
-                found.setdefault(("error", _first_line(error).removeprefix(f"{name}: ")), []).append(name)
+                found.setdefault(("error", first_line(error).removeprefix(f"{name}: ")), []).append(name)
                 continue
             faster = [other for other in NAMES[: NAMES.index(chosen.name)] if device in other]
             reasons = {other: chosen.unavailable[other] for other in faster if other in chosen.unavailable}
@@ -359,8 +361,3 @@ def self_test() -> Iterator[Finding]:
             "self-test", "error", "the operators disagree with the definition",
             "SNN_EXT_IMPLEMENTATION=torch runs the slow one; please report it with the output of snn-ext doctor --json",
         )  # fmt: skip
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0].strip() if lines else type(error).__name__

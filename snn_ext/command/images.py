@@ -23,7 +23,7 @@ TEST = ("test", "val", "validation")
 
 @dataclass(frozen=True)
 class Scaling:
-    """What is done to images in [0, 1] of any size: cut to a square, shifted and divided for each channel."""
+    """Preparation of images in [0, 1] of any size: cut to a square, shifted and divided for each channel."""
 
     size: int | None = None
     mean: Sequence[float] | None = None
@@ -214,14 +214,12 @@ def _images(folder: Path) -> list[Path]:
 
 
 def _pictures(files: Sequence[Path], size: int | None) -> Callable[[Sequence[int]], Tensor]:
-    """Return the function that reads pictures: the shorter side is scaled to 8/7 of the size, the middle cut out."""
-    import torchvision
+    """Return the function that reads pictures, cut to squares of a size."""
+    from torchvision.transforms import Compose, ToTensor
 
-    from ..recipes.data.image_folder import picture
+    from ..recipes.data.image_folder import middle, picture
 
-    transforms = torchvision.transforms
-    steps = [] if size is None else [transforms.Resize(size * 8 // 7), transforms.CenterCrop(size)]
-    transform = transforms.Compose([*steps, transforms.ToTensor()])
+    transform = Compose([*([] if size is None else middle(size)), ToTensor()])
 
     def read(index: Sequence[int]) -> Tensor:
         pictures = [transform(picture(str(files[i]))) for i in index]

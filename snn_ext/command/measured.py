@@ -1,4 +1,4 @@
-"""What ``snn-ext convert`` and ``evaluate`` have in common: options of images, figures, files."""
+"""Common parts of ``snn-ext convert`` and ``evaluate``: options of images, figures, files."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ __all__ = ["OnnxFile", "export_onnx"]
 
 @dataclass(frozen=True)
 class OnnxFile:
-    """What :func:`export_onnx` has written.
+    """A file that :func:`export_onnx` has written.
 
     Examples
     --------

@@ -10,6 +10,7 @@ from importlib import metadata
 
 import torch
 
+from ..._errors import first_line
 from .nvrtc import CompileError, load_nvrtc
 
 __all__ = ["architecture", "cupy_wheels", "why_not_cuda", "why_not_cupy"]
@@ -45,7 +46,7 @@ def _why_not_device(device: torch.device) -> str | None:
     try:
         target, capability = architecture(device), torch.cuda.get_device_capability(device)
     except (RuntimeError, AssertionError) as error:
-        return f"torch cannot use {device}: {_first_line(error)}"
+        return f"torch cannot use {device}: {first_line(error)}"
     if capability < _OLDEST:
         return f"{target} is not supported, sm_75 is the oldest that is"
     try:
@@ -78,7 +79,7 @@ def why_not_cupy() -> str | None:
         cupy = importlib.import_module("cupy")
         version, runtime = str(cupy.__version__), int(cupy.cuda.runtime.runtimeGetVersion()) // 1000
     except Exception as error:  # whatever a broken installation raises
-        return f"CuPy does not import: {_first_line(error)}"
+        return f"CuPy does not import: {first_line(error)}"
     if str(runtime) != cuda:
         return (
             f"CuPy {version} is for CUDA {runtime} and torch for CUDA {torch.version.cuda}: "
@@ -99,10 +100,5 @@ def _words_of_torch() -> str:
     try:
         torch.cuda.init()
     except Exception as error:  # RuntimeError, AssertionError: torch has several
-        return _first_line(error)
+        return first_line(error)
     return "no GPU is visible"
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0].strip() if lines else type(error).__name__
