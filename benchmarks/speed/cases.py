@@ -109,19 +109,10 @@ def leaks(shape: tuple[int, ...], trained: bool, demand: float) -> Case:
     """Inference, or forward and backward, of a leaky node against the host's LIFNode and ParametricLIFNode."""
 
     def run(settings: Settings) -> list[Row]:
-        x_seq = _input(shape, settings).requires_grad_(trained)
-        gradient, rows = torch.randn(shape), []
+        rows = []
         for kind, learn_tau in ((neuron.LIFNode, False), (neuron.ParametricLIFNode, True)):
-            ours_ = ATIFuNode(tau=2.0, learn_tau=learn_tau, step_mode="m")
-            host = f"SpikingJelly {kind.__name__}"
-            pair = {host: kind(2.0, v_reset=None, step_mode="m"), "leaky ATIFuNode": ours_}
-            contenders = {name: Contender(_from_rest(node)) for name, node in pair.items()}
-            calls = {
-                name: _bind(c.train, x_seq, gradient) if trained else _bind(c.infer, x_seq)
-                for name, c in contenders.items()
-            }
-            case = _name(f"{'training' if trained else 'inference'} of {kind.__name__}", shape)
-            rows += _rows(case, measure(calls, max(settings.rounds // 2, 2)), {"leaky ATIFuNode": demand}, None, host)
+            host, ours_ = kind(2.0, v_reset=None, step_mode="m"), ATIFuNode(tau=2.0, learn_tau=learn_tau, step_mode="m")
+            rows += _pair("", host, "leaky ATIFuNode", ours_, shape, trained, settings, demand)
         return rows
 
     return run
@@ -131,22 +122,41 @@ def accelerated(shape: tuple[int, ...], trained: bool) -> Case:
     """Inference, or forward and backward, of the host's own nodes, and of the same after ``accelerate``."""
 
     def run(settings: Settings) -> list[Row]:
-        x_seq = _input(shape, settings).requires_grad_(trained)
-        gradient, rows = torch.randn(shape), []
+        rows = []
         for make in (neuron.IFNode, neuron.LIFNode, neuron.ParametricLIFNode):
             host, twin = make(step_mode="m"), make(step_mode="m")
             accelerate(twin)
-            name = f"SpikingJelly {make.__name__}"
-            contenders = {name: Contender(_from_rest(host)), ACCELERATED: Contender(_from_rest(twin))}
-            calls = {
-                name: _bind(c.train, x_seq, gradient) if trained else _bind(c.infer, x_seq)
-                for name, c in contenders.items()
-            }
-            case = _name(f"accelerate {'training' if trained else 'inference'} of {make.__name__}", shape)
-            rows += _rows(case, measure(calls, max(settings.rounds // 2, 2)), {}, None, name)
+            rows += _pair("accelerate ", host, ACCELERATED, twin, shape, trained, settings)
         return rows
 
     return run
+
+
+def channel_thresholds(shape: tuple[int, ...], trained: bool) -> Case:
+    """Inference, or forward and backward, of a node with a threshold per channel, which no node of the host has."""
+
+    def run(settings: Settings) -> list[Row]:
+        ours_ = ATIFuNode(v_threshold=torch.linspace(0.5, 1.5, shape[2]), step_mode="m")
+        host = neuron.IFNode(v_reset=None, step_mode="m")
+        return _pair("thresholds per channel, ", host, "ATIFuNode", ours_, shape, trained, settings)
+
+    return run
+
+
+def _pair(
+    title: str, host: nn.Module, name: str, other: nn.Module, shape: tuple[int, ...], trained: bool,
+    settings: Settings, demand: float | None = None,
+) -> list[Row]:  # fmt: skip
+    """Measure a node of the host and another one on the same input."""
+    x_seq, gradient = _input(shape, settings).requires_grad_(trained), torch.randn(shape)
+    kind = type(host).__name__
+    contenders = {f"SpikingJelly {kind}": Contender(_from_rest(host)), name: Contender(_from_rest(other))}
+    calls = {
+        label: _bind(c.train, x_seq, gradient) if trained else _bind(c.infer, x_seq) for label, c in contenders.items()
+    }
+    case = _name(f"{title}{'training' if trained else 'inference'} of {kind}", shape)
+    demands = {} if demand is None else {name: demand}
+    return _rows(case, measure(calls, max(settings.rounds // 2, 2)), demands, None, f"SpikingJelly {kind}")
 
 
 def against_compile(shape: tuple[int, ...], demand: float | None) -> Case:
@@ -452,6 +462,8 @@ for _shape, _forward_demand, _training_demand in ((SHAPES[0], 6.0, 2.5), (SHAPES
 for _shape in (SHAPES[0], SHAPES[3]):
     register(_name("accelerate inference", _shape), accelerated(_shape, False))
     register(_name("accelerate training", _shape), accelerated(_shape, True))
+    register(_name("channels inference", _shape), channel_thresholds(_shape, False))
+    register(_name("channels training", _shape), channel_thresholds(_shape, True))
 register("accelerate resnet18", accelerated_resnet18)
 register("accelerate memory", accelerated_memory)
 register("accelerate tutorial", accelerated_tutorial)

@@ -62,7 +62,7 @@ def to_markdown(rows: Sequence[Row], about: dict[str, str | int]) -> str:
         headers = (
             "",
             "median",
-            f"times as fast as {BASELINE}: median (quartiles), best",
+            "times as fast as the host: median (quartiles), best",
             "times memcpy",
             "demand",
             "met",
