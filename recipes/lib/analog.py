@@ -103,7 +103,9 @@ class AnalogOptions(RunOptions, DataOptions, TrainingOptions, ImageOptions):
     model: Annotated[str, MODELS, "net"] = "vgg16"
     width: Annotated[Positive, "factor on all widths"] = PRESET
     constraint: Annotated[Literal[0, 1, 2, 3], "of the residual nets"] = 3
-    inputs: Annotated[Literal["centred", "unit"], "pixels less their mean, or in [0, 1]"] = PRESET
+    inputs: Annotated[
+        Literal["centred", "channels", "unit"], "pixels less the mean image, or less the mean of a channel, or in [0, 1]"
+    ] = PRESET  # fmt: skip
     dropout: Annotated[float, number(0.0, 1.5), "factor on the rates of dropout"] = PRESET
 
     def __post_init__(self) -> None:
@@ -119,7 +121,7 @@ class ConversionOptions(AnalogOptions):
 
 
 class AnalogTrainer(Trainer):
-    """Builds the net that the options ask for; pixels are centred by their mean, or left in [0, 1]."""
+    """Builds the net that the options ask for; pixels are less a mean, or left in [0, 1]."""
 
     def input_statistics(self, args: AnalogOptions) -> tuple[Tensor, Tensor]:
         return _shift(args, self.data), torch.ones(self.data.channels)
@@ -244,6 +246,8 @@ def build_net(options: AnalogOptions, data: ImageData) -> nn.Module:
 
 def _shift(options: AnalogOptions, data: ImageData) -> Tensor:
     mean = data.train[0].float().mean(0) / 255.0
+    if options.inputs == "channels":
+        return mean.mean((1, 2))
     return mean if options.inputs == "centred" else torch.zeros_like(mean)
 
 
