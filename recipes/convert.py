@@ -4,7 +4,7 @@
 al. 2019 (or loads ``--checkpoint``), converts it, and draws accuracy over time steps and over operations. With
 ``--data imagenet --data-dir FOLDER`` the net is torchvision's, with its weights.
 
-``--preset small`` (the default) is a narrow net that takes minutes on a CPU; ``--preset paper`` is the paper's.
+``--checkpoint resnet20-cifar10-jpeg`` is a net that comes along. ``--preset small`` (the default) is a narrow net that takes minutes on a CPU; ``--preset paper`` is the paper's.
 Finished trainings and evaluations are kept: started again, the command goes on.
 """
 
@@ -22,7 +22,7 @@ from snn_ext.evaluation import Evaluation
 from snn_ext.plots import accuracy_latency_synops
 
 from .data.images import DATA_SETS
-from .lib.analog import RESNETS, Analog, ConversionOptions, pretrained, trained
+from .lib.analog import BATCH_NORM, RESNETS, Analog, ConversionOptions, pretrained, trained
 from .lib.cli import PRESET, Argument, Count, fill
 from .lib.command import command, run_main
 from .lib.evaluations import Evaluations
@@ -32,6 +32,7 @@ from .lib.run_folder import own_folder
 from .models.convertible import with_projections
 
 METHODS: dict[str, dict[str, Any]] = {
+    **{f"calibrated for T = {steps}": {"method": "calibrated", "time_steps": steps} for steps in (4, 8, 16)},
     "data-norm, maximum": {"method": "data-norm"},
     "data-norm, maximum, pre-charge 0.5": {"method": "data-norm", "precharge": 0.5},
     "data-norm 99.9 %, pre-charge 0.5": {"method": "data-norm", "percentile": 99.9, "precharge": 0.5},
@@ -61,7 +62,7 @@ HORIZONS: dict[str, dict[str, Any]] = {
 class Options(ConversionOptions):
     """Conversion (defaults: the preset)."""
 
-    model: Annotated[str, ("vgg16", *RESNETS), "net"] = "vgg16"
+    model: Annotated[str, ("vgg16", *RESNETS, *BATCH_NORM), "net"] = "vgg16"
     data: Annotated[str, (*DATA_SETS, "imagenet"), "images by name; imagenet is the folder --data-dir"] = (
         "fashion-mnist-subset"
     )

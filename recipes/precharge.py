@@ -51,8 +51,8 @@ class Options(ConversionOptions):
     delay_step: Annotated[Count, "step of the grid of delays"] = 5
 
     def __post_init__(self) -> None:
-        if self.inputs == "centred":
-            raise ValueError("--inputs: got centred, want unit: the input neurons cannot fire for negative pixels")
+        if self.inputs in ("centred", "channels"):
+            raise ValueError(f"--inputs: got {self.inputs}, want unit: the input neurons cannot fire for negative pixels")
         self.inputs = "unit"
         if self.model == "resnet20":
             self.constraint = 1  # a ReLU at every junction, and no convolutions in front

@@ -240,7 +240,8 @@ def _argument(f: Field[Any], hint: Any) -> tuple[Sequence[str], dict[str, Any]]:
     if names[0].startswith("-"):
         keywords |= {"dest": f.name} | ({"required": True} if default is MISSING else {})
     if not any(default is none for none in (MISSING, None, False)) and "(default" not in keywords.get("help", ""):
-        shown = " ".join(map(str, default)) if isinstance(default, list) else f"{default}".replace("%", "%%")
+        shown = " ".join(map(str, default)) if isinstance(default, list) else f"{default}"
+        shown = shown.replace("%", "%%")
         keywords["help"] = f"{keywords.get('help', '')} (default: {shown})".strip()
     return names, keywords
 

@@ -43,10 +43,11 @@ def test_checkpoint_of_another_net_is_refused(tmp_path: Path) -> None:
         precharge.main([*TINY, "--width", "0.125", *checkpoint, "--out", str(tmp_path / "run")])
 
 
-def test_centred_inputs_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("inputs", ["centred", "channels"])
+def test_inputs_less_a_mean_are_refused(inputs: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        precharge.main(["--inputs", "centred", "--out", "x"])
-    assert "argument --inputs: got centred, want unit" in capsys.readouterr().err
+        precharge.main(["--inputs", inputs, "--out", "x"])
+    assert f"argument --inputs: got {inputs}, want unit" in capsys.readouterr().err
 
 
 def test_paper_presets_are_the_papers() -> None:

@@ -34,6 +34,7 @@ class Options(Training):
     depth: Literal[18, 34] = 18
     start: Annotated[Path | None, Argument("--from"), "a net"] = None
     seeds: Annotated[list[Seed], Different] = field(default_factory=lambda: [0])
+    rates: list[Annotated[str, ("50 % of it", "all")]] = field(default_factory=lambda: ["50 % of it"])
     norm: bool = True
     quiet: bool = False
     steps: int = field(init=False)
@@ -58,7 +59,7 @@ def test_options_have_their_types_and_those_of_a_preset_are_filled_in() -> None:
 def test_defaults_are_known_without_a_command_line() -> None:
     assert defaults(Options) | {"depth": 0} == {
         "out": None, "epochs": None, "lr": None, "preset": "short", "depth": 0, "start": None, "seeds": [0],
-        "norm": True, "quiet": False,
+        "rates": ["50 % of it"], "norm": True, "quiet": False,
     }  # fmt: skip
 
 
@@ -89,7 +90,7 @@ def test_help_has_groups_defaults_and_the_name_of_the_module(capsys: pytest.Capt
     for part in (
         "what is trained: --out OUT", "--seeds SEEDS [SEEDS ...] (default: 0)", "--from START a net",
         "--norm, --no-norm (default: True)", "--quiet ", "training (defaults: the preset):",
-        "100 % of them (default: the preset)",
+        "100 % of them (default: the preset)", "(default: 50 % of it)",
     ):  # fmt: skip
         assert part in text
     assert text.index("what is trained:") < text.index("training (defaults")
