@@ -27,6 +27,7 @@ STUDIES = {
     "normalisation": "results.normalisation",
     "methods": "results.methods",
     "calibrated": "results.calibrated",
+    "cifar": "results.cifar",
     "precharge": "results.precharge",
     "autoencoder": "results.autoencoder",
     "adsnn": "results.adsnn",

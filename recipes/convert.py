@@ -4,7 +4,9 @@
 al. 2019 (or loads ``--checkpoint``), converts it, and draws accuracy over time steps and over operations. With
 ``--data imagenet --data-dir FOLDER`` the net is torchvision's, with its weights.
 
-``--checkpoint resnet20-cifar10-jpeg`` is a net that comes along. ``--preset small`` (the default) is a narrow net that takes minutes on a CPU; ``--preset paper`` is the paper's.
+``--checkpoint resnet20-cifar10-jpeg`` takes a net that comes along.
+
+``--preset small`` (the default) is a narrow net that takes minutes on a CPU; ``--preset paper`` is the paper's.
 Finished trainings and evaluations are kept: started again, the command goes on.
 """
 

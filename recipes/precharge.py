@@ -52,7 +52,9 @@ class Options(ConversionOptions):
 
     def __post_init__(self) -> None:
         if self.inputs in ("centred", "channels"):
-            raise ValueError(f"--inputs: got {self.inputs}, want unit: the input neurons cannot fire for negative pixels")
+            raise ValueError(
+                f"--inputs: got {self.inputs}, want unit: the input neurons cannot fire for negative pixels"
+            )
         self.inputs = "unit"
         if self.model == "resnet20":
             self.constraint = 1  # a ReLU at every junction, and no convolutions in front

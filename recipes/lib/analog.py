@@ -106,7 +106,7 @@ class AnalogOptions(RunOptions, DataOptions, TrainingOptions, ImageOptions):
     width: Annotated[Positive, "factor on all widths"] = PRESET
     constraint: Annotated[Literal[0, 1, 2, 3], "of the residual nets"] = 3
     inputs: Annotated[
-        Literal["centred", "channels", "unit"], "pixels less the mean image, or less the mean of a channel, or in [0, 1]"
+        Literal["centred", "channels", "unit"], "pixels less the mean image or a channel's mean, or in [0, 1]"
     ] = PRESET  # fmt: skip
     dropout: Annotated[float, number(0.0, 1.5), "factor on the rates of dropout"] = PRESET
 

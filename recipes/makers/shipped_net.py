@@ -24,7 +24,19 @@ from ..models.trained import rebuilt
 
 __all__ = ["pack"]
 
-TRAINING = ("seed", "epochs", "batch_size", "opt", "lr", "momentum", "weight_decay", "lr_scheduler", "crop", "flip", "amp")
+TRAINING = (
+    "seed",
+    "epochs",
+    "batch_size",
+    "opt",
+    "lr",
+    "momentum",
+    "weight_decay",
+    "lr_scheduler",
+    "crop",
+    "flip",
+    "amp",
+)
 
 
 def pack(run: Path, target: Path, data_dir: Path | None = None) -> float:
