@@ -129,8 +129,8 @@ def _section(name: str, found: Mapping[str, tuple[Evaluation, float]]) -> str:
     parts = [
         f"## {name}",
         f"Analog net: {100 * one.analog_accuracy:.2f} %, {one.macs / 1e6:.1f} million multiply-accumulates; "
-        f"{one.samples:,} test images, on which the standard error of an accuracy is {error:.2f} points. Constant input, "
-        "linear read-out, every step counted.",
+        f"{one.samples:,} test images, on which the standard error of an accuracy is {error:.2f} points. Constant "
+        "input, linear read-out, every step counted.",
         "Accuracy in % at a step, and seconds of processor time of the conversion:",
         table(
             [[way, *(_accuracy(e, t) for t in steps), f"{cost:.1f}"] for way, (e, cost) in others.items()],
