@@ -27,8 +27,35 @@ DEFINE_ROWS(2 * SEGMENT + 8)
         default: f(RESET_NONE, 1, each, __VA_ARGS__); break;                                                          \
     }
 
-/* The same for a leak, with its rule, whether neurons have a decay each, and for a delayed reset its kind, the tie rule
-   and the thresholds. A leak is a pass of its own over a row in the L1 cache: the loops without one stay as they are. */
+/* The same for a leak as the hosts' neurons have it: one decay, one threshold, the resets and the tie rule of the host. */
+#define SPECIALISE_HOST(f, call, ...)                                                                                 \
+    switch ((call)->charge) {                                                                                         \
+        case CHARGE_TAU: SPECIALISE_RULE(f, call, CHARGE_TAU, __VA_ARGS__) break;                                    \
+        case CHARGE_TAU_INPUT: SPECIALISE_RULE(f, call, CHARGE_TAU_INPUT, __VA_ARGS__) break;                        \
+        case CHARGE_RATE: SPECIALISE_RULE(f, call, CHARGE_RATE, __VA_ARGS__) break;                                  \
+        case CHARGE_RATE_INPUT: SPECIALISE_RULE(f, call, CHARGE_RATE_INPUT, __VA_ARGS__) break;                      \
+        default:                                                                                                      \
+            switch ((call)->reset) {                                                                                  \
+                case RESET_SUBTRACT: f(CHARGE_BETA, RESET_SUBTRACT, 0, __VA_ARGS__); break;                           \
+                case RESET_ZERO: f(CHARGE_BETA, RESET_ZERO, 0, __VA_ARGS__); break;                                   \
+                case RESET_NONE: f(CHARGE_BETA, RESET_NONE, 0, __VA_ARGS__); break;                                   \
+                default: f(CHARGE_BETA, RESET_DELAYED, 0, __VA_ARGS__); break;                                        \
+            }                                                                                                         \
+    }
+#define SPECIALISE_RULE(f, call, rule, ...)                                                                          \
+    if ((call)->reset == RESET_SUBTRACT) f(rule, RESET_SUBTRACT, 1, __VA_ARGS__);                                     \
+    else f(rule, RESET_ZERO, 1, __VA_ARGS__);
+
+STEP_FUNCTION int is_hosts(const float *decay, index_t decay_stride, index_t each, int charge, int kind, int at) {
+    const int beta = charge == CHARGE_BETA;
+    return decay && !decay_stride && !each && at == !beta && (beta || kind == RESET_SUBTRACT || kind == RESET_ZERO);
+}
+#define IS_HOSTS(call)                                                                                                \
+    is_hosts((call)->decay, (call)->decay_stride, (call)->thresholds_each, (call)->charge, (call)->reset,             \
+             (call)->fire_at_threshold)
+
+/* For any leak: whether neurons have a decay each, and for a delayed reset its kind, the tie rule and the thresholds. The
+   leak is then a pass of its own over a row in the L1 cache, or there would be hundreds of loops. */
 #define SPECIALISE_LEAK(f, call, ...)                                                                                 \
     switch ((call)->charge) {                                                                                         \
         case CHARGE_TAU: SPECIALISE_DECAY(f, call, CHARGE_TAU, RESET_NONE, 0, 0, __VA_ARGS__) break;                  \
@@ -57,6 +84,15 @@ STEP_FUNCTION void advance(int kind, int at, int each, int m, const float *restr
         const float level = theta[each ? i : 0], h = v[i] + x[i], s = fires(h, level, at);
         spikes[i] = s != 0.0f ? on : off;
         v[i] = reset(h, s, level, kind);
+    }
+}
+
+STEP_FUNCTION void advance_leaky(int rule, int kind, int at, int m, const float *restrict x, float *restrict v, float decay,
+                                 float theta, float *restrict spikes, float on, float off) {
+    for (int i = 0; i < m; i++) {
+        const float h = charge(v[i], x[i], decay, theta, rule, kind, at), s = fires(h, theta, at);
+        spikes[i] = s != 0.0f ? on : off;
+        v[i] = reset(h, s, theta, kind);
     }
 }
 
@@ -93,7 +129,9 @@ static void forward_block(const forward_arguments *call, index_t b, int m) {
         float *target = dtype == FLOAT32 ? (float *)call->spike_seq + t * N + b : out;
         if (call->checkpoints && t && t % SEGMENT == 0)
             memcpy(call->checkpoints + (t / SEGMENT - 1) * N + b, v, m * sizeof *v);
-        if (call->decay) {
+        if (IS_HOSTS(call))
+            SPECIALISE_HOST(advance_leaky, call, m, row, v, call->decay[0], theta[0], target, on, off)
+        else if (call->decay) {
             SPECIALISE_LEAK(leak, call, m, row, v, call->decay + b * call->decay_stride, theta)
             SPECIALISE(settle, call, m, v, theta, target, on, off)
         } else SPECIALISE(advance, call, m, row, v, theta, target, on, off)
@@ -119,7 +157,17 @@ STEP_FUNCTION void recompute(int kind, int at, int each, int m, const float *res
     }
 }
 
-/* The same two without spikes, from one row to the next: all potentials of a segment are kept. */
+/* With a leak, from one row to the next: all potentials of a segment are kept. */
+STEP_FUNCTION void recompute_leaky(int rule, int kind, int at, int m, const float *restrict x, const float *restrict v,
+                                   float decay, float theta, float *restrict h_row, float *restrict after) {
+    for (int i = 0; i < m; i++) {
+        const float h = charge(v[i], x[i], decay, theta, rule, kind, at);
+        h_row[i] = h;
+        after[i] = reset(h, fires(h, theta, at), theta, kind);
+    }
+}
+
+/* The same in two passes. */
 STEP_FUNCTION void leak_again(int rule, int decays, int kind, int at, int each, int m, const float *restrict x,
                               const float *restrict v, const float *restrict decay, const float *restrict theta,
                               float *restrict h) {
@@ -224,7 +272,10 @@ static void backward_block(const backward_arguments *call, index_t b, int m, dou
         for (index_t t = first; t < last; t++) {
             const float *row = load_row(call->x_seq, dtype, t * N + b, m, buffer);
             const float *theta = THETA(call, t, b);
-            if (decay) {
+            if (IS_HOSTS(call))
+                SPECIALISE_HOST(recompute_leaky, call, m, row, before[t - first], decay[0], theta[0], h[t - first],
+                                 before[t - first + 1])
+            else if (decay) {
                 SPECIALISE_LEAK(leak_again, call, m, row, before[t - first], decay, theta, h[t - first])
                 SPECIALISE(settle_again, call, m, h[t - first], theta, before[t - first + 1])
             } else SPECIALISE(recompute, call, m, row, v, theta, h[t - first])
