@@ -463,6 +463,42 @@ def test_the_tutorials_net_trains_as_with_the_hosts_trainer() -> None:
     torch.testing.assert_close(mem, torch.stack([m for _, m in want]))
 
 
+def test_static_input_passes_the_layers_before_the_first_neuron_once_and_gives_what_the_loop_gives() -> None:
+    torch.manual_seed(1)
+    net = nn.Sequential(nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4).eval()), *conv_net()[1:]).eval()
+    calls = list[int]()
+    twin = copy.deepcopy(net)
+    accelerate(twin)
+    x = torch.rand(4, 1, 14, 14)
+    want = [net(x) for _ in range(6)]
+    count = twin[0][0].register_forward_hook(lambda module, inputs, output: calls.append(len(inputs[0])))
+    for hooked in (True, False):  # who watches a layer sees every step
+        reset(twin)
+        spk, mem = run_steps(twin, x, 6)
+        assert torch.equal(spk, torch.stack([s for s, _ in want])) and torch.equal(
+            mem, torch.stack([m for _, m in want])
+        )
+        if hooked:
+            count.remove()
+    assert calls == [24]
+
+
+@pytest.mark.parametrize("layer", [nn.Dropout(0.5), nn.BatchNorm1d(40)])
+def test_layer_that_draws_or_learns_in_training_sees_every_step(layer: nn.Module) -> None:
+    seen = list[int]()
+
+    class Watched(type(layer)):  # type: ignore[misc]
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            seen.append(len(x))
+            return super().forward(x)
+
+    layer.__class__ = Watched
+    Watched.__module__ = type(layer).__mro__[1].__module__  # as if it were torch's own
+    run_steps(nn.Sequential(layer, nn.Linear(40, 3), leaky(0.5)).train(), torch.rand(2, 40), 5)
+    run_steps(nn.Sequential(layer, nn.Linear(40, 3), leaky(0.5)).eval(), torch.rand(2, 40), 5)
+    assert seen == [10, 2]
+
+
 def test_run_steps_names_what_it_cannot_run() -> None:
     x_seq = torch.rand(4, 2, 3)
     with pytest.raises(TypeError, match="net: got 3"):

@@ -363,7 +363,7 @@ def _lif_resnet18_step(
 
 
 def accelerated_tutorial(settings: Settings) -> list[Row]:
-    """One step of the trainer on the net of snnTorch's tutorial on convolutions: 28 x 28, 50 steps, batch of 32."""
+    """One step of the trainer on the net of snnTorch's tutorial on convolutions: 28 x 28, 25 steps, batch of 32."""
     torch.manual_seed(settings.seed)
     data = [(torch.rand(32, 1, 28, 28), torch.randint(10, (32,)))]
     name, calls = "snntorch.backprop.BPTT", dict[str, Callable[[], Any]]()
@@ -376,7 +376,7 @@ def accelerated_tutorial(settings: Settings) -> list[Row]:
         if change is not None:
             change(net)
         optimizer = torch.optim.Adam(net.parameters(), 1e-2)
-        calls[contender] = partial(trainer, net, data, optimizer, SF.ce_rate_loss(), num_steps=50, time_var=False)
+        calls[contender] = partial(trainer, net, data, optimizer, SF.ce_rate_loss(), num_steps=25, time_var=False)
     timings = measure(calls, max(settings.rounds // 2, 2))
     return _rows("accelerate the tutorial's net of snnTorch, training step", timings, {}, None, name)
 

@@ -25,7 +25,8 @@ def run_steps(net: nn.Module, x: Tensor, num_steps: int | None = None) -> Any:
     this package, and ``snn.Leaky`` after :func:`snn_ext.accelerate`, take the sequence by their fused operator; other
     neurons of the host run it step by step. Spikes are those of the loop, with the same state before and after;
     batch norm in training mode sees all steps of a batch at once, and dropout draws for all of them. The batch is T
-    times as large: a net must not reshape to a size of batch that is written down.
+    times as large: a net must not reshape to a size of batch that is written down. Where an input is presented at every
+    step to an ``nn.Sequential``, the layers before its first neuron run once.
 
     Parameters
     ----------
@@ -58,18 +59,49 @@ def run_steps(net: nn.Module, x: Tensor, num_steps: int | None = None) -> Any:
     if not isinstance(x, Tensor):
         bad_type("x", x, "a tensor [T, N, ...], or [N, ...] with num_steps")
     if num_steps is not None:
-        x = x.expand(check_count("num_steps", num_steps), *x.shape)
-    if x.ndim < 2 or not len(x):
+        check_count("num_steps", num_steps)
+    if x.ndim < (1 if num_steps else 2) or not (num_steps or len(x)):
         bad_value("x", x, "[T, N, ...] with at least one time step, or [N, ...] with num_steps")
-    return whole_sequence(net, x)
+    return whole_sequence(net, x, num_steps)
 
 
-def whole_sequence(net: nn.Module, x_seq: Tensor) -> Any:
-    """Return what a net gives for ``[T, N, ...]``, called once."""
-    time_steps = len(x_seq)
+def whole_sequence(net: nn.Module, x: Tensor, num_steps: int | None = None) -> Any:
+    """Call a net once for ``[T, N, ...]``, or for ``[N, ...]`` that is presented at each of ``num_steps``."""
+    if num_steps is not None:
+        first, net = _split(net)
+        for layer in first:
+            x = layer(x)
+        x = x.expand(num_steps, *x.shape)
+    time_steps = len(x)
     with _time_in_batch(net, time_steps):
-        out = net(x_seq.flatten(0, 1))
+        out = net(x.flatten(0, 1))
     return _unfolded(out, time_steps)
+
+
+def _split(net: nn.Module) -> tuple[list[nn.Module], nn.Module]:
+    """Split off the first layers of an ``nn.Sequential`` that give the same at every step for the same input."""
+    layers = _chain(net)
+    count = next((i for i, layer in enumerate(layers) if not _repeats(layer)), 0)
+    return (layers[:count], nn.Sequential(*layers[count:])) if count else ([], net)
+
+
+def _chain(net: nn.Module) -> list[nn.Module]:
+    if type(net) is nn.Sequential and not _has_hooks(net):
+        return [layer for part in net for layer in _chain(part)]
+    return [net]
+
+
+def _repeats(layer: nn.Module) -> bool:
+    """Tell whether a layer is one of torch that neither draws nor keeps anything, nor tells anybody of its calls."""
+    changing = nn.modules.batchnorm._NormBase | nn.modules.dropout._DropoutNd | nn.RReLU
+    plain = type(layer).__module__.startswith("torch.nn.modules.") and not [*layer.children()]
+    return plain and not (layer.training and isinstance(layer, changing)) and not _has_hooks(layer)
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    return bool(
+        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+    )
 
 
 def check_steps(net: nn.Module) -> None:

@@ -144,13 +144,11 @@ def bptt(
     losses = []
     for data, targets in dataloader:
         data, targets = data.to(device), targets.to(device)
-        if not time_var:
-            data = data.expand(int(num_steps), *data.shape)
-        elif not time_first:
+        if time_var and not time_first:
             data = data.transpose(0, 1)
         net.train()
         reset(net)
-        spk, mem = _spikes_and_mem(net, data)
+        spk, mem = _spikes_and_mem(net, data, None if time_var else int(num_steps))
         loss = criterion(mem if on_membrane else spk, targets)
         if regularization:
             loss = loss + regularization(spk)  # type: ignore[operator]
@@ -164,8 +162,8 @@ def bptt(
     return torch.stack(losses).mean()
 
 
-def _spikes_and_mem(net: nn.Module, data: Tensor) -> tuple[Tensor, Tensor]:
-    out = whole_sequence(net, data)
+def _spikes_and_mem(net: nn.Module, data: Tensor, num_steps: int | None) -> tuple[Tensor, Tensor]:
+    out = whole_sequence(net, data, num_steps)
     if not (isinstance(out, tuple) and len(out) == 2):
         reset(net)
         bad_type("net", out, "a net that returns (spk, mem): give its last neuron output=True")
