@@ -116,8 +116,9 @@ def energy(
 ) -> Figure:
     """Draw the energy of an answer as bars, accumulates and multiply-accumulates, beside the analog net.
 
-    The answer is that at the first step that reaches ``level`` percent of the analog accuracy, or the last step where
-    none does, or where there are no labels; the step stands beside the bar.
+    The answer is that at the first step that reaches ``level`` percent of the analog accuracy. Where none does, it is
+    that at the first step of the best accuracy, which stands beside the bar in percent of the analog one. Without
+    labels it is that at the last step.
 
     Parameters
     ----------
@@ -141,13 +142,11 @@ def energy(
     for place, (name, evaluation) in enumerate(evaluations.items()):
         if evaluation.macs is None:
             bad_value("evaluations", f"unknown synapses of {name}", "evaluations with synaptic operations")
-        reached = None if evaluation.correct is None else evaluation.latency_at(levels=(level,))[level]
-        t = reached or evaluation.time_steps
+        t, text = _answer(evaluation, level)
         adds = 1e-6 * model.accumulate * float(evaluation.synops[t - 1])
         macs = 1e-6 * model.multiply_accumulate * float(evaluation.multiply_accumulates[t - 1])
         axes.barh(place, macs, 0.65, color=COLOURS[4], label="multiply-accumulates" * (not place))
         axes.barh(place, adds, 0.65, left=macs, color=COLOURS[0], hatch="//", label="accumulates" * (not place))
-        text = f" step {t}" + ("" if reached or evaluation.correct is None else f": below {level:g} %")
         axes.annotate(text, (macs + adds, place), va="center", fontsize=8)
     analog = 1e-6 * next(iter(evaluations.values())).analog_energy(model)
     axes.axvline(analog, color="black", ls="--", lw=1, label="analog net")
@@ -157,6 +156,15 @@ def energy(
     axes.margins(x=0.15)
     finish(axes)
     return figure
+
+
+def _answer(evaluation: Evaluation, level: float) -> tuple[int, str]:
+    if evaluation.correct is None:
+        return evaluation.time_steps, f" step {evaluation.time_steps}"
+    if reached := evaluation.latency_at(levels=(level,))[level]:
+        return reached, f" step {reached}"
+    best = int(evaluation.accuracy.nan_to_num(-1.0).argmax())
+    return best + 1, f" step {best + 1}: {100 * float(evaluation.accuracy[best]) / evaluation.analog_accuracy:.1f} %"
 
 
 def dial(sweeps: Mapping[str, Mapping[float, Evaluation]], title: str = "") -> Figure:

@@ -65,10 +65,13 @@ def test_seeds_are_a_mean_over_a_band_and_energy_is_that_of_the_answer() -> None
     drawn = torch.as_tensor(figure.axes[0].lines[0].get_ydata())
     torch.testing.assert_close(drawn, 75 * found.accuracy)
     assert len(figure.axes[0].collections) == 1
-    t = found.latency_at(levels=(99.0,))[99.0] or T
-    axes = plots.energy({"net": found}).axes[0]
-    width = sum(bar.get_width() for bar in axes.patches)
-    assert width == pytest.approx(1e-6 * float(found.energy()[t - 1]), rel=1e-6)
+    for level in (1.0, 100.0 / float(found.analog_accuracy) + 1.0):  # reached at once, and never
+        t = found.latency_at(levels=(level,))[level] or int(found.accuracy.argmax()) + 1
+        axes = plots.energy({"net": found}, level=level).axes[0]
+        width = sum(bar.get_width() for bar in axes.patches)
+        assert width == pytest.approx(1e-6 * float(found.energy()[t - 1]), rel=1e-6)
+        best = 100 * float(found.accuracy.max()) / found.analog_accuracy
+        assert axes.texts[0].get_text() == f" step {t}" + (f": {best:.1f} %" if level > 1 else "")
     found.dt = worse.dt = 1.0
     panels = plots.dial({"net": {0.1: found, 0.3: worse}}).axes
     assert panels[0].lines[0].get_xdata()[0] == pytest.approx(found.firing_rate)
