@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import subprocess
 import sys
 import time
@@ -27,7 +26,7 @@ from snn_ext.snntorch import bptt
 from snn_ext.spikingjelly import ATIFuNode
 
 from .contenders import BASELINE, Contender, available, compiled_loop, hosts, ours
-from .measuring import Ratio, Timing, kept_bytes, measure, ratio
+from .measuring import Ratio, Timing, kept_bytes, measure, peak_memory, ratio
 
 __all__ = ["CASES", "QUICK", "Row", "Settings"]
 
@@ -338,9 +337,9 @@ def peak_of_training_step(seed: int, accelerated: bool) -> int:
     accelerate(warm)
     warm(torch.zeros(2, 2, requires_grad=True)).sum().backward()
     step = _lif_resnet18_step(seed, accelerate if accelerated else None, batch=16)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_memory()
     step()
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+    return peak_memory() - before
 
 
 def _lif_resnet18_step(

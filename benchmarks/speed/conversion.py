@@ -197,6 +197,7 @@ def adaptive(options: Options) -> list[dict[str, Any]]:
 
 LONG_RUN = """
 import resource, sys, torch
+from benchmarks.speed.measuring import peak_memory
 from recipes.models.convertible import vgg16
 from snn_ext import convert, evaluate
 torch.manual_seed(0)
@@ -210,10 +211,10 @@ for layer in ann:       # random weights, but activity down to the last layer
 x = torch.rand(16, 3, 32, 32)
 snn = convert(ann, x, method="data-norm", precharge=0.5)
 with open("/proc/self/statm") as file:
-    before = int(file.read().split()[1]) * resource.getpagesize() // 1024
+    before = int(file.read().split()[1]) * resource.getpagesize()
 found = evaluate(snn, [(x, torch.arange(16) % 10)], int(sys.argv[1]), ann=ann)
 assert float(found.layers[-1].spikes[-1]) > 0, "the last layer is silent: nothing is simulated"
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+print((peak_memory() - before) // 1024)
 """
 
 
@@ -226,14 +227,15 @@ def memory(options: Options) -> list[dict[str, Any]]:
 
 
 CONVERSION = """
-import json, resource, sys, time, torch
+import json, sys, time, torch
+from benchmarks.speed.measuring import peak_memory
 from torchvision.models import resnet50
 from snn_ext import convert
 torch.manual_seed(0)
 ann, x = resnet50().train(), torch.rand(32, 3, 64, 64)
 
 def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    return peak_memory() // 2**20
 
 def timed(function):
     start = time.process_time()

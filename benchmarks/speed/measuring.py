@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["Ratio", "Timing", "kept_bytes", "measure", "ratio"]
+__all__ = ["Ratio", "Timing", "kept_bytes", "measure", "peak_memory", "ratio"]
 
 
 @dataclass(frozen=True)
@@ -116,3 +116,12 @@ def _saved_storages() -> Iterator[dict[int, int]]:
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         yield storages
+
+
+def peak_memory() -> int:
+    """Return the most bytes that this process has held so far (Linux).
+
+    ``ru_maxrss`` would not do: a process has it from the one that started it, however large that was.
+    """
+    with open("/proc/self/status", encoding="ascii") as status:
+        return 1024 * next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))

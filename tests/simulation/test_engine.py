@@ -291,7 +291,7 @@ def test_memory_is_respected() -> None:
 
 
 LONG_RUN = """
-import resource, torch
+import torch
 from torch import nn
 from snn_ext.simulation import Simulation
 from snn_ext.spikingjelly import PCMPIFNode
@@ -301,17 +301,23 @@ for entry in (64, 64, 0, 128, 128, 0, 256, 256, 256, 0, 512, 512, 512, 0, 512, 5
     channels = entry or channels
 net = nn.Sequential(*layers, nn.Flatten(), nn.Linear(512, 10))
 x = torch.rand(16, 3, 32, 32)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+def peak():  # ru_maxrss would have that of the process of the tests too
+    with open("/proc/self/status") as status:
+        return 1024 * next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
+
+before = peak()
 running = Simulation(net).run(x, 2500)
 for _ in range(2):      # what a chunk needs does not grow with their number
     next(running)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+print(peak() - before)
 """
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak of a process is read as Linux writes it")
 def test_vgg16_for_2500_steps_stays_within_a_gibibyte() -> None:
     done = subprocess.run([sys.executable, "-c", LONG_RUN], check=True, capture_output=True, text=True)
-    assert int(done.stdout) * 1024 < 1 << 30
+    assert 1 << 20 < int(done.stdout) < 1 << 30
 
 
 @pytest.mark.parametrize("shape", [(7, 3, 5, 4, 4), (3, 2, 11), (20, 1, 1)])
