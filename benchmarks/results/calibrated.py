@@ -38,7 +38,11 @@ CALIBRATED: dict[str, dict[str, Any]] = {
     "calibrated, weights tuned": _QUIET | {"tune": "weights"},
 }
 """A net of these is made for each number of steps; the others are made once."""
-DIAL: dict[str, dict[str, Any]] = {"wait 1": _QUIET | {"wait": 1}, "wait T - 1, exact": _QUIET | {"schedule": "phased"}}
+DIAL: dict[str, dict[str, Any]] = {
+    f"{name}{tuned}": _QUIET | schedule | options
+    for tuned, options in (("", {}), (", weights tuned", {"tune": "weights"}))
+    for name, schedule in (("wait 1", {"wait": 1}), ("wait T - 1, exact", {"schedule": "phased"}))
+}
 """Nets of these are made for each number of steps too, and have their answer later."""
 _BEFORE = "data-norm 99 % per channel, pre-charge 0.5"
 WAYS = CALIBRATED | DIAL | {_BEFORE: METHODS[_BEFORE]} | RIVALS
