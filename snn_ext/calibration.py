@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from ._arriving import analog_samples, ceiling_of, fit_to_spikes
 from ._before import find_before
-from ._calls import is_activation, module_for_each_call
+from ._calls import is_activation
 from ._errors import bad_type, bad_value, check_bool, check_choice, check_count
+from ._own_modules import module_for_each_call
 from .hosts import is_neuron, reset_neurons
 from .neurons import IntegrateAndFireNeuron, NonUniformIntegrateAndFireNeuron
 from .neurons.quantized import QuantizedActivation
