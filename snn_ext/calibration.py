@@ -160,7 +160,8 @@ def calibrate(
                 "want batches that run the whole net, or to know that their neurons keep the factory's threshold",
                 stacklevel=2,
             )
-        activations, before = analog_samples(net, inputs, seen.inputs), find_before(net, inputs)
+        activations = analog_samples(net, inputs, seen.inputs)
+        before = find_before(net, {module: samples.shape for module, samples in activations.items()})
         replace_neurons(net, fitted, drop=("dynamics", "initial potential"))  # it is fitted, not kept
         try:
             fit_to_spikes(

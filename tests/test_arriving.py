@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -71,6 +72,44 @@ def test_a_net_is_several_times_nearer_to_the_analog_one_than_by_the_inputs_alon
     by_inputs, calibrated = (error(method, FACTORIES[name], time_steps) for method in ("inputs", "calibrated"))
     # PCMP IF begins at half its threshold anyway: there the inputs of this net of noise say nearly all.
     assert calibrated < by_inputs * (1.2 if name == "PCMPIFNode" else 0.5), (by_inputs, calibrated)
+
+
+class Context(nn.Module):
+    """A sum that repeats the mean over space."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.context, self.head = nn.Conv2d(2, 6, 3, padding=1), nn.Conv2d(6, 6, 1), nn.Linear(6, 3)
+        self.relu, self.relu2 = nn.ReLU(), nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.relu(self.first(x))
+        return self.head(self.relu2(self.context(x.mean((2, 3), keepdim=True)) + x).mean((2, 3)))
+
+
+class Tokens(nn.Module):
+    """Linear layers over the last of three dimensions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(8, 12), nn.ReLU(), nn.Linear(12, 16), nn.ReLU())
+        self.head = nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.net(x.flatten(1, 2)).mean(1))
+
+
+@pytest.mark.parametrize("kind", [Context, Tokens])
+@pytest.mark.parametrize("name", ["ATIFuNode", "ATIFu"])
+def test_sums_and_features_in_other_dimensions_than_channels(kind: Any, name: str) -> None:
+    torch.manual_seed(0)
+    net, errors = kind(), {}
+    wanted = net(X).detach()
+    for method in ("inputs", "calibrated"):
+        twin = copy.deepcopy(net)
+        calibrate(twin, [X[:24], X[24:]], FACTORIES[name], 4, method=method)  # type: ignore[arg-type]
+        errors[method] = float((mean_output(twin, X, 4) - wanted).norm())
+    assert errors["calibrated"] < 0.5 * errors["inputs"]
 
 
 @pytest.mark.parametrize("kind", [ATIFnuNode, ATIFnu])
