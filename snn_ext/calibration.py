@@ -184,7 +184,7 @@ class _First:
     def __iter__(self) -> Iterator[Any]:
         for batch in self.batches:
             x = batch[0] if isinstance(batch, tuple | list) else batch
-            if self.left and isinstance(x, Tensor):
+            if self.left and isinstance(x, Tensor) and len(x):
                 self.inputs.append(x[: self.left].detach().clone())
                 self.left -= len(self.inputs[-1])
             yield batch
@@ -277,8 +277,8 @@ def _records(
         for m, training in modes.items():
             m.training = training
         reset_neurons(net)
-    silent = [name for name, m in net.named_modules() if m in records and not records[m]]
-    if silent and (all_run or not any(records.values())):
+    silent = [name for name, m in net.named_modules() if m in records and not any(map(len, records[m]))]
+    if silent and (all_run or len(silent) == len(records)):
         bad_value("batches", f"nothing that reaches {', '.join(silent)}", "at least one batch that runs the whole net")
     joined = {m: torch.cat(parts) if parts else torch.empty(0) for m, parts in records.items()}
     for name, m in net.named_modules():
