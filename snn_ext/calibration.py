@@ -139,14 +139,8 @@ def calibrate(
     def fitted(old: nn.Module) -> nn.Module:
         if old not in inputs:
             return old
-        neuron, x = factory(old), inputs[old]
-        kept = isinstance(old, QuantizedActivation) and takes_over(old, neuron)
-        if kept and isinstance(neuron, NonUniformIntegrateAndFireNeuron) and neuron.T != time_steps:
-            bad_value("time_steps", time_steps, f"{neuron.T}, the number of points")
-        if isinstance(neuron, IntegrateAndFireNeuron | QuantizedActivation) and not kept and bool((x > 0).any()):
-            ceiling = ceiling_of(old)
-            neuron.fit(x.clamp_max(ceiling), time_steps)
-            neuron._raw_threshold().data.clamp_(max=ceiling)
+        neuron = factory(old)
+        _fit_to_inputs(neuron, old, inputs[old], time_steps)
         if neuron is not old:
             new[old] = neuron
         return neuron
@@ -172,6 +166,17 @@ def calibrate(
             swap_neurons(net, {neuron: old for old, neuron in new.items()})
             raise
     return [new[old] for old in inputs if old in new]
+
+
+def _fit_to_inputs(neuron: nn.Module, old: nn.Module, x: Tensor, time_steps: int) -> None:
+    """Fit a neuron to the inputs of its rectifier; where this is quantised and the neuron can be its twin, it will."""
+    taken_over = isinstance(old, QuantizedActivation) and takes_over(old, neuron)
+    if taken_over and isinstance(neuron, NonUniformIntegrateAndFireNeuron) and neuron.T != time_steps:
+        bad_value("time_steps", time_steps, f"{neuron.T}, the number of points")
+    if isinstance(neuron, IntegrateAndFireNeuron | QuantizedActivation) and not taken_over and bool((x > 0).any()):
+        ceiling = ceiling_of(old)
+        neuron.fit(x.clamp_max(ceiling), time_steps)
+        neuron._raw_threshold().data.clamp_(max=ceiling)
 
 
 class _First:

@@ -144,15 +144,15 @@ def evaluate(
         bad_type("ann", ann, "an nn.Module, or None")
     if not check_bool("compare", compare) and (ann is not None or correlation_steps):
         bad_value("compare", False, "True with an analog net, or with correlation_steps")
-    batches, shown = numbered(loader, frames), None
+    batches, count = numbered(loader, frames), None
     if frames is not None:
         first = next(batches, None)
         if first is None:
             bad_value("loader", "no batch", "at least one")
-        batches, shown = chain([first], batches), len(first[1])
-    steps = steps_of(snn, "snn", shown)
+        batches, count = chain([first], batches), len(first[1])
+    steps = steps_of(snn, "snn", count)
     graph = steps.graph
-    time_steps = _time_steps(time_steps, snn, steps, frames, shown)
+    time_steps = _time_steps(time_steps, snn, steps, frames, count)
     _check(time_steps, delays, top, correlation_steps, memory)
     by_value = smoothed_readout(graph) or steps.last
     if delays != (0,) and by_value:
@@ -171,22 +171,21 @@ def evaluate(
     with evaluating([m for net in nets.values() for m in net.modules() if m is not simulation.graph]):
         readout = ReadoutSums(time_steps, delays, top, by_value, rule)
         run = Run(simulation, steps, ann, readout, correlation_steps, frames, compare=compare)
-        if resume is None:
-            for number, x, labels in bar("evaluate", "batch", batches, total=_length(loader), progress=progress):
-                run.add(number, x, labels)
-            return run.result()
-        settings = {"time_steps": time_steps, "delays": delays, "top": top, "correlation_steps": correlation_steps}
-        settings |= {"frames": frames, "metric": rule.name, "compare": compare}
-        hashes = {"arousal": repr(arousal), "snn": fingerprint(simulation.graph), "ann": fingerprint(ann)}
-        file = ResumeFile(resume, settings | hashes | {"function": hash_of(metric)})
-        file.restore(run)
-        kept = file.batches(batches)
+        kept, file = ((*batch, False) for batch in batches), None
+        if resume is not None:
+            settings = {"time_steps": time_steps, "delays": delays, "top": top, "correlation_steps": correlation_steps}
+            settings |= {"frames": frames, "metric": rule.name, "compare": compare}
+            hashes = {"arousal": repr(arousal), "snn": fingerprint(simulation.graph), "ann": fingerprint(ann)}
+            file = ResumeFile(resume, settings | hashes | {"function": hash_of(metric)})
+            file.restore(run)
+            kept = file.batches(batches)
         for number, x, labels, done in bar("evaluate", "batch", kept, total=_length(loader), progress=progress):
             run.add(number, x, labels, done)
-            if not done:
+            if file is not None and not done:
                 file.save(run)
         result = run.result()
-        file.remove()
+        if file is not None:
+            file.remove()
         return result
 
 

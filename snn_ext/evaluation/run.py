@@ -92,6 +92,7 @@ class Run:
     def _begin(self, x: Tensor, labels: Tensor | None, place: str) -> None:
         """Hand the analog output and activations for ``[N, ...]``, the mean of frames, to the sums."""
         analog = self._compared(x, place) if self.compare else self._not_compared(x, place)
+        self._count_synapses()
         if labels is not None:
             scores = analog if self.ann is None else self.ann(x.clone())
             labels = self.readout.decision.check(labels, scores)
@@ -109,7 +110,6 @@ class Run:
             bad_value("snn", f"an output of type {type(analog).__name__}", "one tensor [N, ...]")
         if analog.shape[:1] != x.shape[:1]:
             bad_value("snn", f"an output of shape {[*analog.shape]} for {len(x)} samples", "one tensor [N, ...]")
-        self._count_synapses()
         for name, total in self.twin.sums.items():
             if not math.isfinite(total):
                 bad_value("snn", f"NaN or infinite activations of {name} {place}", "finite numbers")
