@@ -43,39 +43,47 @@ def ceiling_of(relu: nn.Module) -> float:
 
 
 @torch.no_grad()
-def analog_samples(net: nn.Module, relus: Iterable[nn.Module], inputs: Sequence[Tensor]) -> dict[nn.Module, Samples]:
+def analog_samples(
+    net: nn.Module, relus: Iterable[nn.Module], inputs: Sequence[Tensor], memory: int = 1 << 28
+) -> dict[nn.Module, Samples]:
     """Return input and output of the rectifiers of a net at random positions, in the order in which they are called.
 
     Those that one forward pass calls several times, or whose inputs have no channels, are left out. The output of the
-    net comes last, under ``net``, if it has the form ``[N, F]``.
+    net comes last, under ``net``, if it has the form ``[N, F]``. ``memory`` bounds the bytes of all samples but these.
     """
-    found: dict[nn.Module, list[Tensor]] = {}
-    places: dict[nn.Module, Any] = {}
-    shapes: dict[nn.Module, torch.Size] = {}
+    if not inputs:
+        return {}
     sizes, generator = [len(x) for x in inputs], torch.Generator()
+    shapes: dict[nn.Module, list[torch.Size]] = {}
+    with _one_step(net) as step:
+        with _hooked(relus, lambda module, x: shapes.setdefault(module, []).append(x.shape)):
+            step(inputs[0][:1])
+        found = {relu: seen[0] for relu, seen in shapes.items() if len(seen) == 1 and len(seen[0]) > 1}
+        bytes_a_position = 2 * inputs[0].element_size() * sum(shape[1] for shape in found.values())
+        positions = max(1, min(ROWS, memory // max(1, bytes_a_position)))
+        places = {
+            relu: places_of(sizes, math.prod(shape[2:]), positions, generator.manual_seed(0), inputs[0].device)
+            for relu, shape in found.items()
+        }
+        kept: dict[nn.Module, list[Tensor]] = {relu: [] for relu in found}
+        outputs: list[Tensor | None] = []
 
-    def keep(module: nn.Module, x: Tensor) -> None:
-        parts = found.setdefault(module, [])
-        if module not in places and x.ndim > 1:
-            shapes[module] = x.shape
-            places[module] = places_of(sizes, math.prod(x.shape[2:]), ROWS, generator.manual_seed(0), x.device)
-        if module in places and len(parts) < len(sizes):
-            parts.append(values_at(x.unsqueeze(0), *places[module][len(parts)])[0])
-        else:
-            places.pop(module, None)
+        def keep(relu: nn.Module, x: Tensor) -> None:
+            kept[relu].append(values_at(x.unsqueeze(0), *places[relu][len(outputs)])[0])
 
-    with _hooked(relus, keep), _one_step(net) as step:
-        outputs = [step(x) for x in inputs]
+        with _hooked(found, keep):
+            for x in inputs:
+                y = step(x)
+                outputs.append(y if isinstance(y, Tensor) and y.ndim == 2 and len(y) == len(x) else None)
     samples = {
-        relu: Samples(shapes[relu], places[relu], torch.cat(parts, 1), relu(torch.cat(parts, 1)))
-        for relu, parts in found.items()
-        if relu in places
+        relu: Samples(found[relu], places[relu], torch.cat(parts, 1), relu(torch.cat(parts, 1)))
+        for relu, parts in kept.items()
+        if len(parts) == len(inputs)  # a net that looks at values may call one for some batches only
     }
-    if outputs and all(
-        isinstance(y, Tensor) and y.ndim == 2 and len(y) == n for y, n in zip(outputs, sizes, strict=True)
-    ):
-        every = places_of(sizes, 1, sum(sizes), generator, outputs[0].device)
-        samples[net] = Samples(outputs[0].shape, every, torch.cat(outputs).T, torch.cat(outputs).T)
+    whole = [y for y in outputs if y is not None]
+    if len(whole) == len(inputs):
+        every = places_of(sizes, 1, sum(sizes), generator, whole[0].device)
+        samples[net] = Samples(whole[0].shape, every, torch.cat(whole).T, torch.cat(whole).T)
     return samples
 
 

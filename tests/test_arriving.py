@@ -168,6 +168,30 @@ def test_the_mode_of_the_net_and_of_its_neurons_stays(monkeypatch: pytest.Monkey
     assert first.v == 0.0  # reset
 
 
+def test_samples_keep_to_their_memory_and_a_net_of_pixels_has_none_of_its_output() -> None:
+    net = nn.Sequential(nn.Conv2d(2, 6, 3), nn.ReLU(), nn.Conv2d(6, 4, 3), nn.ReLU())
+    samples = arriving.analog_samples(net, [net[1], net[3]], [X[:24], X[24:]], memory=2 * 4 * 10 * 100)
+    assert samples.keys() == {net[1], net[3]}
+    assert [s.current.shape for s in samples.values()] == [(6, 100), (4, 100)]
+    every = arriving.analog_samples(net, [net[3]], [X[:24], X[24:]])[net[3]]  # fewer than the memory allows
+    torch.testing.assert_close(every.current, net[:3](X).detach().transpose(0, 1).flatten(1))
+
+
+def test_a_relu_that_some_batches_pass_by_is_left_out() -> None:
+    class Early(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.relu, self.late = nn.Linear(4, 4), nn.ReLU(), nn.ReLU()
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.relu(self.first(x))
+            return x if x.shape[0] == 3 else self.late(x - 0.1)
+
+    net = Early()
+    samples = arriving.analog_samples(net, [net.relu, net.late], [torch.rand(n, 4) for n in (2, 3, 4)])
+    assert samples.keys() == {net, net.relu}
+
+
 def test_a_net_with_constant_input_is_calibrated_as_the_one_step_that_it_is() -> None:
     found = []
     for wrapped in (False, True):

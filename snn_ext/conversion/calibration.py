@@ -111,14 +111,14 @@ class AnalogSamples:
             here = places[name][len(kept[name])]
             kept[name].append(values_at(current.unsqueeze(0), *here)[0])
 
-        outputs = [analog.watched(x, keep) for x in batches]
+        outputs = [y for x in batches if (y := analog.watched(x, keep)).ndim == 2]
         self.layers: dict[str, Samples] = {}
         for name in shapes:
             current = torch.cat(kept[name], 1)
             target = analog.graph.get_submodule(name)(current.T).T.contiguous()
             self.layers[name] = Samples(shapes[name], places[name], current, target)
         self.output: Samples | None = None
-        if outputs[0].ndim == 2:
+        if outputs:
             every = places_of(sizes, 1, sum(sizes), generator, analog.x.device)
             self.output = Samples(outputs[0].shape, every, torch.cat(outputs).T, torch.cat(outputs).T)
 
