@@ -135,13 +135,14 @@ def _correct(layers: Layerwise, node: fx.Node, samples: Samples, memory: int) ->
         layers.forget()
 
 
-def _means(layers: Layerwise, *nodes: fx.Node) -> Iterator[tuple[Tensor, ...]]:
-    """Yield for each batch the means over time of some values."""
+def _means(layers: Layerwise, *nodes: fx.Node) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield for each batch the means over time of two values."""
     for batch in range(len(layers.batches)):
         total: dict[fx.Node, Tensor] = {}
         for values in layers.values(nodes, batch):
             total = {node: values[node].sum(0) + total.get(node, 0.0) for node in nodes}
-        yield tuple(total[node] / layers.time_steps for node in nodes)
+        first, second = (total[node] / layers.time_steps for node in nodes)
+        yield first, second
 
 
 def _search(

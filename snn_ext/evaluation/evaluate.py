@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from .._errors import bad_type, bad_value, check_bool, check_choice, check_count
 from .._progress import bar
@@ -171,7 +171,8 @@ def evaluate(
     with evaluating([m for net in nets.values() for m in net.modules() if m is not simulation.graph]):
         readout = ReadoutSums(time_steps, delays, top, by_value, rule)
         run = Run(simulation, steps, ann, readout, correlation_steps, frames, compare=compare)
-        kept, file = ((*batch, False) for batch in batches), None
+        kept: Iterable[tuple[int, Tensor, Tensor | None, bool]] = ((*batch, False) for batch in batches)
+        file = None
         if resume is not None:
             settings = {"time_steps": time_steps, "delays": delays, "top": top, "correlation_steps": correlation_steps}
             settings |= {"frames": frames, "metric": rule.name, "compare": compare}
