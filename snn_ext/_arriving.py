@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ._before import Before
 from ._channel_search import START, ChannelSearch, least_squares_threshold
 from ._progress import bar
-from ._regression import ROWS, correction, inputs_of, rows_for
+from ._regression import ROWS, correction_of_layer
 from ._samples import Samples, places_of, values_at
 from .hosts import reset_neurons
 from .neurons import IntegrateAndFireNeuron, NonUniformIntegrateAndFireNeuron
@@ -43,37 +43,47 @@ def ceiling_of(relu: nn.Module) -> float:
 
 
 @torch.no_grad()
-def analog_samples(net: nn.Module, relus: Iterable[nn.Module], inputs: Sequence[Tensor]) -> dict[nn.Module, Samples]:
+def analog_samples(
+    net: nn.Module, relus: Iterable[nn.Module], inputs: Sequence[Tensor], memory: int = 1 << 28
+) -> dict[nn.Module, Samples]:
     """Return input and output of the rectifiers of a net at random positions, in the order in which they are called.
 
     Those that one forward pass calls several times, or whose inputs have no channels, are left out. The output of the
-    net comes last, under ``net``, if it has the form ``[N, F]``.
+    net comes last, under ``net``, if it has the form ``[N, F]``. ``memory`` bounds the bytes of all samples but these.
     """
-    found: dict[nn.Module, list[Tensor]] = {}
-    places: dict[nn.Module, Any] = {}
+    if not inputs:
+        return {}
     sizes, generator = [len(x) for x in inputs], torch.Generator()
+    shapes: dict[nn.Module, list[torch.Size]] = {}
+    with _one_step(net) as step:
+        with _hooked(relus, lambda module, x: shapes.setdefault(module, []).append(x.shape)):
+            step(inputs[0][:1])
+        found = {relu: seen[0] for relu, seen in shapes.items() if len(seen) == 1 and len(seen[0]) > 1}
+        bytes_a_position = 2 * inputs[0].element_size() * sum(shape[1] for shape in found.values())
+        positions = max(1, min(ROWS, memory // max(1, bytes_a_position)))
+        places = {
+            relu: places_of(sizes, math.prod(shape[2:]), positions, generator.manual_seed(0), inputs[0].device)
+            for relu, shape in found.items()
+        }
+        kept: dict[nn.Module, list[Tensor]] = {relu: [] for relu in found}
+        outputs: list[Tensor | None] = []
 
-    def keep(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-        x, parts = args[0], found.setdefault(module, [])
-        if module not in places and x.ndim > 1:
-            places[module] = places_of(sizes, math.prod(x.shape[2:]), ROWS, generator.manual_seed(0), x.device)
-        if module in places and len(parts) < len(sizes):
-            parts.append(values_at(x.unsqueeze(0), *places[module][len(parts)])[0])
-        else:
-            places.pop(module, None)
+        def keep(relu: nn.Module, x: Tensor) -> None:
+            kept[relu].append(values_at(x.unsqueeze(0), *places[relu][len(outputs)])[0])
 
-    with _hooked(relus, keep), _one_step(net) as step:
-        outputs = [step(x) for x in inputs]
+        with _hooked(found, keep):
+            for x in inputs:
+                y = step(x)
+                outputs.append(y if isinstance(y, Tensor) and y.ndim == 2 and len(y) == len(x) else None)
     samples = {
-        relu: Samples(places[relu], torch.cat(parts, 1), relu(torch.cat(parts, 1)))
-        for relu, parts in found.items()
-        if relu in places
+        relu: Samples(found[relu], places[relu], torch.cat(parts, 1), relu(torch.cat(parts, 1)))
+        for relu, parts in kept.items()
+        if len(parts) == len(inputs)  # a net that looks at values may call one for some batches only
     }
-    if outputs and all(
-        isinstance(y, Tensor) and y.ndim == 2 and len(y) == n for y, n in zip(outputs, sizes, strict=True)
-    ):
-        every = places_of(sizes, 1, sum(sizes), generator, outputs[0].device)
-        samples[net] = Samples(every, torch.cat(outputs).T, torch.cat(outputs).T)
+    whole = [y for y in outputs if y is not None]
+    if len(whole) == len(inputs):
+        every = places_of(sizes, 1, sum(sizes), generator, whole[0].device)
+        samples[net] = Samples(whole[0].shape, every, torch.cat(whole).T, torch.cat(whole).T)
     return samples
 
 
@@ -142,13 +152,9 @@ def fit_to_spikes(
 
 def _correct(arriving: _Arriving, module: nn.Module, before: Before, samples: Samples, memory: int) -> None:
     """Correct the weights before a layer of neurons, or the output, by what the mean over time lacks."""
-    layer = before.layer
-    if layer is None:
+    if before.layer is None:
         return
-    rows = rows_for(layer, samples.current.shape[1], memory)
-    samples = samples if rows is None else samples.fewer(rows)
-    current, inputs = arriving.means(module, samples, layer)
-    fit = correction(inputs, (samples.current - current).T, getattr(layer, "groups", 1))
+    fit = correction_of_layer(before.layer, samples, arriving.means(module, before.layer), memory)
     if fit is not None:
         before.correct(*fit)
 
@@ -201,27 +207,26 @@ class _Arriving:
             parts.append(torch.cat([samples.of(current.unsqueeze(0), batch) for current in steps]))
         return torch.cat(parts, dim=2)
 
-    def means(self, module: nn.Module, samples: Samples, layer: nn.Module) -> tuple[Tensor, Tensor]:
-        """Return the mean current ``[C, M]``, and what the layer before sees on average, ``[M, C_in, *kernel]``."""
-        currents, inputs = [], []
-        for batch in range(len(self._inputs)):
-            fed: list[Tensor] = []
+    def means(self, module: nn.Module, layer: nn.Module) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield for each batch the means over time of the current, ``[N, C, ...]``, and of the input of a layer."""
+        return (self._mean(module, layer, batch) for batch in range(len(self._inputs)))
 
-            def add(layer: nn.Module, args: tuple[Tensor, ...], fed: list[Tensor] = fed) -> None:
-                fed[:] = [args[0] + fed[0] if fed else args[0]]
+    def _mean(self, module: nn.Module, layer: nn.Module, batch: int) -> tuple[Tensor, Tensor]:
+        fed: list[Tensor] = []
 
-            with _hooked([layer], add):
-                current = functools.reduce(torch.add, self._steps(module, batch)) / self._time_steps
-            currents.append(samples.of(current.unsqueeze(0), batch)[0])
-            inputs.append(inputs_of(layer, fed[0] / self._time_steps, *samples.places[batch], current.shape))
-        return torch.cat(currents, 1), torch.cat(inputs)
+        def add(layer: nn.Module, x: Tensor) -> None:
+            fed[:] = [x + fed[0] if fed else x]
+
+        with _hooked([layer], add):
+            current = functools.reduce(torch.add, self._steps(module, batch))
+        return current / self._time_steps, fed[0] / self._time_steps
 
     def _steps(self, module: nn.Module, batch: int) -> Iterator[Tensor]:
         """Yield the input of a layer at each step, or the output of the net; layers behind it do not run."""
         found: list[Tensor] = []
 
-        def keep(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-            found.append(args[0])
+        def keep(module: nn.Module, x: Tensor) -> None:
+            found.append(x)
             raise _ArrivedError
 
         reset_neurons(self._net)
@@ -237,8 +242,13 @@ class _ArrivedError(Exception):
 
 
 @contextmanager
-def _hooked(modules: Iterable[nn.Module], hook: Any) -> Iterator[None]:
-    hooks = [module.register_forward_pre_hook(hook) for module in modules]
+def _hooked(modules: Iterable[nn.Module], see: Callable[[nn.Module, Tensor], None]) -> Iterator[None]:
+    """Show the input of some modules as ``see(module, x)``."""
+
+    def hook(module: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
+        see(module, (*args, *named.values())[0])
+
+    hooks = [module.register_forward_pre_hook(hook, with_kwargs=True) for module in modules]
     try:
         yield
     finally:

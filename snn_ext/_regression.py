@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["ROWS", "correction", "inputs_of", "rows_for"]
+from ._samples import Samples
+
+__all__ = ["ROWS", "correction", "correction_of_layer", "inputs_of"]
 
 ROWS = 8192
 """Rows of a regression."""
@@ -19,11 +22,36 @@ _HELD_OUT = 4
 """One part of so many decides on the penalty."""
 
 
-def rows_for(layer: Any, rows: int, memory: int) -> int | None:
-    """Return how many rows are to be taken where there are ``rows``, within a memory bound; ``None`` for all."""
+def correction_of_layer(
+    layer: Any, samples: Samples, means: Iterable[tuple[Tensor, Tensor]], memory: int
+) -> tuple[Tensor, Tensor] | None:
+    """Return the correction of the layer before a sum by what the mean of the sum over time lacks, if it is better.
+
+    Parameters
+    ----------
+    layer : nn.Module
+        A convolution, or a linear layer.
+    samples : Samples
+        Of the sum in the analog net.
+    means : iterable of (Tensor, Tensor)
+        For each batch the mean over time of the sum, ``[N, C, ...]``, and of the input of the layer.
+    memory : int
+        Bytes for the rows of the regression.
+
+    Returns
+    -------
+    tuple of Tensor, or None
+        As :func:`correction` does.
+    """
     columns = layer.weight[0].numel()
     bytes_a_row = columns * layer.weight.element_size()
-    return memory // bytes_a_row if columns > _MANY or rows * bytes_a_row > memory else None
+    if columns > _MANY or samples.current.shape[1] * bytes_a_row > memory:
+        samples = samples.fewer(memory // bytes_a_row)
+    arriving, inputs = [], []
+    for batch, (current, x) in enumerate(means):
+        arriving.append(samples.of(current.unsqueeze(0), batch)[0])
+        inputs.append(inputs_of(layer, x, *samples.places[batch], samples.shape))
+    return correction(torch.cat(inputs), (samples.current - torch.cat(arriving, 1)).T, getattr(layer, "groups", 1))
 
 
 def inputs_of(layer: Any, x: Tensor, sample: Tensor, place: Tensor, shape: torch.Size) -> Tensor:
@@ -38,7 +66,7 @@ def inputs_of(layer: Any, x: Tensor, sample: Tensor, place: Tensor, shape: torch
     sample, place : Tensor
         ``[M]``: the index of the sample, and that of the place in the flattened output.
     shape : torch.Size
-        Shape of the output, ``[N, C_out, ...]``.
+        Shape of the output, ``[N, C_out, ...]``, or of a sum in which an output of one place is repeated.
     """
     if isinstance(layer, nn.Linear):
         return x[sample]
@@ -46,7 +74,8 @@ def inputs_of(layer: Any, x: Tensor, sample: Tensor, place: Tensor, shape: torch
     index = []
     for dim, start in enumerate(torch.unravel_index(place, shape[2:])):
         taps = torch.arange(layer.kernel_size[dim], device=x.device) * layer.dilation[dim]
-        where = start[:, None] * layer.stride[dim] + taps
+        last = x.shape[2 + dim] - 1 - taps[-1]  # where the window begins that is the only one of a repeated output
+        where = (start[:, None] * layer.stride[dim]).clamp_max(last) + taps
         index.append(where.reshape(len(place), *(-1 if d == dim else 1 for d in range(dims))))
     found: Tensor = x[(sample.reshape(-1, *[1] * dims), slice(None), *index)]  # [M, *kernel, C_in]
     return found.movedim(-1, 1)

@@ -21,12 +21,15 @@ class Samples:
 
     Attributes
     ----------
+    shape : torch.Size
+        Of the layer, ``[N, C, ...]``, for some N.
     places : list of (Tensor, Tensor)
         For each batch the index of the sample, and of the place in the flattened output.
     current, target : Tensor
         Input and output of the activation, ``[C, M]``.
     """
 
+    shape: torch.Size
     places: list[tuple[Tensor, Tensor]]
     current: Tensor
     target: Tensor
@@ -43,7 +46,7 @@ class Samples:
             kept = slice(-start % step, None, step)
             places.append((sample[kept], place[kept]))
             start += len(sample)
-        return Samples(places, self.current[:, ::step], self.target[:, ::step])
+        return Samples(self.shape, places, self.current[:, ::step], self.target[:, ::step])
 
 
 def values_at(value: Tensor, sample: Tensor, place: Tensor) -> Tensor:

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from ._arriving import analog_samples, ceiling_of, fit_to_spikes
 from ._before import find_before
-from ._calls import is_activation, module_for_each_call
+from ._calls import is_activation
 from ._errors import bad_type, bad_value, check_bool, check_choice, check_count
+from ._own_modules import module_for_each_call
 from .hosts import is_neuron, reset_neurons
 from .neurons import IntegrateAndFireNeuron, NonUniformIntegrateAndFireNeuron
 from .neurons.quantized import QuantizedActivation
@@ -138,14 +139,8 @@ def calibrate(
     def fitted(old: nn.Module) -> nn.Module:
         if old not in inputs:
             return old
-        neuron, x = factory(old), inputs[old]
-        kept = isinstance(old, QuantizedActivation) and takes_over(old, neuron)
-        if kept and isinstance(neuron, NonUniformIntegrateAndFireNeuron) and neuron.T != time_steps:
-            bad_value("time_steps", time_steps, f"{neuron.T}, the number of points")
-        if isinstance(neuron, IntegrateAndFireNeuron | QuantizedActivation) and not kept and bool((x > 0).any()):
-            ceiling = ceiling_of(old)
-            neuron.fit(x.clamp_max(ceiling), time_steps)
-            neuron._raw_threshold().data.clamp_(max=ceiling)
+        neuron = factory(old)
+        _fit_to_inputs(neuron, old, inputs[old], time_steps)
         if neuron is not old:
             new[old] = neuron
         return neuron
@@ -159,7 +154,8 @@ def calibrate(
                 "want batches that run the whole net, or to know that their neurons keep the factory's threshold",
                 stacklevel=2,
             )
-        activations, before = analog_samples(net, inputs, seen.inputs), find_before(net, inputs)
+        activations = analog_samples(net, inputs, seen.inputs)
+        before = find_before(net, {module: samples.shape for module, samples in activations.items()})
         replace_neurons(net, fitted, drop=("dynamics", "initial potential"))  # it is fitted, not kept
         try:
             fit_to_spikes(
@@ -172,6 +168,17 @@ def calibrate(
     return [new[old] for old in inputs if old in new]
 
 
+def _fit_to_inputs(neuron: nn.Module, old: nn.Module, x: Tensor, time_steps: int) -> None:
+    """Fit a neuron to the inputs of its rectifier; where this is quantised and the neuron can be its twin, it will."""
+    taken_over = isinstance(old, QuantizedActivation) and takes_over(old, neuron)
+    if taken_over and isinstance(neuron, NonUniformIntegrateAndFireNeuron) and neuron.T != time_steps:
+        bad_value("time_steps", time_steps, f"{neuron.T}, the number of points")
+    if isinstance(neuron, IntegrateAndFireNeuron | QuantizedActivation) and not taken_over and bool((x > 0).any()):
+        ceiling = ceiling_of(old)
+        neuron.fit(x.clamp_max(ceiling), time_steps)
+        neuron._raw_threshold().data.clamp_(max=ceiling)
+
+
 class _First:
     """Batches that are gone through once, the first inputs of which are kept."""
 
@@ -182,7 +189,7 @@ class _First:
     def __iter__(self) -> Iterator[Any]:
         for batch in self.batches:
             x = batch[0] if isinstance(batch, tuple | list) else batch
-            if self.left and isinstance(x, Tensor):
+            if self.left and isinstance(x, Tensor) and len(x):
                 self.inputs.append(x[: self.left].detach().clone())
                 self.left -= len(self.inputs[-1])
             yield batch
@@ -275,8 +282,8 @@ def _records(
         for m, training in modes.items():
             m.training = training
         reset_neurons(net)
-    silent = [name for name, m in net.named_modules() if m in records and not records[m]]
-    if silent and (all_run or not any(records.values())):
+    silent = [name for name, m in net.named_modules() if m in records and not any(map(len, records[m]))]
+    if silent and (all_run or len(silent) == len(records)):
         bad_value("batches", f"nothing that reaches {', '.join(silent)}", "at least one batch that runs the whole net")
     joined = {m: torch.cat(parts) if parts else torch.empty(0) for m, parts in records.items()}
     for name, m in net.named_modules():

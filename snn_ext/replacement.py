@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ._calls import is_activation, module_for_each_call, survey
+from ._calls import is_activation, survey
 from ._errors import bad_type, bad_value, check_bool, describe
+from ._own_modules import module_for_each_call
 from ._together import all_or_nothing
 from .functional import ATan, Sigmoid, as_surrogate, uniform_points
 from .hosts import host_of, is_neuron, is_relu

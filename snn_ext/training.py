@@ -112,6 +112,9 @@ def step_loss(
     """
     if not isinstance(outputs, Tensor) or outputs.ndim != 3 or not outputs.is_floating_point():
         bad_value("outputs", outputs, "floating [T, N, classes]")
+    numbers = isinstance(labels, Tensor) and labels.shape == outputs.shape[1:2] and not labels.is_floating_point()
+    if not numbers and (not isinstance(labels, Tensor) or labels.shape != outputs.shape[1:]):
+        bad_value("labels", labels, f"class numbers [{outputs.shape[1]}], or probabilities {list(outputs.shape[1:])}")
     if teacher is not None and (not isinstance(teacher, Tensor) or teacher.shape != outputs.shape[1:]):
         bad_value("teacher", teacher, f"logits of the shape of one step, {list(outputs.shape[1:])}")
     share = check_real("distillation", distillation, "a number in [0, 1]", 0.0, 1.0)
@@ -179,13 +182,18 @@ def train_epoch(
         bad_type("net", net, "an nn.Module")
     if teacher is not None and not isinstance(teacher, nn.Module):
         bad_type("teacher", teacher, "an nn.Module")
+    if not hasattr(optimizer, "zero_grad"):
+        bad_type("optimizer", optimizer, "a torch.optim.Optimizer")
     if isinstance(net, ConstantInputNet) and time_steps is not None:
         bad_value("time_steps", time_steps, "None for a ConstantInputNet, which has its own number of steps")
     stepped = net if isinstance(net, ConstantInputNet) else ConstantInputNet(net, time_steps)
     total = steps = 0.0
     net.train()
     try:
-        for x, labels in batches:
+        for batch in batches:
+            if not isinstance(batch, tuple | list) or len(batch) != 2:
+                bad_type("batches", batch, "pairs (inputs, labels)")
+            x, labels = batch
             reset_neurons(net)
             logits = None if teacher is None else _logits(teacher, x)
             loss = step_loss(

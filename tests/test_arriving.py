@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -73,6 +74,44 @@ def test_a_net_is_several_times_nearer_to_the_analog_one_than_by_the_inputs_alon
     assert calibrated < by_inputs * (1.2 if name == "PCMPIFNode" else 0.5), (by_inputs, calibrated)
 
 
+class Context(nn.Module):
+    """A sum that repeats the mean over space."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.context, self.head = nn.Conv2d(2, 6, 3, padding=1), nn.Conv2d(6, 6, 1), nn.Linear(6, 3)
+        self.relu, self.relu2 = nn.ReLU(), nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.relu(self.first(x))
+        return self.head(self.relu2(self.context(x.mean((2, 3), keepdim=True)) + x).mean((2, 3)))
+
+
+class Tokens(nn.Module):
+    """Linear layers over the last of three dimensions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(8, 12), nn.ReLU(), nn.Linear(12, 16), nn.ReLU())
+        self.head = nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.net(x.flatten(1, 2)).mean(1))
+
+
+@pytest.mark.parametrize("kind", [Context, Tokens])
+@pytest.mark.parametrize("name", ["ATIFuNode", "ATIFu"])
+def test_sums_and_features_in_other_dimensions_than_channels(kind: Any, name: str) -> None:
+    torch.manual_seed(0)
+    net, errors = kind(), {}
+    wanted = net(X).detach()
+    for method in ("inputs", "calibrated"):
+        twin = copy.deepcopy(net)
+        calibrate(twin, [X[:24], X[24:]], FACTORIES[name], 4, method=method)  # type: ignore[arg-type]
+        errors[method] = float((mean_output(twin, X, 4) - wanted).norm())
+    assert errors["calibrated"] < 0.5 * errors["inputs"]
+
+
 @pytest.mark.parametrize("kind", [ATIFnuNode, ATIFnu])
 @pytest.mark.parametrize("recursion", ["min", "cumulative"])
 def test_a_net_of_points_is_nearer_to_the_analog_one_than_by_the_inputs_alone(kind: Any, recursion: str) -> None:
@@ -127,6 +166,30 @@ def test_the_mode_of_the_net_and_of_its_neurons_stays(monkeypatch: pytest.Monkey
     assert net[1].training and not net[3].training and first.step_mode == "m" and not first._forward_pre_hooks
     functional.set_step_mode(net, "m")
     assert first.v == 0.0  # reset
+
+
+def test_samples_keep_to_their_memory_and_a_net_of_pixels_has_none_of_its_output() -> None:
+    net = nn.Sequential(nn.Conv2d(2, 6, 3), nn.ReLU(), nn.Conv2d(6, 4, 3), nn.ReLU())
+    samples = arriving.analog_samples(net, [net[1], net[3]], [X[:24], X[24:]], memory=2 * 4 * 10 * 100)
+    assert samples.keys() == {net[1], net[3]}
+    assert [s.current.shape for s in samples.values()] == [(6, 100), (4, 100)]
+    every = arriving.analog_samples(net, [net[3]], [X[:24], X[24:]])[net[3]]  # fewer than the memory allows
+    torch.testing.assert_close(every.current, net[:3](X).detach().transpose(0, 1).flatten(1))
+
+
+def test_a_relu_that_some_batches_pass_by_is_left_out() -> None:
+    class Early(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.relu, self.late = nn.Linear(4, 4), nn.ReLU(), nn.ReLU()
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.relu(self.first(x))
+            return x if x.shape[0] == 3 else self.late(x - 0.1)
+
+    net = Early()
+    samples = arriving.analog_samples(net, [net.relu, net.late], [torch.rand(n, 4) for n in (2, 3, 4)])
+    assert samples.keys() == {net, net.relu}
 
 
 def test_a_net_with_constant_input_is_calibrated_as_the_one_step_that_it_is() -> None:

@@ -368,6 +368,13 @@ def test_points_are_fitted_by_a_neuron_of_one_threshold() -> None:
     assert all(0 < neuron.v_threshold.item() <= 0.5 for neuron in found)
 
 
+def test_batches_without_samples_are_named() -> None:
+    net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU()).eval()
+    with pytest.raises(ValueError, match="batches: got 'nothing that reaches 1', want"):
+        calibrate(net, torch.rand(0, 1, 8, 8), lambda relu: ATIFuNode(scale_output=True), time_steps=4)
+    assert isinstance(net[1], nn.ReLU)
+
+
 def test_a_tensor_is_one_batch_and_its_rows_are_no_batches() -> None:
     net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.ReLU()).eval()
     x = torch.rand(4, 1, 8, 8)

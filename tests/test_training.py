@@ -175,6 +175,12 @@ def test_wrong_arguments_of_the_loss_are_named(
         step_loss(outputs, torch.zeros(5, dtype=torch.long), *teacher, **options)
 
 
+@pytest.mark.parametrize("labels", [torch.zeros(4, dtype=torch.long), torch.zeros(5), torch.zeros(5, 4), [0] * 5])
+def test_labels_that_are_neither_numbers_nor_probabilities_are_named(labels: Any) -> None:
+    with pytest.raises(ValueError, match=r"labels: got .* want class numbers \[5\], or probabilities \[5, 3\]"):
+        step_loss(torch.zeros(2, 5, 3), labels)
+
+
 def quantised_classifier() -> tuple[nn.Module, list[tuple[Tensor, Tensor]]]:
     net = nn.Sequential(nn.Linear(4, 16), QuantizedReLU(4, 1.0), nn.Linear(16, 3))
     x = torch.randn(96, 4)
@@ -226,8 +232,10 @@ def test_an_epoch_is_the_loop_that_one_writes_and_leaves_the_net_reset() -> None
         (ConstantInputNet(nn.Linear(2, 2), 4), [], {"time_steps": 4}, "time_steps: got 4, want None"),
         ("net", [], {}, "net: got"),
         (nn.Linear(2, 2), [], {"teacher": 1}, "teacher: got"),
+        (nn.Linear(2, 2), [torch.rand(3, 2)], {}, r"batches: got .* want pairs \(inputs, labels\)"),
+        (nn.Linear(2, 2), [], {"optimizer": "adam"}, "optimizer: got 'adam'"),
     ],
 )
 def test_wrong_arguments_of_an_epoch_are_named(net: Any, batches: Any, options: dict[str, Any], message: str) -> None:
     with pytest.raises((ValueError, TypeError), match=message):
-        train_epoch(net, batches, None, **options)  # type: ignore[arg-type]
+        train_epoch(net, batches, **{"optimizer": torch.optim.SGD([torch.zeros(1)])} | options)

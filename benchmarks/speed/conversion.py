@@ -147,22 +147,24 @@ def precharges(options: Options) -> list[dict[str, Any]]:
 
 
 def phased(options: Options) -> list[dict[str, Any]]:
-    """Measure ``evaluate`` of a phased net, T = 4, against one pass of its analog net and against the same by steps."""
+    """Measure ``evaluate`` of an exact net, T = 4, 20 batches, against its analog net, and one batch against steps."""
     ann = vgg(LAYOUT, 0.25)
-    batch = torch.rand(50, 3, 32, 32), torch.arange(50) % 10
-    net = convert(ann, batch[0], method="data-norm", schedule="phased", time_steps=4)
+    batches = [(torch.rand(50, 3, 32, 32), torch.arange(50) % 10) for _ in range(20)]
+    net = convert(ann, batches[0][0], method="data-norm", schedule="phased", time_steps=4)
 
-    def evaluated(chunk: int | None = None) -> object:
-        return evaluate(net, [batch], net.latency, chunk=chunk, progress=False)
+    def evaluated(count: int, **how: Any) -> Callable[[], object]:
+        return lambda: evaluate(net, batches[:count], net.latency, progress=False, **how)
 
     @torch.no_grad()
     def analog() -> object:
-        return ann(batch[0])
+        return [ann(x) for x, _ in batches]
 
-    rounds = max(3, options.rounds // 3)
+    clock, rounds = time.process_time if options.cpu_time else time.perf_counter, max(3, options.rounds // 3)
+    alone, compared = ({"host": analog, "ours": evaluated(20, compare=compare)} for compare in (False, True))
     return [
-        _row("phased VGG-16 / 4, one analog pass", {"host": analog, "ours": evaluated}, options.rounds, 0.67),
-        _row("phased VGG-16 / 4, by steps", {"host": lambda: evaluated(32), "ours": evaluated}, rounds, 1.0),
+        _row("exact VGG-16 / 4 by counts, the analog net", alone, options.rounds, 0.67, clock=clock),
+        _row("exact VGG-16 / 4 and its analog net, the latter", compared, options.rounds, 0.4, clock=clock),
+        _row("exact VGG-16 / 4, by steps", {"host": evaluated(1, chunk=32), "ours": evaluated(1)}, rounds, 1.0),
     ]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 
 from .._channel_search import START, ChannelSearch, least_squares_threshold
 from .._progress import bar
-from .._regression import ROWS, inputs_of, rows_for
+from .._regression import ROWS, correction_of_layer
 from .._samples import POSITIONS, Samples, places_of, values_at
 from ..functional.quantization import Recursion
 from ..neurons.quantized import QuantizedReLU
@@ -111,16 +111,16 @@ class AnalogSamples:
             here = places[name][len(kept[name])]
             kept[name].append(values_at(current.unsqueeze(0), *here)[0])
 
-        outputs = [analog.watched(x, keep) for x in batches]
+        outputs = [y for x in batches if (y := analog.watched(x, keep)).ndim == 2]
         self.layers: dict[str, Samples] = {}
         for name in shapes:
             current = torch.cat(kept[name], 1)
             target = analog.graph.get_submodule(name)(current.T).T.contiguous()
-            self.layers[name] = Samples(places[name], current, target)
+            self.layers[name] = Samples(shapes[name], places[name], current, target)
         self.output: Samples | None = None
-        if outputs[0].ndim == 2:
+        if outputs:
             every = places_of(sizes, 1, sum(sizes), generator, analog.x.device)
-            self.output = Samples(every, torch.cat(outputs).T, torch.cat(outputs).T)
+            self.output = Samples(outputs[0].shape, every, torch.cat(outputs).T, torch.cat(outputs).T)
 
 
 def _correct(layers: Layerwise, node: fx.Node, samples: Samples, memory: int) -> None:
@@ -129,18 +129,20 @@ def _correct(layers: Layerwise, node: fx.Node, samples: Samples, memory: int) ->
     if fed is None or layers.is_constant(fed):
         return
     layer: Any = module_of(layers.net, fed)
-    rows = rows_for(layer, samples.current.shape[1], memory)
-    samples = samples if rows is None else samples.fewer(rows)
-    source, inputs, means = fed.all_input_nodes[0], [], []
+    fit = correction_of_layer(layer, samples, _means(layers, node, fed.all_input_nodes[0]), memory)
+    if fit is not None:
+        refit(layer, *fit)
+        layers.forget()
+
+
+def _means(layers: Layerwise, *nodes: fx.Node) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield for each batch the means over time of two values."""
     for batch in range(len(layers.batches)):
         total: dict[fx.Node, Tensor] = {}
-        for values in layers.values([node, source], batch):
-            total = {n: values[n].sum(0) + total.get(n, 0.0) for n in (node, source)}
-        mean = {n: value / layers.time_steps for n, value in total.items()}
-        means.append(samples.of(mean[node].unsqueeze(0), batch)[0])
-        inputs.append(inputs_of(layer, mean[source], *samples.places[batch], shape_of(fed)))
-    if refit(layer, torch.cat(inputs), (samples.current - torch.cat(means, 1)).T):
-        layers.forget()
+        for values in layers.values(nodes, batch):
+            total = {node: values[node].sum(0) + total.get(node, 0.0) for node in nodes}
+        first, second = (total[node] / layers.time_steps for node in nodes)
+        yield first, second
 
 
 def _search(

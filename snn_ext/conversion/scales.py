@@ -91,8 +91,9 @@ def _push_back(net: fx.GraphModule, node: fx.Node) -> None:
     if source.target is operator.add:
         bias = scale.bias
         for operand in sorted(source.all_input_nodes, key=lambda n: not rule_of_node(net, n).weighted):
+            times = source.args.count(operand)  # x + x has its bias twice
             inserted = _insert_scale(net, operand, source, scale.weight)
-            module_of(net, inserted).bias, bias = bias, None  # type: ignore[union-attr]
+            module_of(net, inserted).bias, bias = None if bias is None else bias / times, None  # type: ignore
             _push_back(net, inserted)
     elif rule_of_node(net, source).weighted and (len(scale.weight) == 1 or _mixes_channels(net, source)):
         scale_rows(module_of(net, source), scale.weight)

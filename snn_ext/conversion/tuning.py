@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -57,57 +58,29 @@ def tune(
     held = held_out(len(inputs))
     if not held:
         return
-    net, channels = thresholds.net, _Channels(thresholds, time_steps)
-    layers = {name: p.detach().clone() for name, p in net.named_parameters() if not name.startswith(channels.prefixes)}
-    trained = [*channels.parameters(), *(layers.values() if weights else ())]
-    for tensor in trained:
-        tensor.requires_grad_()
-    groups = [{"params": list(channels.parameters()), "lr": _CHANNEL_RATE}]
-    groups += [{"params": list(layers.values()), "lr": _WEIGHT_RATE}] if weights else []
-    optimizer = torch.optim.Adam(groups)
+    trial = _Trial(thresholds, time_steps, weights)
+    optimizer = torch.optim.Adam(trial.groups())
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
     generator = torch.Generator().manual_seed(0)
-
-    def loss(index: Tensor) -> Tensor:
-        functional.reset_net(net)
-        x = inputs[index]
-        output = functional_call(net, layers | channels.values(), (x.expand(time_steps, *x.shape),))
-        return (output.mean(0) - targets[index]).square().mean()
 
     def error_held_out() -> float:
         with torch.no_grad():
             index = torch.arange(len(inputs) - held, len(inputs)).split(_BATCH)
-            return math.fsum(float(loss(i)) * len(i) for i in index)
+            return math.fsum(float(trial.loss(inputs[i], targets[i])) * len(i) for i in index)
 
-    neurons: list[Any] = [net.get_submodule(name) for name in thresholds.errors]
-    surrogates = [neuron.surrogate_function for neuron in neurons]
-    net.step_mode = "m"
-    for neuron in neurons:
-        neuron.surrogate_function = surrogate.PiecewiseQuadratic(alpha=1.0)
-    try:
-        best, kept, waited = error_held_out(), _copies(trained), 0
+    with trial.running():
+        best, kept, waited = error_held_out(), trial.copies(), 0
         for _ in bar("tune", "epoch", range(epochs), progress=progress):
-            for index in torch.randperm(len(inputs) - held, generator=generator).split(_BATCH):
+            for i in torch.randperm(len(inputs) - held, generator=generator).split(_BATCH):
                 optimizer.zero_grad()
-                loss(index).backward()
+                trial.loss(inputs[i], targets[i]).backward()
                 optimizer.step()
             schedule.step()
             error = error_held_out()
-            best, kept, waited = (error, _copies(trained), 0) if error < best else (best, kept, waited + 1)
+            best, kept, waited = (error, trial.copies(), 0) if error < best else (best, kept, waited + 1)
             if waited == _PATIENCE:
                 break
-    finally:
-        for neuron, own in zip(neurons, surrogates, strict=True):
-            neuron.surrogate_function = own
-        functional.reset_net(net)
-        net.step_mode = "s"
-    with torch.no_grad():
-        for tensor, value in zip(trained, kept, strict=True):
-            tensor.copy_(value)
-    channels.apply()
-    for name, value in layers.items() if weights else ():
-        place, _, leaf = name.rpartition(".")
-        setattr(net.get_submodule(place), leaf, nn.Parameter(value.detach()))
+    trial.apply(kept)
 
 
 def held_out(inputs: int) -> int:
@@ -115,8 +88,59 @@ def held_out(inputs: int) -> int:
     return inputs // _HELD_OUT
 
 
-def _copies(tensors: Sequence[Tensor]) -> list[Tensor]:
-    return [tensor.detach().clone() for tensor in tensors]
+class _Trial:
+    """A net beside which thresholds, pre-charges and biases, or the weights too, are free variables."""
+
+    def __init__(self, thresholds: ThresholdSetter, time_steps: int, weights: bool) -> None:
+        self._net, self._time_steps, self._channels = thresholds.net, time_steps, _Channels(thresholds, time_steps)
+        named = thresholds.net.named_parameters()
+        others = {name: p.detach().clone() for name, p in named if not name.startswith(self._channels.prefixes)}
+        self._fixed, self._weights = ({}, others) if weights else (others, {})
+        self._trained = [*self._channels.parameters(), *self._weights.values()]
+        for tensor in self._trained:
+            tensor.requires_grad_()
+        self._neurons: list[Any] = [thresholds.net.get_submodule(name) for name in thresholds.errors]
+
+    def groups(self) -> list[dict[str, Any]]:
+        """Return what is trained as groups of an optimizer."""
+        groups = [{"params": list(self._channels.parameters()), "lr": _CHANNEL_RATE}]
+        return groups + ([{"params": list(self._weights.values()), "lr": _WEIGHT_RATE}] if self._weights else [])
+
+    def loss(self, x: Tensor, target: Tensor) -> Tensor:
+        """Return the squared distance of the mean output to the analog one."""
+        functional.reset_net(self._net)
+        values = self._fixed | self._weights | self._channels.values()
+        output = functional_call(self._net, values, (x.expand(self._time_steps, *x.shape),))
+        return (output.mean(0) - target).square().mean()
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Let the net take sequences, with the surrogate of the tuning; both are restored."""
+        surrogates = [neuron.surrogate_function for neuron in self._neurons]
+        self._net.step_mode = "m"
+        for neuron in self._neurons:
+            neuron.surrogate_function = surrogate.PiecewiseQuadratic(alpha=1.0)
+        try:
+            yield
+        finally:
+            for neuron, own in zip(self._neurons, surrogates, strict=True):
+                neuron.surrogate_function = own
+            functional.reset_net(self._net)
+            self._net.step_mode = "s"
+
+    def copies(self) -> list[Tensor]:
+        """Return the values of all free variables."""
+        return [tensor.detach().clone() for tensor in self._trained]
+
+    @torch.no_grad()
+    def apply(self, values: list[Tensor]) -> None:
+        """Write such values into the net."""
+        for tensor, value in zip(self._trained, values, strict=True):
+            tensor.copy_(value)
+        self._channels.apply()
+        for name, weight in self._weights.items():
+            place, _, leaf = name.rpartition(".")
+            setattr(self._net.get_submodule(place), leaf, nn.Parameter(weight.detach()))
 
 
 class _Channels:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from .._errors import bad_type, bad_value, check_bool, check_choice, check_count
 from .._progress import bar
@@ -38,6 +38,7 @@ def evaluate(
     frames: Frames = None,
     metric: Metric = "class",
     ann: nn.Module | None = None,
+    compare: bool = True,
     delay: int | Sequence[int] = 0,
     chunk: int | None = None,
     memory: int = 1 << 30,
@@ -77,6 +78,9 @@ def evaluate(
     ann : nn.Module, optional
         The analog net whose accuracy the latencies refer to. By default it is that of the spiking net's own graph,
         with ReLUs in place of its neurons. Of frames, an analog net gets the mean.
+    compare : bool
+        Run the analog net. Without it there are no analog accuracy, latencies, errors and normalised rates, and an
+        exact net takes half the time.
     delay : int or sequence of int
         Steps at the start whose output is not counted (delayed evaluation); several are all evaluated.
     chunk : int, optional
@@ -110,7 +114,8 @@ def evaluate(
     Notes
     -----
     A phased net that runs for its latency is evaluated by integer counts, which takes about as long as an analog net
-    (:class:`snn_ext.simulation.PhasedSimulation`), unless ``chunk`` or ``correlation_steps`` ask for single steps.
+    (:class:`snn_ext.simulation.PhasedSimulation`), unless ``chunk`` or ``correlation_steps`` ask for single steps. The
+    analog net that it is compared with takes as long once more.
 
     A loop over the steps in the forward pass is taken apart by tracing, and compared with the net as it is on the first
     samples. It may return the outputs of all steps, their sum or mean, or the output of the last step, which then
@@ -137,15 +142,17 @@ def evaluate(
     check_bool("progress", progress)
     if ann is not None and not isinstance(ann, nn.Module):
         bad_type("ann", ann, "an nn.Module, or None")
-    batches, shown = numbered(loader, frames), None
+    if not check_bool("compare", compare) and (ann is not None or correlation_steps):
+        bad_value("compare", False, "True with an analog net, or with correlation_steps")
+    batches, count = numbered(loader, frames), None
     if frames is not None:
         first = next(batches, None)
         if first is None:
             bad_value("loader", "no batch", "at least one")
-        batches, shown = chain([first], batches), len(first[1])
-    steps = steps_of(snn, "snn", shown)
+        batches, count = chain([first], batches), len(first[1])
+    steps = steps_of(snn, "snn", count)
     graph = steps.graph
-    time_steps = _time_steps(time_steps, snn, steps, frames, shown)
+    time_steps = _time_steps(time_steps, snn, steps, frames, count)
     _check(time_steps, delays, top, correlation_steps, memory)
     by_value = smoothed_readout(graph) or steps.last
     if delays != (0,) and by_value:
@@ -163,23 +170,23 @@ def evaluate(
         check_finite_weights(name, net)
     with evaluating([m for net in nets.values() for m in net.modules() if m is not simulation.graph]):
         readout = ReadoutSums(time_steps, delays, top, by_value, rule)
-        run = Run(simulation, steps, ann, readout, correlation_steps, frames)
-        if resume is None:
-            for number, x, labels in bar("evaluate", "batch", batches, total=_length(loader), progress=progress):
-                run.add(number, x, labels)
-            return run.result()
-        settings = {"time_steps": time_steps, "delays": delays, "top": top, "correlation_steps": correlation_steps}
-        settings |= {"frames": frames, "metric": rule.name}
-        hashes = {"arousal": repr(arousal), "snn": fingerprint(simulation.graph), "ann": fingerprint(ann)}
-        file = ResumeFile(resume, settings | hashes | {"function": hash_of(metric)})
-        file.restore(run)
-        kept = file.batches(batches)
+        run = Run(simulation, steps, ann, readout, correlation_steps, frames, compare=compare)
+        kept: Iterable[tuple[int, Tensor, Tensor | None, bool]] = ((*batch, False) for batch in batches)
+        file = None
+        if resume is not None:
+            settings = {"time_steps": time_steps, "delays": delays, "top": top, "correlation_steps": correlation_steps}
+            settings |= {"frames": frames, "metric": rule.name, "compare": compare}
+            hashes = {"arousal": repr(arousal), "snn": fingerprint(simulation.graph), "ann": fingerprint(ann)}
+            file = ResumeFile(resume, settings | hashes | {"function": hash_of(metric)})
+            file.restore(run)
+            kept = file.batches(batches)
         for number, x, labels, done in bar("evaluate", "batch", kept, total=_length(loader), progress=progress):
             run.add(number, x, labels, done)
-            if not done:
+            if file is not None and not done:
                 file.save(run)
         result = run.result()
-        file.remove()
+        if file is not None:
+            file.remove()
         return result
 
 

@@ -134,7 +134,7 @@ class LayerSums:
     Attributes
     ----------
     fan_out : Tensor or None
-        Synapses of each neuron, flat, float64; to be set before the first batch if they are known.
+        Synapses of each neuron, float64, in the shape of a sample; to be set before the first batch if they are known.
     spikes, synops : Tensor
         Sums over the samples at each step, ``[T]``, float64.
     moments : Tensor
@@ -176,7 +176,7 @@ class LayerSums:
         per_neuron = spikes.sum(1, dtype=torch.float32).flatten(1).double()
         self.spikes[columns] += per_neuron.sum(1).cpu()
         if self.fan_out is not None:
-            self.synops[columns] += (per_neuron @ self.fan_out).cpu()
+            self.synops[columns] += (per_neuron @ self.fan_out.flatten()).cpu()
         if self._activation is not None and self.steps:
             self._compare(spikes)
         self._t += steps
@@ -184,12 +184,15 @@ class LayerSums:
     def add_counts(self, start: int, counts: Tensor, time_steps: int) -> None:
         """Add neurons ``[N, ...]`` that fire in the first n of ``time_steps`` steps from ``start`` on."""
         self.neurons = counts[0].numel()
-        counts, fired = counts.flatten(1), torch.empty_like(counts, dtype=torch.float32).flatten(1)
+        order = sorted(range(1, counts.ndim), key=counts.stride, reverse=True)  # as they lie in memory: no copy
+        counts = counts.permute(0, *order).flatten(1)
+        fan_out = None if self.fan_out is None else self.fan_out.permute([dim - 1 for dim in order]).flatten()
+        fired = torch.empty_like(counts, dtype=torch.float32)
         for step in range(time_steps):
             per_neuron = torch.gt(counts, step, out=fired).sum(0).double()
             self.spikes[start + step] += per_neuron.sum().cpu()
-            if self.fan_out is not None:
-                self.synops[start + step] += (per_neuron @ self.fan_out).cpu()
+            if fan_out is not None:
+                self.synops[start + step] += (per_neuron @ fan_out).cpu()
 
     def end(self) -> None:
         """End a batch."""

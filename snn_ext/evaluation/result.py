@@ -113,10 +113,10 @@ class Evaluation:
         Share of right decisions by ``metric``, ``[len(top), D, T]``, NaN for t <= delay; ``None`` for data without
         labels.
     analog_correct : tuple of float or None
-        The same of the analog net.
+        The same of the analog net; ``None`` without labels too, or with ``compare=False``.
     mse : Tensor
         Mean squared difference between the mean output since the delay and that of the analog net, ``[D, T]``; in
-        the units of the output. While nothing is counted the mean output is 0.
+        the units of the output. While nothing is counted the mean output is 0. NaN with ``compare=False``.
     layers : list of LayerEvaluation
         In the order of the forward pass.
     macs, input_macs, step_macs : int or None
@@ -156,9 +156,7 @@ class Evaluation:
     @property
     def analog_accuracy(self) -> float:
         """Share of right decisions of the analog net."""
-        if self.analog_correct is None:
-            bad_value("loader", "data without labels", "batches (inputs, labels) for an accuracy")
-        return self.analog_correct[0]
+        return self._analog_correct()[0]
 
     def accuracy_at(self, delay: int = 0, top: int | None = None) -> Tensor:
         """Return the share of right decisions at each step, ``[T]``, NaN for steps at which nothing is counted yet."""
@@ -196,8 +194,7 @@ class Evaluation:
             Which of ``top``, the first by default.
         """
         accuracy = self.accuracy_at(self.delays[0] if delay is None else delay, top)
-        assert self.analog_correct is not None
-        analog = self.analog_correct[0 if top is None else self.top.index(top)]
+        analog = self._analog_correct()[0 if top is None else self.top.index(top)]
         crossing = last_crossing if last else first_crossing
         return {level: crossing(accuracy, level / 100 * analog) for level in levels}
 
@@ -209,6 +206,12 @@ class Evaluation:
         """Return the first step whose mean squared error is not above a reference."""
         reached = torch.nonzero(self.mse_at(delay) <= reference * (1 + 1e-9))
         return int(reached[0]) + 1 if len(reached) else None
+
+    def _analog_correct(self) -> tuple[float, ...]:
+        self.accuracy_at(self.delays[0])  # which raises for data without labels
+        if self.analog_correct is None:
+            bad_value("compare", False, "True for the accuracy of the analog net")
+        return self.analog_correct
 
     def _row(self, delay: int) -> int:
         if delay not in self.delays:
@@ -350,7 +353,9 @@ class Evaluation:
     def __repr__(self) -> str:
         text = f"Evaluation({self.samples:,} samples, T = {self.time_steps}"
         if self.correct is not None:
-            text += f", {self.accuracy[-1]:.2%} (analog {self.analog_accuracy:.2%}), latency {self.latency}"
+            text += f", {self.accuracy[-1]:.2%}"
+        if self.analog_correct is not None:
+            text += f" (analog {self.analog_accuracy:.2%}), latency {self.latency}"
         text += f", {self.spikes[-1]:,.0f} spikes and {self.synops[-1]:,.0f} SynOps a sample"
         return text + (f", {self.step_macs:,} MACs a step)" if self.step_macs else ")")
 

@@ -37,8 +37,10 @@ class Run:
         readout: ReadoutSums,
         correlation_steps: tuple[int, ...],
         frames: Frames,
+        *,
+        compare: bool = True,
     ) -> None:
-        self.simulation, self.steps, self.ann, self.readout = simulation, steps, ann, readout
+        self.simulation, self.steps, self.ann, self.readout, self.compare = simulation, steps, ann, readout, compare
         self.frames, self._is_checked = frames, False
         graph, self.correlation_steps, self.aroused = simulation.graph, correlation_steps, 0
         self.twin = AnalogTwin(graph, keep=bool(correlation_steps))
@@ -53,6 +55,7 @@ class Run:
         self.synapses: Synapses | None = None
         self.labelled: bool | None = None  # not known yet
         self._is_counted, self._sample = False, torch.empty(0)
+        self._nothing: Tensor | None = None  # in the shape of the output, where there is no analog one
         self.device = next((t.device for t in (*graph.parameters(), *graph.buffers())), torch.device("cpu"))
 
     def add(self, number: int, x: Tensor, labels: Tensor | None, done: bool = False) -> None:
@@ -87,25 +90,37 @@ class Run:
         return self.by_counts.run(x, time_steps, self._observe_counts)
 
     def _begin(self, x: Tensor, labels: Tensor | None, place: str) -> None:
-        """Run the analog nets on ``[N, ...]``, the mean of frames, and hand outputs and activations to the sums."""
+        """Hand the analog output and activations for ``[N, ...]``, the mean of frames, to the sums."""
+        analog = self._compared(x, place) if self.compare else self._not_compared(x, place)
+        self._count_synapses()
+        if labels is not None:
+            scores = analog if self.ann is None else self.ann(x.clone())
+            labels = self.readout.decision.check(labels, scores)
+            if self.compare:
+                check_finite("ann", scores, f"an output {place}")
+                self.readout.count_analog(scores, labels)
+        self.readout.begin(analog, labels)
+        for name, layer in self.layers.items():
+            layer.begin(self.twin.sums.get(name) if self.compare else None, self.twin.activations.get(name))
+
+    def _compared(self, x: Tensor, place: str) -> Tensor:
+        """Return the output of the analog net, and keep the sums of its activations."""
         analog = self._analog(x)
         if not isinstance(analog, Tensor):
             bad_value("snn", f"an output of type {type(analog).__name__}", "one tensor [N, ...]")
         if analog.shape[:1] != x.shape[:1]:
             bad_value("snn", f"an output of shape {[*analog.shape]} for {len(x)} samples", "one tensor [N, ...]")
-        self._count_synapses()
         for name, total in self.twin.sums.items():
             if not math.isfinite(total):
                 bad_value("snn", f"NaN or infinite activations of {name} {place}", "finite numbers")
         check_finite("snn", analog, f"an analog output {place}")
-        if labels is not None:
-            scores = analog if self.ann is None else self.ann(x.clone())
-            labels = self.readout.decision.check(labels, scores)
-            check_finite("ann", scores, f"an output {place}")
-            self.readout.count_analog(scores, labels)
-        self.readout.begin(analog, labels)
-        for name, layer in self.layers.items():
-            layer.begin(self.twin.sums.get(name), self.twin.activations.get(name))
+        return analog
+
+    def _not_compared(self, x: Tensor, place: str) -> Tensor:
+        """Return NaN in the shape of the output, which one sample tells."""
+        if self._nothing is None:
+            self._nothing = torch.full_like(self._compared(x[:1], place), torch.nan)
+        return self._nothing.expand(len(x), *self._nothing.shape[1:])
 
     def _analog(self, x: Tensor) -> Any:
         try:
@@ -150,7 +165,7 @@ class Run:
             raise ValueError(f"snn: got a forward pass for batches of one size ({reason}), want {want}") from error
         fan_out = {} if self.synapses is None else self.synapses.fan_out
         for name in self.layers.keys() & fan_out.keys():
-            self.layers[name].fan_out = fan_out[name].flatten().double().to(self.device)
+            self.layers[name].fan_out = fan_out[name].double().to(self.device)
         self._is_counted = True
 
     def state_dict(self) -> dict[str, Any]:
@@ -180,7 +195,7 @@ class Run:
             correct = readout.correct / samples
             for row, delay in enumerate(readout.delays):
                 correct[:, row, :delay] = torch.nan
-            analog = tuple((readout.analog_correct / samples).tolist())
+            analog = tuple((readout.analog_correct / samples).tolist()) if self.compare else None
         return Evaluation(
             time_steps=readout.time_steps,
             samples=samples,

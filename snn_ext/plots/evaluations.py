@@ -207,8 +207,9 @@ def draw_accuracy(axes: Axes, curves: Mapping[str, tuple[Evaluation, int]]) -> N
     for place, (label, (evaluation, delay)) in enumerate(curves.items()):
         axes.plot(_steps(evaluation), 100 * evaluation.accuracy_at(delay), label=label, **_dotted(place, evaluation))
     evaluation = next(iter(curves.values()))[0]
-    axes.axhline(100 * evaluation.analog_accuracy, color="black", ls="--", lw=1)
-    axes.set(xlabel="time step", ylabel="accuracy (%); dashed: analog")
+    if evaluation.analog_correct is not None:
+        axes.axhline(100 * evaluation.analog_accuracy, color="black", ls="--", lw=1)
+    axes.set(xlabel="time step", ylabel="accuracy (%); dashed: analog" if evaluation.analog_correct else "accuracy (%)")
     axes.legend(frameon=False, fontsize=8)
 
 

@@ -96,6 +96,27 @@ def test_rates_and_correlation_compare_with_the_analog_net_in_units_of_the_thres
     assert found.analog_energy() == ENERGY_45NM.analog(found.macs)
 
 
+@pytest.mark.parametrize("metric", ["class", "multilabel"])
+def test_without_the_analog_net_all_other_figures_are_the_same(metric: str, tmp_path: Path) -> None:
+    net, data = small_net(), batches((6, 3))
+    if metric == "multilabel":
+        data = [(x, nn.functional.one_hot(y, 5)) for x, y in data]
+    whole, alone = (evaluate(net, data, T, metric=metric, compare=compare, progress=False) for compare in (True, False))
+    assert whole.correct is not None and alone.correct is not None
+    assert torch.equal(whole.correct, alone.correct) and torch.equal(whole.synops, alone.synops)
+    assert torch.equal(whole.spikes, alone.spikes) and torch.equal(whole.energy(), alone.energy())
+    assert whole.macs == alone.macs and alone.mse.isnan().all() and not whole.mse.isnan().any()
+    assert all(layer.mean_activation is None for layer in alone.layers) and "analog" not in repr(alone)
+    assert repr(Evaluation.from_json(alone.to_json())) == repr(alone)
+    alone.plot(tmp_path / "alone.png"), alone.to_csv(tmp_path / "alone.csv")
+    for ask in (lambda: alone.analog_accuracy, lambda: alone.latency):
+        with pytest.raises(ValueError, match="compare: got False, want True for the accuracy of the analog net"):
+            ask()
+    for wrong in ({"ann": nn.Linear(2, 5)}, {"correlation_steps": (2,)}):
+        with pytest.raises(ValueError, match="compare: got False, want True with"):
+            evaluate(net, data, T, compare=False, **wrong)  # type: ignore[arg-type]
+
+
 def test_input_neurons_count_as_spikes_and_not_in_the_ratio() -> None:
     torch.manual_seed(0)
     net = nn.Sequential(PCMPIFNode(1.0, precharge=0.0), nn.Linear(6, 4), PCMPIFNode(1.0), nn.Linear(4, 2))

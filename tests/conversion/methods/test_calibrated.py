@@ -46,6 +46,20 @@ class NormBehindSum(nn.Module):
         return self.head(self.norm(self.conv(x) + x).relu().flatten(1))
 
 
+class Sums(nn.Module):
+    """A value that is added to itself, and a mean over space that is repeated in a sum."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(2, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 1)
+        self.head = nn.Linear(256, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.b(self.a(x).relu())
+        x = (y + y).relu()
+        return self.head((self.c(x.mean((2, 3), keepdim=True)) + x).relu().flatten(1))
+
+
 def grouped() -> nn.Module:
     convolutions = nn.Conv2d(2, 4, 3), nn.Conv2d(4, 6, 3, padding="same", groups=2)
     return nn.Sequential(convolutions[0], nn.ReLU6(), convolutions[1], nn.ReLU(), nn.Flatten(), nn.Linear(216, 3))
@@ -56,6 +70,7 @@ NETS: dict[str, Callable[[], nn.Module]] = {
     "residual": ResNet,
     "concatenation": Branches,
     "norm behind a sum": NormBehindSum,
+    "sums": Sums,
     "clips and groups": grouped,
     "quantised": lambda: vgg(lambda: QuantizedReLU(8, 0.5)),
     "one dimension": lambda: nn.Sequential(
@@ -268,7 +283,7 @@ def test_a_regression_of_more_columns_than_rows_is_that_of_its_definition(rows: 
     nn.Conv3d(4, 6, 2, padding=1),
 ], ids=str)  # fmt: skip
 def test_a_correction_of_weights_finds_the_weights(layer: Any) -> None:
-    from snn_ext._regression import inputs_of
+    from snn_ext._regression import correction, inputs_of
     from snn_ext.conversion.refit import refit
 
     x = torch.randn(20, 4, *[5] * (layer.weight.ndim - 2))
@@ -280,10 +295,13 @@ def test_a_correction_of_weights_finds_the_weights(layer: Any) -> None:
     places = residual[0, 0].numel()
     every = torch.arange(20 * places)
     inputs = inputs_of(layer, x, every // places, every % places, residual.shape)
-    assert refit(layer, inputs, residual.flatten(2).movedim(1, 2).flatten(0, 1))
+    fit = correction(inputs, residual.flatten(2).movedim(1, 2).flatten(0, 1), layer.groups)
+    assert fit is not None
+    refit(layer, *fit)
     torch.testing.assert_close(layer.weight, wanted.weight, atol=0.02, rtol=0.02)
     torch.testing.assert_close(layer.bias, wanted.bias, atol=0.02, rtol=0.02)
-    assert not refit(layer, inputs, torch.randn(len(inputs), 6) * 1e-6 * torch.arange(len(inputs))[:, None].eq(0))
+    noise = torch.randn(len(inputs), 6) * 1e-6 * torch.arange(len(inputs))[:, None].eq(0)
+    assert correction(inputs, noise, layer.groups) is None
 
 
 def test_options_of_the_other_methods_are_refused_by_name() -> None:
