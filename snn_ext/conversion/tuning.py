@@ -14,6 +14,7 @@ from torch.func import functional_call
 
 from .._channel_search import LARGEST_PRECHARGE
 from .._progress import bar
+from .graph_tools import calls_neuron
 from .spiking import ThresholdSetter
 
 __all__ = ["held_out", "tune"]
@@ -31,6 +32,7 @@ def tune(
     *,
     epochs: int,
     weights: bool,
+    wait: int = 0,
     progress: bool = True,
 ) -> None:
     """Let a calibrated net follow the surrogate gradient of its squared distance to the analog output.
@@ -52,13 +54,15 @@ def tune(
         At most.
     weights : bool
         Change weights and biases of layers too.
+    wait : int
+        Each layer takes in one input and so many more before its first decision.
     progress : bool
         Show a progress bar.
     """
     held = held_out(len(inputs))
     if not held:
         return
-    trial = _Trial(thresholds, time_steps, weights)
+    trial = _Trial(thresholds, time_steps, weights, wait)
     optimizer = torch.optim.Adam(trial.groups())
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
     generator = torch.Generator().manual_seed(0)
@@ -91,7 +95,8 @@ def held_out(inputs: int) -> int:
 class _Trial:
     """A net beside which thresholds, pre-charges and biases, or the weights too, are free variables."""
 
-    def __init__(self, thresholds: ThresholdSetter, time_steps: int, weights: bool) -> None:
+    def __init__(self, thresholds: ThresholdSetter, time_steps: int, weights: bool, wait: int = 0) -> None:
+        self._wait = wait
         self._net, self._time_steps, self._channels = thresholds.net, time_steps, _Channels(thresholds, time_steps)
         named = thresholds.net.named_parameters()
         others = {name: p.detach().clone() for name, p in named if not name.startswith(self._channels.prefixes)}
@@ -120,13 +125,26 @@ class _Trial:
         self._net.step_mode = "m"
         for neuron in self._neurons:
             neuron.surrogate_function = surrogate.PiecewiseQuadratic(alpha=1.0)
+        hooks = [layer.register_forward_pre_hook(self._waited) for layer in self._waiting()]
         try:
             yield
         finally:
+            for hook in hooks:
+                hook.remove()
             for neuron, own in zip(self._neurons, surrogates, strict=True):
                 neuron.surrogate_function = own
             functional.reset_net(self._net)
             self._net.step_mode = "s"
+
+    def _waiting(self) -> list[nn.Module]:
+        nodes = self._net.graph.nodes if self._wait else ()
+        return [self._net.get_submodule(str(node.target)) for node in nodes if calls_neuron(self._net, node)]
+
+    def _waited(self, layer: nn.Module, inputs: tuple[Tensor]) -> Tensor:
+        """Return what is new to each decision: the first takes ``wait`` more inputs, the last ones take none."""
+        x_seq, early = inputs[0], self._wait + 1
+        first, late = x_seq[:early].sum(0, keepdim=True), x_seq.new_zeros(self._wait, *x_seq.shape[1:])
+        return torch.cat([first, x_seq[early:], late])
 
     def copies(self) -> list[Tensor]:
         """Return the values of all free variables."""

@@ -51,7 +51,7 @@ class CalibratedRecipe(RateRecipe):
     schedule : {"streaming", "phased"}
         A net with quantised activations is exact in the phased schedule and is not calibrated.
     wait : int
-        The search simulates the decisions of layers that wait.
+        The search, and the tuning, simulate the decisions of layers that wait.
     tune : {"nothing", "channels", "weights"}
         Afterwards let thresholds, pre-charges and biases, or the weights too, follow the surrogate gradient of the
         squared distance to the analog output, on the same inputs; a quarter of them, which the calibration does not see
@@ -99,8 +99,6 @@ class CalibratedRecipe(RateRecipe):
         check_count("time_steps", self.time_steps)
         check_count("samples", self.samples)
         check_count("epochs", self.epochs)
-        if self.tune != "nothing" and self.waits:
-            bad_value("tune", self.tune, "'nothing' for a net that waits")
 
     def build(self, analog: AnalogNet, batches: Batches) -> ConvertedNet:
         """Build the net; where spikes may come too early the levels of quantised activations are only a target."""
@@ -126,6 +124,8 @@ class CalibratedRecipe(RateRecipe):
         """Calibrate one layer after the other."""
         inputs = [self._seen(x) for x in batches.upto(self.samples)]
         if self._is_quantised_net(analog):
+            if self.tune != "nothing":
+                bad_value("tune", self.tune, "'nothing' for quantised activations that are exact")
             for name, layer in AnalogSamples(analog, inputs, 4096, self.memory).layers.items():
                 shared = name == OUTPUT
                 value = least_squares_threshold(layer.current, layer.target, self.time_steps, shared=shared)
@@ -141,7 +141,7 @@ class CalibratedRecipe(RateRecipe):
             targets = torch.cat([analog.graph(x) for x in inputs])
             tune(
                 thresholds, every, targets, self.time_steps,
-                epochs=self.epochs, weights=self.tune == "weights", progress=self.progress,
+                epochs=self.epochs, weights=self.tune == "weights", wait=self.inputs_before, progress=self.progress,
             )  # fmt: skip
 
     def _is_quantised_net(self, analog: AnalogNet) -> bool:

@@ -14,7 +14,13 @@ from torch import Tensor, nn
 pytest.importorskip("spikingjelly")
 
 from snn_ext import convert  # noqa: E402
-from snn_ext.conversion import CalibratedRecipe, ConvertedNet, QuantizedReLU, Report  # noqa: E402
+from snn_ext.conversion import (  # noqa: E402
+    CalibratedRecipe,
+    ConvertedNet,
+    QuantizedReLU,
+    Report,
+    tuning,  # noqa: E402
+)
 from snn_ext.evaluation import evaluate  # noqa: E402
 from snn_ext.simulation import Simulation  # noqa: E402
 from tests.conversion.nets import ResNet, images, loop, trained, vgg  # noqa: E402
@@ -313,14 +319,17 @@ def test_options_of_the_other_methods_are_refused_by_name() -> None:
 
 
 @pytest.mark.parametrize("tune", ["channels", "weights"])
-@pytest.mark.parametrize("name", ["maximum pooling", "quantised"])
-def test_tuning_never_leaves_the_inputs_that_it_holds_out_worse(name: str, tune: Any) -> None:
+@pytest.mark.parametrize(
+    ("name", "wait"),
+    [("maximum pooling", 0), ("quantised", 0), ("maximum pooling", 1), ("residual", 1), ("residual", 2)],
+)
+def test_tuning_never_leaves_the_inputs_that_it_holds_out_worse(name: str, wait: int, tune: Any) -> None:
     x = images(32)
     ann = built(name, x)
-    options = QUIET | {"time_steps": 3, "correct_weights": False}
+    options = QUIET | {"time_steps": 3, "correct_weights": False, "wait": wait}
     before, after = convert(ann, x[:-8], **options), convert(ann, x, tune=tune, epochs=3, **options)
-    held = x[-8:]
-    assert error(after, ann, held, 3) <= error(before, ann, held, 3) * (1 + 1e-5)
+    held, steps = x[-8:], before.latency or 3
+    assert error(after, ann, held, steps) <= error(before, ann, held, steps) * (1 + 1e-5)
     assert after.report == convert(ann, x, tune=tune, epochs=3, **options).report
     assert after.report[0].rule.endswith("tuned") and after.step_mode == "s"
     assert not any(p.grad is not None for p in ann.parameters())
@@ -335,6 +344,23 @@ def test_inputs_that_decide_on_the_tuning_are_not_calibrated_on(monkeypatch: pyt
     assert [layer.threshold for layer in tuned.report] == [layer.threshold for layer in calibrated.report]
 
 
-def test_tuning_is_for_the_streaming_schedule() -> None:
-    with pytest.raises(ValueError, match="tune: got 'weights', want 'nothing' for a net that waits"):
-        convert(vgg(), images(), tune="weights", schedule="phased")
+def test_exact_quantised_net_is_not_tuned() -> None:
+    x = images(8)
+    with pytest.raises(ValueError, match="tune: got 'weights', want 'nothing' for quantised activations"):
+        convert(built("quantised", x), x, tune="weights", schedule="phased", progress=False)
+
+
+@pytest.mark.parametrize("wait", [0, 1, 3])
+@pytest.mark.parametrize("name", ["maximum pooling", "residual", "concatenation"])
+def test_tuning_starts_from_what_the_net_computes(name: str, wait: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    x, losses = images(32), list[float]()
+    ann, x = built(name, x).double(), x.double()  # or a rounding decides on a spike here and there
+
+    def only_measured(thresholds: Any, inputs: Any, targets: Any, time_steps: int, **options: Any) -> None:
+        trial = tuning._Trial(thresholds, time_steps, False, options["wait"])
+        with trial.running(), torch.no_grad():
+            losses.append(float(trial.loss(inputs, targets)))
+
+    monkeypatch.setattr("snn_ext.conversion.methods.calibrated.tune", only_measured)
+    snn = convert(ann, x, time_steps=4, wait=wait, tune="channels", progress=False)
+    assert losses[0] == pytest.approx(error(snn, ann, x, snn.latency or 4) ** 2, rel=1e-6)
