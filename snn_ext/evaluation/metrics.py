@@ -14,6 +14,8 @@ __all__ = ["LayerSums", "ReadoutSums"]
 
 # A variance is a difference of two large sums; up to this share of its square it is rounding alone.
 _ROUNDING = 1e-12
+# Steps whose spikes are added up at a time, from counts: few calls, and less memory than the counts of a batch.
+_STEPS_OF_COUNTS = 4
 
 
 class ReadoutSums:
@@ -188,11 +190,11 @@ class LayerSums:
         counts = counts.permute(0, *order).flatten(1)
         fan_out = None if self.fan_out is None else self.fan_out.permute([dim - 1 for dim in order]).flatten()
         fired = torch.empty_like(counts, dtype=torch.float32)
-        for step in range(time_steps):
-            per_neuron = torch.gt(counts, step, out=fired).sum(0).double()
-            self.spikes[start + step] += per_neuron.sum().cpu()
+        for steps in torch.arange(time_steps, device="cpu").split(_STEPS_OF_COUNTS):
+            per_neuron = torch.stack([torch.gt(counts, int(n), out=fired).sum(0) for n in steps]).double()
+            self.spikes[start + steps] += per_neuron.sum(1).cpu()
             if fan_out is not None:
-                self.synops[start + step] += (per_neuron @ fan_out).cpu()
+                self.synops[start + steps] += (per_neuron @ fan_out).cpu()
 
     def end(self) -> None:
         """End a batch."""
