@@ -208,6 +208,7 @@ class Pass(saved_tensors_hooks):
     def __exit__(self, *error: object) -> None:
         super().__exit__(*error)
         self._seen.clear()
+        self._around = None  # it may hold what a checkpoint keeps, and a method of this object holds it
         if isinstance(self._net, _Packs):
             type(self._net).last_call = self.kept
 
@@ -233,8 +234,9 @@ class Pass(saved_tensors_hooks):
         storage = StorageWeakRef(tensor.untyped_storage())  # an address alone may be that of memory freed in between
         if storage in self._own:
             return None
-        key = (storage, tensor.storage_offset(), tensor.numel(), tensor.dtype, tensor._version)
-        if key in self._seen and (self._seen[key] is None or in_memory_order(tensor) is not None):
+        is_dense = in_memory_order(tensor) is not None  # then its shape and order do not matter for its codes
+        key = (storage, tensor.storage_offset(), tensor.numel(), is_dense, tensor.dtype, tensor._version)
+        if key in self._seen:
             return self._seen[key]
         found = self._seen[key] = encode(tensor) if _may_be_packed(tensor) else None
         if found is None:

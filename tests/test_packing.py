@@ -298,6 +298,24 @@ def test_memory_that_is_used_again_for_other_spikes_is_not_taken_for_the_first()
     assert len(set(addresses)) < len(addresses), "no address came twice: the test shows nothing"
 
 
+def test_two_views_that_begin_at_one_place_are_two_tensors() -> None:
+    class Views(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(512, 8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            s = (x > 0.5).float()
+            halves = (s[:, ::2], s[:32].view(64, 256), s[:32].view(256, 64).T, s[:, :256])
+            return torch.stack([half @ self.layer.weight[:, :256].T for half in halves])
+
+    net = Views()
+    twin, done = packed_copy(net)
+    x = torch.rand(64, 512)
+    assert_same(results(twin, x, lambda net, x: net(x)), results(net, x, lambda net, x: net(x)))
+    assert "1 bit" in done.packed and "gaps in memory" in done.left
+
+
 def test_spikes_changed_in_place_between_two_layers_are_packed_as_each_saw_them() -> None:
     class Changed(nn.Module):
         def __init__(self) -> None:
@@ -380,23 +398,42 @@ def test_checkpoints_inside_the_net_give_the_same_bits(reentrant: bool) -> None:
     assert_same(results(twin, x, lambda net, x: net(x)), results(net, x, lambda net, x: net(x)))
 
 
-def test_a_checkpoint_around_drops_the_bits_too() -> None:
-    bits: list[weakref.ref[Tensor]] = []
+@pytest.fixture
+def bits(monkeypatch: pytest.MonkeyPatch) -> list[weakref.ref[Tensor]]:
+    """Collect what is packed, without keeping it alive."""
+    found: list[weakref.ref[Tensor]] = []
 
     class Noting(Pass):
         def _codes(self, tensor: Tensor) -> Codes | None:
-            found = super()._codes(tensor)
-            if found is not None:
-                bits.append(weakref.ref(found.codes))
-            return found
+            codes = super()._codes(tensor)
+            if codes is not None:
+                found.append(weakref.ref(codes.codes))
+            return codes
 
+    monkeypatch.setattr("snn_ext.packing.Pass", Noting)
+    return found
+
+
+def test_a_checkpoint_around_drops_the_bits_too(bits: list[weakref.ref[Tensor]]) -> None:
     net = Through(lambda s: s)
     pack_spikes(net)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("snn_ext.packing.Pass", Noting)
-        out = checkpoint(net, torch.rand(64, 512, requires_grad=True), use_reentrant=False)
+    out = checkpoint(net, torch.rand(64, 512, requires_grad=True), use_reentrant=False)
     assert len(bits) == 1 and bits[0]() is None
     out.sum().backward()
+    assert len(bits) == 2 and bits[1]() is None
+
+
+def test_bits_are_freed_with_the_graph(bits: list[weakref.ref[Tensor]]) -> None:
+    net = Through(lambda s: s)
+    pack_spikes(net)
+    out = net(torch.rand(64, 512))
+    assert bits[0]() is not None
+    out.sum().backward()
+    assert bits[0]() is None
+    out = net(torch.rand(64, 512))
+    assert bits[1]() is not None
+    del out
+    assert bits[1]() is None
 
 
 def test_hooks_around_get_the_bits_and_the_rest() -> None:
