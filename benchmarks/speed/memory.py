@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import json
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -43,7 +44,7 @@ HOST = "SpikingJelly IFNode"
 class Options:
     """Options."""
 
-    batch_size: Count = 8
+    batch_size: Count = 4
     time_steps: Count = 4
     cases: Annotated[list[str], Argument(metavar="TEXT"), "only cases whose name contains a TEXT"] = field(
         default_factory=list
@@ -62,6 +63,7 @@ def main(options: Options) -> None:
         for dtype in (torch.float32, torch.bfloat16):
             case = f"{name}, T = {options.time_steps}, {str(dtype).removeprefix('torch.')}"
             if not options.cases or any(text in case for text in options.cases):
+                print(f"{case} ...", file=sys.stderr, flush=True)
                 rows += [{"case": case, **row} for row in measured(make, block, dtype, options)]
     options.out.parent.mkdir(parents=True, exist_ok=True)
     with replacing(options.out) as path:
@@ -119,18 +121,22 @@ def measured(
         with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
             return nn.functional.cross_entropy(net(x).mean(0).float(), labels)
 
-    rows, gradients = [], dict[str, list[Tensor]]()
-    for name, (net, reference) in nets.items():
+    kept, gradients = dict[str, int](), dict[str, list[Tensor]]()
+    for name, (net, _) in nets.items():
         with living() as bytes_of:
             found = loss(net)
-        kept = bytes_of()
+        kept[name] = bytes_of()
         found.backward()
         gradients[name] = [p.grad.clone() for p in net.parameters() if p.grad is not None]
-        same = all(map(torch.equal, gradients[name], gradients[reference]))
-        rows.append({"": name, "kept": f"{kept / 1e6:.1f} MB", "share": f"{kept / 1e6:.3f}", "gradients": _words(same)})
-    first = float(rows[0]["share"])
-    for row in rows:
-        row["share"] = f"{float(row['share']) / first:.3f}"
+    rows = [
+        {
+            "": name,
+            "kept": f"{kept[name] / 1e6:.1f} MB",
+            "share": f"{kept[name] / kept[HOST]:.3f}",
+            "gradients": _compared(gradients[name], gradients[reference]),
+        }
+        for name, (_, reference) in nets.items()
+    ]
     if options.rounds:
         timings = measure({name: _step(loss, net) for name, (net, _) in nets.items()}, options.rounds)
         for row in rows:
@@ -176,8 +182,8 @@ def _step(loss: Callable[[nn.Module], Tensor], net: nn.Module) -> Callable[[], N
     return lambda: loss(net).backward()
 
 
-def _words(same: bool) -> str:
-    return "the same bits" if same else "other bits"
+def _compared(found: list[Tensor], want: list[Tensor]) -> str:
+    return "the same bits" if all(map(torch.equal, found, want)) else "other bits"
 
 
 @contextmanager
