@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn.parameter import is_lazy
@@ -146,33 +147,59 @@ class _Packs:
 
     last_call: ClassVar[dict[str, Bytes]] = {}
 
-    @torch.compiler.disable(recursive=False, reason="hooks go around what is compiled: pack_spikes(torch.compile(net))")
     def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if torch.compiler.is_exporting():
+            return super().__call__(*args, **kwargs)  # type: ignore[misc]
+        return self._call_packed(*args, **kwargs)
+
+    @torch.compiler.disable(recursive=False, reason="hooks go around what is compiled: pack_spikes(torch.compile(net))")
+    def _call_packed(self: Any, *args: Any, **kwargs: Any) -> Any:
         if not isinstance(self, _Packs):  # undone, but something compiled holds this method
             return type(self).__call__(self, *args, **kwargs)
         with _entered(self):
             return super().__call__(*args, **kwargs)  # type: ignore[misc]
 
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        found: Any = super().__reduce_ex__(protocol)
-        if found[0].__name__ != "__newobj__":  # a class with its own way, as of a traced graph
-            return found
-        kind, *arguments = found[1]
-        return _new, (_unpacked(kind), *arguments), *found[2:]
+    def __deepcopy__(self: Any, memo: dict[int, Any]) -> Any:
+        with _as_it_was(self):
+            return _made(copy.deepcopy, self, memo)
+
+    def __reduce_ex__(self: Any, protocol: Any) -> Any:
+        with _as_it_was(self):
+            make, arguments, *rest = self.__reduce_ex__(protocol)
+        return _made, (make, *arguments), *rest
 
 
 def _packing(kind: type) -> type:
     names = {name: getattr(kind, name) for name in ("__module__", "__qualname__", "__doc__")}
+    if issubclass(kind, fx.GraphModule):
+        names["recompile"] = _recompile
     return type(kind.__name__, (_Packs, kind), names)
+
+
+def _recompile(net: Any) -> Any:
+    with _as_it_was(net):  # it writes into the class
+        return net.recompile()
 
 
 def _unpacked(kind: type) -> type:
     return kind.__bases__[1]
 
 
-def _new(kind: type, *arguments: Any) -> Any:
-    packs: Any = _packing(kind)
-    return packs.__new__(packs, *arguments)
+def _made(make: Callable[..., Any], *arguments: Any) -> Any:
+    """Return what a function makes, packed; classes have their own ways to be copied and pickled."""
+    net = make(*arguments)
+    _set_class(net, _packing(type(net)))
+    return net
+
+
+@contextmanager
+def _as_it_was(net: nn.Module) -> Iterator[None]:
+    packs = type(net)
+    _set_class(net, _unpacked(packs))
+    try:
+        yield
+    finally:
+        _set_class(net, packs)
 
 
 def _set_class(net: nn.Module, kind: type) -> None:

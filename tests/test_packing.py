@@ -16,7 +16,7 @@ import snntorch as snn
 import torch
 import torch._dynamo.testing
 from spikingjelly.activation_based import functional, layer, neuron, surrogate
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.autograd.graph import save_on_cpu, saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint
 
@@ -503,17 +503,11 @@ def dynamo() -> Iterator[Any]:
     torch._dynamo.reset()
 
 
-@pytest.mark.parametrize("packed_first", [True, False])
-def test_a_compiled_net_breaks_no_graph_and_keeps_bits(packed_first: bool, dynamo: Any) -> None:
+def test_a_compiled_net_is_packed_without_a_break(dynamo: Any) -> None:
     net, x = Through(lambda s: s + s.roll(1, 0)), torch.rand(64, 512)
     want = results(net, x, lambda net, x: net(x))
-    compiled: Any
-    if packed_first:
-        done = pack_spikes(net)
-        compiled = torch.compile(net, backend=dynamo, fullgraph=True)
-    else:
-        compiled = torch.compile(net, backend=dynamo, fullgraph=True)
-        done = pack_spikes(compiled)
+    compiled: Any = torch.compile(net, backend=dynamo, fullgraph=True)
+    done = pack_spikes(compiled)
     for _ in range(2):
         assert_same(results(net, x, lambda _, x: compiled(x)), want)
     assert dynamo.frame_count == 1 and done.packed["2 bits"].before == 4 * 64 * 512
@@ -521,16 +515,27 @@ def test_a_compiled_net_breaks_no_graph_and_keeps_bits(packed_first: bool, dynam
     assert_same(results(net, x, lambda _, x: compiled(x)), want)
 
 
-def test_a_packed_sequence_of_layers_is_compiled_in_parts_or_told_to_be_compiled_first(dynamo: Any) -> None:
+def test_a_packed_net_is_compiled_inside_or_told_to_be_compiled_first(dynamo: Any) -> None:
     net, x = nn.Sequential(nn.Linear(64, 512), Through(lambda s: s)), grid(64, 64)
     want = results(net, x, lambda net, x: net(x))
     done = pack_spikes(net)
-    parts: Any = torch.compile(net, backend=dynamo)
-    assert_same(results(net, x, lambda _, x: parts(x)), want)
+    compiled: Any = torch.compile(net, backend=dynamo)
+    assert_same(results(net, x, lambda _, x: compiled(x)), want)
     assert dynamo.frame_count >= 1 and "1 bit" in done.packed
     whole: Any = torch.compile(net, backend=dynamo, fullgraph=True)
     with pytest.raises(torch._dynamo.exc.Unsupported, match=r"pack_spikes\(torch.compile\(net\)\)"):
         whole(x)
+    done.undo()
+    assert_same(results(net, x, lambda _, x: compiled(x)), want)
+
+
+def test_a_packed_net_is_exported_as_it_is() -> None:
+    net, x = Through(lambda s: s), torch.rand(64, 512)
+    want = net(x)
+    pack_spikes(net)
+    for strict in (False, True):
+        program = torch.export.export(net, (x,), strict=strict).module()
+        torch.testing.assert_close(program(x), want)
 
 
 def test_torch_func_sees_the_net_as_it_is() -> None:
@@ -625,6 +630,20 @@ def test_copies_and_pickles_are_packed_and_undone_alone() -> None:
         assert type(twin) is nn.Sequential
     in_sequence(net, grid(T, N, 2, SIZE, SIZE))
     assert "1 bit" in pack_spikes(net).packed
+
+
+def test_a_traced_graph_is_packed_copied_changed_and_undone() -> None:
+    net, x = nn.Sequential(nn.Linear(64, 512), Through(lambda s: s)), grid(64, 64)
+    graph = fx.symbolic_trace(net)
+    want = results(graph, x, lambda net, x: net(x))
+    done = pack_spikes(graph)
+    for twin in (graph, copy.deepcopy(graph), pickle.loads(pickle.dumps(graph))):
+        assert_same(results(twin, x, lambda net, x: net(x)), want)
+        assert "1 bit" in pack_spikes(twin).packed
+    graph.recompile()
+    assert_same(results(graph, x, lambda net, x: net(x)), want)
+    done.undo()
+    assert_same(results(graph, x, lambda net, x: net(x)), want)
 
 
 def test_a_packed_net_is_accelerated_saved_and_evaluated_as_any_other(tmp_path: Any) -> None:
