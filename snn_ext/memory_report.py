@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ._errors import bad_type
-from .hosts import host_of, reset_neurons
+from .hosts import host_of, reset_neurons, unwrapped
 from .packing import Bytes, Pass
 
 __all__ = ["KINDS", "Memory", "memory"]
@@ -33,7 +33,7 @@ def memory(net: nn.Module, x: Any, *, forward: Callable[[nn.Module, Any], Any] |
     Parameters
     ----------
     net : nn.Module
-        Net of either host, packed or not.
+        Net of either host, packed or not; what is inside ``torch.compile`` and DDP counts as without.
     x : object
         Input of a training step.
     forward : callable, optional
@@ -63,6 +63,7 @@ def memory(net: nn.Module, x: Any, *, forward: Callable[[nn.Module, Any], Any] |
     """
     if not isinstance(net, nn.Module):
         bad_type("net", net, "an nn.Module")
+    net = unwrapped(net)
     trial = copy.deepcopy(net, {id(t): t.detach().clone() for t in _computed(net)})
     reset_neurons(trial)
     watch = _Watch(trial)

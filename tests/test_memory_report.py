@@ -117,6 +117,13 @@ def test_a_net_of_snntorch_over_its_steps() -> None:
     assert found.rows["2", "spikes"].after == 25 * 3 * 512 // 8 + 64
 
 
+def test_a_net_inside_wrappers_is_counted_as_without() -> None:
+    net, x = net_of(), images()
+    want = snn_ext.memory(net, x)
+    for wrapped in (nn.DataParallel(net), torch.compile(net), torch.compile(nn.DataParallel(net))):
+        assert snn_ext.memory(wrapped, x) == want  # type: ignore[arg-type]
+
+
 def test_the_table_is_narrow_and_has_every_row() -> None:
     net = nn.Sequential()
     net.add_module("a_very_long_name_of_a_layer_that_no_table_has_room_for", net_of())
