@@ -16,6 +16,7 @@ import snntorch as snn
 import torch
 import torch._dynamo.testing
 from spikingjelly.activation_based import functional, layer, neuron, surrogate
+from spikingjelly.activation_based.model import sew_resnet, spikformer
 from torch import Tensor, fx, nn
 from torch.autograd.graph import save_on_cpu, saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint
@@ -178,6 +179,26 @@ def test_gradients_are_the_same_bits_in_other_dtypes(dtype: torch.dtype, impleme
     with nullcontext() if implementation is None else use_implementation(implementation):
         assert_same(results(twin, x), want)
     assert "1 bit" in done.packed
+
+
+def sew() -> nn.Module:
+    return sew_resnet.sew_resnet18(spiking_neuron=neuron.IFNode, cnf="ADD", num_classes=10)
+
+
+def transformer() -> nn.Module:
+    return spikformer.Spikformer(
+        T=4, img_size_h=32, img_size_w=32, patch_size=4, embed_dims=64, num_heads=4, num_classes=10, depths=1
+    )
+
+
+@pytest.mark.parametrize("make", [sew, transformer])
+def test_sums_and_products_of_spikes_in_nets_of_the_host_give_the_same_bits(make: Callable[[], nn.Module]) -> None:
+    net = make()
+    functional.set_step_mode(net, "m")
+    twin, done = packed_copy(net)
+    x = torch.randn(4, 2, 3, 32, 32)
+    assert_same(results(twin, x), results(net, x))
+    assert done.packed["1 bit"].tensors >= 10 and "2 bits" in done.packed
 
 
 def test_a_hundred_steps_of_training_are_the_same_bits() -> None:
