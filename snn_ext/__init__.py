@@ -28,9 +28,11 @@ if TYPE_CHECKING:
     from .deployment.onnx import export_onnx
     from .deployment.program import export_program
     from .evaluation.evaluate import evaluate
+    from .memory_report import Memory, memory
     from .neurons.aan import AAN, BNAAN
     from .neurons.precision import set_precision
     from .neurons.quantized import NonUniformQuantizedReLU, QuantizedReLU
+    from .packing import PackedSpikes, pack_spikes
     from .registration import register, unregister
     from .replacement import replace_neurons
     from .saving import load, save
@@ -39,14 +41,15 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
-    "AAN", "BNAAN", "Accelerated", "ConstantInputNet", "NonUniformQuantizedReLU", "QuantizedReLU", "__version__",
-    "accelerate", "calibrate", "convert", "evaluate", "export_onnx", "export_program", "from_nir", "load", "one_step",
-    "parameter_groups", "record_inputs", "register", "replace_neurons", "save", "set_precision", "step_loss", "to_nir",
-    "train_epoch", "unregister",
+    "AAN", "BNAAN", "Accelerated", "ConstantInputNet", "Memory", "NonUniformQuantizedReLU", "PackedSpikes",
+    "QuantizedReLU", "__version__", "accelerate", "calibrate", "convert", "evaluate", "export_onnx", "export_program",
+    "from_nir", "load", "memory", "one_step", "pack_spikes", "parameter_groups", "record_inputs", "register",
+    "replace_neurons", "save", "set_precision", "step_loss", "to_nir", "train_epoch", "unregister",
 ]  # fmt: skip
 
 _MODULE_OF = {
     "AAN": "neurons.aan", "Accelerated": "acceleration", "BNAAN": "neurons.aan", "ConstantInputNet": "training",
+    "Memory": "memory_report", "PackedSpikes": "packing", "memory": "memory_report", "pack_spikes": "packing",
     "NonUniformQuantizedReLU": "neurons.quantized", "QuantizedReLU": "neurons.quantized", "accelerate": "acceleration",
     "calibrate": "calibration", "convert": "conversion", "evaluate": "evaluation", "export_onnx": "deployment",
     "export_program": "deployment", "from_nir": "deployment", "load": "saving",

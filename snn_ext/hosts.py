@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Literal
+from typing import Any, Literal
 
 from torch import nn
 
@@ -11,6 +11,7 @@ from ._tracing import InputTracer
 
 __all__ = [
     "Host", "LeafTracer", "host_of", "is_container", "is_encoder", "is_neuron", "is_relu", "kind_of", "reset_neurons",
+    "unwrapped",
 ]  # fmt: skip
 
 Host = Literal["spikingjelly", "snntorch"]
@@ -54,6 +55,15 @@ def is_container(module: nn.Module | None) -> bool:
     """Return True for a sequence of layers of SpikingJelly that runs them on a batch, or step by step."""
     kind = type(module)
     return isinstance(module, nn.Sequential) and kind.__module__ == "spikingjelly.activation_based.layer.container"
+
+
+def unwrapped(net: nn.Module) -> nn.Module:
+    """Return the module inside ``nn.DataParallel``, ``DistributedDataParallel`` and ``torch.compile``."""
+    inner: Any = net
+    while isinstance(inner, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        inner = inner.module
+    original = getattr(inner, "_orig_mod", None)
+    return inner if original is None else unwrapped(original)
 
 
 def reset_neurons(net: nn.Module) -> None:

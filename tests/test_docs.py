@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 TUTORIALS = ["tutorial-spikingjelly.md", "tutorial-snntorch.md", "tutorial-convert.md", "tutorial-words.md"]
 NEURONS = ["neuron-atif-u.md", "neuron-atif-nu.md", "neuron-pcmp.md", "neuron-asn.md"]
-OTHERS = ["quantised-twin.md", "deployment.md", "gallery.md", "lightning.md", "extending.md"]
+OTHERS = ["quantised-twin.md", "memory.md", "deployment.md", "gallery.md", "lightning.md", "extending.md"]
 NEEDS = {"deployment.md": ("onnx", "onnxruntime", "onnxscript", "nir"), "lightning.md": ("lightning",)}
 """Packages beside those of the other tests, by page."""
 REPOSITORY = "https://github.com/snn-ext/snn_ext/blob/main/"

@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
 
 from .._errors import bad_value
+from ..hosts import unwrapped
 from ..simulation.layers import rule_of
 from .graph_tools import assign, kind_of, refuse
 from .obstacles import Obstacles
@@ -55,7 +56,7 @@ def plain_copy(ann: nn.Module, x: Tensor, obstacles: Obstacles) -> tuple[nn.Modu
     ValueError
         If the net is scripted, or has weights of float32 and of float64.
     """
-    ann = _unwrapped(ann)
+    ann = unwrapped(ann)
     for name, module in ann.named_modules():
         if isinstance(module, torch.jit.ScriptModule):
             refuse(f"a scripted module {name}".rstrip(), "the nn.Module that was scripted, which can be traced")
@@ -63,23 +64,14 @@ def plain_copy(ann: nn.Module, x: Tensor, obstacles: Obstacles) -> tuple[nn.Modu
     computed = (v for module in ann.modules() for v in vars(module).values() if isinstance(v, Tensor))
     copied = copy.deepcopy(ann, {id(value): value.detach().clone() for value in computed}).eval()
     for name, module in list(copied.named_modules()):
-        if _unwrapped(module) is not module:
-            assign(copied, name, _unwrapped(module))
+        if unwrapped(module) is not module:
+            assign(copied, name, unwrapped(module))
     for name, module in copied.named_modules():
         _own_weights(module)
         if module._forward_hooks or module._forward_pre_hooks:
             with obstacles.noted():
                 refuse(f"{kind_of(module)} {name}".rstrip() + " with a forward hook", "it without: handle.remove()")
     return _full_precision(copied, x)
-
-
-def _unwrapped(module: nn.Module) -> nn.Module:
-    """Return the module inside ``nn.DataParallel``, ``DistributedDataParallel`` and ``torch.compile``."""
-    inner: Any = module
-    while isinstance(inner, nn.DataParallel | nn.parallel.DistributedDataParallel):
-        inner = inner.module
-    original = getattr(inner, "_orig_mod", None)
-    return inner if original is None else _unwrapped(original)
 
 
 def _own_weights(module: nn.Module) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["as_step_of", "as_steps_of", "dense", "empty_step", "flat", "in_order_of", "is_one", "savable"]
+__all__ = [
+    "as_step_of", "as_steps_of", "dense", "empty_step", "flat", "in_memory_order", "in_order_of", "is_one", "savable",
+]  # fmt: skip
 
 
 def dense(x_seq: Tensor) -> Tensor:
@@ -26,6 +28,24 @@ def dense(x_seq: Tensor) -> Tensor:
                 return x_seq.contiguous()
             expected *= size
     return x_seq if x_seq.shape[0] == 1 or x_seq.stride(0) == expected else x_seq.contiguous()
+
+
+def in_memory_order(tensor: Tensor) -> Tensor | None:
+    """Return the elements of a dense tensor as they follow each other in memory; ``None`` for gaps or overlap.
+
+    Examples
+    --------
+    >>> x = torch.arange(6).reshape(2, 3)
+    >>> in_memory_order(x.T), in_memory_order(x[:, :2]), in_memory_order(x[:1].expand(2, 3))
+    (tensor([0, 1, 2, 3, 4, 5]), None, None)
+    """
+    expected = 1
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if size != 1:
+            if stride != expected:
+                return None
+            expected *= size
+    return tensor.as_strided((tensor.numel(),), (1,))
 
 
 def in_order_of(x_seq: Tensor, other: Tensor) -> Tensor:

@@ -22,7 +22,9 @@ OPERATORS = {op: found["cpu"] for op, found in registry.IMPLEMENTATIONS.items()}
 def in_c(operator: str, changed: dict[str, str] | None = None) -> CpuImplementation:
     """Return the implementation in C, not built yet, with other sources if these are given."""
     real = OPERATORS[operator]
-    return type(real)() if operator == "spike_convolution" else type(real)(real._package, real._agreement, changed)
+    if isinstance(real, CpuImplementation):
+        return type(real)(real._package, real._agreement, changed)
+    return type(real)()
 
 
 def patched(operator: str, old: str, new: str) -> dict[str, str]:

@@ -1,0 +1,325 @@
+"""Spikes kept for the backward pass as bits: :func:`pack_spikes`."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, fx, nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.nn.parameter import is_lazy
+
+from ._errors import bad_type, bad_value
+from .hosts import host_of
+from .ops.layout import in_memory_order
+from .ops.value_codes import Codes, decode, encode
+
+__all__ = ["Bytes", "PackedSpikes", "Pass", "pack_spikes"]
+
+_LEAST = 4096  # bytes of a tensor that is worth a call
+
+
+def pack_spikes(net: nn.Module) -> PackedSpikes:
+    """Keep what has few distinct values, as spikes have, for the backward pass in 1, 2 or 4 bits, in place.
+
+    A layer behind a neuron keeps its input, 32 bits for a spike. In every call of the net with gradients each tensor
+    that autograd saves is looked at. One of at most 16 values is kept as codes and a table of these values, and
+    restored when the backward pass asks for it: 0/1 spikes, whatever their height, take 1 bit; counts up to 3 and
+    two signs 2; masks of dropout 1. Nothing is guessed: values are compared bit by bit, and a tensor of more values
+    stays whole. So gradients are the same to the last bit. The training loop stays as it is.
+
+    Parameters
+    ----------
+    net : nn.Module
+        What the training loop calls, of either host; calls of its parts alone are not packed.
+
+    Returns
+    -------
+    PackedSpikes
+        What was packed in the last call, what was left and why, and ``undo()``. A net that is packed already, as the
+        copy of one is, stays so.
+
+    Raises
+    ------
+    TypeError
+        If ``net`` is no module, or a scripted one, whose calls Python does not see.
+    ValueError
+        If ``net`` is a single neuron.
+
+    Notes
+    -----
+    Only the class of the net changes, to a subclass of its own with the same name. Copies and pickles are packed too.
+    It works under autocast, checkpointing, ``torch.compile``, DDP and other hooks on saved tensors, which get the
+    codes instead. Under ``torch.func`` and while a CUDA graph is captured everything stays whole.
+
+    Examples
+    --------
+    >>> from spikingjelly.activation_based import functional, layer
+    >>> from snn_ext.spikingjelly import ATIFuNode
+    >>> net = nn.Sequential(layer.Linear(8, 4096), ATIFuNode(), layer.Linear(4096, 10))
+    >>> functional.set_step_mode(net, "m")
+    >>> done = pack_spikes(net)
+    >>> loss = net(torch.rand(4, 2, 8)).sum()
+    >>> done.packed
+    {'1 bit': Bytes(tensors=1, before=131072, after=4160)}
+    >>> loss.backward()
+    >>> done.undo()
+    """
+    if not isinstance(net, nn.Module):
+        bad_type("net", net, "an nn.Module")
+    if isinstance(net, torch.jit.ScriptModule):
+        bad_type("net", type(net).__name__, "the nn.Module that was scripted")
+    if host_of(net) is not None:
+        bad_value("net", type(net).__name__, "a net: it is layers behind a neuron that keep its spikes")
+    if not isinstance(net, _Packs):
+        _set_class(net, _packing(type(net)))
+    return PackedSpikes(net)
+
+
+@dataclass(frozen=True)
+class Bytes:
+    """Tensors that are kept for the backward pass, each memory counted once."""
+
+    tensors: int = 0
+    before: int = 0
+    after: int = 0
+
+    def __add__(self, other: Bytes) -> Bytes:
+        pairs = zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)
+        return Bytes(*(a + b for a, b in pairs))
+
+
+@dataclass(frozen=True)
+class PackedSpikes:
+    """What :func:`pack_spikes` did with a net."""
+
+    net: nn.Module
+
+    @property
+    def packed(self) -> dict[str, Bytes]:
+        """``"1 bit"``, ``"2 bits"``, ``"4 bits"`` to the tensors packed so in the last call of the net."""
+        return dict(sorted((kind, found) for kind, found in self._last.items() if found.before != found.after))
+
+    @property
+    def left(self) -> dict[str, Bytes]:
+        """The reason to the tensors that stayed whole for it in the last call."""
+        return {kind: found for kind, found in self._last.items() if found.before == found.after}
+
+    @property
+    def _last(self) -> dict[str, Bytes]:
+        kind: Any = type(self.net)
+        if not issubclass(kind, _Packs):
+            bad_value("net", f"{kind.__name__} that is packed no more", "one between pack_spikes(net) and undo()")
+        return kind.last_call
+
+    def undo(self) -> None:
+        """Give the net its own class back; what is kept of earlier calls can still be restored."""
+        _ = self._last
+        _set_class(self.net, _unpacked(type(self.net)))
+
+    def __str__(self) -> str:
+        total = sum(self._last.values(), Bytes())
+        if not total.tensors:
+            return "nothing kept yet: call the net with gradients"
+        lines = [f"kept in the last call: {_mega(total.before)}, packed {_mega(total.after)}"]
+        lines += [
+            f"  {kind}: {found.tensors} tensors, {_mega(found.before)} -> {_mega(found.after)}"
+            for kind, found in self.packed.items()
+        ]
+        return "\n".join(lines + [f"  {why}: {f.tensors} tensors, {_mega(f.before)}" for why, f in self.left.items()])
+
+
+def _mega(count: int) -> str:
+    return f"{count / 1e6:.1f} MB"
+
+
+# -- the net's class -------------------------------------------------------------------------------------------------
+
+
+class _Packs:
+    """Base of the classes of packed nets; each net has a class of its own."""
+
+    last_call: ClassVar[dict[str, Bytes]] = {}
+
+    def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if torch.compiler.is_exporting():
+            return super().__call__(*args, **kwargs)  # type: ignore[misc]
+        return self._call_packed(*args, **kwargs)
+
+    @torch.compiler.disable(recursive=False, reason="hooks go around what is compiled: pack_spikes(torch.compile(net))")
+    def _call_packed(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if not isinstance(self, _Packs):  # undone, but something compiled holds this method
+            return type(self).__call__(self, *args, **kwargs)
+        with _entered(self):
+            return super().__call__(*args, **kwargs)  # type: ignore[misc]
+
+    def __deepcopy__(self: Any, memo: dict[int, Any]) -> Any:
+        with _as_it_was(self):
+            return _made(copy.deepcopy, self, memo)
+
+    def __reduce_ex__(self: Any, protocol: Any) -> Any:
+        with _as_it_was(self):
+            make, arguments, *rest = self.__reduce_ex__(protocol)
+        return _made, (make, *arguments), *rest
+
+
+def _packing(kind: type) -> type:
+    names = {name: getattr(kind, name) for name in ("__module__", "__qualname__", "__doc__")}
+    if issubclass(kind, fx.GraphModule):
+        names["recompile"] = _recompile
+    return type(kind.__name__, (_Packs, kind), names)
+
+
+def _recompile(net: Any) -> Any:
+    with _as_it_was(net):  # it writes into the class
+        return net.recompile()
+
+
+def _unpacked(kind: type) -> type:
+    return kind.__bases__[1]
+
+
+def _made(make: Callable[..., Any], *arguments: Any) -> Any:
+    """Return what a function makes, packed; classes have their own ways to be copied and pickled."""
+    net = make(*arguments)
+    _set_class(net, _packing(type(net)))
+    return net
+
+
+@contextmanager
+def _as_it_was(net: nn.Module) -> Iterator[None]:
+    packs = type(net)
+    _set_class(net, _unpacked(packs))
+    try:
+        yield
+    finally:
+        _set_class(net, packs)
+
+
+def _set_class(net: nn.Module, kind: type) -> None:
+    object.__setattr__(net, "__class__", kind)  # a compiled module hands over what is set to the one inside
+
+
+@torch.compiler.disable
+def _entered(net: Any) -> AbstractContextManager[Any]:
+    """Return what packs in its block, if anything is saved there that nobody packs yet."""
+    if not torch.is_grad_enabled() or torch._C._autograd._saved_tensors_hooks_get_disabled_error_message() is not None:
+        return nullcontext()  # nothing is saved, or torch.func allows no hooks
+    around = torch._C._autograd._top_saved_tensors_default_hooks(False)
+    if around is not None and isinstance(getattr(around[0], "__self__", None), Pass):
+        return nullcontext()
+    return Pass(net, around)
+
+
+# -- one call --------------------------------------------------------------------------------------------------------
+
+
+class Pass(saved_tensors_hooks):
+    """Hooks on the tensors that one call of a net saves; ``around`` are the hooks outside, which get what is kept."""
+
+    def __init__(self, net: nn.Module, around: Any = None) -> None:
+        super().__init__(self.pack, _Kept.restore)
+        self._net, self._around = net, around
+        own = (t for t in (*net.parameters(), *net.buffers()) if not is_lazy(t))
+        self._own = {StorageWeakRef(t.untyped_storage()) for t in own}
+        self._seen: dict[Any, Codes | None] = {}  # by memory: what several layers keep is packed once
+        self.kept: dict[str, Bytes] = {}
+
+    @torch.compiler.disable
+    def __exit__(self, *error: object) -> None:
+        super().__exit__(*error)
+        self._seen.clear()
+        self._around = None  # it may hold what a checkpoint keeps, and a method of this object holds it
+        if isinstance(self._net, _Packs):
+            type(self._net).last_call = self.kept
+
+    @torch.compiler.disable
+    def pack(self, tensor: Tensor) -> _Kept:
+        """Return what is kept of a tensor."""
+        found = self._codes(tensor)
+        content, unpack = tensor if found is None else found.codes, None
+        if self._around is not None:
+            content, unpack = self._around[0](content), self._around[1]
+        if found is None:
+            return _Kept(content, unpack, tensor._version if unpack is None else None)
+        return _Kept(content, unpack, None, (found.table, found.bits, found.elements), tensor.shape, tensor.stride())
+
+    def note(self, tensor: Tensor, kind: str, after: int) -> None:
+        """Count a tensor whose memory was not kept before in this call."""
+        before = tensor.numel() * tensor.element_size()
+        self.kept[kind] = self.kept.get(kind, Bytes()) + Bytes(1, before, after)
+
+    def _codes(self, tensor: Tensor) -> Codes | None:
+        if not _is_plain(tensor):
+            return None
+        storage = StorageWeakRef(tensor.untyped_storage())  # an address alone may be that of memory freed in between
+        if storage in self._own:
+            return None
+        is_dense = in_memory_order(tensor) is not None  # then its shape and order do not matter for its codes
+        key = (storage, tensor.storage_offset(), tensor.numel(), is_dense, tensor.dtype, tensor._version)
+        if key in self._seen:
+            return self._seen[key]
+        found = self._seen[key] = encode(tensor) if _may_be_packed(tensor) else None
+        if found is None:
+            self.note(tensor, _why_not(tensor), tensor.numel() * tensor.element_size())
+        else:
+            self.note(tensor, f"{found.bits} bit{'s' * (found.bits > 1)}", _size(found))
+        return found
+
+
+@dataclass(slots=True)
+class _Kept:
+    """What autograd keeps instead of a tensor: the tensor itself or its codes, or what other hooks made of these."""
+
+    content: Any
+    unpack: Callable[[Any], Tensor] | None
+    version: int | None
+    coded: tuple[Tensor, int, int] | None = None
+    shape: tuple[int, ...] = ()
+    stride: tuple[int, ...] = ()
+
+    @torch.compiler.disable
+    def restore(self) -> Tensor:
+        """Return the tensor."""
+        content: Tensor = self.content if self.unpack is None else self.unpack(self.content)
+        if self.coded is None:
+            if self.version is not None and content._version != self.version:  # torch does not look behind hooks
+                raise RuntimeError(
+                    "one of the variables needed for gradient computation has been modified by an inplace operation: "
+                    f"got version {content._version} of a {content.dtype} tensor of shape {list(content.shape)}, want "
+                    f"version {self.version}"
+                )
+            return content
+        return decode(Codes(content, *self.coded)).as_strided(self.shape, self.stride)
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Return True if the values of a tensor are what its memory holds."""
+    special = tensor.is_meta or tensor.is_quantized or tensor.is_nested or tensor.is_conj() or tensor.is_neg()
+    return type(tensor) is Tensor and tensor.layout is torch.strided and not special
+
+
+def _may_be_packed(tensor: Tensor) -> bool:
+    return tensor.numel() * tensor.element_size() >= _LEAST and not _is_captured(tensor)
+
+
+def _is_captured(tensor: Tensor) -> bool:
+    return tensor.is_cuda and torch.cuda.is_current_stream_capturing()
+
+
+def _why_not(tensor: Tensor) -> str:
+    if tensor.numel() * tensor.element_size() < _LEAST:
+        return f"less than {_LEAST} bytes"
+    if _is_captured(tensor):
+        return "a CUDA graph is captured, which cannot wait for what the values are"
+    return "gaps in memory" if in_memory_order(tensor) is None else "more than 16 values"
+
+
+def _size(found: Codes) -> int:
+    return sum(t.numel() * t.element_size() for t in (found.codes, found.table))
