@@ -90,7 +90,8 @@ def pareto_figure(found: Sequence[Line], title: str) -> Figure:
         x, y = fmean(energy), fmean(accuracy)
         style = look(PLACES.get(line.row, 5)) | {"marker": MARKERS[line.model], "ls": "none"}
         low_high = [[x - min(energy)], [max(energy) - x]], [[y - min(accuracy)], [max(accuracy) - y]]
-        axes.errorbar(x, y, low_high[1], low_high[0], fmt="none", ecolor=style["color"], capsize=4)
+        if len(energy) > 1:
+            axes.errorbar(x, y, low_high[1], low_high[0], fmt="none", ecolor=style["color"], capsize=4)
         axes.plot(x, y, **style, label=f"{line.model}: {line.row}{'' if len(energy) > 1 else ', one seed'}")
     way = [(fmean(line.values("energy_nj")), 100 * fmean(line.values("accuracy"))) for line in not_beaten(found)]
     axes.plot(*zip(*way, strict=True), color="grey", lw=1, ls="--", zorder=0, label="Pareto front: not beaten in both")
