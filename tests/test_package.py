@@ -46,6 +46,23 @@ def test_hosts_are_imported_without_torchaudio() -> None:
     assert "'torchaudio'" not in loaded and "'spikingjelly.datasets'" not in loaded
 
 
+@pytest.mark.parametrize(
+    ("host", "part"), [("spikingjelly", "spikingjelly"), ("spikingjelly", "conversion"), ("snntorch", "snntorch")]
+)
+def test_a_missing_host_is_named_with_its_extra(host: str, part: str) -> None:
+    run(
+        "import sys\n"
+        "class Block:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        f"        if name == {host!r}: raise ModuleNotFoundError(name, name=name)\n"
+        "sys.meta_path.insert(0, Block())\n"
+        f"try:\n    import snn_ext.{part}\n"
+        f"except ModuleNotFoundError as error:\n    told, name = str(error), error.name\n"
+        f"assert name == {host!r}\n"
+        f"assert told == \"snn_ext.{part} needs {host}, want it installed: pip install 'snn_ext[{host}]'\", told\n"
+    )
+
+
 def test_types_are_declared() -> None:
     assert (Path(snn_ext.__file__).parent / "py.typed").exists()
 

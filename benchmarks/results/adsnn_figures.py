@@ -178,8 +178,10 @@ def _analog(sweep: Mapping[float, Evaluation]) -> float:
 
 
 def _one(title: str, width: float = 6.4) -> tuple[Figure, Axes]:
-    figure = new_figure(width, 4.2, title)
-    return figure, figure.subplots()
+    figure = new_figure(width, 4.2)
+    axes = figure.subplots()
+    axes.set_title(title, fontsize=10)
+    return figure, axes
 
 
 def _finish(*panels: Axes) -> None:
