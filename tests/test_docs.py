@@ -24,10 +24,16 @@ PICTURES = "https://raw.githubusercontent.com/snn-ext/snn_ext/main/"
 
 @pytest.mark.parametrize("page", [*OTHERS, *NEURONS, *TUTORIALS])
 def test_blocks_of_the_page_run(
-    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    page: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    request: pytest.FixtureRequest,
 ) -> None:
     for package in NEEDS.get(page, ()):
         pytest.importorskip(package)
+    if page == "deployment.md":
+        request.getfixturevalue("one_registry")
     monkeypatch.chdir(tmp_path)
     text = (DOCS / page).read_text(encoding="utf-8")
     blocks = re.findall(r"^```(python|bash)\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
