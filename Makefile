@@ -3,8 +3,10 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
 JOBS ?= 2
+CONSTRAINTS ?= constraints.txt
+LOWEST ?= .venv-lowest
 
-.PHONY: quickstart test properties lint docs clean
+.PHONY: quickstart test lowest properties lint docs clean
 
 quickstart: $(VENV)/.installed
 	$(RUN) -m recipes.quickstart
@@ -13,6 +15,10 @@ quickstart: $(VENV)/.installed
 # of the tests, so that modules share their fixtures, and takes from the other in the end.
 test: $(VENV)/.installed
 	$(RUN) -m pytest -n $(JOBS) --dist worksteal
+
+# The same with the oldest versions of torch and of the hosts that are promised, in an environment of their own.
+lowest:
+	$(MAKE) test VENV=$(LOWEST) CONSTRAINTS=constraints-lowest.txt
 
 # Many times the examples of the default run, new ones each time; the number of each property is printed.
 properties: $(VENV)/.installed
@@ -27,11 +33,11 @@ docs: $(VENV)/.installed
 	$(RUN) -m pip install -q -c constraints.txt -e '.[docs]'
 	$(RUN) -m sphinx -q -W --keep-going docs build/docs
 
-$(VENV)/.installed: pyproject.toml constraints.txt
+$(VENV)/.installed: pyproject.toml $(CONSTRAINTS)
 	@$(PYTHON) -c 'import sys; sys.exit("PYTHON: got %d.%d, want 3.11 or newer: make PYTHON=python3.12 ..." % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[test]'
+	$(RUN) -m pip install -q --disable-pip-version-check -c $(CONSTRAINTS) -e '.[test]'
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) $(LOWEST) build *.egg-info

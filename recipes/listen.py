@@ -29,7 +29,7 @@ from .lib.spotter import CHECKPOINT, load_spotter
 
 @dataclass(kw_only=True)
 class Options:
-    """Options."""
+    """Sound and decision."""
 
     recordings: Annotated[
         list[str], Argument("recordings", nargs="*"), "sound files, or - for raw 16-bit samples at 16 kHz"

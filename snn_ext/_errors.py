@@ -28,7 +28,9 @@ def bad_value(name: str, got: Any, want: str) -> NoReturn:
 
 def bad_type(name: str, got: Any, want: str) -> NoReturn:
     """Raise the ``TypeError`` that names the argument, what came and what is wanted."""
-    raise TypeError(f"{name}: got {describe(got)} of type {type(got).__name__}, want {want}")
+    kind = type(got).__name__
+    of_type = "" if kind in ("Tensor", "Parameter") else f" of type {kind}"  # a tensor is described as one
+    raise TypeError(f"{name}: got {describe(got)}{of_type}, want {want}")
 
 
 def check_bool(name: str, value: Any) -> bool:

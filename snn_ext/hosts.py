@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from importlib import import_module
 from typing import Any, Literal
 
 from torch import nn
@@ -10,11 +11,22 @@ from torch import nn
 from ._tracing import InputTracer
 
 __all__ = [
-    "Host", "LeafTracer", "host_of", "is_container", "is_encoder", "is_neuron", "is_relu", "kind_of", "reset_neurons",
-    "unwrapped",
+    "Host", "LeafTracer", "host_of", "is_container", "is_encoder", "is_neuron", "is_relu", "kind_of", "need",
+    "reset_neurons", "unwrapped",
 ]  # fmt: skip
 
 Host = Literal["spikingjelly", "snntorch"]
+
+
+def need(host: Host, part: str) -> None:
+    """Import a host for a part of this package that is nothing without it; where it is missing, say what to install."""
+    try:
+        import_module(host)
+    except ModuleNotFoundError as error:
+        if error.name != host:
+            raise
+        text = f"{part} needs {host}, want it installed: pip install 'snn_ext[{host}]'"
+        raise ModuleNotFoundError(text, name=host) from None
 
 
 def host_of(module: nn.Module) -> Host | None:

@@ -9,11 +9,15 @@ from pathlib import Path
 
 import pytest
 
+from snn_ext.command import main
+
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 TUTORIALS = ["tutorial-spikingjelly.md", "tutorial-snntorch.md", "tutorial-convert.md", "tutorial-words.md"]
 NEURONS = ["neuron-atif-u.md", "neuron-atif-nu.md", "neuron-pcmp.md", "neuron-asn.md"]
-OTHERS = ["quantised-twin.md", "memory.md", "deployment.md", "gallery.md", "lightning.md", "extending.md"]
+OTHERS = [
+    "command.md", "quantised-twin.md", "memory.md", "deployment.md", "gallery.md", "lightning.md", "extending.md",
+]  # fmt: skip
 NEEDS = {"deployment.md": ("onnx", "onnxruntime", "onnxscript", "nir"), "lightning.md": ("lightning",)}
 """Packages beside those of the other tests, by page."""
 REPOSITORY = "https://github.com/snn-ext/snn_ext/blob/main/"
@@ -22,17 +26,26 @@ PICTURES = "https://raw.githubusercontent.com/snn-ext/snn_ext/main/"
 
 @pytest.mark.parametrize("page", [*OTHERS, *NEURONS, *TUTORIALS])
 def test_blocks_of_the_page_run(
-    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    page: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    request: pytest.FixtureRequest,
 ) -> None:
     for package in NEEDS.get(page, ()):
         pytest.importorskip(package)
+    if page == "deployment.md":
+        request.getfixturevalue("one_registry")
     monkeypatch.chdir(tmp_path)
     text = (DOCS / page).read_text(encoding="utf-8")
     blocks = re.findall(r"^```(python|bash)\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     assert sum(kind == "python" for kind, _ in blocks) >= (1 if page in NEURONS else 3)
     names: dict[str, object] = {"__name__": "__main__"}
+    monkeypatch.syspath_prepend(tmp_path)
     for kind, block in blocks:
         if kind == "python":
+            if file := re.match(r"# (\w+\.py)\n", block):
+                Path(file[1]).write_text(block, encoding="utf-8")
             exec(compile(block, page, "exec"), names)
         else:
             for line in block.splitlines():
@@ -41,7 +54,10 @@ def test_blocks_of_the_page_run(
 
 
 def run_command(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run ``python -m MODULE ...`` in this process, which has imported torch already; install nothing."""
+    """Run ``python -m MODULE ...`` or ``snn-ext`` in this process, which has imported torch; install nothing."""
+    if words[0] == "snn-ext":
+        main(words[1:])
+        return
     if words[:2] != ["python", "-m"]:
         assert words[0] in ("pip", "#"), words
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
 from typing import Any
@@ -10,8 +11,8 @@ import pytest
 import torch
 
 from snn_ext import functional as F
-from snn_ext.snntorch import PCMPIF, ATIFnu, ATIFu
-from snn_ext.spikingjelly import ATIFnuNode, ATIFuNode, PCMPIFNode
+from snn_ext.snntorch import ASN, PCMPIF, ATIFnu, ATIFu
+from snn_ext.spikingjelly import ASNNode, ATIFnuNode, ATIFuNode, PCMPIFNode
 
 X = torch.rand(4, 3)
 ONE = torch.ones(1)
@@ -155,8 +156,9 @@ FUNCTIONS = [
     *each("x_seq", lambda x: ATIFuNode(step_mode="m")(x), torch.tensor(1.0), torch.zeros(0, 3)),
     *each("input_", lambda x: ATIFu(init_hidden=True)(x), [1.0], None),
     *each("input_", lambda x: ATIFu(init_hidden=True, step_mode="m")(x), torch.tensor(1.0), torch.zeros(0, 3)),
-    *each("x_seq", lambda x: ATIFuNode()(x), X.long()),
-    *each("x_seq", lambda x: ATIFu(init_hidden=True)(x), X.long()),
+    *each("x", lambda x: ATIFuNode()(x), X.long()),
+    *each("x", lambda x: ATIFuNode(step_mode="m")(x), X.long()),
+    *each("input_", lambda x: ATIFu(init_hidden=True)(x), X.long()),
     *each("grad_scale", lambda x: ATIFuNode(grad_scale="lsq")(x), X),
     *each("v_init", lambda x: ATIFuNode(v_init=torch.ones(2))(x), X, X[0]),
 ]
@@ -185,3 +187,50 @@ def test_a_message_is_one_line_whatever_the_values_are(held: float) -> None:
     with pytest.raises(TypeError) as caught:
         F.integrate_and_fire([torch.full((8, 8), held)], 0.0, ONE)  # type: ignore[arg-type]
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("neuron", [ATIFuNode(), ATIFu(init_hidden=True)], ids=["spikingjelly", "snntorch"])
+def test_an_input_of_integers_is_told_with_the_shape_that_came(neuron: Any) -> None:
+    with pytest.raises(TypeError, match=r"got a torch.int64 tensor of shape \[4, 3\], want a floating tensor"):
+        neuron(X.long())
+
+
+FOREIGN = [
+    *((cls, "threshold", "v_threshold") for cls in (ATIFuNode, PCMPIFNode, ATIFnuNode, ASNNode)),
+    *((cls, "v_threshold", "threshold") for cls in (ATIFu, PCMPIF, ATIFnu, ASN)),
+    (ATIFuNode, "spike_grad", "surrogate_function"), (ATIFu, "surrogate_function", "spike_grad"),
+    (ATIFuNode, "beta", "tau"), (PCMPIFNode, "learn_beta", "learn_tau"), (ATIFu, "tau", "beta"),
+    (ATIFnu, "v_reset", "reset_mechanism"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("cls", "given", "here"), FOREIGN)
+def test_an_argument_of_the_other_host_is_told_with_its_name_here(cls: Any, given: str, here: str) -> None:
+    with pytest.raises(TypeError, match=rf"^{given}: got it as an argument of {cls.__name__}, want {here}"):
+        cls(**{given: 0.5})
+    assert here in inspect.signature(cls).parameters and given not in inspect.signature(cls).parameters
+
+
+def test_a_subclass_may_take_an_argument_of_the_other_host() -> None:
+    class Mine(ATIFuNode):
+        def __init__(self, threshold: float) -> None:
+            super().__init__(threshold)
+
+    class Anything(ATIFuNode):
+        def __init__(self, **options: Any) -> None:
+            super().__init__(options["threshold"])
+
+    assert Mine(threshold=0.5).v_threshold.item() == Anything(threshold=0.5).v_threshold.item() == 0.5
+
+
+@pytest.mark.parametrize("neuron", [ATIFuNode(), PCMPIF()])
+def test_a_backend_that_would_do_nothing_is_refused_as_an_attribute_too(neuron: Any) -> None:
+    with pytest.raises(ValueError, match="backend: got 'cupy', want no such argument; .*ask snn_ext.ops"):
+        neuron.backend = "cupy"
+
+
+def test_the_repr_tells_what_is_trained_and_by_which_surrogate() -> None:
+    assert "threshold=0.5 (trained), " in repr(ATIFu(0.5)) and "spike_grad=ATan(alpha=2.0" in repr(ATIFu(0.5))
+    assert "threshold=1, " in repr(PCMPIF()) and "(trained)" not in repr(ATIFu(learn_threshold=False))
+    assert "v_threshold=1 (trained), " in repr(ATIFuNode()) and "Sigmoid(alpha=4.0" in repr(ATIFuNode())
+    assert "surrogate_function=ATan(alpha=3.0" in repr(ATIFuNode(surrogate_function=F.ATan(3.0)))

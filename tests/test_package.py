@@ -5,8 +5,10 @@ from __future__ import annotations
 import doctest
 import importlib
 import pkgutil
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -44,6 +46,34 @@ def test_hosts_are_imported_without_torchaudio() -> None:
     # Its newest release does not import beside the newest torch.
     loaded = run("import snn_ext.spikingjelly, snn_ext.snntorch, sys; print([m for m in sys.modules])")
     assert "'torchaudio'" not in loaded and "'spikingjelly.datasets'" not in loaded
+
+
+@pytest.mark.parametrize(
+    ("host", "part"), [("spikingjelly", "spikingjelly"), ("spikingjelly", "conversion"), ("snntorch", "snntorch")]
+)
+def test_a_missing_host_is_named_with_its_extra(host: str, part: str) -> None:
+    run(
+        "import sys\n"
+        "class Block:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        f"        if name == {host!r}: raise ModuleNotFoundError(name, name=name)\n"
+        "sys.meta_path.insert(0, Block())\n"
+        f"try:\n    import snn_ext.{part}\n"
+        f"except ModuleNotFoundError as error:\n    told, name = str(error), error.name\n"
+        f"assert name == {host!r}\n"
+        f"assert told == \"snn_ext.{part} needs {host}, want it installed: pip install 'snn_ext[{host}]'\", told\n"
+    )
+
+
+def test_the_oldest_versions_that_are_promised_are_those_that_are_tested() -> None:
+    root = Path(snn_ext.__file__).parents[1]
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    promised = [*project["dependencies"], *extras["spikingjelly"], *extras["snntorch"]]
+    lowest = dict(re.findall(r"^(\w+)==([\d.]+)$", (root / "constraints-lowest.txt").read_text("utf-8"), re.MULTILINE))
+    for name in ("torch", "spikingjelly", "snntorch"):
+        (least,) = (line.split(">=")[1].split(",")[0] for line in promised if line.startswith(f"{name}>="))
+        assert lowest[name].startswith(f"{least}."), name
 
 
 def test_types_are_declared() -> None:

@@ -65,7 +65,9 @@ def main(options: Options) -> str:
     with own_folder(options.out, "adsnn"):
         results = [measure(replace(options, seed=seed)) for seed in options.seeds]
         name = results[0]["data"]
-        for stem, figure in adsnn_figures.of_data_set(results, f"{options.layout}, {name}"):
+        samples = next(iter(results[0]["sweep"].values())).samples
+        title = f"{name}: {samples:,} test images, of which one is {100 / samples:.2g} points"
+        for stem, figure in adsnn_figures.of_data_set(results, title):
             save_figure(figure, options.out / f"{stem}.png")
         return write_report(options.out, section(results, options))
 
@@ -75,7 +77,9 @@ def measure(options: Options) -> dict[str, Any]:
     experiment = Experiment(options)
     sweep = experiment.sweep()
     high, low = experiment.precisions(sweep)
-    result: dict[str, Any] = {"data": experiment.analog.data.name, "sweep": sweep, "high": high, "low": low}
+    result: dict[str, Any] = {
+        "data": experiment.analog.data.name, "seed": options.seed, "sweep": sweep, "high": high, "low": low,
+    }  # fmt: skip
     if options.seed in options.relu_seeds:
         result["relu"] = Experiment(replace(options, activation="relu", m_f=options.relu_m_f)).sweep()
     if low is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -9,15 +10,17 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-from recipes.lib.fine_tuning import COLOURS
-from snn_ext.plots import COLOURS as PALETTE
+from snn_ext.plots.style import finish, legend_beside, look, new_figure, plain_log
 
-__all__ = ["Line", "best_line", "confusion_figure", "not_beaten", "pareto_figure"]
+__all__ = ["Line", "best_line", "confusion_figure", "lines_of_page", "not_beaten", "pareto_figure"]
 
 MARKERS = {"separable": "o", "resnet8": "s", "resnet18": "D", "recurrent-lif": "^"}
-OTHER_COLOURS = {"ReLU, converted": PALETTE[3], "LIF, one recurrent layer": PALETTE[4]}
+PLACES = {
+    "ATIF-u": 0, "ATIF-nu": 1, "ATIF-u, pre-charged": 2, "ReLU, converted": 3, "LIF, one recurrent layer": 4,
+    "ReLU": 6, "IF, threshold 1": 7,
+}  # fmt: skip
+"""Of a row among the colours: the ReLU net is black, the neuron with nothing to train grey, and any other row 5."""
 
 
 @dataclass
@@ -47,29 +50,56 @@ def not_beaten(found: Sequence[Line]) -> list[Line]:
     return sorted((line for line in known if not beaten(line)), key=lambda line: points[id(line)][0])
 
 
-def pareto_figure(found: Sequence[Line]) -> Figure:
-    """Plot accuracy over energy, one small marker a seed and a large one their mean; a line joins the unbeaten ones."""
-    figure = Figure(figsize=(9, 5.5), layout="constrained")
+def lines_of_page(page: str) -> list[Line]:
+    """Return the lines of the table on a page of results, with means and ranges as they stand there.
+
+    Of three seeds the values follow; of more, those between the smallest and the largest are taken to be equal.
+    """
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in page.splitlines() if line.startswith("|")]
+    header = next(i for i, row in enumerate(rows) if {"net", "neuron", "seeds"} <= {*row})
+    found = []
+    for row in rows[header + 2 :]:
+        if len(row) != len(rows[header]):
+            break
+        cells = dict(zip(rows[header], row, strict=True))
+        seeds, wanted = map(int, cells["seeds"].split(" of "))
+        accuracy, energy = (_values(cells[name], seeds) for name in ("accuracy (%)", "energy (nJ)"))
+        results = [{"accuracy": a / 100, "energy_nj": e} for a, e in zip(accuracy, energy, strict=True)]
+        found.append(Line(cells["net"], cells["neuron"], wanted, results))
+    return found
+
+
+def _values(cell: str, seeds: int) -> list[float]:
+    """Return as many values as there are seeds, of the mean, the smallest and the largest of a cell."""
+    if not seeds:
+        return []
+    mean, *ends = map(float, re.findall(r"\d+(?:\.\d+)?", cell.replace(",", "")))
+    if not ends:
+        return [mean] * seeds
+    low, high = ends
+    return [low, *[(seeds * mean - low - high) / (seeds - 2)] * (seeds - 2), high]
+
+
+def pareto_figure(found: Sequence[Line], title: str) -> Figure:
+    """Plot accuracy over energy: means over the seeds, bars from the smallest to the largest, and the unbeaten ones."""
+    figure = new_figure(9, 5)
     axes = figure.subplots()
-    known = [line for line in found if line.results]
-    for line in known:
-        colour = COLOURS.get(line.row) or OTHER_COLOURS[line.row]
+    axes.set_title(f"{title}; bars: from the smallest to the largest of the seeds", fontsize=10)
+    for line in (line for line in found if line.results):
         energy, accuracy = line.values("energy_nj"), [100 * value for value in line.values("accuracy")]
-        axes.plot(energy, accuracy, MARKERS[line.model], color=colour, ms=4, alpha=0.5)
-        label = f"{line.model}: {line.row}"
-        axes.plot(fmean(energy), fmean(accuracy), MARKERS[line.model], color=colour, ms=10, mec="white", label=label)
-    front = not_beaten(found)
-    way = [(fmean(line.values("energy_nj")), 100 * fmean(line.values("accuracy"))) for line in front]
-    axes.plot(*zip(*way, strict=True), color="grey", lw=1, ls="--", zorder=0, label="not beaten in both")
-    axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.set(xlabel="energy of a clip (nJ, 45 nm, arithmetic only)", ylabel="test accuracy (%)")
-    axes.set_title(known[0].results[0]["data"])
-    axes.grid(alpha=0.3, which="both")
+        x, y = fmean(energy), fmean(accuracy)
+        style = look(PLACES.get(line.row, 5)) | {"marker": MARKERS[line.model], "ls": "none"}
+        low_high = [[x - min(energy)], [max(energy) - x]], [[y - min(accuracy)], [max(accuracy) - y]]
+        if len(energy) > 1:
+            axes.errorbar(x, y, low_high[1], low_high[0], fmt="none", ecolor=style["color"], capsize=4)
+        axes.plot(x, y, **style, label=f"{line.model}: {line.row}{'' if len(energy) > 1 else ', one seed'}")
+    way = [(fmean(line.values("energy_nj")), 100 * fmean(line.values("accuracy"))) for line in not_beaten(found)]
+    axes.plot(*zip(*way, strict=True), color="grey", lw=1, ls="--", zorder=0, label="Pareto front: not beaten in both")
+    axes.set(xscale="log", xlabel="energy of a clip (nJ, 45 nm, arithmetic only)", ylabel="test accuracy (%)")
     axes.margins(0.08)
-    figure.legend(loc="outside right upper", frameon=False, fontsize=9)
+    plain_log(axes.xaxis)
+    finish(axes, legend=False)
+    legend_beside(figure, axes)
     return figure
 
 
@@ -86,15 +116,15 @@ def confusion_figure(found: Sequence[Line]) -> Figure:
     counts = np.sum([result["confusion"] for result in line.results], axis=0)
     share = 100 * counts / np.maximum(1, counts.sum(1, keepdims=True))
     words = line.results[0]["words"]
-    figure = Figure(figsize=(10, 9), layout="constrained")
+    figure = new_figure(10, 9, f"{line.model}, {line.row}: {line.results[0]['data']}")
     axes = figure.subplots()
     image = axes.imshow(share, cmap="Blues", vmin=0, vmax=100)
     ticks = range(len(words))
     axes.set_xticks(ticks, words, rotation=90, fontsize=8)
     axes.set_yticks(ticks, words, fontsize=8)
-    for row, column in zip(*np.nonzero((share >= 10) & ~np.eye(len(words), dtype=bool)), strict=True):
-        axes.text(column, row, f"{share[row, column]:.0f}", ha="center", va="center", fontsize=7)
+    for row, column in zip(*np.nonzero(share >= 10), strict=True):
+        at = {"ha": "center", "va": "center", "color": "white" if share[row, column] > 55 else "black"}
+        axes.text(column, row, f"{share[row, column]:.0f}", fontsize=7, **at)
     axes.set(xlabel="taken for", ylabel="said")
-    axes.set_title(f"{line.model}, {line.row}: {line.results[0]['data']}")
     figure.colorbar(image, label="% of the clips of a word", shrink=0.8)
     return figure

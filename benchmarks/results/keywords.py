@@ -208,13 +208,17 @@ def _write(options: Options, passed: Sequence[str], found: Sequence[Line]) -> No
     listener = None if options.listener is None else read_json(options.listener, *kind)
     told = replace(options, markdown=None, jobs=1, report_only=False)
     command = " ".join([command_line(told), *passed, "--out runs/keywords"])
-    given = [] if options.markdown is None else [(options.markdown, "keyword-spotting-")]
+    given = [] if options.markdown is None else [(options.markdown, "pictures/keyword-spotting-")]
     for path, prefix in [(options.out / "table.md", ""), *given]:
-        save_figure(pareto_figure(found), path.parent / f"{prefix}pareto.png")
+        save_figure(pareto_figure(found, _data(found)), path.parent / f"{prefix}pareto.png")
         save_figure(confusion_figure(found), path.parent / f"{prefix}confusion.png")
         with replacing(path) as temporary:
             temporary.write_text(page(found, command, options.seeds, listener, prefix), encoding="utf-8")
     print((options.out / "table.md").read_text(encoding="utf-8"))
+
+
+def _data(found: Sequence[Line]) -> str:
+    return str(next(line.results[0]["data"] for line in found if line.results))
 
 
 if __name__ == "__main__":

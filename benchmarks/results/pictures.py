@@ -25,6 +25,8 @@ from snn_ext.functional import asn_transfer
 from snn_ext.plots.style import finish, look, new_figure, step_axis
 from snn_ext.spikingjelly import ASNNode, ATIFnuNode, ATIFuNode, PCMPIFNode
 
+from .keyword_plots import lines_of_page, pareto_figure
+
 T = 4
 _RESULTS = "results of a study", "run python -m benchmarks quickstart again"
 POINTS = (2.16, 1.35, 0.88, 0.27)  # of a Gaussian input of standard deviation 1: Castagnetti et al. 2023, T = 4
@@ -45,6 +47,9 @@ def main(options: Options) -> None:
     page = Path("docs/benchmark-results.md")
     if page.exists():
         figures["benchmarks"] = benchmarks(page.read_text(encoding="utf-8"))
+    words = Path("docs/keyword-spotting-results.md")
+    if words.exists():
+        figures["keyword-spotting-pareto"] = pareto_figure(lines_of_page(words.read_text("utf-8")), "synthetic speech")
     if options.quickstart is not None:
         figures |= accuracies(read_json(options.quickstart, *_RESULTS))
     options.out.mkdir(parents=True, exist_ok=True)

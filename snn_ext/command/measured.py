@@ -52,6 +52,7 @@ def figures(evaluation: Evaluation) -> dict[str, Any]:
         "time_steps": evaluation.time_steps,
         "analog_accuracy": evaluation.analog_accuracy if labelled else None,
         "accuracy": float(evaluation.accuracy[-1]) if labelled else None,
+        "accuracy_at": {str(t): float(evaluation.accuracy[t - 1]) for t in _shown(evaluation)} if labelled else None,
         "latency": {str(level): step for level, step in evaluation.latency.items()} if labelled else None,
         "error": float(evaluation.mse_at(evaluation.delays[0])[-1]),
         "spikes": float(evaluation.spikes[-1]),
@@ -71,10 +72,18 @@ def text(evaluation: Evaluation, title: str) -> str:
         reached = evaluation.latency[99.0]
         when = f"99 % of that at step {reached}" if reached else f"99 % of that not within {found['time_steps']} steps"
         lines.append(f"accuracy {found['accuracy']:.2%} at step {found['time_steps']}")
+        if earlier := [f"{value:.2%} at {t}" for t, value in found["accuracy_at"].items()][:-1]:
+            lines.append(f"if it is read earlier: {', '.join(earlier)}")
         lines.append(f"analog net {found['analog_accuracy']:.2%}; {when}")
     macs = "" if found["macs"] is None else f"; the analog net takes {found['macs']:,} multiply-accumulates"
     lines.append(f"an image takes {found['spikes']:,.0f} spikes, {found['synops']:,.0f} synaptic operations{macs}")
     return "\n".join(lines)
+
+
+def _shown(evaluation: Evaluation) -> list[int]:
+    """Return the steps whose accuracy is shown: 1, 2, 4, 8, ... and the last one."""
+    last = evaluation.time_steps
+    return [*(1 << i for i in range((last - 1).bit_length())), last]
 
 
 def write(evaluation: Evaluation, folder: Path) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from .._errors import first_line
 from .._files import intact, load_tensors
 from ..recipes.lib.checkpoints import load_weights
+from ..recipes.models.trained import SHIPPED, load_shipped
 
 __all__ = ["TrainedNet", "keywords", "trained_net"]
 
@@ -38,7 +39,7 @@ class TrainedNet:
 
 
 def trained_net(source: str, weights: Path | None, pretrained: bool, arguments: Mapping[str, Any]) -> TrainedNet:
-    """Build the net of ``FILE.py:FUNCTION``, or of a name of torchvision, else of timm, and give it its weights.
+    """Build the net of ``FILE.py:FUNCTION``, or of a name: one that comes along, of torchvision, else of timm.
 
     The file of the user is executed; that of the weights is not.
 
@@ -142,6 +143,8 @@ def _by_name(name: str, state: Mapping[str, Tensor] | None, arguments: Mapping[s
 
     The number of classes is that of the weights.
     """
+    if name in SHIPPED:
+        return _that_comes_along(name, state is None, arguments)
     import torchvision
 
     options = dict(arguments)
@@ -156,6 +159,16 @@ def _by_name(name: str, state: Mapping[str, Tensor] | None, arguments: Mapping[s
         raise ValueError(f"net: got {name} with {options}, which it does not take: {first_line(error)}") from error
     except OSError as error:
         raise ValueError(f"--pretrained: the weights of {name} cannot be downloaded ({first_line(error)})") from error
+
+
+def _that_comes_along(name: str, published: bool, arguments: Mapping[str, Any]) -> TrainedNet:
+    if not published:
+        raise ValueError(f"--weights: got it with {name}, which has its own, want --pretrained")
+    if arguments:
+        raise ValueError(f"--net-args: got {dict(arguments)} for {name}, want none")
+    found = load_shipped(name)
+    mean = found.mean.tolist()
+    return TrainedNet(found.net, name, found.size, mean, [1.0] * len(mean), found.classes)
 
 
 def _of_torchvision(name: str, published: bool, options: dict[str, Any]) -> TrainedNet:
@@ -177,12 +190,12 @@ def _of_timm(name: str, published: bool, options: dict[str, Any]) -> TrainedNet:
         known = f", such as {', '.join(close[:5])}" if close else ""
         raise ValueError(
             f"net: got {name}, want a net of torchvision{known}, of timm after pip install 'snn_ext[timm]', "
-            "or FILE.py:FUNCTION"
+            f"one that comes along ({', '.join(SHIPPED)}), or FILE.py:FUNCTION"
         )
     import timm
 
     if not timm.is_model(name):
-        raise ValueError(f"net: got {name}, want a net of torchvision or timm, or FILE.py:FUNCTION")
+        raise ValueError(f"net: got {name}, want {', '.join(SHIPPED)}, a net of torchvision or timm, or FILE.py:FUNCTION")
     net = timm.create_model(name, pretrained=published, **options)
     about = timm.data.resolve_model_data_config(net)
     return TrainedNet(net, f"{name} of timm", about["input_size"][-1], about["mean"], about["std"])

@@ -1,15 +1,19 @@
 """Conversion of trained ReLU nets to spiking ones; needs SpikingJelly."""
 
-from ..neurons.quantized import QuantizedReLU
-from .convert import convert
-from .diagnosis import LayerDiagnosis, diagnose
-from .methods import AdSNNRecipe, CalibratedRecipe, ConversionRecipe, DataNormRecipe, RateRecipe, SpikeNormRecipe
-from .modules import PoissonEncoder, Scale, SpikeMaxPool1d, SpikeMaxPool2d, SpikeMaxPool3d
-from .net import ConvertedNet
-from .phased import PhasedATIFnuNode, PhasedIFNode
-from .precharge import lower_thresholds, optimize_precharge
-from .report import LayerReport, Report
-from .scales import fold_scales
+from ..hosts import need
+
+need("spikingjelly", __name__)
+
+from ..neurons.quantized import QuantizedReLU  # noqa: E402
+from .convert import convert  # noqa: E402
+from .diagnosis import LayerDiagnosis, diagnose  # noqa: E402
+from .methods import AdSNNRecipe, CalibratedRecipe, ConversionRecipe, DataNormRecipe, RateRecipe, SpikeNormRecipe  # noqa: E402
+from .modules import PoissonEncoder, Scale, SpikeMaxPool1d, SpikeMaxPool2d, SpikeMaxPool3d  # noqa: E402
+from .net import ConvertedNet  # noqa: E402
+from .phased import PhasedATIFnuNode, PhasedIFNode  # noqa: E402
+from .precharge import lower_thresholds, optimize_precharge  # noqa: E402
+from .report import LayerReport, Report  # noqa: E402
+from .scales import fold_scales  # noqa: E402
 
 __all__ = [
     "AdSNNRecipe",

@@ -40,7 +40,8 @@ def convert(
         editor.
 
         - "calibrated" (:class:`snn_ext.conversion.CalibratedRecipe`) for few steps, some 2 to 32: thresholds,
-          pre-charges and biases of every channel for just ``time_steps`` steps, 8 by default.
+          pre-charges and biases of every channel for just ``time_steps`` steps, 8 by default. It is the answer to
+          "which settings are best for at most T steps": ``time_steps=T``, and no search over other options.
         - "data-norm" (Diehl et al. 2015, :class:`snn_ext.conversion.DataNormRecipe`) for one net at any number of
           steps, in a single pass over the data: thresholds are the largest activations of the analog net.
         - "spike-norm" (Sengupta et al. 2019, :class:`snn_ext.conversion.SpikeNormRecipe`) for Poisson input and many

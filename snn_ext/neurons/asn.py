@@ -17,7 +17,7 @@ from .._errors import bad_type, bad_value, check_bool, check_choice
 from ..functional import ASNState, asn_spike_height, asn_transfer, state_dtype
 from ..functional.asn import SpikeHeight, check_constant, check_constant_values
 from ..functional.integrate_and_fire import broadcasts
-from .base import MIN_THRESHOLD, ThresholdNeuron, known, per_channel, positive, show
+from .base import ThresholdNeuron, known, per_channel, positive
 
 __all__ = ["AdaptiveSpikingNeuron", "as_constant", "check_adaptive_options", "for_step"]
 
@@ -190,7 +190,7 @@ class AdaptiveSpikingNeuron(ThresholdNeuron):
         return {name: getattr(self, name) for name in names}
 
     def _describe(self) -> str:
-        parts = [f"{self.threshold_name}={show(self._raw_threshold(), MIN_THRESHOLD)}"]
+        parts = [self._describe_threshold()]
         if self.readout:
             parts = ["readout=True"]
         else:

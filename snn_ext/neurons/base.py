@@ -5,6 +5,7 @@ It knows no host. A neuron is made of this class, its dynamics, and the class of
 
 from __future__ import annotations
 
+import inspect
 import math
 import warnings
 from collections.abc import Callable
@@ -38,12 +39,25 @@ class ThresholdNeuron(nn.Module):
     resizable_ndim: ClassVar[int] = 1  # up to which they do
     admits: ClassVar[Admits] = {}
     """Attributes of the host by name: a function of neuron and new value that returns what is set, or raises."""
+    keywords_elsewhere: ClassVar[dict[str, str]] = {}
+    """Arguments that the neurons of the other host have, and what stands for each here."""
     step_mode: str
     _warned_of_floor: bool = False
     _left: tuple[Any, int] | None = None  # the state after the last forward pass, and the backward pass that ran it
     _start_values: dict[str, Tensor]
 
+    def __new__(cls, *values: Any, **keywords: Any) -> Any:
+        """Refuse a keyword of the other host's neurons in words: Python's own error does not know what it is here."""
+        for name in keywords.keys() & cls.keywords_elsewhere.keys():
+            taken = inspect.signature(cls.__init__).parameters
+            if name not in taken and not any(p.kind is p.VAR_KEYWORD for p in taken.values()):
+                want = cls.keywords_elsewhere[name]
+                raise TypeError(f"{name}: got it as an argument of {cls.__name__}, want {want}")
+        return super().__new__(cls)
+
     def __setattr__(self, name: str, value: Any) -> None:
+        if name == "backend":
+            refuse_backend(value)
         admit = self.admits.get(name)
         super().__setattr__(name, value if admit is None else admit(self, value))
 
@@ -132,6 +146,11 @@ class ThresholdNeuron(nn.Module):
 
     def _raw_threshold(self) -> Tensor:
         return cast(Tensor, getattr(self, self.threshold_name))
+
+    def _describe_threshold(self) -> str:
+        raw = self._raw_threshold()
+        trained = isinstance(raw, nn.Parameter) and raw.requires_grad
+        return f"{self.threshold_name}={show(raw, MIN_THRESHOLD)}{' (trained)' if trained else ''}"
 
     def reset_parameters(self) -> None:
         """Restore the thresholds and constants that the neuron was made with; the next step starts a sequence.

@@ -18,7 +18,7 @@ from ..functional.integrate_and_fire import Reset
 from ..functional.quantization import Recursion, thresholds_of_points
 from ..ops import integrate_and_fire
 from .arguments import check_options
-from .base import MIN_THRESHOLD, Admits, ThresholdNeuron, non_increasing, per_channel, positive, show
+from .base import Admits, ThresholdNeuron, non_increasing, per_channel, positive, show
 from .leak import Leak
 
 __all__ = [
@@ -200,7 +200,7 @@ class IntegrateAndFireNeuron(ThresholdNeuron):
         return float((max(neurons, 1) * (time_steps or len(x_seq))) ** -0.5)
 
     def _describe(self) -> str:
-        parts = [f"{self.threshold_name}={show(self._raw_threshold(), MIN_THRESHOLD)}", f"v_init={show(self.v_init)}"]
+        parts = [self._describe_threshold(), f"v_init={show(self.v_init)}"]
         parts += [self._describe_leak()] if self._describe_leak() else []
         parts += ["scale_output=True"] if self.scale_output else []
         parts += [] if self.fire_at_threshold else ["fire_at_threshold=False"]

@@ -1,9 +1,13 @@
 """The neurons for snnTorch: ``snn.Leaky`` subclasses, reset and detach of nested nets, whole sequences, a trainer."""
 
-from . import asn, neurons
-from .asn import *  # noqa: F403
-from .neurons import *  # noqa: F403
-from .sequence import run_steps
-from .training import bptt, detach, reset
+from ..hosts import need
+
+need("snntorch", __name__)
+
+from . import asn, neurons  # noqa: E402
+from .asn import *  # noqa: E402, F403
+from .neurons import *  # noqa: E402, F403
+from .sequence import run_steps  # noqa: E402
+from .training import bptt, detach, reset  # noqa: E402
 
 __all__ = [*asn.__all__, *neurons.__all__, "bptt", "detach", "reset", "run_steps"]

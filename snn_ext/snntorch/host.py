@@ -15,7 +15,7 @@ import snntorch as snn
 import torch
 from torch import Tensor, nn
 
-from .._errors import bad_type, bad_value, check_bool, check_choice
+from .._errors import bad_type, bad_value, check_bool, check_choice, describe
 from ..functional import ATan, as_surrogate
 from ..neurons.base import Admits, ThresholdNeuron, admit_threshold, carried, copied
 
@@ -62,6 +62,11 @@ class HostNeuron(ThresholdNeuron, snn.Leaky):
         "state_function": lambda neuron, value: _fixed(neuron, "state_function", value, "set reset_mechanism instead"),
         "reset_mechanism_val": lambda neuron, value: _reset_mechanism_val(neuron, value),
         **{name: neutral(name) for name in _MEANINGLESS},
+    }
+    keywords_elsewhere: ClassVar[dict[str, str]] = {
+        "v_threshold": "threshold",
+        "surrogate_function": "spike_grad",
+        "v_reset": "reset_mechanism: 'subtract' or 'zero'",
     }
     only_subtraction: ClassVar[str] = ""  # why no other reset is possible; empty where one is
     beta: Tensor
@@ -112,8 +117,8 @@ class HostNeuron(ThresholdNeuron, snn.Leaky):
         potential before the reset, in float32 or float64, of the shape of ``spk``. A ``mem`` that did not come from
         this neuron's last call starts a fresh sequence.
         """
-        if not isinstance(input_, Tensor):
-            bad_type("input_", input_, "a tensor")
+        if not isinstance(input_, Tensor) or not input_.is_floating_point():
+            bad_type("input_", input_, "a floating tensor")
         _refuse_export(type(self).__name__)
         if mem is not None and self.init_hidden:
             raise TypeError("`mem` should not be passed as an argument while `init_hidden=True`")
@@ -284,6 +289,7 @@ class HostNeuron(ThresholdNeuron, snn.Leaky):
 
     def extra_repr(self) -> str:
         text = f"{self._describe()}, reset_mechanism={self.reset_mechanism!r}, step_mode={self.step_mode!r}"
+        text += f", spike_grad={describe(self.spike_grad)}"
         return text + "".join(f", {name}=True" for name in ("init_hidden", "output") if getattr(self, name))
 
 

@@ -87,6 +87,10 @@ class _IntegrateAndFireLeaky(IntegrateAndFireNeuron, HostNeuron):
 class _DecayingLeaky(BetaLeak, _IntegrateAndFireLeaky):
     """The two neurons whose potential may leak; it is then carried as the host does, from before its reset."""
 
+    keywords_elsewhere: ClassVar[dict[str, str]] = HostNeuron.keywords_elsewhere | {
+        "tau": "beta: with decay_input=False, a tau of SpikingJelly is 1 / (1 - beta)",
+        "learn_tau": "learn_beta",
+    }
     admits: ClassVar[Admits] = HostNeuron.admits | BetaLeak.admits_leak
 
     def _init_leaky(self, given: dict[str, Any], v_init: float | Tensor) -> None:

@@ -7,10 +7,10 @@ from typing import Any, ClassVar
 
 import torch
 from spikingjelly.activation_based import base, neuron, surrogate
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from .._counting import aside, counted
-from .._errors import bad_type, bad_value, check_bool, check_choice
+from .._errors import bad_type, bad_value, check_bool, check_choice, describe
 from ..functional import as_surrogate
 from ..neurons.base import Admits, ThresholdNeuron, admit_threshold, copied
 
@@ -38,6 +38,11 @@ class HostNode(ThresholdNeuron, CopiedMemories, neuron.BaseNode):
         "surrogate_function": lambda node, value: _surrogate(value),
         "detach_reset": lambda node, value: check_bool("detach_reset", value),
         "store_v_seq": lambda node, value: check_bool("store_v_seq", value),
+    }
+    keywords_elsewhere: ClassVar[dict[str, str]] = {
+        "threshold": "v_threshold",
+        "spike_grad": "surrogate_function",
+        "reset_mechanism": "v_reset: None subtracts the threshold, 0.0 resets to zero",
     }
     detach_reset: bool
     _memories: dict[str, Any]
@@ -163,6 +168,8 @@ class HostNode(ThresholdNeuron, CopiedMemories, neuron.BaseNode):
         text = (
             f"{self._describe()}, v_reset={self.v_reset}, detach_reset={self.detach_reset}, step_mode={self.step_mode}"
         )
+        if not isinstance(self.surrogate_function, nn.Module):  # of which PyTorch has a line of its own
+            text += f", surrogate_function={describe(self.surrogate_function)}"
         return text + (", store_v_seq=True" if self.store_v_seq else "")
 
 
@@ -198,8 +205,8 @@ def _input(x: Any, step_mode: str) -> Tensor:
     """Return the input as ``[T, N, ...]``."""
     if isinstance(x, fx.Proxy):
         bad_type("x", x, "a tensor: snn_ext.to_nir exports these neurons to NIR; other tracers have to keep them whole")
-    if not isinstance(x, Tensor):
-        bad_type("x", x, "a tensor")
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        bad_type("x", x, "a floating tensor")
     if step_mode == "s":
         return x.unsqueeze(0)
     if x.ndim < 1 or x.shape[0] < 1:

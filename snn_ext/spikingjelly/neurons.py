@@ -100,6 +100,10 @@ class _IntegrateAndFireNode(IntegrateAndFireNeuron, HostNode):
 class _LeakyNode(TauLeak, _IntegrateAndFireNode):
     """The two nodes whose potential may leak."""
 
+    keywords_elsewhere = HostNode.keywords_elsewhere | {
+        "beta": "tau: with decay_input=False, a beta of snnTorch is 1 - 1 / tau",
+        "learn_beta": "learn_tau",
+    }
     admits = HostNode.admits | TauLeak.admits_leak
 
 

@@ -126,19 +126,19 @@ def test_a_pickle_that_is_executed_is_found(monkeypatch: pytest.MonkeyPatch) -> 
 def whole() -> None:
     """Take its time, and write a file in one step, under a name that the next run uses again."""
     time.sleep(0.2)
-    Path(".new").write_text("done")
+    Path(".new").write_text("done", encoding="utf-8")
     time.sleep(0.1)
     Path(".new").replace("result")
 
 
 def leaving() -> None:
-    Path(f".new.{os.getpid()}").write_text("done")
+    Path(f".new.{os.getpid()}").write_text("done", encoding="utf-8")
     time.sleep(0.3)
     Path(f".new.{os.getpid()}").replace("result")
 
 
 def adding() -> None:
-    with open("result", "a") as file:
+    with open("result", "a", encoding="utf-8") as file:
         file.write("begun\n")
         file.flush()
         time.sleep(0.3)
@@ -168,19 +168,25 @@ def test_an_interrupted_run_has_to_say_so_in_a_sentence(monkeypatch: pytest.Monk
 
 
 def test_runs_that_differ_without_a_kill_are_no_reference(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = killed(monkeypatch, signal.SIGKILL, drawn=lambda: Path("result").write_text(str(time.time())) and None)
+    def drawn() -> None:
+        Path("result").write_text(str(time.time()), encoding="utf-8")
+
+    found = killed(monkeypatch, signal.SIGKILL, drawn=drawn)
     assert found == {"drawn": {"wrong"}}
 
 
 def test_a_full_disk_has_to_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
     def saying() -> None:
         try:
-            Path("result.json").write_text("1" * 500_000)
+            Path("result.json").write_text("1" * 500_000, encoding="utf-8")
         except OSError as error:
             Path("result.json").unlink(missing_ok=True)
             raise SystemExit(f"result.json: cannot be written ({error})") from None
 
-    runs = {"saying": saying, "silent": lambda: Path("result.json").write_text("1" * 500_000) and None}
+    def silent() -> None:
+        Path("result.json").write_text("1" * 500_000, encoding="utf-8")
+
+    runs = {"saying": saying, "silent": silent}
     monkeypatch.setattr(disk.recipes, "inputs", lambda folder: nullcontext())
     monkeypatch.setattr(disk.recipes, "runs", lambda: {name: Run(work, work) for name, work in runs.items()})
     monkeypatch.setattr(disk, "ATTACKS", {"full disk": disk.ATTACKS["full disk"]})
@@ -192,9 +198,9 @@ def test_a_full_disk_has_to_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_threads_that_share_a_file_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     def shared_file(index: int, rng: random.Random) -> str:
-        Path("files/one").write_text(str(index))
+        Path("files/one").write_text(str(index), encoding="utf-8")
         time.sleep(0.05)
-        return Path("files/one").read_text()
+        return Path("files/one").read_text(encoding="utf-8")
 
     works = {"apart": lambda index, rng: index + rng.random(), "shared": shared_file}
     monkeypatch.setattr(together, "WORKS", works)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import functools
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +24,7 @@ from snn_ext.spikingjelly import ATIFnuNode, ATIFuNode  # noqa: E402
 from tests.conversion.nets import ResNet, images, trained  # noqa: E402
 from tests.deployment.nets import T, all_neurons, inputs, loop, on_grid  # noqa: E402
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_registry() -> Any:
-    """Let torch read its table of operators once, and not for every file."""
-    registration = pytest.importorskip("torch.onnx._internal.exporter._registration")
-    with pytest.MonkeyPatch.context() as patch:
-        once = functools.cache(registration.ONNXRegistry.from_torchlib)
-        patch.setattr(registration.ONNXRegistry, "from_torchlib", staticmethod(once))
-        yield
+pytestmark = pytest.mark.usefixtures("one_registry")
 
 
 def ran(path: Path, x: Tensor, **more: Any) -> list[Any]:

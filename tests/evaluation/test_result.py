@@ -50,7 +50,7 @@ def test_json_holds_everything_and_csv_a_line_a_step(tmp_path: Path) -> None:
     assert again.latency == found.latency and again.layers[0].correlation == found.layers[0].correlation
     json.loads(found.to_json(), parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
     found.to_csv(tmp_path / "evaluation.csv")
-    with open(tmp_path / "evaluation.csv") as file:
+    with open(tmp_path / "evaluation.csv", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == T and float(rows[-1]["top1_delay0"]) == float(found.accuracy[-1])
     assert float(rows[-1]["synops"]) == float(found.synops[-1])

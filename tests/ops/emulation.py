@@ -201,7 +201,7 @@ def _library(wanted: tuple[Wanted, ...], flags: tuple[str, ...]) -> ctypes.CDLL:
     def make() -> bytes:
         with tempfile.TemporaryDirectory() as folder:
             source, library = Path(folder, "unit.cpp"), Path(folder, "unit.so")
-            source.write_text(unit)
+            source.write_text(unit, encoding="utf-8")
             command = ["g++", *flags, f"-I{HEADER.parent}", str(source), "-o", str(library)]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             assert done.returncode == 0, done.stderr[:4000]

@@ -137,11 +137,16 @@ def find_compiler() -> list[str]:
 
 def _key(sources: dict[str, str], compiler: list[str]) -> str:
     """Hash of everything that the library depends on."""
-    version = subprocess.run(
-        [*compiler, "--version"], capture_output=True, text=True, timeout=_PATIENCE, check=False
-    ).stdout
+    version = _run([*compiler, "--version"]).stdout
     parts = [*sources, *sources.values(), *compiler, version, *_FLAGS, *_LIBRARY, repr(_OPTIONAL_FLAGS)]
     return hashlib.sha256("\0".join([*parts, _processor()]).encode()).hexdigest()[:16]
+
+
+def _run(command: list[str], folder: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run the compiler; it writes in the encoding of its own locale, which need not be that of Python."""
+    return subprocess.run(
+        command, cwd=folder, capture_output=True, encoding="utf-8", errors="replace", timeout=_PATIENCE, check=False
+    )
 
 
 def _processor() -> str:
@@ -162,7 +167,7 @@ def _compile(sources: dict[str, str], compiler: list[str], folder: Path) -> Path
     for optional in _OPTIONAL_FLAGS:
         command = [*compiler, *_FLAGS, *optional, *_LIBRARY, next(iter(sources)), "-o", library.name]
         try:
-            done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=_PATIENCE, check=False)
+            done = _run(command, folder)
         except (OSError, subprocess.TimeoutExpired) as error:
             raise BuildError(f"{shlex.join(compiler)} did not run: {error}") from error
         if done.returncode == 0 and library.exists():

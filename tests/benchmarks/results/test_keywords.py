@@ -13,7 +13,7 @@ pytest.importorskip("soundfile")
 from benchmarks.results import keywords as table_keywords  # noqa: E402
 from benchmarks.results.images import Cell  # noqa: E402
 from benchmarks.results.keyword_page import page  # noqa: E402
-from benchmarks.results.keyword_plots import Line, not_beaten  # noqa: E402
+from benchmarks.results.keyword_plots import Line, lines_of_page, not_beaten  # noqa: E402
 from recipes.data.speech_commands import OFFICIAL, SYNTHETIC  # noqa: E402
 from recipes.lib.files import write_json  # noqa: E402
 from recipes.spot_keywords import main  # noqa: E402
@@ -59,6 +59,20 @@ def test_lines_that_are_not_beaten_are_those_without_a_better_one_in_both() -> N
     assert [line.row for line in not_beaten([line("a", 0.9, 5), line("b", 0.9, 5)])] == ["a", "b"]
 
 
+def test_a_picture_is_drawn_from_the_page_as_from_the_runs() -> None:
+    about = {
+        "data": "x", "parameters": 1, "epochs": "1", "time_steps": 4, "words": ["yes", "no"],
+        "confusion": [[1, 1], [0, 2]],
+    }  # fmt: skip
+    figures = [(0.5, 9.0), (0.625, 7.0), (0.25, 11.0)]
+    results = [{**about, "accuracy": accuracy, "energy_nj": energy} for accuracy, energy in figures]
+    runs = [Line("separable", "IF", 3, results), Line("resnet8", "ReLU", 1, results[:1]), Line("a", "b", 2, [])]
+    for run, read in zip(runs, lines_of_page(page(runs, "command", [0])), strict=True):
+        assert (read.model, read.row, read.wanted) == (run.model, run.row, run.wanted)
+        for name in ("accuracy", "energy_nj"):
+            assert sorted(read.values(name)) == pytest.approx(sorted(run.values(name)), abs=2e-4)
+
+
 def test_table_runs_what_is_missing_and_names_the_data(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -78,7 +92,7 @@ def test_table_runs_what_is_missing_and_names_the_data(
     assert ran == [table_keywords.START, "ReLU", "ATIF-u"]
     text = page.read_text()
     assert f"{corpus.name} (36 clips)" in text and "no figures of Google Speech Commands" in text
-    assert "ReLU, converted" in text and (tmp_path / "keyword-spotting-pareto.png").exists()
+    assert "ReLU, converted" in text and (tmp_path / "pictures" / "keyword-spotting-pareto.png").exists()
     assert text.count("| 1 + 1 ") == 3  # epochs before and after the start
     table_keywords.main(command)
     assert len(ran) == 3 and page.read_text() == text

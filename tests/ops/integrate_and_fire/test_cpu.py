@@ -65,6 +65,8 @@ BUGS = {
 LATE = (
     *("checkpoints of the first block", "gradient of the first block's potential", "sums of the first block alone"),
     *("wrong checkpoint", "checkpoint a step late", "own thresholds' gradient of the first block"),
+    *("threshold of a block's first neuron", "recomputed potential of the step before"),
+    "threshold's gradient of the first step alone",
 )
 """Those that show in the last cases of all; these are looked at first, to save time."""
 

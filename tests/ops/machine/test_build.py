@@ -278,6 +278,15 @@ def test_a_compiler_that_is_no_program(tmp_path: Path, monkeypatch: pytest.Monke
         load_library(sources(5))
 
 
+def test_a_compiler_that_speaks_another_encoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiler = tmp_path / "cc"
+    compiler.write_bytes("#!/bin/sh\necho 'error: für die Datei' >&2\nexit 1\n".encode("latin-1"))
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CC", str(compiler))
+    with pytest.raises(BuildError, match="failed: error: f.r die Datei"):
+        load_library(sources(1))
+
+
 def test_a_compiler_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "cc").write_text("#!/bin/sh\nexec sleep 60\n")
     (tmp_path / "cc").chmod(0o755)

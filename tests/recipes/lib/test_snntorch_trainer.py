@@ -60,7 +60,7 @@ def test_trainers_of_both_hosts_reach_the_same_net(tmp_path: Path) -> None:
 def test_spikes_are_compared_also_without_assert_statements(monkeypatch: pytest.MonkeyPatch) -> None:
     path = Path(snntorch_trainer.__file__)
     optimised = {"__name__": "recipes.lib.optimised", "__package__": "recipes.lib"}
-    exec(compile(path.read_text(), path, "exec", optimize=1), optimised)  # as python -O does
+    exec(compile(path.read_text(encoding="utf-8"), path, "exec", optimize=1), optimised)  # as python -O does
     args = parse(Options, ["--out", "x", *TINY])
     net, twin = vgg16(10, 1, width=0.0625), vgg16(10, 1, width=0.0625)
     make_spiking(twin, args)

@@ -271,7 +271,7 @@ def test_log_is_cut_off_after_the_last_checkpoint_also_within_a_line(tmp_path: P
     folder.log(epoch=0, loss=1.0)
     folder.save({"epochs": 1}, best=True)
     folder.log(epoch=1, loss=0.5)
-    with open(tmp_path / "log.jsonl", "a") as file:
+    with open(tmp_path / "log.jsonl", "a", encoding="utf-8") as file:
         file.write('{"epoch": 0, "lo')
     assert folder.checkpoint() == {"epochs": 1}
     assert read_log(tmp_path / "log.jsonl") == [{"epoch": 0, "loss": 1.0, "crc": mock.ANY}]
