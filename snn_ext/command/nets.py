@@ -190,12 +190,13 @@ def _of_timm(name: str, published: bool, options: dict[str, Any]) -> TrainedNet:
         known = f", such as {', '.join(close[:5])}" if close else ""
         raise ValueError(
             f"net: got {name}, want a net of torchvision{known}, of timm after pip install 'snn_ext[timm]', "
-            f"one that comes along ({', '.join(SHIPPED)}), or FILE.py:FUNCTION"
+            f"{', '.join(SHIPPED)}, or FILE.py:FUNCTION"
         )
     import timm
 
     if not timm.is_model(name):
-        raise ValueError(f"net: got {name}, want {', '.join(SHIPPED)}, a net of torchvision or timm, or FILE.py:FUNCTION")
+        others = f"{', '.join(SHIPPED)}, or FILE.py:FUNCTION"
+        raise ValueError(f"net: got {name}, want a net of torchvision or timm, {others}")
     net = timm.create_model(name, pretrained=published, **options)
     about = timm.data.resolve_model_data_config(net)
     return TrainedNet(net, f"{name} of timm", about["input_size"][-1], about["mean"], about["std"])
