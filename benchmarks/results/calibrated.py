@@ -36,11 +36,16 @@ CALIBRATED: dict[str, dict[str, Any]] = {
     "calibrated on 32 images": _QUIET | {"samples": 32},
     "calibrated, channels tuned": _QUIET | {"tune": "channels"},
     "calibrated, weights tuned": _QUIET | {"tune": "weights"},
+    "calibrated, weights tuned, 2,048 images": _QUIET | {"tune": "weights", "samples": 2048},
 }
 """A net of these is made for each number of steps; the others are made once."""
 DIAL: dict[str, dict[str, Any]] = {
     f"{name}{tuned}": _QUIET | schedule | options
-    for tuned, options in (("", {}), (", weights tuned", {"tune": "weights"}))
+    for tuned, options in (
+        ("", {}),
+        (", weights tuned", {"tune": "weights"}),
+        (", weights tuned, 2,048 images", {"tune": "weights", "samples": 2048}),
+    )
     for name, schedule in (("wait 1", {"wait": 1}), ("wait T - 1, exact", {"schedule": "phased"}))
 }
 """Nets of these are made for each number of steps too, and have their answer later."""
@@ -55,8 +60,12 @@ class Options(ConversionOptions):
     seed: int = field(default=0, init=False)
     seeds: Annotated[list[Seed], Different, "of the trainings"] = field(default_factory=lambda: [0])
     steps: Annotated[list[Count], Different, "T"] = field(default_factory=lambda: [2, 4, 8, 16])
-    ways: Annotated[list[str], WAYS, Argument(metavar="NAME"), "by name"] = field(default_factory=lambda: list(WAYS))
-    calibration_images: Annotated[Count, "the first of the training images"] = 256
+    ways: Annotated[list[str], WAYS, Argument(metavar="NAME"), "by name"] = field(
+        default_factory=lambda: [w for w in WAYS if "2,048" not in w]
+    )
+    calibration_images: Annotated[Count, "the first of the training images; ours take 256 of them, or what is said"] = (
+        256
+    )
     eval_images: Annotated[Count | None, "test on a sample of the test images"] = None
 
 

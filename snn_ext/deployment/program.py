@@ -77,7 +77,7 @@ def traced(function: nn.Module, samples: int, arguments: tuple[Any, ...]) -> Exp
 
     ``ValueError`` with torch's reason if there is no such program.
     """
-    batch = Dim("batch")
+    batch = Dim.DYNAMIC
     x, *more = arguments
     shapes: list[Any] = [{samples: batch}]
     if more:
