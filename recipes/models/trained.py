@@ -1,6 +1,9 @@
 """Trained nets that come along, so that nobody has to train one first.
 
-They are trained on the JPEG copy of CIFAR-10 (``--data cifar10-jpeg``) and named for it.
+They are trained on the JPEG copy of CIFAR-10 (``--data cifar10-jpeg``) and named for it:
+
+``python -m recipes.train_analog --model resnet20-bn --data cifar10-jpeg --inputs channels --amp --epochs 36 --out RUN``
+``python -m recipes.makers.shipped_net --run RUN --target recipes/models/resnet20-cifar10-jpeg.pt``
 """
 
 from __future__ import annotations
@@ -19,9 +22,7 @@ from . import cifar
 
 __all__ = ["SHIPPED", "ShippedNet", "load_shipped", "rebuilt", "shipped_file"]
 
-SHIPPED = {
-    name: Path(__file__).parent / f"{name}.pt" for name in ("resnet20-cifar10-jpeg", "vgg16-cifar10-jpeg")
-}  # fmt: skip
+SHIPPED = {name: Path(__file__).parent / f"{name}.pt" for name in ("resnet20-cifar10-jpeg",)}
 """File of each net, by name."""
 _BUILDERS = {"resnet20-bn": cifar.resnet20, "vgg16-bn": cifar.vgg16}
 
@@ -63,8 +64,7 @@ def load_shipped(name: str, device: torch.device | str = "cpu") -> ShippedNet:
     Parameters
     ----------
     name : str
-        ``"resnet20-cifar10-jpeg"``, of 0.27 million parameters, or ``"vgg16-cifar10-jpeg"``, a quarter as wide as the
-        original, of 0.92 million.
+        ``"resnet20-cifar10-jpeg"``: ResNet-20 with batch norm, of 0.27 million parameters.
     device : torch.device or str
         Where the net goes.
 
