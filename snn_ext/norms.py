@@ -180,12 +180,12 @@ def _source(y: Tensor) -> Any:
 
 def _recipe(norm: _BatchNorm, x: Tensor, node: Any) -> tuple[tuple[Tensor | None, ...], Callable[..., Tensor]]:
     weight, bias = (None if p is None else p.detach() for p in (norm.weight, norm.bias))
-    if not norm.training and norm.running_mean is not None:
-        mean, var = (
+    if not norm.training and norm.running_mean is not None and norm.running_var is not None:
+        running = (
             norm.running_mean.clone(),
             norm.running_var.clone(),
         )  # torch does not notice that training changes them
-        return (x, mean, var, weight, bias), partial(_by_running, norm.eps)
+        return (x, *running, weight, bias), partial(_by_running, norm.eps)
     if x.is_cpu and _is_dense(x) and reads_back_for_free():
         mean, deviation = node._saved_result1, node._saved_result2
         if mean.dtype in (torch.float32, torch.float64) and (weight is None or weight.dtype == mean.dtype):
@@ -198,7 +198,7 @@ def _by_running(eps: float, x: Tensor, mean: Tensor, var: Tensor, weight: Tensor
 
 
 def _by_statistics(x: Tensor, mean: Tensor, deviation: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
-    """Apply statistics of a batch: the kernel for running ones, which multiplies weight and inverse deviation first."""
+    """Apply statistics of a batch by the kernel for running ones, which multiplies weight and 1 / deviation first."""
     factor = deviation if weight is None else deviation * weight
     return nn.functional.batch_norm(x, mean, torch.ones_like(mean), factor, bias, False, 0.0, 0.0)
 

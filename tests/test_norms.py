@@ -46,7 +46,7 @@ def grid(*shape: int) -> Tensor:
     return torch.randint(-8, 24, shape) / 16
 
 
-def images_net(make: Callable[[], Any], **options: Any) -> nn.Module:
+def images_net(make: Callable[[], Any], **options: Any) -> nn.Sequential:
     net = nn.Sequential(
         layer.Conv2d(2, C, 3, padding=1), layer.BatchNorm2d(C, **options), make(),
         layer.Conv2d(C, C, 3, padding=1, bias=False), layer.BatchNorm2d(C, **options), make(),
@@ -73,7 +73,7 @@ def results(net: nn.Module, x: Tensor, run: Callable[[nn.Module, Tensor], Tensor
     return [out.detach(), *grads, *(buffer.clone() for buffer in net.buffers())]
 
 
-def twin_of(net: nn.Module) -> tuple[nn.Module, snn_ext.RecomputedNorms]:
+def twin_of(net: nn.Module) -> tuple[Any, snn_ext.RecomputedNorms]:
     twin = copy.deepcopy(net)
     return twin, recompute_norms(twin)
 
@@ -400,7 +400,7 @@ def test_undo_takes_everything_away() -> None:
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net))])
-def test_copies_compute_again_too_and_are_their_own(copied: Callable[[nn.Module], nn.Module]) -> None:
+def test_copies_compute_again_too_and_are_their_own(copied: Callable[[nn.Module], Any]) -> None:
     net = images_net(ATIFuNode)
     first = recompute_norms(net)
     twin = copied(net)
