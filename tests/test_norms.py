@@ -175,6 +175,16 @@ def test_steps_one_by_one() -> None:
     assert done.recomputed == ["1", "4"]
 
 
+@pytest.mark.parametrize("implementation", ["torch", None])
+def test_sequences_with_checkpoints_of_states(implementation: str | None) -> None:
+    net = images_net(lambda: ATIFuNode(0.75, tau=2.0, learn_tau=True))
+    twin, done = twin_of(net)
+    x = grid(20, 1, 2, SIZE, SIZE)
+    with nullcontext() if implementation is None else use_implementation(implementation):
+        assert_same(results(twin, x), results(net, x))
+    assert done.recomputed == ["1", "4"]
+
+
 def test_a_folded_net_of_snntorch() -> None:
     net = nn.Sequential(nn.Conv2d(2, C, 3), nn.BatchNorm2d(C), ATIFu(0.75, init_hidden=True), nn.Flatten())
     twin, done = twin_of(net)
@@ -423,6 +433,19 @@ def test_convert_and_save_see_the_net_without(tmp_path: Any) -> None:
     x = grid(4, N, 2, SIZE, SIZE)
     functional.reset_net(net)
     assert torch.equal(snn_ext.load(tmp_path / "net.zip").eval()(x), net.eval()(x))
+
+
+def test_tools_that_trace_see_the_net_without() -> None:
+    net = images_net(ATIFuNode)
+    twin, done = twin_of(net)
+    x = grid(4, N, 2, SIZE, SIZE)
+    want = results(net, x)
+    functional.reset_net(twin)
+    assert_same(results(torch.compile(twin, backend="aot_eager"), x), want)
+    assert done.left == {"1": "not called yet", "4": "not called yet"}
+    functional.reset_net(twin.eval())
+    functional.reset_net(net.eval())
+    assert torch.equal(torch.export.export(twin, (x,)).module()(x), net(x))
 
 
 def test_nothing_is_left_with_outputs_without_gradients() -> None:
