@@ -292,10 +292,8 @@ class SequenceOp:
         recipe, ctx.recompute = recipe_of(tensors[0]), None
         if recipe is not None:
             recipe.note_use()
-            kept, ctx.recompute = (
-                (*kept[1:], *recipe.tensors),
-                partial(_recomputed, recipe.compute, *_layout(tensors[0])),
-            )
+            kept = (*kept[1:], *recipe.tensors)
+            ctx.recompute = partial(_recomputed, recipe.compute, *_layout(tensors[0]))
         ctx.given = [tensor is not None for tensor in kept]
         ctx.save_for_backward(*(savable(tensor) for tensor in kept if tensor is not None))
 
