@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from .neurons.aan import AAN, BNAAN
     from .neurons.precision import set_precision
     from .neurons.quantized import NonUniformQuantizedReLU, QuantizedReLU
+    from .norms import RecomputedNorms, recompute_norms
     from .packing import PackedSpikes, pack_spikes
     from .registration import register, unregister
     from .replacement import replace_neurons
@@ -42,21 +43,22 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "AAN", "BNAAN", "Accelerated", "ConstantInputNet", "Memory", "NonUniformQuantizedReLU", "PackedSpikes",
-    "QuantizedReLU", "__version__", "accelerate", "calibrate", "convert", "evaluate", "export_onnx", "export_program",
-    "from_nir", "load", "memory", "one_step", "pack_spikes", "parameter_groups", "record_inputs", "register",
-    "replace_neurons", "save", "set_precision", "step_loss", "to_nir", "train_epoch", "unregister",
+    "QuantizedReLU", "RecomputedNorms", "__version__", "accelerate", "calibrate", "convert", "evaluate",
+    "export_onnx", "export_program", "from_nir", "load", "memory", "one_step", "pack_spikes", "parameter_groups",
+    "recompute_norms", "record_inputs", "register", "replace_neurons", "save", "set_precision", "step_loss",
+    "to_nir", "train_epoch", "unregister",
 ]  # fmt: skip
 
 _MODULE_OF = {
     "AAN": "neurons.aan", "Accelerated": "acceleration", "BNAAN": "neurons.aan", "ConstantInputNet": "training",
-    "Memory": "memory_report", "PackedSpikes": "packing", "memory": "memory_report", "pack_spikes": "packing",
-    "NonUniformQuantizedReLU": "neurons.quantized", "QuantizedReLU": "neurons.quantized", "accelerate": "acceleration",
+    "Memory": "memory_report", "NonUniformQuantizedReLU": "neurons.quantized", "PackedSpikes": "packing",
+    "QuantizedReLU": "neurons.quantized", "RecomputedNorms": "norms", "accelerate": "acceleration",
     "calibrate": "calibration", "convert": "conversion", "evaluate": "evaluation", "export_onnx": "deployment",
-    "export_program": "deployment", "from_nir": "deployment", "load": "saving",
-    "one_step": "simulation.one_step", "parameter_groups": "training", "record_inputs": "calibration",
-    "register": "registration", "replace_neurons": "replacement", "save": "saving",
-    "set_precision": "neurons.precision", "step_loss": "training", "to_nir": "deployment",
-    "train_epoch": "training", "unregister": "registration",
+    "export_program": "deployment", "from_nir": "deployment", "load": "saving", "memory": "memory_report",
+    "one_step": "simulation.one_step", "pack_spikes": "packing", "parameter_groups": "training",
+    "recompute_norms": "norms", "record_inputs": "calibration", "register": "registration",
+    "replace_neurons": "replacement", "save": "saving", "set_precision": "neurons.precision",
+    "step_loss": "training", "to_nir": "deployment", "train_epoch": "training", "unregister": "registration",
 }  # fmt: skip
 _MODULES = (
     "conversion", "deployment", "evaluation", "functional", "neurons", "ops", "plots", "simulation", "snntorch",

@@ -22,6 +22,7 @@ from .functional import surrogates
 from .functional.surrogates import Surrogate, as_surrogate
 from .hosts import kind_of
 from .neurons.base import MIN_THRESHOLD
+from .norms import LeaveRecipe
 from .simulation.layers import RULES
 
 __all__ = ["build_graph", "build_module", "describe_graph", "describe_module", "tensors_of"]
@@ -45,7 +46,7 @@ _NOT_STORED = ("backend", "device", "dtype")
 def describe_module(name: str, module: nn.Module) -> dict[str, Any]:
     """Return class and arguments of a layer; ``name`` is its place in the net, for errors."""
     for hooks in ("_forward_hooks", "_forward_pre_hooks"):
-        if getattr(module, hooks):
+        if not all(isinstance(hook, LeaveRecipe) for hook in getattr(module, hooks).values()):
             bad_value("net", f"{name} with a forward hook", "layers without hooks: a file holds no code")
     return {
         "class": _class_name(name, module),

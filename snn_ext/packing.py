@@ -20,7 +20,7 @@ from .hosts import host_of
 from .ops.layout import in_memory_order
 from .ops.value_codes import Codes, decode, encode
 
-__all__ = ["Bytes", "PackedSpikes", "Pass", "pack_spikes"]
+__all__ = ["Bytes", "PackedSpikes", "Pass", "pack_spikes", "reads_back_for_free"]
 
 _LEAST = 4096  # bytes of a tensor that is worth a call
 
@@ -215,6 +215,15 @@ def _entered(net: Any) -> AbstractContextManager[Any]:
     if around is not None and isinstance(getattr(around[0], "__self__", None), Pass):
         return nullcontext()
     return Pass(net, around)
+
+
+def reads_back_for_free() -> bool:
+    """Return True if autograd hands out what it saves here without work or side effects: no hooks but ours are set."""
+    around = torch._C._autograd._top_saved_tensors_default_hooks(False)
+    if around is None:
+        return True
+    entered = getattr(around[0], "__self__", None)
+    return isinstance(entered, Pass) and entered._around is None
 
 
 # -- one call --------------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from torch.nn.utils import parametrize
 
 from .._errors import bad_value
 from ..hosts import unwrapped
+from ..norms import keep_outputs
 from ..simulation.layers import rule_of
 from .graph_tools import assign, kind_of, refuse
 from .obstacles import Obstacles
@@ -66,6 +67,7 @@ def plain_copy(ann: nn.Module, x: Tensor, obstacles: Obstacles) -> tuple[nn.Modu
     for name, module in list(copied.named_modules()):
         if unwrapped(module) is not module:
             assign(copied, name, unwrapped(module))
+    keep_outputs(copied.modules())
     for name, module in copied.named_modules():
         _own_weights(module)
         if module._forward_hooks or module._forward_pre_hooks:
