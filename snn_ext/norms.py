@@ -120,6 +120,7 @@ def keep_outputs(modules: Iterable[nn.Module]) -> None:
 
 _HOMES = "torch.nn.modules.batchnorm", "spikingjelly.activation_based.layer.bn"
 _KINDS = "BatchNorm1d", "BatchNorm2d", "BatchNorm3d"
+_NO_EPSILON = 1e-30  # nothing beside 1; torch 2.11 takes no 0
 
 
 def _why_not(norm: _BatchNorm) -> str | None:
@@ -181,10 +182,8 @@ def _source(y: Tensor) -> Any:
 def _recipe(norm: _BatchNorm, x: Tensor, node: Any) -> tuple[tuple[Tensor | None, ...], Callable[..., Tensor]]:
     weight, bias = (None if p is None else p.detach() for p in (norm.weight, norm.bias))
     if not norm.training and norm.running_mean is not None and norm.running_var is not None:
-        running = (
-            norm.running_mean.clone(),
-            norm.running_var.clone(),
-        )  # torch does not notice that training changes them
+        # Copies: torch does not notice that training changes them.
+        running = norm.running_mean.clone(), norm.running_var.clone()
         return (x, *running, weight, bias), partial(_by_running, norm.eps)
     if x.is_cpu and _is_dense(x) and reads_back_for_free():
         mean, deviation = node._saved_result1, node._saved_result2
@@ -200,7 +199,7 @@ def _by_running(eps: float, x: Tensor, mean: Tensor, var: Tensor, weight: Tensor
 def _by_statistics(x: Tensor, mean: Tensor, deviation: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
     """Apply statistics of a batch by the kernel for running ones, which multiplies weight and 1 / deviation first."""
     factor = deviation if weight is None else deviation * weight
-    return nn.functional.batch_norm(x, mean, torch.ones_like(mean), factor, bias, False, 0.0, 0.0)
+    return nn.functional.batch_norm(x, mean, torch.ones_like(mean), factor, bias, False, 0.0, _NO_EPSILON)
 
 
 def _by_batch(eps: float, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:

@@ -12,6 +12,8 @@ from snn_ext.hosts import Host
 from snn_ext.neurons import NEURONS as TABLE
 from snn_ext.neurons import IntegrateAndFireNeuron
 
+COMPILER = tuple(map(int, torch.__version__.split(".")[:2]))
+"""Release of torch: the older ones that are supported compile less."""
 POINTS = [1.0, 0.6, 0.3, 0.1]
 
 ARGUMENTS: dict[str, dict[str, Any]] = {  # by name in the table, where the defaults show too little; in both hosts

@@ -14,6 +14,7 @@ from torch.func import grad, jacfwd, jacrev, jvp, vmap
 from snn_ext import AAN, functional, ops
 from snn_ext.functional import ATan, Erf, PiecewiseExp, Sigmoid, SoftSign, SuperSpike
 from snn_ext.ops import use_implementation
+from tests.hosts import COMPILER
 
 SHAPE = (6, 3)
 SURROGATES = (Sigmoid(4.0), ATan(2.0, gain=0.5), PiecewiseExp(2.0), SoftSign(2.0), SuperSpike(1.5), Erf(1.0))
@@ -159,6 +160,8 @@ def test_what_the_definition_runs_says_so_when_another_is_forced() -> None:
 
 @pytest.mark.parametrize("name", ["zero", "unknown surrogate", "adaptive heights"])
 def test_definitions_compile_whole_and_so_do_their_gradients(name: str) -> None:
+    if name == "unknown surrogate" and COMPILER < (2, 14):
+        pytest.skip("torch 2.11 cannot compile a question for the type of a function")
     function, (x, theta) = MAKES[name](functional), data()
     gradient = grad(lambda x: function(x, theta).sin().sum())
     torch._dynamo.reset()

@@ -163,7 +163,8 @@ def check_integrate_and_fire_arguments(
     if not isinstance(thresholds, Tensor) or not thresholds.is_floating_point():
         bad_type("thresholds", thresholds, "a floating tensor of shape [1], [T] or [1, N, ...]")
     if thresholds.ndim == 1 or x_seq.ndim == 1:
-        fits = thresholds.ndim == 1 and thresholds.shape[0] in (1, x_seq.shape[0])
+        # Not `in`: of dynamic shapes torch 2.11 compiles it wrongly.
+        fits = thresholds.ndim == 1 and (thresholds.shape[0] == 1 or thresholds.shape[0] == x_seq.shape[0])
     else:
         fits = thresholds.ndim == x_seq.ndim and broadcasts(thresholds.shape, torch.Size((1, *x_seq.shape[1:])))
     if not fits:

@@ -72,7 +72,7 @@ def dyadic(net: nn.Module, bits: int = 5, gain: float = 4.0) -> nn.Module:
     with torch.no_grad():
         for module in net.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                module.eps = 0.0
+                module.eps = 1e-30  # nothing beside a variance; torch 2.11 takes no 0
             elif isinstance(module, nn.Conv2d | nn.Linear):
                 for parameter in module.parameters():
                     parameter.copy_((gain * parameter * 2**bits).round() / 2**bits)
