@@ -1,4 +1,4 @@
-"""What a net keeps for the backward pass, by layer and kind: :func:`memory`."""
+"""Count the bytes that a net keeps for the backward pass, by layer and kind: :func:`memory`."""
 
 from __future__ import annotations
 
@@ -92,12 +92,12 @@ class Memory:
 
     @property
     def by_kind(self) -> dict[str, Bytes]:
-        """What is kept of each kind."""
+        """Bytes kept of each kind."""
         return {kind: sum((b for (_, k), b in self.rows.items() if k == kind), Bytes()) for kind in KINDS}
 
     @property
     def by_layer(self) -> dict[str, Bytes]:
-        """What each layer keeps, in the order in which they run."""
+        """Bytes kept by each layer, in the order in which they run."""
         names = dict.fromkeys(name for name, _ in self.rows)
         return {name: sum((b for (n, _), b in self.rows.items() if n == name), Bytes()) for name in names}
 

@@ -85,7 +85,7 @@ def recompute_norms(net: nn.Module) -> RecomputedNorms:
 
 @dataclass(frozen=True)
 class RecomputedNorms:
-    """What :func:`recompute_norms` did with a net."""
+    """Result of :func:`recompute_norms` on a net."""
 
     _norms: dict[str, _BatchNorm] = field(default_factory=dict)
     _refused: dict[str, str] = field(default_factory=dict)

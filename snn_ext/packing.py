@@ -97,7 +97,7 @@ class Bytes:
 
 @dataclass(frozen=True)
 class PackedSpikes:
-    """What :func:`pack_spikes` did with a net."""
+    """Result of :func:`pack_spikes` on a net."""
 
     net: nn.Module
 
@@ -284,7 +284,7 @@ class Pass(saved_tensors_hooks):
 
 @dataclass(slots=True)
 class _Kept:
-    """What autograd keeps instead of a tensor: the tensor itself or its codes, or what other hooks made of these."""
+    """Stand-in for a tensor that autograd keeps: the tensor itself or its codes, or what other hooks made of these."""
 
     content: Any
     unpack: Callable[[Any], Tensor] | None

@@ -125,7 +125,7 @@ class ConversionOptions(AnalogOptions):
     """Source."""
 
     checkpoint: Annotated[
-        Path | None, _trained_net, f"convert this trained net instead of training one; {', '.join(SHIPPED)} come along"
+        Path | None, _trained_net, f"convert this trained net instead of training one; come along: {', '.join(SHIPPED)}"
     ] = None  # fmt: skip
 
     def __post_init__(self) -> None:

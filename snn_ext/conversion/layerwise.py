@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Any
 
@@ -15,7 +15,7 @@ from ..simulation.spike_train import SpikeTrain
 from .graph_tools import calls_neuron
 from .modules import Scale
 
-__all__ = ["Layerwise"]
+__all__ = ["Layerwise", "waited"]
 
 
 class Layerwise:
@@ -70,24 +70,10 @@ class Layerwise:
         before: Any = node.args[0]
         scale = module_of(self.net, before)
         if not isinstance(scale, Scale):
-            yield from self._waited(self._kept(before, batch))
+            yield from waited(self._kept(before, batch), self.wait)
             return
         scaled = (scale(x.flatten(0, 1)).unflatten(0, x.shape[:2]) for x in self._kept(before.args[0], batch))
-        yield from self._waited(scaled)
-
-    def _waited(self, chunks: Iterator[Tensor]) -> Iterator[Tensor]:
-        """Yield for each decision the inputs that are new: the first takes ``wait`` more, the last ones none."""
-        missing, taken = self.wait, None
-        for chunk in chunks:
-            early, chunk = chunk[:missing], chunk[missing:]
-            missing -= len(early)
-            if len(early):
-                taken = early.sum(0) if taken is None else taken + early.sum(0)
-            if len(chunk):
-                yield chunk if taken is None else torch.cat([chunk[:1] + taken, chunk[1:]])
-                taken = None
-        if self.wait:
-            yield chunk.new_zeros(self.wait, *chunk.shape[1:])
+        yield from waited(scaled, self.wait)
 
     def _kept(self, source: fx.Node, batch: int) -> Iterator[Tensor]:
         """Yield a value chunk after chunk, from memory if it was kept; keep it if there is room."""
@@ -162,3 +148,18 @@ def _sources(net: fx.GraphModule, node: fx.Node) -> set[fx.Node]:
         else:
             stack.extend(source.all_input_nodes)
     return found
+
+
+def waited(chunks: Iterable[Tensor], wait: int) -> Iterator[Tensor]:
+    """Yield for each decision the inputs that are new: the first takes ``wait`` more, the last ones take none."""
+    missing, taken = wait, None
+    for chunk in chunks:
+        early, chunk = chunk[:missing], chunk[missing:]
+        missing -= len(early)
+        if len(early):
+            taken = early.sum(0) if taken is None else taken + early.sum(0)
+        if len(chunk):
+            yield chunk if taken is None else torch.cat([chunk[:1] + taken, chunk[1:]])
+            taken = None
+    if wait:
+        yield chunk.new_zeros(wait, *chunk.shape[1:])

@@ -15,6 +15,7 @@ from torch.func import functional_call
 from .._channel_search import LARGEST_PRECHARGE
 from .._progress import bar
 from .graph_tools import calls_neuron
+from .layerwise import waited
 from .spiking import ThresholdSetter
 
 __all__ = ["held_out", "tune"]
@@ -141,10 +142,7 @@ class _Trial:
         return [self._net.get_submodule(str(node.target)) for node in nodes if calls_neuron(self._net, node)]
 
     def _waited(self, layer: nn.Module, inputs: tuple[Tensor]) -> Tensor:
-        """Return what is new to each decision: the first takes ``wait`` more inputs, the last ones take none."""
-        x_seq, early = inputs[0], self._wait + 1
-        first, late = x_seq[:early].sum(0, keepdim=True), x_seq.new_zeros(self._wait, *x_seq.shape[1:])
-        return torch.cat([first, x_seq[early:], late])
+        return torch.cat([*waited(inputs, self._wait)])
 
     def copies(self) -> list[Tensor]:
         """Return the values of all free variables."""
