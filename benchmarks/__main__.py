@@ -29,6 +29,7 @@ STUDIES = {
     "methods": "results.methods",
     "calibrated": "results.calibrated",
     "cifar": "results.cifar",
+    "ablation": "results.ablation",
     "precharge": "results.precharge",
     "autoencoder": "results.autoencoder",
     "adsnn": "results.adsnn",

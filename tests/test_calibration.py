@@ -382,3 +382,12 @@ def test_a_tensor_is_one_batch_and_its_rows_are_no_batches() -> None:
     assert torch.equal(one[net[2]], listed[net[2]])
     (node,) = calibrate(net, x, lambda relu: ATIFuNode(scale_output=True), time_steps=4, progress=False)
     assert net[2] is node
+
+
+def test_neurons_with_a_scaled_gradient_are_calibrated_like_others_as_no_gradient_is_asked_for() -> None:
+    torch.manual_seed(0)
+    net, x = make_net().eval(), torch.randn(64, 4)
+    plain, scaled = copy.deepcopy(net), copy.deepcopy(net)
+    for each, grad_scale in ((plain, None), (scaled, "lsq")):
+        calibrate(each, x, lambda relu, g=grad_scale: ATIFuNode(scale_output=True, grad_scale=g), 4, progress=False)
+    assert all(torch.equal(a, b) for a, b in zip(plain.parameters(), scaled.parameters(), strict=True))

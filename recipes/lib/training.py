@@ -42,7 +42,7 @@ def train(
     net : nn.Module
         ``[N, ...]`` to ``[N, classes]``.
     loader : DataLoader
-        Yields images and labels.
+        Yields images and labels; one with ``set_epoch`` is told the number of each pass.
     optimizer : Optimizer
         Its learning rates are those at the start.
     epochs : int
@@ -64,7 +64,9 @@ def train(
             bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
             bar.update()
 
-        for _ in range(epochs):
+        for epoch in range(epochs):
+            if hasattr(loader, "set_epoch"):
+                loader.set_epoch(epoch)
             train_epoch(net, loader, optimizer, on_step=after_step, **options)
 
 

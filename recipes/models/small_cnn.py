@@ -1,4 +1,4 @@
-"""A small convolutional net for 28x28 grey images."""
+"""A small convolutional net for 28x28 grey images; any net of plain layers over time, and back."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import nn
 
 from snn_ext import ConstantInputNet
 
-__all__ = ["plain", "small_cnn"]
+__all__ = ["over_time", "plain", "small_cnn"]
 
 
 def small_cnn(channels: tuple[int, int, int] = (8, 32, 64), classes: int = 10) -> ConstantInputNet:
@@ -58,3 +58,26 @@ def plain(net: ConstantInputNet) -> nn.Sequential:
     for module in layers:
         module.__class__ = next(c for c in type(module).__mro__ if c.__module__.startswith("torch.nn"))
     return nn.Sequential(*layers).eval()
+
+
+def over_time(ann: nn.Sequential) -> ConstantInputNet:
+    """Return a copy of an analog net whose convolution, norm and pooling layers take steps: the way back of `plain`.
+
+    The first convolution and its norm become the stem, which sees the constant input once.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from recipes.models.cifar import resnet20
+    >>> ann, x = resnet20(width=0.25).eval(), torch.rand(2, 3, 32, 32)
+    >>> bool((over_time(ann)(x) == ann(x)).all())
+    True
+    """
+    layers = copy.deepcopy(list(ann))
+    stem, body = nn.Sequential(*layers[:2]), nn.Sequential(*layers[2:])
+    for module in body.modules():
+        kind = getattr(layer, type(module).__name__, None)
+        if kind is not None and issubclass(kind, type(module)):
+            module.__class__ = kind
+            module.step_mode = "s"
+    return ConstantInputNet(body, stem=stem).train(ann.training)

@@ -20,7 +20,7 @@ from ..lib.checkpoints import load_checkpoint, load_weights
 from ..lib.files import intact
 from . import cifar
 
-__all__ = ["SHIPPED", "ShippedNet", "load_shipped", "rebuilt", "shipped_file"]
+__all__ = ["SHIPPED", "ShippedNet", "load_shipped", "rebuilt", "shipped_file", "untrained"]
 
 SHIPPED = {name: Path(__file__).parent / f"{name}.pt" for name in ("resnet20-cifar10-jpeg",)}
 """File of each net, by name."""
@@ -95,7 +95,16 @@ def shipped_file(path: Path, device: torch.device | str = "cpu") -> ShippedNet:
 def rebuilt(content: Mapping[str, Any], name: str, device: torch.device | str = "cpu") -> ShippedNet:
     """Build the net of which a file has the weights, mean, classes, size, accuracy and settings."""
     settings, mean, classes = content["settings"], content["mean"], tuple(content["classes"])
-    net = _BUILDERS[settings["model"]](len(classes), len(mean), width=settings["width"], size=content["size"])
+    net = _built(settings, len(classes), len(mean), content["size"])
     load_weights(net, content["model"])
     net.to(device).eval()
     return ShippedNet(net, name, mean.to(device), classes, content["accuracy"], content["size"], settings)
+
+
+def untrained(shipped: ShippedNet) -> nn.Sequential:
+    """Build a net that comes along with new weights."""
+    return _built(shipped.settings, len(shipped.classes), len(shipped.mean), shipped.size)
+
+
+def _built(settings: Mapping[str, Any], classes: int, channels: int, size: int) -> nn.Sequential:
+    return _BUILDERS[settings["model"]](classes, channels, width=settings["width"], size=size)

@@ -187,6 +187,8 @@ class IntegrateAndFireNeuron(ThresholdNeuron):
         return positive(_scale_gradient(_wide(raw), factor))
 
     def _gradient_factor(self, x_seq: Tensor, time_steps: int | None) -> float | None:
+        if not torch.is_grad_enabled():
+            return None  # one step at a time is no obstacle then
         if self.grad_scale != "lsq":
             return cast("float | None", self.grad_scale)
         if time_steps is None and self.step_mode == "s" and len(x_seq) == 1:
