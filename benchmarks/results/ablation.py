@@ -9,15 +9,13 @@ are kept: the same command goes on.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
-from statistics import fmean, median
 from typing import Annotated, Any
 
 import torch
-from matplotlib.figure import Figure
 from spikingjelly.activation_based import functional
 from torch import Tensor, nn
 
@@ -36,9 +34,9 @@ from recipes.models import over_time
 from recipes.models.trained import SHIPPED, ShippedNet, load_shipped, untrained
 from snn_ext import ConstantInputNet
 from snn_ext.evaluation import measure_activity
-from snn_ext.plots.style import finish, look, new_figure
 
-from .pages import command_line, provenance, spread, table
+from .ablation_page import NOTES, accuracy_over_spikes, section
+from .pages import command_line, provenance
 
 
 @dataclass(frozen=True)
@@ -92,7 +90,6 @@ ROWS = {
     "ATIF-nu, from scratch": Row("atif-nu", "scratch"),
     "ATIF-u, pre-charged, from scratch": Row("atif-u", "scratch", v_init=0.5),
 }
-REFERENCE = "ATIF-u"
 
 
 @dataclass(kw_only=True)
@@ -237,103 +234,6 @@ class _Fired:
     def __call__(self, neuron: nn.Module, arguments: Any, spikes: Tensor) -> None:
         found = (spikes != 0).flatten(0, 1).transpose(0, 1).flatten(1).any(1)
         self.channels = found if self.channels is None else self.channels | found
-
-
-# -- the page ----------------------------------------------------------------------------------------------------------
-
-NOTES = """\
-swap: thresholds are fitted to the inputs of the ReLUs, V(0) = 0; pre-charged: V(0) is half a threshold; calibrated:
-thresholds, pre-charges, biases and weights are fitted to the current that arrives (`snn_ext.calibrate`). "IF" has a
-fixed threshold. difference: to ATIF-u on the same test images, mean over the seeds, ± its standard error over the
-images. Spikes: of a neuron in all T steps of an image. SQNR: median over the layers. silent: share of channels that
-never fire on the test images. moved: median relative change of the thresholds by the training. Means over the seeds,
-with (smallest..largest)."""
-
-
-def section(title: str, runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
-    """Return the tables of a net: a line for each row, and what its layers do."""
-    rows, layers = [], []
-    for name, seeds in runs.items():
-        after = [run["after"] for run in seeds]
-        rows.append([
-            name,
-            None if ROWS[name].start == "scratch" else f"{100 * fmean(map(_share, (r['before'] for r in seeds))):.2f}",
-            spread([100 * _share(each) for each in after], 2),
-            difference(seeds, runs.get(REFERENCE, ())),
-        ])  # fmt: skip
-        if ROWS[name].neuron == "relu":
-            continue
-        rows[-1] += [
-            f"{fmean(each['spikes_per_neuron'] for each in after):.3f}",
-            f"{fmean(_median(each['sqnr_db']) for each in after):.1f}",
-            f"{100 * fmean(each['silent_channels'] for each in after):.1f}",
-            f"{100 * fmean(map(_moved, seeds)):.1f}",
-        ]
-        layers.append([
-            name,
-            *(
-                " ".join(_mean(values, form) for values in zip(*(each[key] for each in after), strict=True))
-                for key, form in (("spikes", ".2f"), ("sqnr_db", ".1f"))
-            ),
-        ])  # fmt: skip
-    header = [
-        "net", "before, %", "trained, %", "difference, points", "spikes per neuron", "SQNR, dB",
-        "silent, %", "moved, %",
-    ]  # fmt: skip
-    wide = [row + [None] * (len(header) - len(row)) for row in rows]
-    by_layer = table(layers, ["net", "spikes per neuron by layer", "SQNR by layer, dB"])
-    return f"## {title}\n\n{table(wide, header)}\n\n{by_layer}"
-
-
-def difference(runs: Sequence[Mapping[str, Any]], reference: Sequence[Mapping[str, Any]]) -> str | None:
-    """Return by how many points runs are better than others on the same images, with the standard error over these."""
-    if len(runs) != len(reference) or runs is reference:
-        return None
-    each = torch.stack([_right(a["after"]) - _right(b["after"]) for a, b in zip(runs, reference, strict=True)]).mean(0)
-    return f"{100 * each.mean():+.2f} ± {100 * each.std() / len(each) ** 0.5:.2f}"
-
-
-def accuracy_over_spikes(runs: Mapping[str, Sequence[Mapping[str, Any]]], title: str) -> Figure:
-    """Plot accuracy over spikes of the trained nets, a marker each, bars from the smallest to the largest."""
-    figure = new_figure(9, 5.2, title)
-    axes = figure.subplots()
-    for place, (name, seeds) in enumerate(runs.items()):
-        values = [100 * _share(run["after"]) for run in seeds]
-        style = look(place) | {"ls": "none"}
-        if ROWS[name].neuron == "relu":
-            axes.axhline(
-                fmean(values), color=style["color"], ls=":" if ROWS[name].start == "scratch" else "--", label=name
-            )
-            continue
-        mean = fmean(values)
-        bars = [[mean - min(values)], [max(values) - mean]]
-        axes.errorbar(fmean(r["after"]["spikes_per_neuron"] for r in seeds), mean, bars, label=name, capsize=2, **style)
-    axes.set(xlabel="spikes per neuron and image", ylabel="test accuracy (%)")
-    finish(axes, legend=False)
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper", frameon=False, fontsize=8)
-    return figure
-
-
-def _right(activity: Mapping[str, Any]) -> Tensor:
-    return torch.tensor([float(answer) for answer in activity["right"]])
-
-
-def _share(activity: Mapping[str, Any]) -> float:
-    return float(_right(activity).mean())
-
-
-def _median(values: Sequence[float | None]) -> float:
-    """Return the median of what is known: a layer without signal or error has no SQNR."""
-    return median(value for value in values if value is not None)
-
-
-def _mean(values: Sequence[float | None], form: str) -> str:
-    return "-" if None in values else f"{fmean(value for value in values if value is not None):{form}}"
-
-
-def _moved(run: Mapping[str, Any]) -> float:
-    pairs = zip(run["before"]["thresholds"], run["after"]["thresholds"], strict=True)
-    return median(abs(b / a - 1) for old, new in pairs for a, b in zip(old, new, strict=True))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,8 @@ import random
 import pytest
 import torch
 
-from benchmarks.results.ablation import REFERENCE, ROWS, Options, accuracy_over_spikes, difference, measured, section
+from benchmarks.results.ablation import ROWS, Options, measured
+from benchmarks.results.ablation_page import REFERENCE, accuracy_over_spikes, difference, section
 from recipes.data.images import ImageData
 from recipes.models.cifar import small_cnn
 from recipes.models.trained import ShippedNet
