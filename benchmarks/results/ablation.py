@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 from spikingjelly.activation_based import functional
@@ -59,7 +59,7 @@ class Row:
     neuron: str
     start: str = "swap"
     v_init: float | None = None
-    grad_scale: str = "none"
+    grad_scale: Literal["none", "lsq"] = "none"
     factor: float = 1.0
     every_step: bool = False
     distilled: bool = False
@@ -215,7 +215,11 @@ def _activity(net: nn.Module, neurons: Sequence[nn.Module], test: Batches) -> di
     finally:
         for hook in hooks:
             hook.remove()
-    channels = torch.cat([each.channels for each in fired]) if fired else torch.ones(1, dtype=torch.bool)
+    channels = (
+        torch.cat([each.channels for each in fired if each.channels is not None])
+        if fired
+        else torch.ones(1, dtype=torch.bool)
+    )
     return {
         "right": "".join("01"[int(answer)] for answer in torch.cat(answers)),
         "spikes_per_neuron": activity.spikes_per_neuron,

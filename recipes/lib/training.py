@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
 
 import torch
 from spikingjelly.activation_based import functional
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from snn_ext import train_epoch
 
 __all__ = ["accuracy", "right", "seed_everything", "train"]
 
-BatchLoader = DataLoader[Any]
+
+class BatchLoader(Protocol):
+    """Yields batches of inputs and labels, and says how many, as a ``DataLoader``."""
+
+    def __iter__(self) -> Iterator[Any]: ...
+
+    def __len__(self) -> int: ...
 
 
 def seed_everything(seed: int) -> torch.Generator:
@@ -41,7 +46,7 @@ def train(
     ----------
     net : nn.Module
         ``[N, ...]`` to ``[N, classes]``.
-    loader : DataLoader
+    loader : DataLoader or Batches
         Yields images and labels; one with ``set_epoch`` is told the number of each pass.
     optimizer : Optimizer
         Its learning rates are those at the start.
