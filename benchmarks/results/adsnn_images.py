@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import copy
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean
@@ -66,7 +67,8 @@ def main(options: Options) -> str:
         results = [measure(replace(options, seed=seed)) for seed in options.seeds]
         name = results[0]["data"]
         samples = next(iter(results[0]["sweep"].values())).samples
-        title = f"{name}: {samples:,} test images, of which one is {100 / samples:.2g} points"
+        about = f"{name}: {samples:,} test images, of which one is {100 / samples:.2g} points"
+        title = textwrap.fill(about, 75)  # the width of a figure
         for stem, figure in adsnn_figures.of_data_set(results, title):
             save_figure(figure, options.out / f"{stem}.png")
         return write_report(options.out, section(results, options))

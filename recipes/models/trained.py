@@ -1,9 +1,10 @@
 """Trained nets that come along, so that nobody has to train one first.
 
-They are trained on the JPEG copy of CIFAR-10 (``--data cifar10-jpeg``) and named for it:
+They are trained on the JPEG copy of CIFAR-10 and named for it. Each is a run of ``recipes.train_analog``, whose options
+the file keeps: of ``--model resnet20-bn --epochs 36 --amp`` or ``--model vgg16-bn --width 0.25 --epochs 30``, both with
+``--data cifar10-jpeg --inputs channels``. The file is written by
 
-``python -m recipes.train_analog --model resnet20-bn --data cifar10-jpeg --inputs channels --amp --epochs 36 --out RUN``
-``python -m recipes.makers.shipped_net --run RUN --target recipes/models/resnet20-cifar10-jpeg.pt``
+``python -m recipes.makers.shipped_net --run RUN --target recipes/models/NAME.pt``
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from . import cifar
 
 __all__ = ["SHIPPED", "ShippedNet", "load_shipped", "rebuilt", "shipped_file", "untrained"]
 
-SHIPPED = {name: Path(__file__).parent / f"{name}.pt" for name in ("resnet20-cifar10-jpeg",)}
+SHIPPED = {name: Path(__file__).parent / f"{name}.pt" for name in ("resnet20-cifar10-jpeg", "vgg16-cifar10-jpeg")}
 """File of each net, by name."""
 _BUILDERS = {"resnet20-bn": cifar.resnet20, "vgg16-bn": cifar.vgg16}
 
@@ -64,7 +65,8 @@ def load_shipped(name: str, device: torch.device | str = "cpu") -> ShippedNet:
     Parameters
     ----------
     name : str
-        ``"resnet20-cifar10-jpeg"``: ResNet-20 with batch norm, of 0.27 million parameters.
+        ``"resnet20-cifar10-jpeg"``: ResNet-20 with batch norm, of 0.27 million parameters;
+        ``"vgg16-cifar10-jpeg"``: VGG-16 of a quarter of the width, with batch norm, of 0.92 million.
     device : torch.device or str
         Where the net goes.
 
