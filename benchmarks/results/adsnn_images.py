@@ -68,7 +68,7 @@ def main(options: Options) -> str:
         name = results[0]["data"]
         samples = next(iter(results[0]["sweep"].values())).samples
         about = f"{name}: {samples:,} test images, of which one is {100 / samples:.2g} points"
-        title = textwrap.fill(about, 75)  # the width of a figure
+        title = textwrap.fill(about, 60)  # the width of a figure
         for stem, figure in adsnn_figures.of_data_set(results, title):
             save_figure(figure, options.out / f"{stem}.png")
         return write_report(options.out, section(results, options))
