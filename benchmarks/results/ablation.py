@@ -109,7 +109,7 @@ class Options:
     epochs: Annotated[Count, "passes over them"] = 1
     lr: Annotated[Rate, "of AdamW, falls by a cosine; three times as much for thresholds"] = 5e-4
     scratch_lr: Annotated[Positive, "the same, of new weights"] = 2e-3
-    calibration_images: Annotated[Count, "the first of the training images"] = 256
+    calibration_images: Annotated[Count, "a sample of the training images"] = 256
     eval_images: Annotated[Count, "a sample of the test images"] = 2000
     data_dir: Annotated[Path | None, "folder of the data"] = None
     markdown: Annotated[NewFile | None, "file for the page"] = None
@@ -155,9 +155,9 @@ def measured(shipped: ShippedNet, data: ImageData, row: Row, seed: int, options:
     sample = data.first(options.train_images, options.eval_images)
     images = Batches(sample.train, 64, shipped.mean, ones, train=True, crop=4, flip=True, seed=seed)
     test = Batches(sample.test, 100, shipped.mean, ones)
-    first = tuple(part[: options.calibration_images] for part in data.train)
+    calibration = data.first(options.calibration_images, None).train  # of all classes: the data may be in their order
     net = over_time(shipped.net if row.start != "scratch" else untrained(shipped))
-    neurons = spiking(net, row, [x for x, _ in Batches(first, 64, shipped.mean, ones)], options.time_steps)
+    neurons = spiking(net, row, [x for x, _ in Batches(calibration, 64, shipped.mean, ones)], options.time_steps)
 
     found = {"before": _activity(net, neurons, test)}
     lr = options.scratch_lr if row.start == "scratch" else options.lr
