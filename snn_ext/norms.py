@@ -13,13 +13,15 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import is_lazy
 
 from ._errors import bad_type, bad_value
+from ._kept import whole
+from ._repeats import MARK, Norm
 from .ops.recomputed import record
-from .packing import reads_back_for_free
+from .packing import PackedSpikes, reads_back_for_free, set_repeats
 
 __all__ = ["LeaveRecipe", "RecomputedNorms", "keep_outputs", "recompute_norms"]
 
 
-def recompute_norms(net: nn.Module) -> RecomputedNorms:
+def recompute_norms(net: nn.Module, *, convolutions: bool = False) -> RecomputedNorms:
     r"""Let a neuron behind a batch norm keep what the norm has kept already, the convolution's output, in place.
 
     A batch norm keeps its input for the backward pass and a neuron its own, the norm's output. The latter is a function
@@ -71,7 +73,9 @@ def recompute_norms(net: nn.Module) -> RecomputedNorms:
     norms = {name: module for name, module in net.named_modules() if isinstance(module, _BatchNorm)}
     if not norms:
         bad_value("net", type(net).__name__, "a net with at least one batch norm")
-    done = RecomputedNorms()
+    if not isinstance(convolutions, bool):
+        bad_type("convolutions", convolutions, "a bool")
+    done = RecomputedNorms(net, set_repeats(net, convolutions))
     for name, norm in norms.items():
         reason = _why_not(norm)
         if reason is None:
@@ -87,6 +91,8 @@ def recompute_norms(net: nn.Module) -> RecomputedNorms:
 class RecomputedNorms:
     """Result of :func:`recompute_norms` on a net."""
 
+    _net: nn.Module
+    _packed: PackedSpikes | None = None
     _norms: dict[str, _BatchNorm] = field(default_factory=dict)
     _refused: dict[str, str] = field(default_factory=dict)
 
@@ -104,6 +110,9 @@ class RecomputedNorms:
     def undo(self) -> None:
         """Take the hooks off again; what is kept of earlier calls can still be computed again."""
         keep_outputs(self._norms.values())
+        set_repeats(self._net, False)
+        if self._packed is not None:
+            self._packed.undo()
 
     def __str__(self) -> str:
         lines = [f"norms computed again: {len(self.recomputed)}, left: {len(self.left)}"]
@@ -165,7 +174,9 @@ class LeaveRecipe:
         node = _source(y)
         if node is None or folded.data_ptr() != x.data_ptr():  # other hooks changed it; a copy that nobody else keeps
             return
-        record(y, *_recipe(norm, folded, node), self._note_use)
+        tensors, compute = _recipe(norm, folded, node)
+        record(y, tensors, compute, self._note_use)
+        node.metadata[MARK] = Norm(compute, tuple(map(whole, tensors[1:])), self._note_use)
 
     def _note_use(self) -> None:
         self.is_used = True
