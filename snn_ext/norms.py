@@ -16,7 +16,7 @@ from ._errors import bad_type, bad_value
 from ._kept import whole
 from ._repeats import MARK, Norm
 from .ops.recomputed import record
-from .packing import PackedSpikes, reads_back_for_free, set_repeats
+from .packing import PackedSpikes, is_packed, reads_back_for_free, set_repeats
 
 __all__ = ["LeaveRecipe", "RecomputedNorms", "keep_outputs", "recompute_norms"]
 
@@ -32,11 +32,19 @@ def recompute_norms(net: nn.Module, *, convolutions: bool = False) -> Recomputed
     It is computed by the norm's own kernel and has the same bits, so spikes, running statistics and gradients are the
     same to the last bit. The training loop stays as it is.
 
+    In a packed net (:func:`pack_spikes`) two more tensors are not kept. A neuron behind the sum of a norm's output and
+    a shortcut, as at the end of a block of a ResNet, keeps neither: the sum is computed again from the norm's input and
+    the shortcut's spikes. With ``convolutions=True`` norms do not keep their inputs: the convolution in front of a norm
+    is repeated in the backward pass, once, from its own input, spikes as bits. This takes the time of another forward
+    pass of these layers.
+
     Parameters
     ----------
     net : nn.Module
         Has batch norms of torch or SpikingJelly, at any depth, in front of neurons of snn_ext or of those that
         :func:`accelerate` has swapped; other neurons keep what they have kept.
+    convolutions : bool
+        Repeat convolutions; the net is packed for that. Another call with False takes it back.
 
     Returns
     -------
@@ -46,7 +54,7 @@ def recompute_norms(net: nn.Module, *, convolutions: bool = False) -> Recomputed
     Raises
     ------
     TypeError
-        If ``net`` is no module.
+        If ``net`` is no module, or ``convolutions`` no bool.
     ValueError
         If the net has no batch norm.
 
@@ -54,7 +62,8 @@ def recompute_norms(net: nn.Module, *, convolutions: bool = False) -> Recomputed
     -----
     Each norm gets a forward hook and nothing else; copies and pickles carry it. What else reads the norm's output gets
     it as before. The forward pass runs norm and neuron one after the other, as without: it takes no less time. Compiled
-    code decides itself what it computes again.
+    code decides itself what it computes again. Under hooks of others on saved tensors around the net, sums and
+    convolutions' outputs are kept.
 
     Examples
     --------
@@ -111,7 +120,7 @@ class RecomputedNorms:
         """Take the hooks off again; what is kept of earlier calls can still be computed again."""
         keep_outputs(self._norms.values())
         set_repeats(self._net, False)
-        if self._packed is not None:
+        if self._packed is not None and is_packed(self._net):
             self._packed.undo()
 
     def __str__(self) -> str:

@@ -23,7 +23,7 @@ from .hosts import host_of
 from .ops.layout import in_memory_order
 from .ops.value_codes import Codes, encode
 
-__all__ = ["Bytes", "PackedSpikes", "Pass", "pack_spikes", "reads_back_for_free", "set_repeats"]
+__all__ = ["Bytes", "PackedSpikes", "Pass", "is_packed", "pack_spikes", "reads_back_for_free", "set_repeats"]
 
 _LEAST = 4096  # bytes of a tensor that is worth a call
 
@@ -36,6 +36,9 @@ def pack_spikes(net: nn.Module) -> PackedSpikes:
     restored when the backward pass asks for it: 0/1 spikes, whatever their height, take 1 bit; counts up to 3 and
     two signs 2; masks of dropout 1. Nothing is guessed: values are compared bit by bit, and a tensor of more values
     stays whole. So gradients are the same to the last bit. The training loop stays as it is.
+
+    Two more: places of maxima of poolings take 2 or 4 bits, counted from the first place of their window, and 16-bit
+    copies of weights, which autocast makes, are made again from the weights.
 
     Parameters
     ----------
@@ -59,7 +62,8 @@ def pack_spikes(net: nn.Module) -> PackedSpikes:
     -----
     Only the class of the net changes, to a subclass of its own with the same name. Copies and pickles are packed too.
     It works under autocast, checkpointing, ``torch.compile``, DDP and other hooks on saved tensors, which get the
-    codes instead. Under ``torch.func`` and while a CUDA graph is captured everything stays whole.
+    codes instead. Under ``torch.func`` and while a CUDA graph is captured everything stays whole. Weights must not be
+    changed between the forward and the backward pass, as without autocast; that raises.
 
     Examples
     --------
@@ -106,7 +110,7 @@ class PackedSpikes:
 
     @property
     def packed(self) -> dict[str, Bytes]:
-        """``"1 bit"``, ``"2 bits"``, ``"4 bits"`` to the tensors packed so in the last call of the net."""
+        """``"1 bit"``, ``"2 bits"``, ``"4 bits"``, ``"computed again"`` to the tensors packed so in the last call."""
         return dict(sorted((kind, found) for kind, found in self._last.items() if found.before != found.after))
 
     @property
@@ -227,12 +231,16 @@ def _entered(net: Any) -> AbstractContextManager[Any]:
 
 def set_repeats(net: nn.Module, repeats: bool) -> PackedSpikes | None:
     """Let a net compute the outputs of its convolutions again, packed; return how it was packed, if it was not."""
-    kind: Any = type(net)
-    done = pack_spikes(net) if repeats and not issubclass(kind, _Packs) else None
-    kind = type(net)
-    if issubclass(kind, _Packs):
+    done = pack_spikes(net) if repeats and not is_packed(net) else None
+    if is_packed(net):
+        kind: Any = type(net)
         kind.repeats = repeats
     return done
+
+
+def is_packed(net: nn.Module) -> bool:
+    """Return True between :func:`pack_spikes` and ``undo()``."""
+    return issubclass(type(net), _Packs)  # a compiled module gives the class of the one inside
 
 
 def reads_back_for_free() -> bool:
@@ -322,7 +330,7 @@ class Pass(saved_tensors_hooks):
         return found
 
     def _shorter(self, tensor: Tensor) -> _Found:
-        repeats = isinstance(self._net, _Packs) and type(self._net).repeats
+        repeats = is_packed(self._net) and vars(type(self._net))["repeats"]
         again = found_again(tensor, self._made, repeats) if self._around is None else None
         return _coded(tensor) if again is None else again
 
