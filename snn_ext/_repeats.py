@@ -75,7 +75,9 @@ def _as_dtype(dtype: torch.dtype, parameter: Tensor) -> Tensor:
 def _convolution(tensor: Tensor, node: Any) -> Again | None:
     x, weight, bias = _saved(node, "input"), _saved(node, "weight"), _bias(node)
     has_bias = node._saved_bias_sym_sizes_opt not in (None, (0,))
-    if tensor._version or x is None or weight is None or (has_bias and bias is None):
+    if x is None or weight is None or (has_bias and bias is None):
+        return None
+    if tensor._version or tensor.untyped_storage().nbytes() != tensor.nbytes:  # changed unseen, or a part
         return None
     names = ("stride", "padding", "dilation", "transposed", "output_padding", "groups")
     again = Again(partial(_convolved, *(getattr(node, f"_saved_{name}") for name in names)), x, weight, bias)

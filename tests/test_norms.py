@@ -424,9 +424,14 @@ def test_what_a_frozen_convolution_does_not_keep_is_not_needed(frozen: str) -> N
     assert ("computed again" in packed.packed) == (frozen == "weight")
 
 
-def test_a_convolution_that_is_changed_unseen_is_kept() -> None:
+@pytest.mark.parametrize(
+    "change",
+    [unseen, lambda y: y.as_strided((4, N, C, SIZE, SIZE // 2), y.stride(), 3), lambda y: y[..., 1:]],
+    ids=["unseen", "a part as strided", "a part"],
+)
+def test_a_convolution_whose_output_is_changed_is_kept(change: Callable[[Tensor], Tensor]) -> None:
     net = deep_net(lambda: layer.Conv2d(C, C, 3, padding=1))
-    net[1].register_forward_hook(lambda conv, args, y: unseen(y))
+    net[1].register_forward_hook(lambda conv, args, y: change(y))
     twin, _, packed = treated(net, True)
     x = grid(4, N, C, SIZE, SIZE)
     assert_same(results(twin, x), results(net, x))
