@@ -76,7 +76,7 @@ def keep(ctx: Any, x_seq: Tensor, *others: Tensor | None) -> None:
     ctx.save_for_backward(*(savable(tensor) for tensor in tensors if tensor is not None))
 
 
-def kept(ctx: Any) -> list[Tensor | None]:
+def kept(ctx: Any) -> list[Any]:
     """Return the tensors of :func:`keep`."""
     saved = iter(ctx.saved_tensors)
     tensors = [next(saved) if given else None for given in ctx.given]
@@ -86,7 +86,7 @@ def kept(ctx: Any) -> list[Tensor | None]:
 
 
 def _recomputed(
-    compute: Callable[..., Tensor], shape: Any, stride: Any, offset: int, tensors: list[Tensor | None]
+    compute: Callable[..., Tensor], shape: Any, stride: Any, offset: Any, tensors: list[Tensor | None]
 ) -> Tensor:
     with torch.no_grad():
         return compute(*tensors).as_strided(shape, stride, offset)
