@@ -133,7 +133,7 @@ class _Watch(Pass):
     def note(self, tensor: Tensor, kind: str, after: int) -> None:
         name, module = self._running[-1]
         before = tensor.numel() * tensor.element_size()
-        key = (name, _kind(tensor, module, after < before))
+        key = (name, _kind(tensor, module, 0 < after < before))
         self.rows[key] = self.rows.get(key, Bytes()) + Bytes(1, before, after)
 
     def _start(self, name: str, module: nn.Module, *_: Any) -> None:

@@ -13,13 +13,15 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import is_lazy
 
 from ._errors import bad_type, bad_value
+from ._kept import whole
+from ._repeats import MARK, Norm
 from .ops.recomputed import record
-from .packing import reads_back_for_free
+from .packing import PackedSpikes, is_packed, reads_back_for_free, set_repeats
 
 __all__ = ["LeaveRecipe", "RecomputedNorms", "keep_outputs", "recompute_norms"]
 
 
-def recompute_norms(net: nn.Module) -> RecomputedNorms:
+def recompute_norms(net: nn.Module, *, convolutions: bool = False) -> RecomputedNorms:
     r"""Let a neuron behind a batch norm keep what the norm has kept already, the convolution's output, in place.
 
     A batch norm keeps its input for the backward pass and a neuron its own, the norm's output. The latter is a function
@@ -30,11 +32,19 @@ def recompute_norms(net: nn.Module) -> RecomputedNorms:
     It is computed by the norm's own kernel and has the same bits, so spikes, running statistics and gradients are the
     same to the last bit. The training loop stays as it is.
 
+    In a packed net (:func:`pack_spikes`) two more tensors are not kept. A neuron behind the sum of a norm's output and
+    a shortcut, as at the end of a block of a ResNet, keeps neither: the sum is computed again from the norm's input and
+    the shortcut's spikes. With ``convolutions=True`` norms do not keep their inputs: the convolution in front of a norm
+    is repeated in the backward pass, once, from its own input, spikes as bits. This takes the time of another forward
+    pass of these layers.
+
     Parameters
     ----------
     net : nn.Module
         Has batch norms of torch or SpikingJelly, at any depth, in front of neurons of snn_ext or of those that
         :func:`accelerate` has swapped; other neurons keep what they have kept.
+    convolutions : bool
+        Repeat convolutions; the net is packed for that. Another call with False takes it back.
 
     Returns
     -------
@@ -44,7 +54,7 @@ def recompute_norms(net: nn.Module) -> RecomputedNorms:
     Raises
     ------
     TypeError
-        If ``net`` is no module.
+        If ``net`` is no module, or ``convolutions`` no bool.
     ValueError
         If the net has no batch norm.
 
@@ -52,7 +62,8 @@ def recompute_norms(net: nn.Module) -> RecomputedNorms:
     -----
     Each norm gets a forward hook and nothing else; copies and pickles carry it. What else reads the norm's output gets
     it as before. The forward pass runs norm and neuron one after the other, as without: it takes no less time. Compiled
-    code decides itself what it computes again.
+    code decides itself what it computes again. Under hooks of others on saved tensors around the net, sums and
+    convolutions' outputs are kept.
 
     Examples
     --------
@@ -71,7 +82,9 @@ def recompute_norms(net: nn.Module) -> RecomputedNorms:
     norms = {name: module for name, module in net.named_modules() if isinstance(module, _BatchNorm)}
     if not norms:
         bad_value("net", type(net).__name__, "a net with at least one batch norm")
-    done = RecomputedNorms()
+    if not isinstance(convolutions, bool):
+        bad_type("convolutions", convolutions, "a bool")
+    done = RecomputedNorms(net, set_repeats(net, convolutions))
     for name, norm in norms.items():
         reason = _why_not(norm)
         if reason is None:
@@ -87,6 +100,8 @@ def recompute_norms(net: nn.Module) -> RecomputedNorms:
 class RecomputedNorms:
     """Result of :func:`recompute_norms` on a net."""
 
+    _net: nn.Module
+    _packed: PackedSpikes | None = None
     _norms: dict[str, _BatchNorm] = field(default_factory=dict)
     _refused: dict[str, str] = field(default_factory=dict)
 
@@ -104,6 +119,9 @@ class RecomputedNorms:
     def undo(self) -> None:
         """Take the hooks off again; what is kept of earlier calls can still be computed again."""
         keep_outputs(self._norms.values())
+        set_repeats(self._net, False)
+        if self._packed is not None and is_packed(self._net):
+            self._packed.undo()
 
     def __str__(self) -> str:
         lines = [f"norms computed again: {len(self.recomputed)}, left: {len(self.left)}"]
@@ -165,7 +183,9 @@ class LeaveRecipe:
         node = _source(y)
         if node is None or folded.data_ptr() != x.data_ptr():  # other hooks changed it; a copy that nobody else keeps
             return
-        record(y, *_recipe(norm, folded, node), self._note_use)
+        tensors, compute = _recipe(norm, folded, node)
+        record(y, tensors, compute, self._note_use)
+        node.metadata[MARK] = Norm(compute, tuple(map(whole, tensors[1:])), self._note_use)
 
     def _note_use(self) -> None:
         self.is_used = True

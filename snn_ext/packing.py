@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, fx, nn
@@ -16,11 +17,13 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn.parameter import is_lazy
 
 from ._errors import bad_type, bad_value
+from ._kept import Again, Kept
+from ._repeats import found_again, origin
 from .hosts import host_of
 from .ops.layout import in_memory_order
-from .ops.value_codes import Codes, decode, encode
+from .ops.value_codes import Codes, encode
 
-__all__ = ["Bytes", "PackedSpikes", "Pass", "pack_spikes", "reads_back_for_free"]
+__all__ = ["Bytes", "PackedSpikes", "Pass", "is_packed", "pack_spikes", "reads_back_for_free", "set_repeats"]
 
 _LEAST = 4096  # bytes of a tensor that is worth a call
 
@@ -33,6 +36,9 @@ def pack_spikes(net: nn.Module) -> PackedSpikes:
     restored when the backward pass asks for it: 0/1 spikes, whatever their height, take 1 bit; counts up to 3 and
     two signs 2; masks of dropout 1. Nothing is guessed: values are compared bit by bit, and a tensor of more values
     stays whole. So gradients are the same to the last bit. The training loop stays as it is.
+
+    Two more: places of maxima of poolings take 2 or 4 bits, counted from the first place of their window, and 16-bit
+    copies of weights, which autocast makes, are made again from the weights.
 
     Parameters
     ----------
@@ -56,7 +62,8 @@ def pack_spikes(net: nn.Module) -> PackedSpikes:
     -----
     Only the class of the net changes, to a subclass of its own with the same name. Copies and pickles are packed too.
     It works under autocast, checkpointing, ``torch.compile``, DDP and other hooks on saved tensors, which get the
-    codes instead. Under ``torch.func`` and while a CUDA graph is captured everything stays whole.
+    codes instead. Under ``torch.func`` and while a CUDA graph is captured everything stays whole. Weights must not be
+    changed between the forward and the backward pass, as without autocast; that raises.
 
     Examples
     --------
@@ -103,7 +110,7 @@ class PackedSpikes:
 
     @property
     def packed(self) -> dict[str, Bytes]:
-        """``"1 bit"``, ``"2 bits"``, ``"4 bits"`` to the tensors packed so in the last call of the net."""
+        """``"1 bit"``, ``"2 bits"``, ``"4 bits"``, ``"computed again"`` to the tensors packed so in the last call."""
         return dict(sorted((kind, found) for kind, found in self._last.items() if found.before != found.after))
 
     @property
@@ -146,6 +153,7 @@ class _Packs:
     """Base of the classes of packed nets; each net has a class of its own."""
 
     last_call: ClassVar[dict[str, Bytes]] = {}
+    repeats: ClassVar[bool] = False  # convolutions
 
     def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
         if torch.compiler.is_exporting():
@@ -161,16 +169,17 @@ class _Packs:
 
     def __deepcopy__(self: Any, memo: dict[int, Any]) -> Any:
         with _as_it_was(self):
-            return _made(copy.deepcopy, self, memo)
+            found = copy.deepcopy(self, memo)
+        return _packed(type(self).repeats, found)
 
     def __reduce_ex__(self: Any, protocol: Any) -> Any:
         with _as_it_was(self):
             make, arguments, *rest = self.__reduce_ex__(protocol)
-        return _made, (make, *arguments), *rest
+        return _made, (type(self).repeats, make, *arguments), *rest
 
 
-def _packing(kind: type) -> type:
-    names = {name: getattr(kind, name) for name in ("__module__", "__qualname__", "__doc__")}
+def _packing(kind: type, repeats: bool = False) -> type:
+    names = {name: getattr(kind, name) for name in ("__module__", "__qualname__", "__doc__")} | {"repeats": repeats}
     if issubclass(kind, fx.GraphModule):
         names["recompile"] = _recompile
     return type(kind.__name__, (_Packs, kind), names)
@@ -185,10 +194,13 @@ def _unpacked(kind: type) -> type:
     return kind.__bases__[1]
 
 
-def _made(make: Callable[..., Any], *arguments: Any) -> Any:
+def _made(repeats: bool, make: Callable[..., Any], *arguments: Any) -> Any:
     """Return what a function makes, packed; classes have their own ways to be copied and pickled."""
-    net = make(*arguments)
-    _set_class(net, _packing(type(net)))
+    return _packed(repeats, make(*arguments))
+
+
+def _packed(repeats: bool, net: Any) -> Any:
+    _set_class(net, _packing(type(net), repeats))
     return net
 
 
@@ -217,6 +229,20 @@ def _entered(net: Any) -> AbstractContextManager[Any]:
     return Pass(net, around)
 
 
+def set_repeats(net: nn.Module, repeats: bool) -> PackedSpikes | None:
+    """Let a net compute the outputs of its convolutions again, packed; return how it was packed, if it was not."""
+    done = pack_spikes(net) if repeats and not is_packed(net) else None
+    if is_packed(net):
+        kind: Any = type(net)
+        kind.repeats = repeats
+    return done
+
+
+def is_packed(net: nn.Module) -> bool:
+    """Return True between :func:`pack_spikes` and ``undo()``."""
+    return issubclass(type(net), _Packs)  # a compiled module gives the class of the one inside
+
+
 def reads_back_for_free() -> bool:
     """Return True if autograd hands out what it saves here without work or side effects: no hooks but ours are set."""
     around = torch._C._autograd._top_saved_tensors_default_hooks(False)
@@ -233,38 +259,54 @@ class Pass(saved_tensors_hooks):
     """Hooks on the tensors that one call of a net saves; ``around`` are the hooks outside, which get what is kept."""
 
     def __init__(self, net: nn.Module, around: Any = None) -> None:
-        super().__init__(self.pack, _Kept.restore)
+        super().__init__(self.pack, Kept.restore)
         self._net, self._around = net, around
         own = (t for t in (*net.parameters(), *net.buffers()) if not is_lazy(t))
         self._own = {StorageWeakRef(t.untyped_storage()) for t in own}
-        self._seen: dict[Any, Codes | None] = {}  # by memory: what several layers keep is packed once
+        self._seen: dict[Any, _Found] = {}  # by memory: what several layers keep is packed once
+        self._made: dict[tuple[Any, int], Kept] = {}  # by the node that made it
+        self._held: deque[Again] = deque()
         self.kept: dict[str, Bytes] = {}
 
     @torch.compiler.disable
     def __exit__(self, *error: object) -> None:
         super().__exit__(*error)
         self._seen.clear()
+        self._made.clear()
+        self._let_go(0)
         self._around = None  # it may hold what a checkpoint keeps, and a method of this object holds it
         if isinstance(self._net, _Packs):
             type(self._net).last_call = self.kept
 
     @torch.compiler.disable
-    def pack(self, tensor: Tensor) -> _Kept:
+    def pack(self, tensor: Tensor) -> Kept:
         """Return what is kept of a tensor."""
-        found = self._codes(tensor)
-        content, unpack = tensor if found is None else found.codes, None
+        found = self._found(tensor)
+        kept = self._kept(tensor, found)
+        if isinstance(found, Again):
+            found.claim()
+        if self._around is None and tensor.grad_fn is not None:
+            self._made[origin(tensor)] = kept
+        return kept
+
+    def _kept(self, tensor: Tensor, found: _Found) -> Kept:
+        layout = tensor.shape, tensor.stride()
+        if isinstance(found, Again):
+            return Kept(found, None, None, None, *layout)
+        content, unpack = tensor if found is None else found.codes.codes, None
         if self._around is not None:
             content, unpack = self._around[0](content), self._around[1]
         if found is None:
-            return _Kept(content, unpack, tensor._version if unpack is None else None)
-        return _Kept(content, unpack, None, (found.table, found.bits, found.elements), tensor.shape, tensor.stride())
+            return Kept(content, unpack, tensor._version if unpack is None else None, None, *layout)
+        codes = found.codes
+        return Kept(content, unpack, None, (codes.table, codes.bits, codes.elements), *layout, found.base)
 
     def note(self, tensor: Tensor, kind: str, after: int) -> None:
         """Count a tensor whose memory was not kept before in this call."""
         before = tensor.numel() * tensor.element_size()
         self.kept[kind] = self.kept.get(kind, Bytes()) + Bytes(1, before, after)
 
-    def _codes(self, tensor: Tensor) -> Codes | None:
+    def _found(self, tensor: Tensor) -> _Found:
         if not _is_plain(tensor):
             return None
         storage = StorageWeakRef(tensor.untyped_storage())  # an address alone may be that of memory freed in between
@@ -274,38 +316,51 @@ class Pass(saved_tensors_hooks):
         key = (storage, tensor.storage_offset(), tensor.numel(), is_dense, tensor.dtype, tensor._version)
         if key in self._seen:
             return self._seen[key]
-        found = self._seen[key] = encode(tensor) if _may_be_packed(tensor) else None
+        found = self._seen[key] = self._shorter(tensor) if _may_be_packed(tensor) else None
+        before = tensor.numel() * tensor.element_size()
         if found is None:
-            self.note(tensor, _why_not(tensor), tensor.numel() * tensor.element_size())
+            self.note(tensor, _why_not(tensor), before)
+        elif isinstance(found, Again):
+            self.note(tensor, "computed again", 0)
+            if found.is_at_hand:
+                self._held.append(found)
+                self._let_go(2)
         else:
-            self.note(tensor, f"{found.bits} bit{'s' * (found.bits > 1)}", _size(found))
+            self.note(tensor, f"{found.codes.bits} bit{'s' * (found.codes.bits > 1)}", found.nbytes)
         return found
 
+    def _shorter(self, tensor: Tensor) -> _Found:
+        repeats = is_packed(self._net) and vars(type(self._net))["repeats"]
+        again = found_again(tensor, self._made, repeats) if self._around is None else None
+        return _coded(tensor) if again is None else again
 
-@dataclass(slots=True)
-class _Kept:
-    """Stand-in for a tensor that autograd keeps: the tensor itself or its codes, or what other hooks made of these."""
+    def _let_go(self, count: int) -> None:
+        while len(self._held) > count:
+            self._held.popleft().let_go()
 
-    content: Any
-    unpack: Callable[[Any], Tensor] | None
-    version: int | None
-    coded: tuple[Tensor, int, int] | None = None
-    shape: tuple[int, ...] = ()
-    stride: tuple[int, ...] = ()
 
-    @torch.compiler.disable
-    def restore(self) -> Tensor:
-        """Return the tensor."""
-        content: Tensor = self.content if self.unpack is None else self.unpack(self.content)
-        if self.coded is None:
-            if self.version is not None and content._version != self.version:  # torch does not look behind hooks
-                raise RuntimeError(
-                    "one of the variables needed for gradient computation has been modified by an inplace operation: "
-                    f"got version {content._version} of a {content.dtype} tensor of shape {list(content.shape)}, want "
-                    f"version {self.version}"
-                )
-            return content
-        return decode(Codes(content, *self.coded)).as_strided(self.shape, self.stride)
+class _Coded(NamedTuple):
+    """Codes, and what is added to what they stand for."""
+
+    codes: Codes
+    base: Tensor | None = None
+
+    @property
+    def nbytes(self) -> int:
+        return sum(t.nbytes for t in (self.codes.codes, self.codes.table, self.base) if t is not None)
+
+
+_Found = _Coded | Again | None
+
+
+def _coded(tensor: Tensor) -> _Coded | None:
+    codes = encode(tensor)
+    if codes is None and tensor.dtype is torch.int64 and tensor.ndim > 2:
+        # Places of maxima: those of one window differ by few values, the same for all samples and channels.
+        base = tensor.amin(tuple(range(min(tensor.ndim - 2, 2))), keepdim=True)
+        codes = encode(tensor - base)
+        return None if codes is None else _Coded(codes, base)
+    return None if codes is None else _Coded(codes)
 
 
 def _is_plain(tensor: Tensor) -> bool:
@@ -328,7 +383,3 @@ def _why_not(tensor: Tensor) -> str:
     if _is_captured(tensor):
         return "a CUDA graph is captured, which cannot wait for what the values are"
     return "gaps in memory" if in_memory_order(tensor) is None else "more than 16 values"
-
-
-def _size(found: Codes) -> int:
-    return sum(t.numel() * t.element_size() for t in (found.codes, found.table))

@@ -18,6 +18,7 @@ from spikingjelly.activation_based import functional, layer, memopt, neuron, op_
 from spikingjelly.activation_based import surrogate as sj_surrogate
 from spikingjelly.activation_based.model import spiking_resnet
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 
 import snn_ext
 from snn_ext import accelerate, ops
@@ -213,6 +214,23 @@ def test_sixteen_bits_are_left_to_the_host(dtype: torch.dtype) -> None:
     host, twin = pair("LIFNode")
     x_seq = next(inputs()).to(dtype)
     assert torch.equal(twin(x_seq), host(x_seq)) and twin.v.dtype == host.v.dtype == dtype
+
+
+@pytest.mark.parametrize("name", ["IFNode", "LIFNode", "ParametricLIFNode", "HalfThresholdIFNode"])
+@pytest.mark.parametrize("detach_reset", [False, True])
+def test_with_sixteen_bits_the_input_alone_is_kept_and_gradients_are_the_host_s(name: str, detach_reset: bool) -> None:
+    x_seq, found = next(inputs()).bfloat16(), []
+    for node in pair(name, detach_reset=detach_reset):
+        x, kept = x_seq.clone().requires_grad_(), []
+        with saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):  # noqa: B023
+            first = node(x)
+            last = node(x.flip(0))  # its states go on
+        size = len({t.untyped_storage().data_ptr(): t for t in kept if t.ndim == x.ndim})
+        wanted = [x, *node.parameters()]
+        found.append([first, last, node.v, *torch.autograd.grad((first * x_seq).sum() + last.sum(), wanted)])
+    assert all(torch.equal(a, b) for a, b in zip(found[0][:4], found[1][:4], strict=True))
+    torch.testing.assert_close(found[1][4:], found[0][4:], rtol=1e-5, atol=0)  # of tau, in another order of sums
+    assert size == 2  # two inputs, of the fused one
 
 
 def test_reset_values_and_other_shapes_are_those_of_the_node() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import pickle
+import weakref
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
@@ -18,7 +19,7 @@ from torch.autograd.graph import save_on_cpu
 from torch.utils.checkpoint import checkpoint
 
 import snn_ext
-from snn_ext import accelerate, memory, pack_spikes, recompute_norms
+from snn_ext import _repeats, accelerate, memory, pack_spikes, recompute_norms
 from snn_ext.ops import use_implementation
 from snn_ext.snntorch import ATIFu, reset, run_steps
 from snn_ext.spikingjelly import ASNNode, ATIFnuNode, ATIFuNode, PCMPIFNode
@@ -195,27 +196,28 @@ def test_a_folded_net_of_snntorch() -> None:
     assert done.recomputed == ["1"]
 
 
+@pytest.mark.parametrize("convolutions", [None, True])
 @pytest.mark.parametrize(("make", "count"), [(sew_resnet.sew_resnet18, 20), (spiking_resnet.spiking_resnet18, 9)])
-def test_residual_nets_of_the_host(make: Any, count: int) -> None:
+def test_residual_nets_of_the_host(make: Any, count: int, convolutions: bool | None) -> None:
     options = {"cnf": "ADD"} if make is sew_resnet.sew_resnet18 else {}
     net = make(spiking_neuron=neuron.IFNode, num_classes=10, **options)
     functional.set_step_mode(net, "m")
     accelerate(net)
-    twin, done = twin_of(net)
+    twin, done = twin_of(net) if convolutions is None else treated(net, convolutions)[:2]
     x = torch.randn(4, 2, 3, 32, 32)
     assert_same(results(twin, x), results(net, x))
-    assert len(done.recomputed) == count
+    assert len(done.recomputed) == (count if convolutions is None else 20)
 
 
-def test_fifty_steps_of_training_are_the_same_bits() -> None:
+@pytest.mark.parametrize("convolutions", [False, True])
+def test_a_hundred_steps_of_training_are_the_same_bits(convolutions: bool) -> None:
     net = images_net(lambda: neuron.LIFNode(2.0))
-    twin, _ = twin_of(net)
-    pack_spikes(twin)
+    twin, _, _ = treated(net, convolutions)
     batches = [(grid(4, N, 2, SIZE, SIZE), torch.randint(5, (N,))) for _ in range(4)]
     losses: list[list[float]] = [[], []]
     for each, record in zip((net, twin), losses, strict=True):
         optimizer = torch.optim.SGD(each.parameters(), 0.05, momentum=0.9)
-        for step in range(50):
+        for step in range(100):
             functional.reset_net(each)
             x, labels = batches[step % len(batches)]
             optimizer.zero_grad()
@@ -280,6 +282,251 @@ def test_inside_a_checkpoint(reentrant: bool) -> None:
     x = grid(4, N, 2, SIZE, SIZE)
     assert_same(results(twin, x, run), results(net, x, run))
     assert done.recomputed == ["1", "4"]
+
+
+# -- behind a sum ------------------------------------------------------------------------------------------------------
+
+SUMS: dict[str, Callable[[Tensor, Tensor], Any]] = {
+    "in place": lambda y, x: y.__iadd__(x),
+    "out of place": lambda y, x: y + x,
+    "the other way round": lambda y, x: x + y,
+}
+OTHERS: dict[str, Callable[[Tensor, Tensor], Any]] = {  # in graphs that look like sums, or have another value
+    "a difference": lambda y, x: y.sub_(x),
+    "a product": lambda y, x: y.mul_(x),
+    "a factor": lambda y, x: y.add_(x, alpha=0.5),
+    "a sum of three": lambda y, x: y + x + x,
+    "a sum that is changed": lambda y, x: (y + x).mul_(2.0),
+    "a sum that is changed unseen": lambda y, x: unseen(y + x),
+    "a norm that is changed unseen": lambda y, x: unseen(y) + x,
+    "something that nobody keeps": lambda y, x: y + 0.25 * y.detach(),
+    "broadcast": lambda y, x: y + x[:1],
+    "a part": lambda y, x: (y + x)[:, :, 1:],
+}
+
+
+def unseen(x: Tensor) -> Tensor:
+    with torch.no_grad():
+        return x.mul_(2.0)
+
+
+class Block(nn.Module):
+    """A block of a residual net; ``down`` has a norm in the other branch too."""
+
+    def __init__(self, add: Callable[[Tensor, Tensor], Any], down: bool = False) -> None:
+        super().__init__()
+        self.add, self.first, self.last = add, ATIFuNode(0.75), ATIFuNode(0.75)
+        self.convs = nn.ModuleList(layer.Conv2d(c, C, 3, padding=1, bias=c == 2) for c in (2, C, C))
+        self.norms = nn.ModuleList(layer.BatchNorm2d(C) for _ in self.convs)
+        self.down = down
+        functional.set_step_mode(self, "m")
+
+    def branch(self, i: int, x: Tensor) -> Tensor:
+        out: Tensor = self.norms[i](self.convs[i](x))
+        return out
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(self.branch(0, x))
+        y = self.branch(1, x)
+        z = self.branch(2, x) if self.down else x
+        out: Tensor = self.last(self.add(y, z))
+        return out
+
+
+def treated(net: nn.Module, convolutions: bool) -> tuple[Any, snn_ext.RecomputedNorms, snn_ext.PackedSpikes]:
+    twin = copy.deepcopy(net)
+    return twin, recompute_norms(twin, convolutions=convolutions), pack_spikes(twin)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("convolutions", [False, True])
+@pytest.mark.parametrize("down", [False, True])
+@pytest.mark.parametrize("name", SUMS)
+def test_a_sum_of_a_norm_and_what_is_kept_is_computed_again(
+    name: str, down: bool, convolutions: bool, training: bool
+) -> None:
+    net = Block(SUMS[name], down).train(training)
+    twin, done, packed = treated(net, convolutions)
+    for _ in range(2):
+        x = torch.randn(4, N, 2, SIZE, SIZE)
+        assert_same(results(twin, x), results(net, x))
+    norms = 2 + down
+    assert len(done.recomputed) == norms
+    assert packed.packed["computed again"].tensors == 1 + convolutions * norms
+    assert ("more than 16 values" in packed.left) != convolutions
+
+
+@pytest.mark.parametrize("convolutions", [False, True])
+@pytest.mark.parametrize("name", OTHERS)
+def test_what_is_no_such_sum_is_kept(name: str, convolutions: bool) -> None:
+    net = Block(OTHERS[name], down=name == "a product")
+    twin, done, _ = treated(net, convolutions)
+    x = torch.randn(4, N, 2, SIZE, SIZE)
+    assert_same(results(twin, x), results(net, x))
+    assert done.recomputed == ["norms.0"]
+
+
+def test_sums_under_autocast() -> None:
+    net = Block(SUMS["in place"])
+    twin, done, packed = treated(net, True)
+    x = torch.randn(4, N, 2, SIZE, SIZE)
+    with torch.autocast("cpu", torch.bfloat16):
+        want = results(net, x)
+        assert_same(results(twin, x), want)
+    with torch.autocast("cpu", torch.bfloat16):
+        functional.reset_net(twin)
+        out = twin(x)
+    twin.zero_grad()
+    out.backward(torch.randn(out.shape, generator=torch.Generator().manual_seed(2)).to(out))  # outside of autocast
+    grads = [p.grad for p in twin.parameters() if p.grad is not None]
+    assert_same(grads, want[2 : 2 + len(grads)])
+    assert len(done.recomputed) == 2 and "more than 16 values" not in packed.left
+
+
+# -- convolutions, repeated --------------------------------------------------------------------------------------------
+
+
+def deep_net(conv: Callable[[], nn.Module]) -> nn.Sequential:
+    net = nn.Sequential(ATIFuNode(0.75), conv(), layer.BatchNorm2d(C), ATIFuNode(0.75))
+    functional.set_step_mode(net, "m")
+    return net
+
+
+@pytest.mark.parametrize(
+    "conv",
+    [
+        lambda: layer.Conv2d(C, C, 3, padding=1),
+        lambda: layer.Conv2d(C, C, 3, stride=2, padding=4, dilation=2, groups=2, bias=False),
+        lambda: layer.Conv2d(C, C, 3, padding=1, padding_mode="circular"),
+        lambda: layer.ConvTranspose2d(C, C, 3, stride=2, output_padding=1),
+        lambda: nn.Sequential(layer.Conv2d(C, C, 3, groups=C), layer.Conv2d(C, C, 1)),
+    ],
+    ids=["bias", "stride, dilation, groups", "circular", "transposed", "separable"],
+)
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=["", "channels last"])
+def test_repeated_convolutions_have_the_same_bits(conv: Callable[[], nn.Module], memory_format: Any) -> None:
+    net = deep_net(conv).to(memory_format=memory_format)
+    functional.set_step_mode(net, "m")
+    twin, done, packed = treated(net, True)
+    x = torch.randn(4 * N, C, SIZE, SIZE).to(memory_format=memory_format).unflatten(0, (4, N))
+    assert_same(results(twin, x), results(net, x))
+    assert done.recomputed == ["2"] and "computed again" in packed.packed
+    assert packed.left["more than 16 values"].tensors == 1  # the input
+
+
+@pytest.mark.parametrize("frozen", ["weight", "bias"])
+def test_what_a_frozen_convolution_does_not_keep_is_not_needed(frozen: str) -> None:
+    net = deep_net(lambda: layer.Conv2d(C, C, 3, padding=1))
+    getattr(net[1], frozen).requires_grad_(False)
+    twin, _, packed = treated(net, True)
+    x = grid(4, N, C, SIZE, SIZE)
+    assert_same(results(twin, x), results(net, x))
+    assert ("computed again" in packed.packed) == (frozen == "weight")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [unseen, lambda y: y.as_strided((4, N, C, SIZE, SIZE // 2), y.stride(), 3), lambda y: y[..., 1:]],
+    ids=["unseen", "a part as strided", "a part"],
+)
+def test_a_convolution_whose_output_is_changed_is_kept(change: Callable[[Tensor], Tensor]) -> None:
+    net = deep_net(lambda: layer.Conv2d(C, C, 3, padding=1))
+    net[1].register_forward_hook(lambda conv, args, y: change(y))
+    twin, _, packed = treated(net, True)
+    x = grid(4, N, C, SIZE, SIZE)
+    assert_same(results(twin, x), results(net, x))
+    assert "computed again" not in packed.packed
+
+
+@pytest.mark.parametrize("name", ["weight", "bias"])
+def test_a_convolution_that_is_changed_before_the_backward_pass_raises(name: str) -> None:
+    net = deep_net(lambda: layer.Conv2d(C, C, 3, padding=1))
+    treated_net, _, _ = treated(net, True)
+    out = treated_net(grid(4, N, C, SIZE, SIZE))
+    with torch.no_grad():
+        getattr(treated_net[1], name).mul_(2)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        out.sum().backward()
+
+
+def test_each_convolution_is_repeated_once_and_its_output_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[weakref.ref[Tensor]] = []
+
+    def noting(*arguments: Any) -> Tensor:
+        made.append(weakref.ref(y := convolved(*arguments)))
+        return y
+
+    convolved = _repeats._convolved
+    monkeypatch.setattr(_repeats, "_convolved", noting)
+    net, _, _ = treated(Block(SUMS["in place"], down=True), True)
+    x = torch.randn(4, N, 2, SIZE, SIZE, requires_grad=True)
+    out = net(x)
+    assert not made
+    for times in (1, 2):  # a graph that is gone through again
+        gradients = torch.autograd.grad(out.sum(), [x, *net.convs.parameters()], retain_graph=True)
+        assert len(made) == 3 * times and not any(y() is not None for y in made)
+        del gradients
+
+
+def test_convolutions_with_dropout_and_other_draws() -> None:
+    net = nn.Sequential(*deep_net(lambda: layer.Conv2d(C, C, 3, padding=1)), layer.Dropout(0.5), *deep_net(
+        lambda: layer.Conv2d(C, C, 3, padding=1)))  # fmt: skip
+    functional.set_step_mode(net, "m")
+    twin, _, _ = treated(net, True)
+    x, found = grid(4, N, C, SIZE, SIZE), []
+    for each in (twin, net):
+        torch.manual_seed(3)
+        found.append([*results(each, x), torch.rand(3)])
+    assert_same(*found)
+
+
+def test_convolutions_take_the_net_and_give_it_back() -> None:
+    net = images_net(ATIFuNode)
+    kind, x = type(net), grid(4, N, 2, SIZE, SIZE)
+    done = recompute_norms(net, convolutions=True)
+    twin = pickle.loads(pickle.dumps(copy.deepcopy(net)))
+    assert memory(twin, x).total.after < 0.15 * memory(images_net(ATIFuNode), x).total.before
+    recompute_norms(twin)  # without, from now on, but packed
+    assert memory(twin, x).by_kind["norm inputs"].after > 4 * 4 * N * C * SIZE * SIZE
+    done.undo()
+    assert type(net) is kind and not any(module._forward_hooks for module in net.modules())
+    packed = pack_spikes(net)
+    recompute_norms(net, convolutions=True).undo()
+    assert packed.packed == {}  # stays packed
+    with pytest.raises(TypeError, match="^convolutions: got"):
+        recompute_norms(net, convolutions=1)  # type: ignore[arg-type]
+
+
+def test_under_other_hooks_nothing_but_norms_is_computed_again() -> None:
+    net = Block(SUMS["in place"])
+    twin, done, _ = treated(net, True)
+    x = torch.randn(4, N, 2, SIZE, SIZE)
+    want = results(net, x)
+    with save_on_cpu():
+        assert_same(results(twin, x), want)
+    assert done.recomputed == ["norms.0"]
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_checkpoints_inside_a_net_that_repeats(reentrant: bool) -> None:
+    class Inside(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner, self.outer = images_net(ATIFuNode)[:3], deep_net(lambda: layer.Conv2d(C, C, 3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            def body(x: Tensor) -> Tensor:
+                functional.reset_net(self.inner)
+                out: Tensor = self.inner(x)
+                return out
+
+            out: Tensor = self.outer(checkpoint(body, x, use_reentrant=reentrant))
+            return out
+
+    net = Inside()
+    twin, _, _ = treated(net, True)
+    x = grid(4, N, 2, SIZE, SIZE)
+    assert_same(results(twin, x), results(net, x))
 
 
 # -- what is left ------------------------------------------------------------------------------------------------------

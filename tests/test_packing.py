@@ -24,7 +24,6 @@ from torch.utils.checkpoint import checkpoint
 import snn_ext
 from snn_ext import accelerate, pack_spikes
 from snn_ext.ops import use_implementation
-from snn_ext.ops.value_codes import Codes
 from snn_ext.packing import Pass
 from snn_ext.snntorch import reset, run_steps
 from tests.hosts import COMPILER
@@ -270,6 +269,65 @@ def test_all_that_autograd_keeps_of_spikes_is_bits(kept: list[Tensor]) -> None:
     assert [(t.dtype, t.numel()) for t in found] == [(torch.uint8, 64 * 512 // 8)]
 
 
+@pytest.mark.parametrize(
+    ("pool", "shape", "bits"),
+    [
+        (nn.MaxPool2d(2), (6, 16, 32, 32), 2),
+        (nn.MaxPool2d(3, 2, 1, ceil_mode=True), (6, 16, 21, 33), 4),
+        (nn.MaxPool2d(2, dilation=3), (6, 16, 32, 32), 2),
+        (nn.MaxPool2d(2), (96, 32, 32), 2),
+        (nn.MaxPool1d(3), (8, 16, 99), 2),
+        (nn.MaxPool3d(2), (2, 16, 8, 8, 8), 4),
+        (nn.AdaptiveMaxPool2d(5), (64, 32, 10, 10), 2),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_places_of_maxima_are_bits(pool: nn.Module, shape: tuple[int, ...], bits: int, channels_last: bool) -> None:
+    x = (torch.rand(shape) < 0.3).float()
+    x[x == 0] = torch.where(torch.rand(int((x == 0).sum())) < 0.9, 0.0, -torch.inf)
+    if channels_last and x.ndim == 4:
+        x = x.to(memory_format=torch.channels_last)
+    net = nn.Sequential(nn.Identity(), pool)
+    twin, done = packed_copy(net)
+    assert_same(results(twin, x, once), results(net, x, once))
+    assert f"{bits} bit{'s' * (bits > 1)}" in done.packed
+    assert not [why for why in done.left if why != "less than 4096 bytes"]
+
+
+def test_integers_of_many_values_stay_whole() -> None:
+    class Gather(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.gather(2, places)
+
+    places, net = torch.randint(64, (8, 16, 64)), Gather()
+    twin, done = packed_copy(net)
+    x = torch.randn(8, 16, 64)
+    assert_same(results(twin, x, once), results(net, x, once))
+    assert done.left["more than 16 values"].before == places.nbytes + x.nbytes
+
+
+def test_weights_that_autocast_made_narrow_are_made_narrow_again() -> None:
+    net = images_net(HOST_NODES["IFNode"])
+    twin, done = packed_copy(net)
+    x = grid(T, N, 2, SIZE, SIZE)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert_same(results(twin, x), results(net, x))
+    weights = [p for p in net.parameters() if 2 * p.numel() >= 4096 and p.ndim > 1]
+    assert done.packed["computed again"] == snn_ext.packing.Bytes(len(weights), sum(2 * w.numel() for w in weights), 0)
+
+
+def test_a_narrow_weight_whose_original_was_changed_is_an_error() -> None:
+    net = images_net(HOST_NODES["IFNode"])
+    pack_spikes(net)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = net(grid(T, N, 2, SIZE, SIZE))
+    with torch.no_grad():
+        net[8].weight.mul_(2)  # type: ignore[index]
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        out.sum().backward()
+
+
 def test_currents_and_small_tensors_stay_whole_and_the_reason_is_told() -> None:
     net = Through(lambda s: s + 0.001 * torch.rand_like(s))
     done = pack_spikes(net)
@@ -429,11 +487,11 @@ def bits(monkeypatch: pytest.MonkeyPatch) -> list[weakref.ref[Tensor]]:
     found: list[weakref.ref[Tensor]] = []
 
     class Noting(Pass):
-        def _codes(self, tensor: Tensor) -> Codes | None:
-            codes = super()._codes(tensor)
-            if codes is not None:
-                found.append(weakref.ref(codes.codes))
-            return codes
+        def _found(self, tensor: Tensor) -> Any:
+            coded = super()._found(tensor)
+            if coded is not None:
+                found.append(weakref.ref(coded.codes.codes))
+            return coded
 
     monkeypatch.setattr("snn_ext.packing.Pass", Noting)
     return found

@@ -2,8 +2,9 @@
 
 ResNet-18 and VGG-16 of SpikingJelly for images of 32 x 32, T = 4, in float32 and under autocast to bfloat16: with the
 host's neurons as they are, by its ``memopt``, and by this package. All that the forward pass has made and that lives at
-its end is counted, whoever holds it; the output and the states of neurons are part of it. Gradients are compared bit by
-bit. With ``--rounds``, steps are timed in turns, in this process.
+its end is counted, whoever holds it; the output and the states of neurons are part of it, and counted once more without
+the states, which a reset drops. Gradients are compared bit by bit. With ``--rounds``, steps are timed in turns, in this
+process, by the processor's time.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import copy
 import json
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -44,11 +46,14 @@ HOST = "SpikingJelly IFNode"
 class Options:
     """Options."""
 
-    batch_size: Count = 4
+    batch_size: Count = 16
     time_steps: Count = 4
     cases: Annotated[list[str], Argument(metavar="TEXT"), "only cases whose name contains a TEXT"] = field(
         default_factory=list
     )
+    contenders: Annotated[
+        list[str], Argument(metavar="TEXT"), "only contenders whose name contains a TEXT, beside the host's"
+    ] = field(default_factory=list)
     rounds: Annotated[Whole, "rounds of timing; 0: memory alone"] = 0
     seed: Seed = 0
     out: NewFile = ROOT / "runs" / "benchmarks" / "memory.json"
@@ -114,6 +119,10 @@ def measured(
     x = torch.randn(options.time_steps, options.batch_size, 3, 32, 32)
     labels = torch.randint(10, (options.batch_size,))
     nets = contenders(make, block, x)
+    if options.contenders:
+        wanted = {name for name in nets for text in options.contenders if text in name} | {HOST}
+        wanted |= {nets[name][1] for name in wanted}
+        nets = {name: net for name, net in nets.items() if name in wanted}
 
     def loss(net: nn.Module) -> Tensor:
         functional.reset_net(net)
@@ -121,11 +130,13 @@ def measured(
         with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
             return nn.functional.cross_entropy(net(x).mean(0).float(), labels)
 
-    kept, gradients = dict[str, int](), dict[str, list[Tensor]]()
+    kept, without, gradients = dict[str, int](), dict[str, int](), dict[str, list[Tensor]]()
     for name, (net, _) in nets.items():
         with living() as bytes_of:
             found = loss(net)
         kept[name] = bytes_of()
+        functional.reset_net(net)
+        without[name] = bytes_of()
         found.backward()
         gradients[name] = [p.grad.clone() for p in net.parameters() if p.grad is not None]
     rows = [
@@ -133,14 +144,17 @@ def measured(
             "": name,
             "kept": f"{kept[name] / 1e6:.1f} MB",
             "share": f"{kept[name] / kept[HOST]:.3f}",
+            "without states": f"{without[name] / 1e6:.1f} MB",
+            "share of it": f"{without[name] / without[HOST]:.3f}",
             "gradients": _compared(gradients[name], gradients[reference]),
         }
         for name, (_, reference) in nets.items()
     ]
     if options.rounds:
-        timings = measure({name: _step(loss, net) for name, (net, _) in nets.items()}, options.rounds)
+        steps = {name: _step(loss, net) for name, (net, _) in nets.items()}
+        timings = measure(steps, options.rounds, clock=time.process_time)
         for row in rows:
-            row["times as fast"] = str(ratio(timings[HOST], timings[row[""]]))
+            row["time of a step"] = str(ratio(timings[row[""]], timings[HOST]))
     return rows
 
 
@@ -168,9 +182,10 @@ def contenders(
         pack_spikes(packed)
         found |= {name: (each, name), f"{name}, packed": (packed, name)}
         if each is not net:  # the host's own code keeps more than its input
-            recomputing = copy.deepcopy(packed)
-            recompute_norms(recomputing)
-            found[f"{name}, packed, norms computed again"] = (recomputing, name)
+            for convolutions, text in ((False, "norms computed again"), (True, "convolutions too")):
+                again = copy.deepcopy(packed)
+                recompute_norms(again, convolutions=convolutions)
+                found[f"{name}, packed, {text}"] = (again, name)
     return found
 
 

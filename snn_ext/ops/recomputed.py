@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.utils.weak import WeakTensorKeyDictionary
 
-__all__ = ["Recipe", "recipe_of", "record"]
+from .layout import savable
+
+__all__ = ["Recipe", "keep", "kept", "recipe_of", "record", "repeated"]
 
 _RECIPES = WeakTensorKeyDictionary()  # no attributes of tensors: these would be pickled with them
 
@@ -58,3 +62,83 @@ def recipe_of(x_seq: Tensor) -> Recipe | None:
         return None
     found = (_RECIPES.get(tensor) for tensor in (x_seq, x_seq._base) if tensor is not None)
     return next((recipe for recipe in found if recipe is not None and recipe.holds(x_seq)), None)
+
+
+def keep(ctx: Any, x_seq: Tensor, *others: Tensor | None) -> None:
+    """Keep tensors for a backward pass, but of the first what its recipe needs, if it has one."""
+    tensors, recipe, ctx.recompute = (x_seq, *others), recipe_of(x_seq), None
+    if recipe is not None:
+        recipe.note_use()
+        tensors = (*others, *recipe.tensors)
+        ctx.recompute = partial(_recomputed, recipe.compute, x_seq.shape, x_seq.stride(), x_seq.storage_offset())
+    ctx.given = [tensor is not None for tensor in tensors]
+    ctx.others = len(others)
+    ctx.save_for_backward(*(savable(tensor) for tensor in tensors if tensor is not None))
+
+
+def kept(ctx: Any) -> list[Any]:
+    """Return the tensors of :func:`keep`."""
+    saved = iter(ctx.saved_tensors)
+    tensors = [next(saved) if given else None for given in ctx.given]
+    if ctx.recompute is None:
+        return tensors
+    return [ctx.recompute(tensors[ctx.others :]), *tensors[: ctx.others]]
+
+
+def _recomputed(
+    compute: Callable[..., Tensor], shape: Any, stride: Any, offset: Any, tensors: list[Tensor | None]
+) -> Tensor:
+    with torch.no_grad():
+        return compute(*tensors).as_strided(shape, stride, offset)
+
+
+def repeated(
+    run: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], x_seq: Tensor, v: Tensor, *parameters: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return ``run(x_seq, v)``, of which the backward pass keeps the arguments alone and runs it again.
+
+    Parameters
+    ----------
+    run : callable
+        Returns two tensors, the same each time.
+    x_seq, v : Tensor
+        Arguments.
+    parameters : Tensor
+        What ``run`` reads besides, with gradients.
+
+    Examples
+    --------
+    >>> x = torch.ones(2, requires_grad=True)
+    >>> y, _ = repeated(lambda x, v: (x * v, v + 1), x, torch.tensor([2.0, 3.0]))
+    >>> torch.autograd.grad(y.sum(), x)
+    (tensor([2., 3.]),)
+    """
+    found: tuple[Tensor, Tensor] = _Repeated.apply(run, x_seq, v, *parameters)
+    return found
+
+
+class _Repeated(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, run: Any, x_seq: Tensor, v: Tensor, *parameters: Tensor) -> Any:
+        kind = x_seq.device.type
+        ctx.autocast = partial(
+            torch.autocast, kind, torch.get_autocast_dtype(kind), enabled=torch.is_autocast_enabled(kind)
+        )
+        ctx.run = run
+        ctx.set_materialize_grads(False)
+        keep(ctx, x_seq, v, *parameters)
+        return run(x_seq, v)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *incoming: Tensor | None) -> Any:
+        x_seq, v, *parameters = kept(ctx)
+        needed = ctx.needs_input_grad[1:]
+        with torch.enable_grad(), ctx.autocast():
+            arguments = [t.detach().requires_grad_(need) for t, need in zip((x_seq, v), needed, strict=False)]
+            outputs = ctx.run(*arguments)
+        pairs = [(y, g) for y, g in zip(outputs, incoming, strict=True) if g is not None and y.requires_grad]
+        wanted = [t for t, need in zip((*arguments, *parameters), needed, strict=True) if need]
+        ys, gradients = ([pair[k] for pair in pairs] for k in (0, 1))
+        found = iter(torch.autograd.grad(ys, wanted, gradients, allow_unused=True) if pairs else ())
+        return None, *(next(found, None) if need else None for need in needed)

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from collections.abc import Sequence as SequenceOf
-from functools import partial
 from typing import Annotated, Any, Literal, NamedTuple, Protocol, get_args, get_origin, get_type_hints
 
 import torch
 from torch import Tensor
 
 from ..functional.integrate_and_fire import state_dtype
-from .layout import as_step_of, as_steps_of, dense, empty_step, in_order_of, is_one, savable
-from .recomputed import recipe_of
+from .layout import as_step_of, as_steps_of, dense, empty_step, in_order_of, is_one
+from .recomputed import keep, kept
 from .registry import select
 
 __all__ = [
@@ -288,21 +287,10 @@ class SequenceOp:
         tensors, ctx.settings = inputs[:count], inputs[count:-1]
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(checkpoints)
-        kept = (*tensors, checkpoints)
-        recipe, ctx.recompute = recipe_of(tensors[0]), None
-        if recipe is not None:
-            recipe.note_use()
-            kept = (*kept[1:], *recipe.tensors)
-            ctx.recompute = partial(_recomputed, recipe.compute, *_layout(tensors[0]))
-        ctx.given = [tensor is not None for tensor in kept]
-        ctx.save_for_backward(*(savable(tensor) for tensor in kept if tensor is not None))
+        keep(ctx, *tensors, checkpoints)
 
     def _differentiate(self, ctx: Any, *incoming: Tensor | None) -> tuple[Tensor | None, ...]:
-        saved, count = iter(ctx.saved_tensors), len(self.inputs)
-        kept = [next(saved) if given else None for given in ctx.given]
-        if ctx.recompute is not None:
-            kept = [ctx.recompute(kept[count:]), *kept[:count]]
-        *inputs, checkpoints = kept
+        *inputs, checkpoints = kept(ctx)
         wanted = list(ctx.needs_input_grad[: len(self.differentiable)])
         found = self._backward_operator(*incoming[:-1], *inputs, checkpoints, *ctx.settings, wanted)
         gradients = found if len(wanted) > 1 else [found]
@@ -325,17 +313,6 @@ def checkpoint_count(time_steps: int) -> int:
     (0, 1, 2)
     """
     return (time_steps - 1) // SEGMENT
-
-
-def _layout(x_seq: Tensor) -> tuple[Any, ...]:
-    return x_seq.shape, x_seq.stride(), x_seq.storage_offset()
-
-
-def _recomputed(
-    compute: Callable[..., Tensor], shape: Any, stride: Any, offset: int, tensors: SequenceOf[Tensor | None]
-) -> Tensor:
-    with torch.no_grad():
-        return compute(*tensors).as_strided(shape, stride, offset)
 
 
 _SCHEMA = {int: "int", float: "float", bool: "bool", str: "str"}

@@ -17,11 +17,13 @@ from .._errors import describe
 from ..functional import Surrogate, as_surrogate
 from ..neurons.leak import Leak
 from ..ops import integrate_and_fire
+from ..ops.recomputed import repeated
 
 __all__ = ["TWINS", "why_not"]
 
 _DTYPES = (torch.float32, torch.float64)
 """Of input; narrower input has a narrow potential in the host, and a wide one in the operator."""
+_NARROW = (torch.float16, torch.bfloat16)
 
 
 def why_not(node: Any) -> str | None:
@@ -50,6 +52,13 @@ class _Sequence:
         if x_seq.dtype not in _DTYPES or why_not(self) is not None or counted():
             return False
         return isinstance(v, float) or (v.shape == x_seq.shape[1:] and v.dtype == x_seq.dtype)
+
+    def _repeats(self: Any, x_seq: Tensor, v: Any) -> bool:
+        """Return True if the host's own steps run now, and again for the backward pass, which keeps the input alone."""
+        if x_seq.dtype not in _NARROW or why_not(self) is not None or counted() or not torch.is_grad_enabled():
+            return False
+        is_traced = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+        return isinstance(v, Tensor) and not is_traced
 
     def _fused(self: Any, x_seq: Tensor, v: Any) -> tuple[Tensor, Tensor]:
         leak = self._leak()
@@ -84,10 +93,19 @@ class _FusedNode(_Sequence):
     def multi_step_functional_forward(
         self: Any, inputs: tuple[Tensor, ...], states: tuple[Any, ...], **kwargs: object
     ) -> tuple[tuple[Tensor, ...], tuple[Any, ...]]:
-        if not self._fuses(inputs[0], states[0]):
-            found: Any = super().multi_step_functional_forward(inputs, states, **kwargs)  # type: ignore[misc]
+        if self._fuses(inputs[0], states[0]):
+            spike_seq, v = self._fused(inputs[0], states[0])
+            return (spike_seq,), (v,)
+        host: Any = super().multi_step_functional_forward  # type: ignore[misc]
+        if not self._repeats(inputs[0], states[0]):
+            found: Any = host(inputs, states, **kwargs)
             return found
-        spike_seq, v = self._fused(inputs[0], states[0])
+
+        def run(x_seq: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+            (spike_seq,), (v,) = host((x_seq,), (v,), **kwargs)
+            return spike_seq, v
+
+        spike_seq, v = repeated(run, inputs[0], states[0], *self.parameters())
         return (spike_seq,), (v,)
 
     def multi_step_forward(self: Any, x_seq: Tensor, *args: Any, **kwargs: Any) -> Any:
