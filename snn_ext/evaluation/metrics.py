@@ -176,12 +176,11 @@ class LayerSums:
         steps = len(spikes)
         self.neurons = spikes[0, 0].numel()
         columns = slice(self._t, self._t + steps)
-        known = self.fan_out is not None
-        fan_out = self.fan_out if known else spikes.new_zeros(spikes.shape[2:], dtype=torch.float64)
+        fan_out = spikes.new_zeros(spikes.shape[2:], dtype=torch.float64) if self.fan_out is None else self.fan_out
         fan_out = in_order_of(spikes[0, :1], fan_out.unsqueeze(0))[0]
         found = spike_counts(spikes, fan_out).cpu()
         self.spikes[columns] += found[0]
-        if known:
+        if self.fan_out is not None:
             self.synops[columns] += found[1]
             self.fan_out = fan_out  # all chunks have one layout
         if self._activation is not None and self.steps:

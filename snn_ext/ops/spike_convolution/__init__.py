@@ -32,7 +32,7 @@ _ARGUMENTS = (
 )
 
 # Multiply-accumulates for one output pixel below which torch's own layer is as fast.
-_MIN_WORK = 1024
+_MIN_WORK: dict[type, int] = {nn.Conv2d: 128, nn.Linear: 6144}
 # The ways are timed with this share of spikes, for about so many multiply-accumulates, but not fewer output pixels.
 _TRIAL_DENSITY, _TRIAL_WORK, _TRIAL_PIXELS, _TRIALS = 0.125, 4e6, 24, 3
 
@@ -115,7 +115,6 @@ class _PackedLayer:
             steps = (layer.stride, layer.padding, layer.dilation)
         self._stride, self._padding, self._dilation = steps
 
-
     def __call__(self, x: Tensor) -> Tensor:
         """Return the output of the layer, in channels-last order."""
         found = self.convolve(x)
@@ -153,7 +152,7 @@ class _PackedLayer:
         return _best_densities[key]
 
     def _measured(self, size: Sequence[int]) -> float:
-        """Time both ways on some rows of pixels; that of single spikes without any too, as it is a line in their number."""
+        """Time both ways on some rows of pixels; spike by spike also without any, as it is a line in their number."""
         channels = self._weight.shape[3]
         height, width = self._output_size(size)
         pixels = max(_TRIAL_PIXELS, int(_TRIAL_WORK / (math.prod(self._kernel) * channels * self._outputs)))
@@ -184,14 +183,14 @@ _best_densities: dict[tuple[int, ...], float] = {}  # by the kind of a layer and
 
 
 def _is_suitable(layer: Any) -> bool:
-    if type(layer) not in (nn.Conv2d, nn.Linear) or layer._forward_hooks or layer._forward_pre_hooks:
+    if type(layer) not in _MIN_WORK or layer._forward_hooks or layer._forward_pre_hooks:
         return False
     weight = layer.weight
     if isinstance(layer, nn.Conv2d):
         plain = layer.groups == 1 and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
         if not plain or layer.dilation[1] != 1:
             return False
-    worth = weight.numel() >= _MIN_WORK and weight.shape[1] >= 1
+    worth = weight.numel() >= _MIN_WORK[type(layer)] and weight.shape[1] >= 1
     return worth and weight.dtype == torch.float32 and weight.device.type == "cpu" and bool(weight.isfinite().all())
 
 

@@ -1,4 +1,4 @@
-"""Counts of spikes and of the synapses that they meet: those of plain sums, in any layout, size and number of threads."""
+"""Counts of spikes and of the synapses that they meet: those of plain sums, in any layout, with any threads."""
 
 from __future__ import annotations
 
