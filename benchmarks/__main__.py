@@ -16,6 +16,7 @@ from recipes.lib.command import run_main
 STUDIES = {
     "operators": "speed.operators",
     "conversion-speed": "speed.conversion",
+    "kernels": "speed.kernels",
     "memory": "speed.memory",
     "front-end": "speed.front_end",
     "gpu": "speed.gpu",

@@ -116,6 +116,24 @@ def simulation(options: Options) -> list[dict[str, Any]]:
     return rows
 
 
+def evaluation(options: Options) -> list[dict[str, Any]]:
+    """Measure ``evaluate`` of several batches of that net against the same loop: the processor's time, one thread."""
+    torch.manual_seed(1)
+    ann, calibration = vgg(LAYOUT[:12], options.width), torch.rand(8, 3, 32, 32)
+    host = Converter(RateCodingRecipe([calibration])).convert(ann)
+    ours = convert(ann, calibration, method="data-norm")
+    rows = []
+    for samples, count, wanted in ((1, 16, 3.0), (4, 8, 2.0), (16, 4, 1.6)):
+        batches = [(torch.rand(samples, 3, 32, 32), torch.arange(samples) % 10) for _ in range(count)]
+        contenders = {
+            "host": lambda batches=batches: [_host_loop(host, x) for x, _ in batches],
+            "ours": lambda batches=batches: evaluate(ours, batches, STEPS, progress=False),
+        }
+        case = f"evaluate, N = {samples}, {count} batches"
+        rows.append(_row(case, contenders, max(3, options.rounds // 3), wanted, clock=time.process_time))
+    return rows
+
+
 def thresholds(options: Options) -> list[dict[str, Any]]:
     """Measure Spike-Norm on a net of 16 layers against a simulation from the input for every layer."""
     x = torch.rand(4, 3, 32, 32)
@@ -272,6 +290,7 @@ def conversion(options: Options) -> list[dict[str, Any]]:
 
 CASES: dict[str, Callable[[Options], list[dict[str, Any]]]] = {
     "simulation": simulation,
+    "evaluation": evaluation,
     "spike-norm": thresholds,
     "pre-charge": precharges,
     "phased": phased,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -111,6 +112,13 @@ class ArousedSimulation:
         dt = step_length(self.graph) or 1.0
         self._first, self._steps = round(arousal.wait / dt), max(1, round(arousal.window / dt))
         self.aroused = torch.zeros(0, dtype=torch.bool)
+
+    @contextmanager
+    def unchanged(self) -> Iterator[None]:
+        """Prepare both copies in the first of several runs alone; see ``Simulation.unchanged``."""
+        low, high = self._simulations
+        with low.unchanged(), high.unchanged():
+            yield
 
     def run(self, x: Tensor, time_steps: int, observe: Observer | None = None) -> Iterator[Tensor]:
         """Yield the output ``[T', N, K]`` of chunk after chunk under a constant ``x``; see ``Simulation.run``."""

@@ -168,7 +168,8 @@ def evaluate(
     nets = {"snn": simulation.graph} if ann is None else {"snn": simulation.graph, "ann": ann}
     for name, net in nets.items():
         check_finite_weights(name, net)
-    with evaluating([m for net in nets.values() for m in net.modules() if m is not simulation.graph]):
+    modules = [m for net in nets.values() for m in net.modules() if m is not simulation.graph]
+    with evaluating(modules), simulation.unchanged():
         readout = ReadoutSums(time_steps, delays, top, by_value, rule)
         run = Run(simulation, steps, ann, readout, correlation_steps, frames, compare=compare)
         kept: Iterable[tuple[int, Tensor, Tensor | None, bool]] = ((*batch, False) for batch in batches)

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..ops.layout import in_order_of
+from ..ops.spike_counts import spike_counts
 from .decisions import Decision, decision
 
 __all__ = ["LayerSums", "ReadoutSums"]
@@ -174,11 +176,13 @@ class LayerSums:
         steps = len(spikes)
         self.neurons = spikes[0, 0].numel()
         columns = slice(self._t, self._t + steps)
-        # Sums over the samples are small integers, exact in float32 and not in 16 bits; then float64 is taken.
-        per_neuron = spikes.sum(1, dtype=torch.float32).flatten(1).double()
-        self.spikes[columns] += per_neuron.sum(1).cpu()
+        fan_out = spikes.new_zeros(spikes.shape[2:], dtype=torch.float64) if self.fan_out is None else self.fan_out
+        fan_out = in_order_of(spikes[0, :1], fan_out.unsqueeze(0))[0]
+        found = spike_counts(spikes, fan_out).cpu()
+        self.spikes[columns] += found[0]
         if self.fan_out is not None:
-            self.synops[columns] += (per_neuron @ self.fan_out.flatten()).cpu()
+            self.synops[columns] += found[1]
+            self.fan_out = fan_out  # all chunks have one layout
         if self._activation is not None and self.steps:
             self._compare(spikes)
         self._t += steps

@@ -68,8 +68,9 @@ def implementation(
 
     Parameters
     ----------
-    op : {"integrate_and_fire", "adaptive_spiking", "asn_transfer", "spike_convolution", "value_codes"}
-        Name of the operator; the last two are a layer behind spikes in a simulation, and spikes packed as bits.
+    op : {"integrate_and_fire", "adaptive_spiking", "asn_transfer", "spike_convolution", "spike_counts", "value_codes"}
+        Name of the operator; the last three are a layer behind spikes in a simulation, the counts of an evaluation, and
+        spikes packed as bits.
     device : torch.device or str
         Where the input is.
     dtype : torch.dtype, optional

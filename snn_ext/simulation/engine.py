@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
@@ -20,8 +21,8 @@ __all__ = ["Simulation"]
 
 # Samples times steps in one chunk: enough to keep the convolutions busy, few enough to stay in the caches. A small net
 # takes more of them, up to _MAX_STEPS; a very small one, which spends its time in calls, far more.
-_SAMPLES_A_CHUNK, _CACHE, _MIN_STEPS, _MAX_STEPS = 32, 8 << 20, 4, 32
-_VERY_SMALL, _MAX_STEPS_OF_VERY_SMALL = 5 << 20, 512
+_SAMPLES_A_CHUNK, _CACHE, _MIN_STEPS, _MAX_STEPS = 32, 24 << 20, 4, 32
+_VERY_SMALL, _MAX_STEPS_OF_VERY_SMALL = 12 << 20, 512
 # A layer's input and output are alive at once, and a convolution may reorder both.
 _WORKSPACE = 3.0
 
@@ -66,6 +67,16 @@ class Simulation:
         self._bytes_a_step: dict[tuple[int, ...], float] = {}
         self._random: frozenset[fx.Node] | None = None  # not known yet
         self._prepared: dict[nn.Module, _Prepared] = {}
+        self._plans: dict[Any, Plan] | None = None  # kept while nobody changes the net
+
+    @contextmanager
+    def unchanged(self) -> Iterator[None]:
+        """Prepare weights and order of the net in the first of several runs alone: it stays as it is in the block."""
+        before, self._plans = self._plans, {}
+        try:
+            yield
+        finally:
+            self._plans = before
 
     def run(self, x: Tensor, time_steps: int, observe: Observer | None = None) -> Iterator[Tensor]:
         """Yield the output ``[T', N, ...]`` of chunk after chunk under the constant input ``x`` of shape ``[N, ...]``.
@@ -124,7 +135,10 @@ class Simulation:
             bad_value("x", x, "a tensor [N, ...] with at least one sample")
         trains = {} if trains is None else trains
         step, random = self.steps(x) if steps is None else steps, self.random(x)
-        plan = Plan(self.graph, self.events, targets, frozenset(trains), prepare=self._layer, random=random)
+        key = tuple(targets), frozenset(trains), torch.is_autocast_enabled(x.device.type)
+        plan = None if self._plans is None else self._plans.pop(key, None)  # a run that is under way keeps its own
+        if plan is None:
+            plan = Plan(self.graph, self.events, targets, frozenset(trains), prepare=self._layer, random=random)
         states = {} if states is None else states
         modules = [m for m in self.graph.modules() if m is not self.graph]
         with evaluating(modules):
@@ -137,6 +151,8 @@ class Simulation:
             with evaluating(modules):  # but not while the caller has the chunk
                 values = plan.chunk(constants, known, steps, len(x), _carry(states), observe)
             yield values
+        if self._plans is not None:
+            self._plans[key] = plan
 
     @torch.no_grad()
     def neuron(

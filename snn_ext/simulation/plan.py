@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial, reduce
 from typing import Any
 
 import torch
@@ -80,6 +81,8 @@ class Plan:
                 module = self._module(node)
                 if module is not None and rule_of(module).weighted and self.events.arriving[node.all_input_nodes[0]]:
                     self._layers[node] = self.prepare(module)
+                elif _tiles(module):
+                    self._layers[node] = partial(_max_of_tiles, module)
         wanted = set(self.targets)
         self._last_use: dict[fx.Node, list[fx.Node]] = {}
         seen: set[fx.Node] = set()
@@ -222,6 +225,27 @@ def _spread(value: Any, steps: int) -> Any:
 def _shape_of(value: Tensor, steps: int) -> Tensor:
     """Return a tensor without content in the shape of a constant as ``[T' N, ...]``."""
     return value.new_empty(1).expand(steps * value.shape[0], *value.shape[1:])
+
+
+def _tiles(module: Any) -> bool:
+    """Return True for a maximum over squares side by side, as it is nearly always."""
+    plain = type(module) is nn.MaxPool2d and isinstance(module.kernel_size, int) and not module._forward_hooks
+    return (
+        plain
+        and (module.stride, module.padding, module.dilation) == (module.kernel_size, 0, 1)
+        and not (module.ceil_mode or module.return_indices or module._forward_pre_hooks)
+    )
+
+
+def _max_of_tiles(pool: Any, x: Tensor) -> Tensor:
+    """Return the maxima of a pooling, which torch finds together with their places, and slowly."""
+    size = pool.kernel_size
+    if x.ndim != 4 or min(x.shape[2:]) < size:
+        result: Tensor = pool(x)
+        return result
+    rows, columns = (n // size * size for n in x.shape[2:])
+    of_rows = reduce(torch.maximum, (x[:, :, i:rows:size] for i in range(size)))
+    return reduce(torch.maximum, (of_rows[..., i:columns:size] for i in range(size)))
 
 
 def _binary(module: nn.Module, spikes: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from spikingjelly.activation_based.ann2snn import Converter, RateCodingRecipe  #
 from snn_ext import convert  # noqa: E402
 from snn_ext.ops import implementation, use_implementation  # noqa: E402
 from snn_ext.simulation import Simulation  # noqa: E402
+from snn_ext.simulation.plan import _max_of_tiles, _tiles  # noqa: E402
 from snn_ext.simulation.spike_train import SpikeTrain  # noqa: E402
 from snn_ext.spikingjelly import ATIFnuNode, ATIFuNode, PCMPIFNode  # noqa: E402
 from tests.conversion.nets import ResNet, dyadic, images, loop, spikes_of, vgg  # noqa: E402
@@ -331,3 +332,41 @@ def test_packed_trains_come_back_in_value_and_layout(shape: tuple[int, ...]) -> 
     found = train.read(1, shape[0])
     assert torch.equal(found, 0.3 * spikes[1:]) and found.stride()[1:] == spikes.stride()[1:]
     assert len(train) == shape[0] and train.nbytes == shape[0] * -(-spikes[0].numel() // 8)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.05, 1.0])
+def test_spikes_do_not_depend_on_which_way_is_taken_for_faster(share: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    snn, x = convert(wide_net().eval(), images(), method="data-norm"), images()  # weights whose sums are rounded
+    wanted = simulate(snn, x)
+    monkeypatch.setattr("snn_ext.ops.spike_convolution._PackedLayer.best_density", lambda layer, size: share)
+    assert torch.equal(simulate(snn, x), wanted)
+    assert torch.equal(simulate(snn, x, chunk=3), wanted)
+
+
+def test_weights_are_compared_once_while_nobody_changes_the_net(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, x = sparse_net()
+    simulation = Simulation(net, chunk=4)
+    wanted = torch.cat(list(simulation.run(x, T)))
+    compared, equal = list[int](), torch.equal
+    monkeypatch.setattr(torch, "equal", lambda a, b: compared.append(1) or equal(a, b))
+    with simulation.unchanged():
+        first, *others = [torch.cat(list(simulation.run(x, T))) for _ in range(3)]
+        one, two = zip(*zip(simulation.run(x, T), simulation.run(2 * x, T), strict=True), strict=True)  # side by side
+    assert len(compared) <= 6  # weight and bias: of the first run, and of two that run at the same time
+    monkeypatch.undo()
+    assert all(torch.equal(found, wanted) for found in (first, *others, torch.cat(one)))
+    assert torch.equal(torch.cat(two), simulate(net, 2 * x))
+    net[2].weight.data.mul_(2.0)
+    assert torch.equal(torch.cat(list(simulation.run(x, T))), simulate(net, x))
+
+
+@pytest.mark.parametrize("shape", [(3, 5, 9, 7), (2, 4, 2, 2), (1, 3, 8, 8)])
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_maxima_of_tiles_are_those_of_the_pooling(shape: tuple[int, ...], size: int) -> None:
+    pool, x = nn.MaxPool2d(size), torch.randint(-8, 8, shape) / 8
+    assert _tiles(pool) and not _tiles(nn.MaxPool2d(3, 2)) and not _tiles(nn.MaxPool2d(2, ceil_mode=True))
+    if min(shape[2:]) >= size:
+        assert torch.equal(_max_of_tiles(pool, x), pool(x))
+    else:
+        with pytest.raises(RuntimeError):
+            _max_of_tiles(pool, x)

@@ -1,11 +1,15 @@
-"""``spike_convolution``: a layer applied to spikes, which adds only those that are there.
+"""``spike_convolution``: a layer applied to spikes, which adds only those that are there where that is faster.
 
 A layer in a simulation, not a torch operator: ``select("spike_convolution", ...).prepare(layer)`` packs its weights.
+It adds spike by spike, or multiplies whole windows, with the same bits. Which is faster depends on the processor, the
+layer and the share of spikes, so both are timed, once for each kind of layer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -18,7 +22,7 @@ from ..registry import register
 
 __all__ = ["CpuImplementation", "TorchImplementation"]
 
-_LANES = 64  # outputs whose sums are in registers together; a constant of the C source, too
+_LANES = 16  # outputs in a block of weights; a constant of the C source, too
 _ARGUMENTS = (
     *(Argument(name, "const float *") for name in ("x", "weight", "bias")),
     Argument("y", "float *"),
@@ -27,10 +31,10 @@ _ARGUMENTS = (
     Argument("threads", "int"),
 )
 
-# Multiply-accumulates for one output pixel below which listing the spikes costs more than it saves.
-_MIN_WORK = 6144
-# Share of entries other than 0 up to which adding only those is faster than the dense layer.
-_MAX_DENSITY = 0.35
+# Multiply-accumulates for one output pixel below which torch's own layer is as fast.
+_MIN_WORK: dict[type, int] = {nn.Conv2d: 128, nn.Linear: 6144}
+# The ways are timed with this share of spikes, for about so many multiply-accumulates, but not fewer output pixels.
+_TRIAL_DENSITY, _TRIAL_WORK, _TRIAL_PIXELS, _TRIALS = 0.125, 4e6, 24, 3
 
 
 class CpuImplementation(Library):
@@ -66,8 +70,14 @@ class CpuImplementation(Library):
                     parameter.copy_(grid(*parameter.shape))
                 x = (grid(*shape) > 0.5).to(torch.float32)
                 x = x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
-                found = _PackedLayer(calls["convolve"], layer).sparse(x, 1.0)
-                if found is None or not torch.equal(found, layer.forward(x)):
+                run, want = _PackedLayer(calls["convolve"], layer), layer.forward(x)
+                sparse, dense = (run.convolve(x, density) for density in (1.0, -1.0))
+                if sparse is None or dense is None or not (torch.equal(sparse, want) and torch.equal(dense, want)):
+                    return False
+                noise = x * torch.rand(x.shape, generator=generator, device="cpu", dtype=torch.float32)
+                run._weight.mul_(torch.rand(run._weight.shape, generator=generator, device="cpu", dtype=torch.float32))
+                sparse, dense = (run.convolve(noise, density) for density in (1.0, -1.0))
+                if sparse is None or dense is None or not torch.equal(sparse, dense):
                     return False
         return True
 
@@ -107,41 +117,80 @@ class _PackedLayer:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return the output of the layer, in channels-last order."""
-        found = self.sparse(x, _MAX_DENSITY)
+        found = self.convolve(x)
         result: Tensor = self._layer(x) if found is None else found
         return result
 
-    def sparse(self, x: Tensor, max_density: float) -> Tensor | None:
-        """Return the output; None for too many entries other than 0, another layout, or too little memory."""
+    def convolve(self, x: Tensor, max_density: float | None = None) -> Tensor | None:
+        """Return the output; None for another layout, or too little memory.
+
+        Images with a larger share of entries other than 0 than ``max_density``, by default the measured one, are
+        multiplied whole. The bits do not depend on it.
+        """
         image = x[:, :, None, None] if x.ndim == 2 else x
         suitable = x.dtype == torch.float32 and image.ndim == 4 and len(x) > 0
         if not suitable or not image.is_contiguous(memory_format=torch.channels_last):
             return None
         samples, channels, *size = image.shape
-        found = [
-            (n + 2 * p - d * (k - 1) - 1) // s + 1
-            for n, k, s, p, d in zip(size, self._kernel, self._stride, self._padding, self._dilation, strict=True)
-        ]
+        found = self._output_size(size)
         if min(found) < 1 or channels != self._weight.shape[3]:
             return None  # the layer says what is wrong
+        limit = self.best_density(size) if max_density is None else max_density
         y = x.new_empty(samples, *found, self._outputs).permute(0, 3, 1, 2)
         geometry = (*self._kernel, *self._stride, *self._padding, self._dilation[0])
         shape = (samples, *size, channels, self._outputs, *found, *geometry)
         pointers = (t.data_ptr() for t in (image, self._weight, self._bias, y))
-        if self._convolve(*pointers, *shape, int(max_density * x.numel()), threads_for(y)):
+        if self._convolve(*pointers, *shape, int(limit * image[0].numel()), threads_for(y)):
             return None
         return y.flatten(1) if x.ndim == 2 else y
 
+    def best_density(self, size: Sequence[int]) -> float:
+        """Return the share of spikes up to which adding them one by one is faster for images of a size, as measured."""
+        key = (self._outputs, *self._weight.shape, *size, *self._stride, *self._padding, *self._dilation)
+        if key not in _best_densities:
+            _best_densities[key] = self._measured(size)
+        return _best_densities[key]
+
+    def _measured(self, size: Sequence[int]) -> float:
+        """Time both ways on some rows of pixels; spike by spike also without any, as it is a line in their number."""
+        channels = self._weight.shape[3]
+        height, width = self._output_size(size)
+        pixels = max(_TRIAL_PIXELS, int(_TRIAL_WORK / (math.prod(self._kernel) * channels * self._outputs)))
+        rows = min(size[0], self._dilation[0] * (self._kernel[0] - 1) + 1 + self._stride[0] * (pixels // width))
+        images = 1 if rows < size[0] else -(-pixels // (height * width))
+        generator = torch.Generator().manual_seed(0)
+        noise = torch.rand(images, rows, size[1], channels, generator=generator, device="cpu", dtype=torch.float32)
+        spikes = (noise < _TRIAL_DENSITY).to(torch.float32).permute(0, 3, 1, 2)
+        trials = {"dense": (spikes, -1.0), "sparse": (spikes, 1.0), "none": (torch.zeros_like(spikes), 1.0)}
+        seconds = dict.fromkeys(trials, math.inf)
+        for _ in range(_TRIALS):
+            for name, (x, density) in trials.items():
+                start = time.perf_counter()
+                self.convolve(x, density)
+                seconds[name] = min(seconds[name], time.perf_counter() - start)
+        spent = seconds["sparse"] - seconds["none"]
+        share = _TRIAL_DENSITY * (seconds["dense"] - seconds["none"]) / spent if spent > 0 else 1.0
+        return min(max(share, 0.0), 1.0)
+
+    def _output_size(self, size: Sequence[int]) -> list[int]:
+        return [
+            (n + 2 * p - d * (k - 1) - 1) // s + 1
+            for n, k, s, p, d in zip(size, self._kernel, self._stride, self._padding, self._dilation, strict=True)
+        ]
+
+
+_best_densities: dict[tuple[int, ...], float] = {}  # by the kind of a layer and the size of its images
+
 
 def _is_suitable(layer: Any) -> bool:
-    if type(layer) not in (nn.Conv2d, nn.Linear) or layer._forward_hooks or layer._forward_pre_hooks:
+    if type(layer) not in _MIN_WORK or layer._forward_hooks or layer._forward_pre_hooks:
         return False
     weight = layer.weight
     if isinstance(layer, nn.Conv2d):
         plain = layer.groups == 1 and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
         if not plain or layer.dilation[1] != 1:
             return False
-    worth = weight.numel() >= _MIN_WORK and weight.shape[1] >= 1
+    worth = weight.numel() >= _MIN_WORK[type(layer)] and weight.shape[1] >= 1
     return worth and weight.dtype == torch.float32 and weight.device.type == "cpu" and bool(weight.isfinite().all())
 
 
