@@ -21,6 +21,8 @@ PLACES = {
     "ReLU": 6, "IF, threshold 1": 7,
 }  # fmt: skip
 """Of a row among the colours: the ReLU net is black, the neuron with nothing to train grey, and any other row 5."""
+CALIBRATED = ", calibrated"
+"""End of the name of a row whose marker is hollow, in the colour of the row without it."""
 
 
 @dataclass
@@ -88,7 +90,8 @@ def pareto_figure(found: Sequence[Line], title: str) -> Figure:
     for line in (line for line in found if line.results):
         energy, accuracy = line.values("energy_nj"), [100 * value for value in line.values("accuracy")]
         x, y = fmean(energy), fmean(accuracy)
-        style = look(PLACES.get(line.row, 5)) | {"marker": MARKERS[line.model], "ls": "none"}
+        style = look(PLACES.get(line.row.removesuffix(CALIBRATED), 5)) | {"marker": MARKERS[line.model], "ls": "none"}
+        style["mfc"] = "white" if line.row.endswith(CALIBRATED) else style["color"]
         low_high = [[x - min(energy)], [max(energy) - x]], [[y - min(accuracy)], [max(accuracy) - y]]
         if len(energy) > 1:
             axes.errorbar(x, y, low_high[1], low_high[0], fmt="none", ecolor=style["color"], capsize=4)

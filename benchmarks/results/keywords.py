@@ -32,12 +32,24 @@ from recipes.lib.spotter import MODELS, RECURRENT, digit_accuracy, load_spotter
 from recipes.spot_keywords import Options as RunOptions
 from snn_ext import convert
 
-from .images import ROWS, Cell, run_cells
+from .images import Cell, run_cells
 from .keyword_page import page
 from .keyword_plots import Line, confusion_figure, pareto_figure
 from .pages import command_line
 
+ROWS = {
+    "ReLU": ["--neuron", "relu"],
+    "IF, threshold 1": ["--neuron", "if"],
+    "ATIF-u": ["--neuron", "atif-u"],
+    "ATIF-nu": ["--neuron", "atif-nu"],
+    "ATIF-u, pre-charged": ["--neuron", "atif-u", "--v-init", "0.5"],
+    "IF, calibrated": ["--neuron", "pcmp"],
+    "ATIF-u, calibrated": ["--neuron", "atif-u"],
+    "ATIF-nu, calibrated": ["--neuron", "atif-nu"],
+}
+"""Rows; those that are calibrated are there with ``--fine-tune-epochs``, and others are then fitted to inputs."""
 START = "ReLU, to start from"
+CALIBRATED = ", calibrated"
 LIF = "LIF, one recurrent layer"
 CONVERTED = "ReLU, converted"
 CONVERTED_STEPS = 32
@@ -62,7 +74,7 @@ class Options:
         default_factory=list
     )
     larger_rows: Annotated[list[str], ROWS, Argument(metavar="NAME"), Different] = field(
-        default_factory=lambda: ["ReLU", [*ROWS][-1]]
+        default_factory=lambda: ["ReLU", "ATIF-u, pre-charged", "ATIF-u, calibrated"]
     )
     larger_epochs: Count | None = None
     fine_tune_epochs: Annotated[Count | None, "start all rows from a ReLU net and train as many epochs"] = None
@@ -100,8 +112,10 @@ def cells(options: Options, passed: Sequence[str]) -> list[Cell]:
     """Return the runs of the table: all rows of the small net, some of the larger ones, and the recurrent layer."""
     data = ["--data", options.data] + ["--data-dir", str(options.data_dir)] * (options.data_dir is not None)
     run = parse(RunOptions, [*passed, *data, "--out", str(options.out)])  # a wrong option is named now
-    nets = [(model, options.rows, seed) for seed in options.seeds for model in options.models]
-    nets += [(model, options.larger_rows, seed) for seed in options.seeds[:1] for model in options.larger]
+    nets = [(model, _rows(options.rows, options), seed) for seed in options.seeds for model in options.models]
+    nets += [
+        (model, _rows(options.larger_rows, options), seed) for seed in options.seeds[:1] for model in options.larger
+    ]
     nets += [(RECURRENT, [LIF], seed) for seed in options.seeds[: options.recurrent]]
     found = []
 
@@ -121,8 +135,14 @@ def cells(options: Options, passed: Sequence[str]) -> list[Cell]:
             tuned = ("--from", str(start), "--epochs", str(options.fine_tune_epochs))
             tuned += ("--lr", str(options.fine_tune_lr)) if options.fine_tune_lr else ()
         for row in rows:
-            add(model, row, seed, *ROWS.get(row, ()), *tuned)
+            inputs = bool(options.fine_tune_epochs) and row.startswith("ATIF") and not row.endswith(CALIBRATED)
+            add(model, row, seed, *ROWS.get(row, ()), *tuned, *["--swap", "inputs"] * inputs)
     return found
+
+
+def _rows(rows: Sequence[str], options: Options) -> list[str]:
+    """Return the rows that there are: calibrated ones start from a ReLU net."""
+    return [row for row in rows if options.fine_tune_epochs or not row.endswith(CALIBRATED)]
 
 
 def lines(table: Sequence[Cell], options: Options) -> list[Line]:
@@ -174,12 +194,14 @@ class _Converter:
         spotter = load_spotter(cell.folder / "last.pt")
         corpus = load(self.options.data, self.options.data_dir)
 
-        def batches(clips: Clips) -> FeatureBatches:
+        def batches(clips: Clips, **options: int) -> FeatureBatches:
+            clips = clips.only(spotter.words)
             found = features(clips, spotter.front_end, feature_cache())
-            return FeatureBatches(found, clips.labels, 100, spotter.mean, spotter.std)
+            return FeatureBatches(found, clips.labels, 100, spotter.mean, spotter.std, **options)
 
         def make() -> Any:
-            calibration = [inputs for (inputs, _), _ in zip(batches(corpus.train), range(10), strict=False)]
+            drawn = batches(corpus.train, shuffle=cell.seed)
+            calibration = [inputs for (inputs, _), _ in zip(drawn, range(10), strict=False)]
             return convert(spotter.net, calibration, method="data-norm", percentile=99.9, precharge=0.5)
 
         name = f"{cell.model} {cell.seed}"

@@ -99,6 +99,10 @@ class Trainer(train_classify.Trainer):
         """Put the neurons of a net into the state before the first step."""
         functional.reset_net(model)
 
+    def loss(self, args: Any, criterion: nn.Module, output: Tensor, samples: Tensor, targets: Tensor) -> Tensor:
+        """Return the loss of a batch of training."""
+        return criterion(output, targets)
+
     def about(self) -> dict[str, Any]:
         """Return what a checkpoint is to say of the net besides its settings."""
         return {}
@@ -244,8 +248,9 @@ class Trainer(train_classify.Trainer):
         totals = _Totals(device)
         for step, (images, targets) in enumerate(data_loader):
             with self._autocast(args, device):
-                output = self.process_model_output(args, model(self.preprocess_train_sample(args, images)))
-                loss = criterion(output, targets)
+                samples = self.preprocess_train_sample(args, images)
+                output = self.process_model_output(args, model(samples))
+                loss = self.loss(args, criterion, output, samples, targets)
             optimizer.zero_grad()
             scaler.scale(loss).backward()
             if args.clip_grad_norm is not None:
