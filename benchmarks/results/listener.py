@@ -214,7 +214,7 @@ def _name(spotter: Spotter) -> str:
 
 
 def _unknown(spotter: Spotter, corpus: Corpus, words: list[str] | None) -> tuple[Clips, Clips] | None:
-    """Return clips of validation and test voices who say words that the net was not trained on; ``None`` without any."""
+    """Return clips of validation and test voices of words that the net was not trained on; ``None`` without any."""
     if words is None:
         words = [word for word in spotter.settings.get("unheard") or () if word in corpus.classes]
     for word in words:
