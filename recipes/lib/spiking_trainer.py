@@ -104,7 +104,7 @@ class SpikingTrainer(Trainer):
 
     def load_model(self, args: Any, num_classes: int) -> nn.Module:
         net, calibration = self.analog_net(args, num_classes)
-        if args.distillation:
+        if args.distillation and (self.checkpoint is None or self.checkpoint["epochs"] < args.epochs):
             self.teacher = self.trained_net(args, num_classes).to(self.device).eval()
         self.neurons = [] if args.neuron == "relu" else make_spiking(net, args, calibration)
         if calibration is not None and self.neurons and self.rank == 0:
@@ -133,6 +133,14 @@ class SpikingTrainer(Trainer):
         with intact(options.start, A_CHECKPOINT.format("such a net"), REMEDY):
             load_weights(net, checkpoint["model"])
         return net
+
+    def train_mode(self, model: nn.Module, args: Any) -> None:
+        """Keep the statistics of batch norms where weights and biases were calibrated for them."""
+        model.train()
+        if args.swap == "calibrated":
+            for module in model.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
 
     def loss(self, args: Any, criterion: nn.Module, output: Tensor, samples: Tensor, targets: Tensor) -> Tensor:
         """Return the loss of a batch: that of the labels, and of the teacher's answers."""

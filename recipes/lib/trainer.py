@@ -99,6 +99,10 @@ class Trainer(train_classify.Trainer):
         """Put the neurons of a net into the state before the first step."""
         functional.reset_net(model)
 
+    def train_mode(self, model: nn.Module, args: Any) -> None:
+        """Put a net into the mode of training, at the start of each epoch."""
+        model.train()
+
     def loss(self, args: Any, criterion: nn.Module, output: Tensor, samples: Tensor, targets: Tensor) -> Tensor:
         """Return the loss of a batch of training."""
         return criterion(output, targets)
@@ -244,7 +248,7 @@ class Trainer(train_classify.Trainer):
     def train_one_epoch(  # noqa: D102
         self, model, criterion, optimizer, data_loader, device, epoch, args, model_ema=None, scaler=None
     ):  # fmt: skip
-        model.train()
+        self.train_mode(model, args)
         totals = _Totals(device)
         for step, (images, targets) in enumerate(data_loader):
             with self._autocast(args, device):
