@@ -137,6 +137,10 @@ def test_net_that_starts_calibrated_is_loaded_as_it_was_and_measured_before(
     assert len(charges) == 9 and all(charge.numel() > 1 for charge in charges)  # one for each channel
     found = spotter(to_float(test.waveforms)).argmax(1)
     assert float((found == test.labels).double().mean()) == pytest.approx(result["accuracy"], abs=1e-9)
+    weights = [torch.load(tmp_path / run / "last.pt", weights_only=True)["model"] for run in ("relu", "run")]
+    means = [[value for name, value in w.items() if name.endswith("running_mean")] for w in weights]
+    kept = [torch.equal(one, other) for one, other in zip(*means, strict=True)]
+    assert kept == [host == "spikingjelly"] * 9  # the corrections of the calibration are for these statistics
     if host == "spikingjelly":
         assert 0 <= result["swapped"]["accuracy"] <= 1 and len(result["swapped"]["layers"]) == 9
 
