@@ -58,9 +58,8 @@ def page(
     if listener is not None:
         parts += ["## Listening", _listening(listener)]
     parts += ["## How it was made", provenance(command, " ".join(map(str, seeds)))]
-    if listener is not None:
-        hours = f"{listener['hours']:g}"
-        parts.append(f"    python -m benchmarks.results.listener --hours {hours} --data synthetic --out runs/listener")
+    if listener is not None and "command" in listener:
+        parts.append(f"    {listener['command']} --out runs/listener")
     return "\n\n".join(part.strip("\n") for part in parts) + "\n"
 
 
@@ -186,8 +185,7 @@ there, or the word again. Between: a word in a pause. In percent of the words sa
 {measured["threshold"]:g}, for a mean over {measured["smoothing"]} windows, of which there are ten in a second."""
     speed = (
         f"The listener hears {measured['times_real_time']:.0f} seconds of sound in a second of processor time "
-        f"({measured['threads']} thread, {measured['machine']['architecture']}, median), so it is "
-        "so many times faster than real time on a free core."
+        f"(median), so it is so many times faster than real time on a free core."
     )
     header += ["between (%)", *(["unknown words: false alarms an hour"] if "unknown_hours" in measured else [])]
     return "\n\n".join([text, *_unknown(measured), table(rows, header), speed])

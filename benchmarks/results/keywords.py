@@ -34,7 +34,8 @@ from snn_ext import convert
 
 from .images import Cell, run_cells
 from .keyword_page import page
-from .keyword_plots import Line, confusion_figure, pareto_figure
+from .keyword_plots import Line, best_line, confusion_figure, pareto_figure
+from .listener import listen
 from .pages import command_line
 
 ROWS = {
@@ -82,6 +83,9 @@ class Options:
     recurrent: Annotated[Whole, Argument(metavar="SEEDS"), "seeds of the layer of LIF; 0 for none"] = 1
     real_digits: Annotated[Path | None, "archive or folder of the Free Spoken Digit Dataset"] = None
     listener: Annotated[OldFile | None, "listener.json of benchmarks.results.listener, for the page"] = None
+    hours: Annotated[
+        Positive | None, "instead: the best spiking net of the table listens, to so many hours of noise"
+    ] = None  # fmt: skip
     jobs: Annotated[Count, "runs at a time, which share the processor"] = 1
     report_only: Annotated[bool, "write the table of the finished runs"] = False
     markdown: Annotated[NewFile | None, "file for the page; its figures go beside it"] = None
@@ -89,6 +93,8 @@ class Options:
     def __post_init__(self) -> None:
         if self.real_digits is not None and not self.real_digits.exists():
             raise ValueError(f"--real-digits: got {self.real_digits}, want an archive or a folder that exists")
+        if self.hours is not None and self.listener is not None:
+            raise ValueError(f"--hours: got {self.hours:g} with --listener, want one of them")
 
 
 @command
@@ -102,7 +108,7 @@ def main(argv: Sequence[str] | None = None) -> list[Line]:
         with replacing(options.out / "table.json") as temporary:
             temporary.write_text(json.dumps([vars(line) for line in found], indent=1) + "\n", encoding="utf-8")
         if any(line.results for line in found):
-            _write(options, passed, found)
+            _write(options, passed, found, _heard(options, table, found))
     if failed:
         raise SystemExit("failed: " + ", ".join(str(cell.folder / "output.txt") for cell in failed))
     return found
@@ -225,9 +231,21 @@ def _real_digits(cell: Cell, clips: Clips) -> float:
     )
 
 
-def _write(options: Options, passed: Sequence[str], found: Sequence[Line]) -> None:
-    kind = "what benchmarks.results.listener wrote", "measure again"
-    listener = None if options.listener is None else read_json(options.listener, *kind)
+def _heard(options: Options, table: Sequence[Cell], found: Sequence[Line]) -> dict[str, Any] | None:
+    """Return what is measured of a listener: by the file that is given, or now of the best spiking net."""
+    if options.listener is not None:
+        return read_json(options.listener, "what benchmarks.results.listener wrote", "measure again")
+    if options.hours is None:
+        return None
+    best = best_line(found)
+    cell = next(cell for cell in table if (cell.model, cell.row) == (best.model, best.row) and cell.result)
+    net, corpus, hours = cell.folder / "last.pt", load(options.data, options.data_dir), options.hours
+    key = {"checkpoint": fingerprint(net.read_bytes()), "clips": fingerprint(corpus.test.waveforms), "hours": hours}
+    measured: dict[str, Any] = Evaluations(options.out).note("listener", key, lambda: listen(net, corpus, hours))
+    return measured
+
+
+def _write(options: Options, passed: Sequence[str], found: Sequence[Line], listener: dict[str, Any] | None) -> None:
     told = replace(options, markdown=None, jobs=1, report_only=False)
     command = " ".join([command_line(told), *passed, "--out runs/keywords"])
     given = [] if options.markdown is None else [(options.markdown, "pictures/keyword-spotting-")]

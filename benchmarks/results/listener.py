@@ -36,9 +36,9 @@ from recipes.lib.ranges import Different, integer
 from recipes.lib.run_folder import own_folder
 from recipes.lib.spotter import CHECKPOINT, Spotter, load_spotter
 
-from .pages import environment
+from .pages import command_line, environment
 
-__all__ = ["decide", "false_alarms", "hits", "main", "measure", "posteriors", "speech_stream"]
+__all__ = ["decide", "false_alarms", "hits", "listen", "main", "measure", "posteriors", "speech_stream"]
 
 PIECE = 10  # seconds of a kind of noise
 THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
@@ -64,6 +64,16 @@ class Options:
     seed: Seed = 0
     threads: Annotated[int, integer(1, 1024), "cores that the listener may use"] = 1
     out: Annotated[NewFolder, "folder for listener.json"]
+
+
+def listen(
+    checkpoint: Path, corpus: Corpus, hours: float = 1.0, seed: int = 0, unheard: list[str] | None = None
+) -> dict[str, Any]:
+    """Return what :func:`measure` does of the net of a checkpoint, with the name of net and data."""
+    spotter = load_spotter(checkpoint)
+    unknown = _unknown(spotter, corpus, unheard)
+    measured = measure(spotter, corpus.test.only(spotter.words), hours, seed, unknown)
+    return {**measured, "net": _name(spotter, checkpoint), "data": corpus.name}
 
 
 def measure(
@@ -207,10 +217,11 @@ def _noise(kind: str, hours: float, seed: int) -> Tensor:
     return background(pieces, PIECE * SAMPLE_RATE, generator, (kind,)).flatten()
 
 
-def _name(spotter: Spotter) -> str:
+def _name(spotter: Spotter, checkpoint: Path) -> str:
     s = spotter.settings
+    which = ", which comes along," if checkpoint == CHECKPOINT else ""
     charge = "" if s["v_init"] is None else f" with V(0) = {s['v_init']:g} thresholds"
-    return f"The net {s['model']} of {s['neuron']} neurons{charge}, T = {s['time_steps']}, seed {s['seed']}"
+    return f"The net{which} {s['model']} of {s['neuron']} neurons{charge}, T = {s['time_steps']}, seed {s['seed']}"
 
 
 def _unknown(spotter: Spotter, corpus: Corpus, words: list[str] | None) -> tuple[Clips, Clips] | None:
@@ -228,10 +239,9 @@ def main(options: Options) -> dict[str, Any]:
     """Measure, print a summary, and write ``listener.json``."""
     torch.set_num_threads(options.threads)
     with own_folder(options.out, "measure_listener"):
-        spotter, corpus = load_spotter(options.checkpoint), load(options.data, options.data_dir)
-        known = corpus.test.only(spotter.words)
-        measured = measure(spotter, known, options.hours, options.seed, _unknown(spotter, corpus, options.unheard))
-        measured |= {"net": _name(spotter), "data": corpus.name, "threads": options.threads, **environment()}
+        corpus = load(options.data, options.data_dir)
+        measured = listen(options.checkpoint, corpus, options.hours, options.seed, options.unheard)
+        measured |= {"threads": options.threads, **environment(), "command": command_line(options)}
         write_json(options.out / "listener.json", measured)
     for rate, threshold in measured.get("operating_points", {}).items():
         at = measured["at"][f"{threshold:g}"]
