@@ -19,7 +19,7 @@ CHORDS = {"yes": (400.0, 900.0), "no": (700.0, 1600.0), "stop": (1200.0, 2500.0)
 
 
 def write_corpus(folder: Path, clips: int = 2, more: Mapping[str, tuple[float, float]] = MappingProxyType({})) -> Path:
-    """Write ``clips`` clips of each word and voice, and of ``more`` words; four voices are for training, one each for validation and test."""
+    """Write ``clips`` clips of each word, and of ``more``; four voices train, one each is for validation and test."""
     rng = np.random.default_rng(0)
     time = np.arange(16_000) / 16_000
     lists: dict[str, list[str]] = {"validation_list.txt": [], "testing_list.txt": []}
