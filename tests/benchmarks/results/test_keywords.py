@@ -119,17 +119,8 @@ def test_one_command_does_all_with_a_corpus_in_googles_layout(
     monkeypatch.setattr(speech_commands, "OFFICIAL_SIZES", (140, 35, 35))
     monkeypatch.setenv("SNN_EXT_DATA", str(tmp_path / "data"))
     monkeypatch.setattr(listener, "LISTENED", ("silence",))
-    command = [
-        *TINY,
-        "--data",
-        "speech-commands",
-        "--rows",
-        "ReLU",
-        "ATIF-u, calibrated",
-        "--out",
-        str(tmp_path / "run"),
-    ]
-    command += ["--recurrent", "0", "--fine-tune-epochs", "1", "--hours", "0.003"]
+    command = [*TINY, "--data", "speech-commands", "--rows", "ReLU", "ATIF-u, calibrated", "--recurrent", "0"]
+    command += ["--fine-tune-epochs", "1", "--hours", "0.003", "--out", str(tmp_path / "run")]
     table_keywords.main(command)
     assert ran == [table_keywords.START, "ReLU", "ATIF-u, calibrated"]
     text = (tmp_path / "run" / "table.md").read_text()
