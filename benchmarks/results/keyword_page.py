@@ -23,10 +23,12 @@ PAPER = [
 ]
 
 NOTES = """\
+Epochs: of the ReLU net, and of the fine-tuning from there.
 Means over the seeds, with (smallest..largest). Accuracy is that of the last epoch, on the test split. Spikes per
 neuron: of one clip in all T steps, over all neurons of the net. SynOps: each spike times the synapses that it meets.
 Energy of one clip: 0.9 pJ an accumulate and 4.6 pJ a multiply-accumulate (45 nm, arithmetic alone); the analog input is
 paid once, and the front end is not in it. Data share: part of the training time that augmentation and features took.
+T = 4 of 13: each layer waits for one more input, then decides four times; the answer comes at step 13.
 """
 
 

@@ -18,7 +18,7 @@ __all__ = ["Line", "best_line", "confusion_figure", "lines_of_page", "not_beaten
 MARKERS = {"separable": "o", "resnet8": "s", "resnet18": "D", "recurrent-lif": "^"}
 PLACES = {
     "ATIF-u": 0, "ATIF-nu": 1, "ATIF-u, pre-charged": 2, "ReLU, converted": 3, "LIF, one recurrent layer": 4,
-    "ReLU": 6, "IF, threshold 1": 7,
+    "IF": 5, "ReLU": 6, "IF, threshold 1": 7,
 }  # fmt: skip
 """Of a row among the colours: the ReLU net is black, the neuron with nothing to train grey, and any other row 5."""
 CALIBRATED = ", calibrated"
@@ -109,7 +109,7 @@ def pareto_figure(found: Sequence[Line], title: str) -> Figure:
 def best_line(found: Sequence[Line]) -> Line:
     """Return the spiking line with the best mean accuracy; if there is none, the best."""
     known = [line for line in found if line.results and "confusion" in line.results[0]]
-    spiking = [line for line in known if line.row != "ReLU" and line.row != "ReLU, converted"]
+    spiking = [line for line in known if not line.row.startswith("ReLU")]
     return max(spiking or known, key=lambda line: fmean(line.values("accuracy")))
 
 

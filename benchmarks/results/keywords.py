@@ -52,8 +52,12 @@ ROWS = {
 START = "ReLU, to start from"
 CALIBRATED = ", calibrated"
 LIF = "LIF, one recurrent layer"
-CONVERTED = "ReLU, converted"
-CONVERTED_STEPS = 32
+CONVERSIONS: dict[str, tuple[dict[str, Any], int | None]] = {
+    "ReLU, converted": ({"method": "data-norm", "percentile": 99.9, "precharge": 0.5}, 32),
+    "ReLU, calibrated": ({"time_steps": 4}, 4),
+    "ReLU, calibrated, wait 1": ({"time_steps": 4, "wait": 1}, None),
+}
+"""What becomes of ReLU nets without training, by name: how they are converted, and the steps of the evaluation."""
 SEVERAL = Argument(nargs="*")
 
 
@@ -170,11 +174,12 @@ def lines(table: Sequence[Cell], options: Options) -> list[Line]:
             result["real_digits"] = _real_digits(cell, digits)
         line.results.append({**result, "seed": cell.seed})
         if cell.row == "ReLU":
-            twin = found.setdefault((cell.model, CONVERTED), Line(cell.model, CONVERTED, 0, []))
-            twin.wanted += 1
-            twin.results.append(
-                {**result, **converted(cell), "seed": cell.seed, "real_digits": None, "data_share": None}
-            )
+            for name in CONVERSIONS:
+                twin = found.setdefault((cell.model, name), Line(cell.model, name, 0, []))
+                twin.wanted += 1
+                twin.results.append(
+                    {**result, **converted(cell, name), "seed": cell.seed, "real_digits": None, "data_share": None}
+                )
     return list(found.values())
 
 
@@ -196,7 +201,8 @@ class _Converter:
     def __init__(self, options: Options) -> None:
         self.options, self.evaluations = options, Evaluations(options.out / "conversions")
 
-    def __call__(self, cell: Cell) -> dict[str, Any]:
+    def __call__(self, cell: Cell, conversion: str) -> dict[str, Any]:
+        how, steps = CONVERSIONS[conversion]
         spotter = load_spotter(cell.folder / "last.pt")
         corpus = load(self.options.data, self.options.data_dir)
 
@@ -208,17 +214,15 @@ class _Converter:
         def make() -> Any:
             drawn = batches(corpus.train, shuffle=cell.seed)
             calibration = [inputs for (inputs, _), _ in zip(drawn, range(10), strict=False)]
-            return convert(spotter.net, calibration, method="data-norm", percentile=99.9, precharge=0.5)
+            return convert(spotter.net, calibration, **how)
 
-        name = f"{cell.model} {cell.seed}"
+        name = f"{cell.model} {conversion} {cell.seed}"
         parts = (corpus.train.waveforms, corpus.test.waveforms, corpus.test.labels)
-        settings = {"net": digest(spotter), "data": corpus.name, "contents": fingerprint(*parts)}
-        evaluation, _ = self.evaluations.get(
-            name, settings, make, batches(corpus.test), CONVERTED_STEPS, progress=False
-        )
+        settings = {"net": digest(spotter), "data": corpus.name, "contents": fingerprint(*parts), **how}
+        evaluation, _ = self.evaluations.get(name, settings, make, batches(corpus.test), steps, progress=False)
         return {
-            "accuracy": float(evaluation.accuracy[-1]), "time_steps": CONVERTED_STEPS, "theta": None,
-            **evaluation_cost(evaluation),
+            "accuracy": float(evaluation.accuracy[-1]), "theta": None, **evaluation_cost(evaluation),
+            "time_steps": steps or f"{how['time_steps']} of {evaluation.time_steps}",
         }  # fmt: skip
 
 

@@ -42,9 +42,9 @@ __all__ = ["decide", "false_alarms", "hits", "listen", "main", "measure", "poste
 
 PIECE = 10  # seconds of a kind of noise
 THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
-RATES = (60, 6)
+RATES = (100, 20)
 """False alarms an hour of the operating points, in a stream of unknown words."""
-STEPS = [i / 100 for i in range(30, 100)]
+STEPS = [*(i / 100 for i in range(30, 100)), 0.995, 0.998, 0.999]
 """Thresholds among which they are looked for."""
 
 Posteriors = list[tuple[float, Tensor]]
