@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Annotated, Any
@@ -241,7 +241,8 @@ def main(options: Options) -> dict[str, Any]:
     with own_folder(options.out, "measure_listener"):
         corpus = load(options.data, options.data_dir)
         measured = listen(options.checkpoint, corpus, options.hours, options.seed, options.unheard)
-        measured |= {"threads": options.threads, **environment(), "command": command_line(options)}
+        told = replace(options, data=Path(options.data).name)  # no path of this machine
+        measured |= {"threads": options.threads, **environment(), "command": command_line(told)}
         write_json(options.out / "listener.json", measured)
     for rate, threshold in measured.get("operating_points", {}).items():
         at = measured["at"][f"{threshold:g}"]

@@ -47,6 +47,7 @@ class SpikingOptions(NeuronOptions):
         "(default: calibrated; with --v-init: inputs)",
     ] = None  # fmt: skip
     calibration_images: Annotated[Count, "samples for that"] = 1000
+    keep_norms: Annotated[bool, "batch norms keep the statistics that a calibrated swap is for"] = True
     distillation: Annotated[
         Fraction | None, "share of the loss in which the ReLU net of --from teaches (default: 0.5)"
     ] = None  # fmt: skip
@@ -135,9 +136,9 @@ class SpikingTrainer(Trainer):
         return net
 
     def train_mode(self, model: nn.Module, args: Any) -> None:
-        """Keep the statistics of batch norms where weights and biases were calibrated for them."""
+        """Keep the statistics of batch norms, if so wanted, where weights and biases were calibrated for them."""
         model.train()
-        if args.swap == "calibrated":
+        if args.swap == "calibrated" and args.keep_norms:
             for module in model.modules():
                 if isinstance(module, nn.modules.batchnorm._BatchNorm):
                     module.eval()

@@ -145,6 +145,15 @@ def test_net_that_starts_calibrated_is_loaded_as_it_was_and_measured_before(
         assert 0 <= result["swapped"]["accuracy"] <= 1 and len(result["swapped"]["layers"]) == 9
 
 
+def test_norms_learn_new_statistics_where_they_may(corpus: Path, tmp_path: Path) -> None:
+    train(corpus, tmp_path / "relu", "--neuron", "relu", "--epochs", "1")
+    start = ["--from", str(tmp_path / "relu" / "last.pt"), "--epochs", "1"]
+    train(corpus, tmp_path / "run", *start, "--no-keep-norms")
+    weights = [torch.load(tmp_path / run / "last.pt", weights_only=True)["model"] for run in ("relu", "run")]
+    means = [[value for name, value in w.items() if name.endswith("running_mean")] for w in weights]
+    assert len(means[0]) == 9 and not any(torch.equal(one, other) for one, other in zip(*means, strict=True))
+
+
 def test_teacher_changes_the_training_and_is_wanted_until_its_end(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
