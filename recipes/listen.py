@@ -60,8 +60,7 @@ def main(options: Options) -> list[dict[str, Any]]:
                 f"no word reached --threshold {options.threshold:g}; the best candidate is {best.word} at "
                 f"{best.time:.2f} s with {best.confidence:.2f}"
             )
-        speed = f", {listener.seconds / spent:.0f} times faster than real time" if spent else ""
-        print(f"{listener.seconds:.1f} s of sound{speed}")
+        print(f"{listener.seconds:.1f} s of sound{speed(listener.seconds, spent)}")
         found.append({"recording": name, "seconds": listener.seconds, "words": words, "best": best})
     return found
 
@@ -87,6 +86,20 @@ def listen(listener: Listener, pieces: Iterable[Tensor], endless: bool = False) 
     if interruption is not None and not endless:
         raise interruption
     return found + last, spent
+
+
+def speed(heard: float, spent: float) -> str:
+    """Return in words how fast so many seconds of sound were heard.
+
+    Examples
+    --------
+    >>> speed(30.0, 2.0), speed(1.0, 4.0), speed(0.0, 0.0)
+    (', 15 times faster than real time', ', 4 times slower than real time', '')
+    """
+    if not (heard and spent):
+        return ""
+    ratio, word = (heard / spent, "faster") if heard >= spent else (spent / heard, "slower")
+    return f", {ratio:.2g} times {word} than real time" if ratio < 10 else f", {ratio:.0f} times {word} than real time"
 
 
 def _print(words: Iterable[Detection]) -> None:

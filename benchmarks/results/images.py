@@ -48,6 +48,8 @@ ABLATION = {
     for norm in ("with", "without")
 }  # fmt: skip
 
+AS_NAMED = ["--distillation", "0"]  # each neuron as its row says, and nothing else
+
 # On CIFAR-10, full width, T = 4, 900 epochs; * is not stated, but follows from differences that are.
 PAPER_ACCURACY = {
     ("resnet18", "ReLU"): "95.96 *", ("resnet18", "IF, threshold 1"): "89.68 *", ("resnet18", "ATIF-u"): "93.84 *",
@@ -135,7 +137,8 @@ def cells(args: Options, options: Sequence[str]) -> list[Cell]:
                     own = [*options, "--data", data, "--model", model, "--seed", str(seed), *rows[row]]
                     if args.fine_tune_epochs and row != "ReLU":
                         start = _folder(args.out, data, model, "ReLU", seed) / "last.pt"
-                        own += ["--from", str(start), "--epochs", str(args.fine_tune_epochs)]
+                        own += ["--from", str(start), "--epochs", str(args.fine_tune_epochs), *AS_NAMED]
+                        own += ["--swap", "inputs"] * (row != "IF, threshold 1")
                     found.append(Cell(data, model, row, seed, _folder(args.out, data, model, row, seed), tuple(own)))
     return sorted(found, key=lambda cell: cell.row != "ReLU")
 

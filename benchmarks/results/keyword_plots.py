@@ -18,9 +18,11 @@ __all__ = ["Line", "best_line", "confusion_figure", "lines_of_page", "not_beaten
 MARKERS = {"separable": "o", "resnet8": "s", "resnet18": "D", "recurrent-lif": "^"}
 PLACES = {
     "ATIF-u": 0, "ATIF-nu": 1, "ATIF-u, pre-charged": 2, "ReLU, converted": 3, "LIF, one recurrent layer": 4,
-    "ReLU": 6, "IF, threshold 1": 7,
+    "IF": 5, "ReLU": 6, "IF, threshold 1": 7,
 }  # fmt: skip
 """Of a row among the colours: the ReLU net is black, the neuron with nothing to train grey, and any other row 5."""
+CALIBRATED = ", calibrated"
+"""End of the name of a row whose marker is hollow, in the colour of the row without it."""
 
 
 @dataclass
@@ -88,7 +90,8 @@ def pareto_figure(found: Sequence[Line], title: str) -> Figure:
     for line in (line for line in found if line.results):
         energy, accuracy = line.values("energy_nj"), [100 * value for value in line.values("accuracy")]
         x, y = fmean(energy), fmean(accuracy)
-        style = look(PLACES.get(line.row, 5)) | {"marker": MARKERS[line.model], "ls": "none"}
+        style = look(PLACES.get(line.row.removesuffix(CALIBRATED), 5)) | {"marker": MARKERS[line.model], "ls": "none"}
+        style["mfc"] = "white" if line.row.endswith(CALIBRATED) else style["color"]
         low_high = [[x - min(energy)], [max(energy) - x]], [[y - min(accuracy)], [max(accuracy) - y]]
         if len(energy) > 1:
             axes.errorbar(x, y, low_high[1], low_high[0], fmt="none", ecolor=style["color"], capsize=4)
@@ -106,7 +109,7 @@ def pareto_figure(found: Sequence[Line], title: str) -> Figure:
 def best_line(found: Sequence[Line]) -> Line:
     """Return the spiking line with the best mean accuracy; if there is none, the best."""
     known = [line for line in found if line.results and "confusion" in line.results[0]]
-    spiking = [line for line in known if line.row != "ReLU" and line.row != "ReLU, converted"]
+    spiking = [line for line in known if not line.row.startswith("ReLU")]
     return max(spiking or known, key=lambda line: fmean(line.values("accuracy")))
 
 

@@ -32,15 +32,32 @@ from recipes.lib.spotter import MODELS, RECURRENT, digit_accuracy, load_spotter
 from recipes.spot_keywords import Options as RunOptions
 from snn_ext import convert
 
-from .images import ROWS, Cell, run_cells
+from .images import Cell, run_cells
 from .keyword_page import page
-from .keyword_plots import Line, confusion_figure, pareto_figure
+from .keyword_plots import Line, best_line, confusion_figure, pareto_figure
+from .listener import listen
 from .pages import command_line
 
+ROWS = {
+    "ReLU": ["--neuron", "relu"],
+    "IF, threshold 1": ["--neuron", "if"],
+    "ATIF-u": ["--neuron", "atif-u"],
+    "ATIF-nu": ["--neuron", "atif-nu"],
+    "ATIF-u, pre-charged": ["--neuron", "atif-u", "--v-init", "0.5"],
+    "IF, calibrated": ["--neuron", "pcmp"],
+    "ATIF-u, calibrated": ["--neuron", "atif-u"],
+    "ATIF-nu, calibrated": ["--neuron", "atif-nu"],
+}
+"""Rows; those that are calibrated are there with ``--fine-tune-epochs``, and others are then fitted to inputs."""
 START = "ReLU, to start from"
+CALIBRATED = ", calibrated"
 LIF = "LIF, one recurrent layer"
-CONVERTED = "ReLU, converted"
-CONVERTED_STEPS = 32
+CONVERSIONS: dict[str, tuple[dict[str, Any], int | None]] = {
+    "ReLU, converted": ({"method": "data-norm", "percentile": 99.9, "precharge": 0.5}, 32),
+    "ReLU, calibrated": ({"time_steps": 4}, 4),
+    "ReLU, calibrated, wait 1": ({"time_steps": 4, "wait": 1}, None),
+}
+"""What becomes of ReLU nets without training, by name: how they are converted, and the steps of the evaluation."""
 SEVERAL = Argument(nargs="*")
 
 
@@ -62,7 +79,7 @@ class Options:
         default_factory=list
     )
     larger_rows: Annotated[list[str], ROWS, Argument(metavar="NAME"), Different] = field(
-        default_factory=lambda: ["ReLU", [*ROWS][-1]]
+        default_factory=lambda: ["ReLU", "ATIF-u, pre-charged", "ATIF-u, calibrated"]
     )
     larger_epochs: Count | None = None
     fine_tune_epochs: Annotated[Count | None, "start all rows from a ReLU net and train as many epochs"] = None
@@ -70,6 +87,9 @@ class Options:
     recurrent: Annotated[Whole, Argument(metavar="SEEDS"), "seeds of the layer of LIF; 0 for none"] = 1
     real_digits: Annotated[Path | None, "archive or folder of the Free Spoken Digit Dataset"] = None
     listener: Annotated[OldFile | None, "listener.json of benchmarks.results.listener, for the page"] = None
+    hours: Annotated[
+        Positive | None, "instead: the best spiking net of the table listens, to so many hours of noise"
+    ] = None  # fmt: skip
     jobs: Annotated[Count, "runs at a time, which share the processor"] = 1
     report_only: Annotated[bool, "write the table of the finished runs"] = False
     markdown: Annotated[NewFile | None, "file for the page; its figures go beside it"] = None
@@ -77,6 +97,8 @@ class Options:
     def __post_init__(self) -> None:
         if self.real_digits is not None and not self.real_digits.exists():
             raise ValueError(f"--real-digits: got {self.real_digits}, want an archive or a folder that exists")
+        if self.hours is not None and self.listener is not None:
+            raise ValueError(f"--hours: got {self.hours:g} with --listener, want one of them")
 
 
 @command
@@ -90,7 +112,7 @@ def main(argv: Sequence[str] | None = None) -> list[Line]:
         with replacing(options.out / "table.json") as temporary:
             temporary.write_text(json.dumps([vars(line) for line in found], indent=1) + "\n", encoding="utf-8")
         if any(line.results for line in found):
-            _write(options, passed, found)
+            _write(options, passed, found, _heard(options, table, found))
     if failed:
         raise SystemExit("failed: " + ", ".join(str(cell.folder / "output.txt") for cell in failed))
     return found
@@ -100,8 +122,10 @@ def cells(options: Options, passed: Sequence[str]) -> list[Cell]:
     """Return the runs of the table: all rows of the small net, some of the larger ones, and the recurrent layer."""
     data = ["--data", options.data] + ["--data-dir", str(options.data_dir)] * (options.data_dir is not None)
     run = parse(RunOptions, [*passed, *data, "--out", str(options.out)])  # a wrong option is named now
-    nets = [(model, options.rows, seed) for seed in options.seeds for model in options.models]
-    nets += [(model, options.larger_rows, seed) for seed in options.seeds[:1] for model in options.larger]
+    nets = [(model, _rows(options.rows, options), seed) for seed in options.seeds for model in options.models]
+    nets += [
+        (model, _rows(options.larger_rows, options), seed) for seed in options.seeds[:1] for model in options.larger
+    ]
     nets += [(RECURRENT, [LIF], seed) for seed in options.seeds[: options.recurrent]]
     found = []
 
@@ -121,8 +145,14 @@ def cells(options: Options, passed: Sequence[str]) -> list[Cell]:
             tuned = ("--from", str(start), "--epochs", str(options.fine_tune_epochs))
             tuned += ("--lr", str(options.fine_tune_lr)) if options.fine_tune_lr else ()
         for row in rows:
-            add(model, row, seed, *ROWS.get(row, ()), *tuned)
+            inputs = bool(options.fine_tune_epochs) and row.startswith("ATIF") and not row.endswith(CALIBRATED)
+            add(model, row, seed, *ROWS.get(row, ()), *tuned, *["--swap", "inputs"] * inputs)
     return found
+
+
+def _rows(rows: Sequence[str], options: Options) -> list[str]:
+    """Return the rows that there are: calibrated ones start from a ReLU net."""
+    return [row for row in rows if options.fine_tune_epochs or not row.endswith(CALIBRATED)]
 
 
 def lines(table: Sequence[Cell], options: Options) -> list[Line]:
@@ -144,11 +174,12 @@ def lines(table: Sequence[Cell], options: Options) -> list[Line]:
             result["real_digits"] = _real_digits(cell, digits)
         line.results.append({**result, "seed": cell.seed})
         if cell.row == "ReLU":
-            twin = found.setdefault((cell.model, CONVERTED), Line(cell.model, CONVERTED, 0, []))
-            twin.wanted += 1
-            twin.results.append(
-                {**result, **converted(cell), "seed": cell.seed, "real_digits": None, "data_share": None}
-            )
+            for name in CONVERSIONS:
+                twin = found.setdefault((cell.model, name), Line(cell.model, name, 0, []))
+                twin.wanted += 1
+                twin.results.append(
+                    {**result, **converted(cell, name), "seed": cell.seed, "real_digits": None, "data_share": None}
+                )
     return list(found.values())
 
 
@@ -170,27 +201,28 @@ class _Converter:
     def __init__(self, options: Options) -> None:
         self.options, self.evaluations = options, Evaluations(options.out / "conversions")
 
-    def __call__(self, cell: Cell) -> dict[str, Any]:
+    def __call__(self, cell: Cell, conversion: str) -> dict[str, Any]:
+        how, steps = CONVERSIONS[conversion]
         spotter = load_spotter(cell.folder / "last.pt")
         corpus = load(self.options.data, self.options.data_dir)
 
-        def batches(clips: Clips) -> FeatureBatches:
+        def batches(clips: Clips, **options: int) -> FeatureBatches:
+            clips = clips.only(spotter.words)
             found = features(clips, spotter.front_end, feature_cache())
-            return FeatureBatches(found, clips.labels, 100, spotter.mean, spotter.std)
+            return FeatureBatches(found, clips.labels, 100, spotter.mean, spotter.std, **options)
 
         def make() -> Any:
-            calibration = [inputs for (inputs, _), _ in zip(batches(corpus.train), range(10), strict=False)]
-            return convert(spotter.net, calibration, method="data-norm", percentile=99.9, precharge=0.5)
+            drawn = batches(corpus.train, shuffle=cell.seed)
+            calibration = [inputs for (inputs, _), _ in zip(drawn, range(10), strict=False)]
+            return convert(spotter.net, calibration, **how)
 
-        name = f"{cell.model} {cell.seed}"
+        name = f"{cell.model} {conversion} {cell.seed}"
         parts = (corpus.train.waveforms, corpus.test.waveforms, corpus.test.labels)
-        settings = {"net": digest(spotter), "data": corpus.name, "contents": fingerprint(*parts)}
-        evaluation, _ = self.evaluations.get(
-            name, settings, make, batches(corpus.test), CONVERTED_STEPS, progress=False
-        )
+        settings = {"net": digest(spotter), "data": corpus.name, "contents": fingerprint(*parts), **how}
+        evaluation, _ = self.evaluations.get(name, settings, make, batches(corpus.test), steps, progress=False)
         return {
-            "accuracy": float(evaluation.accuracy[-1]), "time_steps": CONVERTED_STEPS, "theta": None,
-            **evaluation_cost(evaluation),
+            "accuracy": float(evaluation.accuracy[-1]), "theta": None, **evaluation_cost(evaluation),
+            "time_steps": steps or f"{how['time_steps']} of {evaluation.time_steps}",
         }  # fmt: skip
 
 
@@ -203,9 +235,21 @@ def _real_digits(cell: Cell, clips: Clips) -> float:
     )
 
 
-def _write(options: Options, passed: Sequence[str], found: Sequence[Line]) -> None:
-    kind = "what benchmarks.results.listener wrote", "measure again"
-    listener = None if options.listener is None else read_json(options.listener, *kind)
+def _heard(options: Options, table: Sequence[Cell], found: Sequence[Line]) -> dict[str, Any] | None:
+    """Return what is measured of a listener: by the file that is given, or now of the best spiking net."""
+    if options.listener is not None:
+        return read_json(options.listener, "what benchmarks.results.listener wrote", "measure again")
+    if options.hours is None:
+        return None
+    best = best_line(found)
+    cell = next(cell for cell in table if (cell.model, cell.row) == (best.model, best.row) and cell.result)
+    net, corpus, hours = cell.folder / "last.pt", load(options.data, options.data_dir), options.hours
+    key = {"checkpoint": fingerprint(net.read_bytes()), "clips": fingerprint(corpus.test.waveforms), "hours": hours}
+    measured: dict[str, Any] = Evaluations(options.out).note("listener", key, lambda: listen(net, corpus, hours))
+    return measured
+
+
+def _write(options: Options, passed: Sequence[str], found: Sequence[Line], listener: dict[str, Any] | None) -> None:
     told = replace(options, markdown=None, jobs=1, report_only=False)
     command = " ".join([command_line(told), *passed, "--out runs/keywords"])
     given = [] if options.markdown is None else [(options.markdown, "pictures/keyword-spotting-")]

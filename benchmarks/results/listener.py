@@ -1,10 +1,13 @@
-"""False alarms, hits and speed of a listener.
+"""False alarms, hits and speed of a listener, and the words that it does not know.
 
 ``python -m benchmarks.results.listener --checkpoint runs/words/best.pt --data synthetic --out runs/listener``
 
 False alarms: an hour of silence, noises, hum, clicks, tones and engines, of which four kinds are not among those that
 nets are trained on. Hits: the test clips one after another, with pauses in noise between them; a word counts if it is
-found once while its clip lasts. Both at the default threshold, and at others. The windows of a stream go through the
+found once while its clip lasts. Unknown words: test clips of words that the net was not trained on, neither as words
+nor as unknown ones (``--unheard`` of the training, or here), in such a stream; each word found is a false alarm. All at
+the default threshold, at others, and at two operating points: the lowest thresholds that keep false alarms in unknown
+words of the validation voices to so many an hour. The windows of a stream go through the
 net in batches, which rounds otherwise than the listener's one at a time; its speed is that of the listener itself.
 """
 
@@ -12,7 +15,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Annotated, Any
@@ -24,21 +27,25 @@ from tqdm import tqdm
 from recipes.data.augment import pink_noise
 from recipes.data.background import LISTENED, background
 from recipes.data.features import to_float
-from recipes.data.speech_commands import SAMPLE_RATE, Clips, load
-from recipes.lib.cli import NewFolder, OldFile, Positive, Seed
+from recipes.data.speech_commands import SAMPLE_RATE, Clips, Corpus, load
+from recipes.lib.cli import Argument, NewFolder, OldFile, Positive, Seed
 from recipes.lib.command import command, run_main
 from recipes.lib.files import write_json
 from recipes.lib.listener import HOP, MARGIN, SMOOTHING, THRESHOLD, WINDOW, Detection, Listener, WordDecision
-from recipes.lib.ranges import integer
+from recipes.lib.ranges import Different, integer
 from recipes.lib.run_folder import own_folder
 from recipes.lib.spotter import CHECKPOINT, Spotter, load_spotter
 
-from .pages import environment
+from .pages import command_line, environment
 
-__all__ = ["decide", "false_alarms", "hits", "main", "measure", "posteriors", "speech_stream"]
+__all__ = ["decide", "false_alarms", "hits", "listen", "main", "measure", "posteriors", "speech_stream"]
 
 PIECE = 10  # seconds of a kind of noise
 THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+RATES = (100, 20)
+"""False alarms an hour of the operating points, in a stream of unknown words."""
+STEPS = [*(i / 100 for i in range(30, 100)), 0.995, 0.998, 0.999]
+"""Thresholds among which they are looked for."""
 
 Posteriors = list[tuple[float, Tensor]]
 
@@ -50,13 +57,28 @@ class Options:
     checkpoint: Annotated[OldFile, "of recipes.spot_keywords"] = CHECKPOINT
     data: Annotated[str, "corpus whose test clips are the words"] = "sample"
     data_dir: Path | None = None
+    unheard: Annotated[
+        list[str] | None, Argument(nargs="*"), Different, "unknown words (default: --unheard of the training)"
+    ] = None  # fmt: skip
     hours: Annotated[Positive, "of noise"] = 1.0
     seed: Seed = 0
     threads: Annotated[int, integer(1, 1024), "cores that the listener may use"] = 1
     out: Annotated[NewFolder, "folder for listener.json"]
 
 
-def measure(spotter: Spotter, clips: Clips, hours: float = 1.0, seed: int = 0) -> dict[str, Any]:
+def listen(
+    checkpoint: Path, corpus: Corpus, hours: float = 1.0, seed: int = 0, unheard: list[str] | None = None
+) -> dict[str, Any]:
+    """Return what :func:`measure` does of the net of a checkpoint, with the name of net and data."""
+    spotter = load_spotter(checkpoint)
+    unknown = _unknown(spotter, corpus, unheard)
+    measured = measure(spotter, corpus.test.only(spotter.words), hours, seed, unknown)
+    return {**measured, "net": _name(spotter, checkpoint), "data": corpus.name}
+
+
+def measure(
+    spotter: Spotter, clips: Clips, hours: float = 1.0, seed: int = 0, unknown: tuple[Clips, Clips] | None = None
+) -> dict[str, Any]:
     """Return false alarms, hits and speed, at every threshold; JSON values.
 
     Parameters
@@ -69,22 +91,43 @@ def measure(spotter: Spotter, clips: Clips, hours: float = 1.0, seed: int = 0) -
         Length of the noise, over all its kinds.
     seed : int
         Of noise, order of the clips and pauses.
+    unknown : tuple of Clips, optional
+        Clips of words that it does not know, of validation and test voices.
     """
     noise = {kind: posteriors(spotter, _noise(kind, hours / len(LISTENED), seed)) for kind in LISTENED}
     stream, said = speech_stream(clips, seed)
     heard = posteriors(spotter, stream)
+    strangers, about = [], {}
+    thresholds = {f"{threshold:g}": threshold for threshold in sorted({*THRESHOLDS, THRESHOLD})}
+    if unknown is not None:
+        trial, others = (speech_stream(part, seed)[0] for part in unknown)
+        points = operating_points(spotter, trial)
+        strangers = posteriors(spotter, others)
+        thresholds |= {f"{threshold:g}": threshold for threshold in points.values()}
+        about = {
+            "operating_points": points, "unknown_words": [*unknown[1].words], "unknown_said": len(unknown[1]),
+            "unknown_hours": len(others) / SAMPLE_RATE / 3600,
+        }  # fmt: skip
     return {
         "hours": hours, "seed": seed, "smoothing": SMOOTHING, "threshold": THRESHOLD,
         "times_real_time": _speed(spotter, stream[: 30 * SAMPLE_RATE]), "words_said": len(said),
-        "stream_seconds": len(stream) / SAMPLE_RATE,
+        "stream_seconds": len(stream) / SAMPLE_RATE, **about,
         "at": {
-            f"{threshold:g}": {
+            name: {
                 "false_alarms": {kind: len(decide(spotter, found, threshold)) for kind, found in noise.items()},
                 **hits(decide(spotter, heard, threshold), said),
+                "unknown": len(decide(spotter, strangers, threshold)),
             }
-            for threshold in sorted({*THRESHOLDS, THRESHOLD})
+            for name, threshold in sorted(thresholds.items(), key=lambda item: item[1])
         },
     }  # fmt: skip
+
+
+def operating_points(spotter: Spotter, stream: Tensor) -> dict[str, float]:
+    """Return for each rate the lowest threshold at which a stream of unknown words has no more false alarms an hour."""
+    found, hours = posteriors(spotter, stream), len(stream) / SAMPLE_RATE / 3600
+    alarms = {threshold: len(decide(spotter, found, threshold)) for threshold in STEPS}
+    return {str(rate): next((t for t in STEPS if alarms[t] <= rate * hours), 1.0) for rate in RATES}
 
 
 def false_alarms(measured: dict[str, Any], threshold: float = THRESHOLD) -> int:
@@ -174,10 +217,21 @@ def _noise(kind: str, hours: float, seed: int) -> Tensor:
     return background(pieces, PIECE * SAMPLE_RATE, generator, (kind,)).flatten()
 
 
-def _name(spotter: Spotter) -> str:
+def _name(spotter: Spotter, checkpoint: Path) -> str:
     s = spotter.settings
+    which = ", which comes along," if checkpoint == CHECKPOINT else ""
     charge = "" if s["v_init"] is None else f" with V(0) = {s['v_init']:g} thresholds"
-    return f"The net {s['model']} of {s['neuron']} neurons{charge}, T = {s['time_steps']}, seed {s['seed']}"
+    return f"The net{which} {s['model']} of {s['neuron']} neurons{charge}, T = {s['time_steps']}, seed {s['seed']}"
+
+
+def _unknown(spotter: Spotter, corpus: Corpus, words: list[str] | None) -> tuple[Clips, Clips] | None:
+    """Return clips of validation and test voices of words that the net was not trained on; ``None`` without any."""
+    if words is None:
+        words = [word for word in spotter.settings.get("unheard") or () if word in corpus.classes]
+    for word in words:
+        if word not in corpus.classes or word in spotter.words:
+            raise ValueError(f"--unheard: got {word}, want words of {corpus.name} that the net does not know")
+    return (corpus.validation.only(words), corpus.test.only(words)) if words else None
 
 
 @command
@@ -185,10 +239,17 @@ def main(options: Options) -> dict[str, Any]:
     """Measure, print a summary, and write ``listener.json``."""
     torch.set_num_threads(options.threads)
     with own_folder(options.out, "measure_listener"):
-        spotter, corpus = load_spotter(options.checkpoint), load(options.data, options.data_dir)
-        measured = measure(spotter, corpus.test, options.hours, options.seed)
-        measured |= {"net": _name(spotter), "data": corpus.name, "threads": options.threads, **environment()}
+        corpus = load(options.data, options.data_dir)
+        measured = listen(options.checkpoint, corpus, options.hours, options.seed, options.unheard)
+        told = replace(options, data=Path(options.data).name)  # no path of this machine
+        measured |= {"threads": options.threads, **environment(), "command": command_line(told)}
         write_json(options.out / "listener.json", measured)
+    for rate, threshold in measured.get("operating_points", {}).items():
+        at = measured["at"][f"{threshold:g}"]
+        print(
+            f"threshold {threshold:g}, for {rate} false alarms an hour of unknown words: "
+            f"{at['unknown'] / measured['unknown_hours']:.1f} an hour, {at['hits'] / measured['words_said']:.1%} found"
+        )
     best = measured["at"][f"{THRESHOLD:g}"]
     print(
         f"threshold {THRESHOLD:g}: {false_alarms(measured)} words in {options.hours:g} h of noise; of "

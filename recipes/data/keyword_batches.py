@@ -19,7 +19,7 @@ __all__ = ["FeatureBatches", "KeywordBatches"]
 
 
 class FeatureBatches:
-    """Features in their order, standardised: each clip comes once.
+    """Features, standardised: each clip comes once.
 
     Parameters
     ----------
@@ -29,6 +29,8 @@ class FeatureBatches:
         Clips in a batch over all processes.
     mean, std : Tensor
         Of each coefficient, ``[coefficients]``.
+    shuffle : int, optional
+        Seed of an order in which the first clips have all words; by default it is that of the features.
     rank, processes : int
         Which share of how many.
     device : torch.device
@@ -36,26 +38,28 @@ class FeatureBatches:
     """
 
     def __init__(
-        self, features: Tensor, labels: Tensor, batch_size: int, mean: Tensor, std: Tensor, *, rank: int = 0,
-        processes: int = 1, device: torch.device | str = "cpu",
+        self, features: Tensor, labels: Tensor, batch_size: int, mean: Tensor, std: Tensor, *,
+        shuffle: int | None = None, rank: int = 0, processes: int = 1, device: torch.device | str = "cpu",
     ) -> None:  # fmt: skip
         self.features, self.labels, self.batch_size = features, labels, batch_size
         self.mean, self.std, self.device = mean.to(device), std.to(device), device
         self.share = slice(rank, None, processes)
+        drawn = None if shuffle is None else torch.Generator().manual_seed(shuffle)
+        self.order = torch.arange(len(labels)) if drawn is None else torch.randperm(len(labels), generator=drawn)
 
     def __len__(self) -> int:
         return -(-len(self.labels) // self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         for start in range(0, len(self.labels), self.batch_size):
-            index = torch.arange(len(self.labels))[start : start + self.batch_size][self.share]
+            index = self.order[start : start + self.batch_size][self.share]
             if len(index):
                 features = (self.features[index].to(self.device) - self.mean) / self.std
                 yield features, self.labels[index].to(self.device)
 
 
 class KeywordBatches:
-    """Shuffled clips, augmented and turned into features on the way, with sounds among them that are no word.
+    """Shuffled clips, augmented and turned into features on the way, with others among them that are none of the words.
 
     Everything random is drawn for the whole batch from generators seeded by ``(seed, epoch)``, and each process takes
     its rows. So an epoch can be repeated exactly, and any number of processes see together what one sees.
@@ -75,6 +79,10 @@ class KeywordBatches:
     background : float
         As many sounds that are no word come on top, as a share of the clips. There is no class for them: their target
         is the uniform distribution, so that a net is to be sure of no word where there is none.
+    unknown : Clips, optional
+        Clips of words that are to be taken for none; their target is the uniform distribution too.
+    unknown_share : float
+        As many of them come on top, as a share of the clips.
     mixup : float
         alpha of the Beta distribution from which the weight of a mixture of two samples is drawn; 0 for none.
     seed, rank, processes : int
@@ -87,12 +95,14 @@ class KeywordBatches:
 
     def __init__(
         self, clips: Clips, batch_size: int, front_end: MFCC, mean: Tensor, std: Tensor, augment: Augment, *,
-        background: float = 0.0, mixup: float = 0.0, seed: int = 0, rank: int = 0, processes: int = 1,
+        background: float = 0.0, unknown: Clips | None = None, unknown_share: float = 0.0, mixup: float = 0.0,
+        seed: int = 0, rank: int = 0, processes: int = 1,
     ) -> None:  # fmt: skip
         self.clips, self.labels, self.batch_size = clips, clips.labels, batch_size
         self.front_end, self.augment, self.device = front_end, augment, front_end.window.device
         self.mean, self.std = mean.to(self.device), std.to(self.device)
         self.extra, self.mixup, self.seed = round(background * batch_size), mixup, seed
+        self.unknown, self.strangers = unknown, 0 if unknown is None else round(unknown_share * batch_size)
         self.share = slice(rank, None, processes)
         self.epoch, self.seconds = 0, 0.0
 
@@ -118,13 +128,16 @@ class KeywordBatches:
     @torch.no_grad()
     def _batch(self, index: Tensor, weight: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         words = len(self.clips.words)
-        waveforms = to_float(self.clips.waveforms[index].to(self.device))
-        targets = torch.eye(words, device=self.device)[self.labels[index].to(self.device)]
-        features = self.augment(waveforms, self.front_end, generator)
+        waveforms = self.clips.waveforms[index]
+        if self.unknown is not None and self.strangers:
+            drawn = torch.randint(len(self.unknown), (self.strangers,), generator=generator)
+            waveforms = torch.cat([waveforms, self.unknown.waveforms[drawn]])
+        features = self.augment(to_float(waveforms.to(self.device)), self.front_end, generator)
         if self.extra:
             noise = background(self.extra, waveforms.shape[1], generator, TRAINED).to(self.device)
             features = torch.cat([features, self.front_end(noise)])
-            targets = torch.cat([targets, torch.full((self.extra, words), 1.0 / words, device=self.device)])
+        targets = torch.full((len(features), words), 1.0 / words, device=self.device)
+        targets[: len(index)] = torch.eye(words, device=self.device)[self.labels[index].to(self.device)]
         features = (features - self.mean) / self.std
         if self.mixup:
             features = weight * features + (1.0 - weight) * features.roll(1, 0)

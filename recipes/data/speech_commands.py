@@ -9,7 +9,7 @@ import textwrap
 import warnings
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
+
+from snn_ext._errors import bad_value
 
 from ..lib.files import data_folder, intact, read_json
 from .audio import SAMPLE_RATE, one_second, read_samples
@@ -68,6 +70,12 @@ class Clips:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def only(self, words: Sequence[str]) -> Clips:
+        """Return the clips of some words, which are the classes then."""
+        label = torch.tensor([words.index(word) if word in words else -1 for word in self.words])[self.labels]
+        speakers = tuple(itertools.compress(self.speakers, (label >= 0).tolist()))
+        return Clips(self.waveforms[label >= 0], label[label >= 0], tuple(words), speakers)
+
 
 @dataclass(frozen=True)
 class Corpus:
@@ -81,6 +89,8 @@ class Corpus:
         Its splits; a warning tells if a speaker is in two of them.
     noise : Tensor
         ``[samples]``, int16: its background noise, one recording after the other; may be empty.
+    unknown : Clips, optional
+        For training too: clips that are none of its classes, by :meth:`divided`.
     """
 
     name: str
@@ -88,19 +98,47 @@ class Corpus:
     validation: Clips
     test: Clips
     noise: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int16))
+    unknown: Clips | None = None
 
     def __str__(self) -> str:
         parts = {"train": self.train, "validation": self.validation, "test": self.test}
         sizes = (
             f"{len(part):,} clips of {len({*part.speakers}):,} speakers for {name}" for name, part in parts.items()
         )
-        words = textwrap.fill(f"{len(self.classes)} words: {', '.join(self.classes)}", 80)
-        return f"{self.name}: {'; '.join(sizes)}\n{words}"
+        told = [f"{self.name}: {'; '.join(sizes)}", f"{len(self.classes)} words: {', '.join(self.classes)}"]
+        if self.unknown is not None:
+            told.append(f"{len(self.unknown):,} clips of {len(self.unknown.words)} unknown words")
+        return "\n".join([told[0], *(textwrap.fill(line, 80) for line in told[1:])])
 
     @property
     def classes(self) -> tuple[str, ...]:
         """The words, in the order of the labels."""
         return self.train.words
+
+    def divided(self, words: Sequence[str] = (), unheard: Sequence[str] = ()) -> Corpus:
+        """Return the corpus whose classes are some of its words; training clips of the others are ``unknown``.
+
+        Parameters
+        ----------
+        words : sequence of str
+            The classes; by default all but ``unheard``.
+        unheard : sequence of str
+            Words of which training has no clip, neither as a class nor as an unknown word.
+        """
+        for name, some in (("words", words), ("unheard", unheard)):
+            if strange := [word for word in some if word not in self.classes]:
+                bad_value(name, ", ".join(strange), f"words of {self.name}: {', '.join(self.classes)}")
+        if both := [word for word in unheard if word in words]:
+            bad_value("unheard", ", ".join(both), "none of the words to be known")
+        known = tuple(word for word in self.classes if word in (words or self.classes) and word not in unheard)
+        if len(known) < 2:
+            bad_value("words", ", ".join(known) or "none", "two or more to tell apart")
+        if known == self.classes:
+            return self
+        parts = (part.only(known) for part in (self.train, self.validation, self.test))
+        others = [word for word in self.classes if word not in known and word not in unheard]
+        name = f"{self.name}, {len(known)} of its {len(self.classes)} words"
+        return Corpus(name, *parts, self.noise, self.train.only(others) if others else None)
 
 
 def load(corpus: str, folder: Path | None = None) -> Corpus:
@@ -230,7 +268,7 @@ def _read_folder(folder: Path, words: tuple[str, ...] = ()) -> Corpus:
     if not found or set(words) - set(found):
         missing = ", ".join(sorted(set(words) - set(found))) or "any"
         raise FileNotFoundError(f"{folder}: has no folder of the words: {missing}; want WORD/SPEAKER_nohash_N.wav")
-    words = words or (WORDS if set(found) <= set(WORDS) else tuple(found))
+    words = words or tuple(found)
     names = [f"{word}/{path.name}" for word in words for path in _wavs(folder / word)]
     if len(spoken := {name.split("/")[0] for name in names}) == 1:
         raise ValueError(
@@ -286,11 +324,11 @@ def _split(folder: Path, names: list[str]) -> dict[str, str]:
     for part, path in lists.items():
         with intact(path, "a list of sound files", "restore a copy of it"):
             listed = {line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()}
-        if absent := listed - split.keys():
+        if absent := {name for name in listed - split.keys() if not (folder / name).is_file()}:
             raise ValueError(f"{path}: lists {len(absent)} files that are not there, {min(absent)} among them")
-        if twice := [name for name in listed if split[name] != "train"]:
+        if twice := [name for name in listed & split.keys() if split[name] != "train"]:
             raise ValueError(f"{path}: lists {len(twice)} files of the other list too, {min(twice)} among them")
-        split.update(dict.fromkeys(listed, part))
+        split.update(dict.fromkeys(listed & split.keys(), part))
     return split
 
 

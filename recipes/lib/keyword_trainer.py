@@ -25,13 +25,17 @@ class KeywordTrainer(SpikingTrainer):
     """Trains on clips of words; the best epoch is the best on the validation set, the result is of the test set."""
 
     watched = "validation"
-    same_net = ("data", "model", "width", "frames")
+    same_net = ("data", "words", "unheard", "model", "width", "frames")
 
     def read_data(self, args: Any) -> Corpus:
         try:
             corpus = load(args.data, args.data_dir)
         except (ValueError, FileNotFoundError) as error:
             raise type(error)(f"--data: {str(error).removeprefix('corpus: ')}") from error
+        try:
+            corpus = corpus.divided(args.words, args.unheard)
+        except ValueError as error:
+            raise ValueError(f"--{error}") from error
         if self.rank == 0:
             print(corpus)
         return corpus
@@ -45,15 +49,16 @@ class KeywordTrainer(SpikingTrainer):
         self.statistics = mean, std
         self.train_loader = KeywordBatches(
             corpus.train, args.batch_size, self.front_end, mean, std, _augment(args, corpus.noise),
-            background=args.background, mixup=args.mixup_alpha, seed=args.seed, rank=self.rank,
-            processes=self.processes,
+            background=args.background, unknown=corpus.unknown, unknown_share=args.unknown, mixup=args.mixup_alpha,
+            seed=args.seed, rank=self.rank, processes=self.processes,
         )  # fmt: skip
 
-        def in_order(part: str, size: int, **share: int) -> FeatureBatches:
-            return FeatureBatches(found[part], parts[part].labels, size, mean, std, device=self.device, **share)
+        def batches(part: str, size: int, **options: int) -> FeatureBatches:
+            return FeatureBatches(found[part], parts[part].labels, size, mean, std, device=self.device, **options)
 
-        self.test_loader = in_order("validation", args.batch_size, rank=self.rank, processes=self.processes)
-        self.calibration_loader, self.whole_test = in_order("train", 100), in_order("test", 100)
+        self.test_loader = batches("validation", args.batch_size, rank=self.rank, processes=self.processes)
+        self.calibration_loader = batches("train", 100, shuffle=args.seed)  # in order, the first clips are of few words
+        self.whole_test = batches("test", 100)
 
     def load_model(self, args: Any, num_classes: int) -> nn.Module:
         if args.model != RECURRENT:
@@ -66,7 +71,7 @@ class KeywordTrainer(SpikingTrainer):
 
     def about(self) -> dict[str, Any]:
         mean, std = (statistic.tolist() for statistic in self.statistics)
-        return {"words": list(self.data.classes), "mean": mean, "std": std}
+        return super().about() | {"words": list(self.data.classes), "mean": mean, "std": std}
 
     def note_epoch(self, seconds: float) -> dict[str, Any]:
         return {"data_share": self.train_loader.seconds / seconds}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from inspect import signature
 from typing import Annotated, Any, Literal
@@ -89,22 +89,24 @@ def _arguments(neuron: str, host: Host = "spikingjelly") -> Iterable[str]:
 
 
 def replace_activations(
-    net: nn.Module, make: Callable[[Any], nn.Module], options: NeuronOptions, calibration: Iterable[Any] | None = None
+    net: nn.Module, make: Callable[[Any], nn.Module], options: Any, calibration: Sequence[Any] | None = None
 ) -> list[nn.Module]:
     """Replace the activations of an analog net by ``make(options)``, in place, and return the neurons in order.
 
-    With calibration batches their thresholds fit the inputs of the activations; but the fixed threshold of the baseline
-    is part of what it is.
+    With calibration batches they are fitted to the net as ``options.swap`` says; but the fixed threshold of the
+    baseline is part of what it is.
     """
     if calibration is not None and options.neuron != "if":
-        # Neurons of the table differ in what they are fitted with; here they are compared, each as its options say.
-        return calibrate(net, calibration, lambda relu: make(options), options.time_steps, method="inputs")
+        samples = sum(map(len, calibration))
+        return calibrate(
+            net, calibration, lambda relu: make(options), options.time_steps, method=options.swap, samples=samples
+        )
     neurons: list[nn.Module] = []
     replace_neurons(net, lambda relu: neurons.append(make(options)) or neurons[-1])
     return neurons
 
 
-def make_spiking(net: nn.Module, options: NeuronOptions, calibration: Iterable[Any] | None = None) -> list[nn.Module]:
+def make_spiking(net: nn.Module, options: Any, calibration: Sequence[Any] | None = None) -> list[nn.Module]:
     """Turn an analog net into a multi-step net of SpikingJelly, in place, and return its neurons in order."""
     neurons = replace_activations(net, spikingjelly_neuron, options, calibration)
     functional.set_step_mode(net, "m")

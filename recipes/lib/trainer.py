@@ -99,6 +99,14 @@ class Trainer(train_classify.Trainer):
         """Put the neurons of a net into the state before the first step."""
         functional.reset_net(model)
 
+    def train_mode(self, model: nn.Module, args: Any) -> None:
+        """Put a net into the mode of training, at the start of each epoch."""
+        model.train()
+
+    def loss(self, args: Any, criterion: nn.Module, output: Tensor, samples: Tensor, targets: Tensor) -> Tensor:
+        """Return the loss of a batch of training."""
+        return criterion(output, targets)
+
     def about(self) -> dict[str, Any]:
         """Return what a checkpoint is to say of the net besides its settings."""
         return {}
@@ -240,12 +248,13 @@ class Trainer(train_classify.Trainer):
     def train_one_epoch(  # noqa: D102
         self, model, criterion, optimizer, data_loader, device, epoch, args, model_ema=None, scaler=None
     ):  # fmt: skip
-        model.train()
+        self.train_mode(model, args)
         totals = _Totals(device)
         for step, (images, targets) in enumerate(data_loader):
             with self._autocast(args, device):
-                output = self.process_model_output(args, model(self.preprocess_train_sample(args, images)))
-                loss = criterion(output, targets)
+                samples = self.preprocess_train_sample(args, images)
+                output = self.process_model_output(args, model(samples))
+                loss = self.loss(args, criterion, output, samples, targets)
             optimizer.zero_grad()
             scaler.scale(loss).backward()
             if args.clip_grad_norm is not None:

@@ -8,9 +8,11 @@ interrupted goes on where it was.
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import io
 import os
+import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -26,7 +28,7 @@ from ..data.speech_commands import A_CORPUS, ABOUT, NOISE, SPLITS, SYNTHETIC, WO
 from ..lib.cli import Count, NewFolder, Seed
 from ..lib.command import command, run_main
 from ..lib.files import data_folder, read_json, replacing, write_json
-from ..lib.ranges import integer
+from ..lib.ranges import Different, integer
 from .speech_effects import background_noises, record, trim
 from .speech_engines import ACCENTS, ENGINES, VOICES, Speaker, check_engines, synthesize
 
@@ -41,7 +43,10 @@ PATTERN = {  # whose turn it is, over and over
 }
 
 
-def make(out: Path, people: int = 200, takes: int = 1, seed: int = 0, engines: Sequence[str] = ENGINES) -> None:
+def make(
+    out: Path, people: int = 200, takes: int = 1, seed: int = 0, engines: Sequence[str] = ENGINES,
+    more: Sequence[str] = (),
+) -> None:  # fmt: skip
     """Make a corpus, or what is missing of it.
 
     Parameters
@@ -56,6 +61,8 @@ def make(out: Path, people: int = 200, takes: int = 1, seed: int = 0, engines: S
         Of all that is drawn.
     engines : sequence of str
         Synthesisers to use, of ``ENGINES``.
+    more : sequence of str
+        Words besides the 35, whose clips do not change: for a net that is to reject what it does not know.
 
     Raises
     ------
@@ -71,11 +78,12 @@ def make(out: Path, people: int = 200, takes: int = 1, seed: int = 0, engines: S
         "takes": takes,
         "seed": seed,
         "engines": check_engines(engines),
+        **({"more": [*more]} if more else {}),
     }
     path = out / ABOUT
     if path.is_file():
         before = read_json(path, *A_CORPUS)
-        if other := [key for key in about if before.get(key) != about[key]]:
+        if other := [key for key in {**about, **before} if key != "complete" and before.get(key) != about.get(key)]:
             told = ", ".join(f"{key} {before.get(key)!r}" for key in other)
             raise ValueError(f"out: {out} holds a corpus made with {told}; want the same settings or another folder")
         if before.get("complete"):
@@ -84,11 +92,11 @@ def make(out: Path, people: int = 200, takes: int = 1, seed: int = 0, engines: S
         raise ValueError(f"out: {out} holds other files, want a new folder")
     folk = [speaker for split in SPLITS for speaker in speakers(split, round(SHARES[split] * people), seed, engines)]
     write_json(path, {**about, "complete": False})
-    noises = _noises(out, folk, seed)
-    clips = [(speaker, word, take) for speaker in folk for word in WORDS for take in range(takes)]
+    noises, words = _noises(out, folk, seed), (*WORDS, *more)
+    clips = [(speaker, word, take) for speaker in folk for word in words for take in range(takes)]
 
     def one(clip: tuple[Speaker, str, int]) -> None:
-        _make_clip(out, *clip, seed, noises)
+        _make_clip(out, *clip, words, seed, noises)
 
     pool = ThreadPoolExecutor(os.cpu_count())
     try:
@@ -124,19 +132,21 @@ def speakers(split: str, number: int, seed: int, engines: Sequence[str] = ENGINE
     return made
 
 
-def _make_clip(out: Path, speaker: Speaker, word: str, take: int, seed: int, noises: list[np.ndarray]) -> None:
+def _make_clip(
+    out: Path, speaker: Speaker, word: str, take: int, words: Sequence[str], seed: int, noises: list[np.ndarray]
+) -> None:
     path = out / _name(speaker, word, take)
     if path.is_file():
         return
     draw = _draw(seed, speaker.name, word, take)
-    clip = record(_spoken(speaker, word, draw), noises, draw)
+    clip = record(_spoken(speaker, word, words, draw), noises, draw)
     _write_wav(path, clip)
 
 
-def _spoken(speaker: Speaker, word: str, draw: np.random.Generator) -> np.ndarray:
+def _spoken(speaker: Speaker, word: str, words: Sequence[str], draw: np.random.Generator) -> np.ndarray:
     pace = speaker.pace * draw.uniform(0.9, 1.1)
     pitch = float(np.clip(speaker.pitch + draw.uniform(-0.1, 0.1), 0.0, 1.0))
-    samples, rate = synthesize(speaker, word, WORDS, pace, pitch)
+    samples, rate = synthesize(speaker, word, words, pace, pitch)
     return trim(resample(samples, rate, 1.0 / speaker.tract * draw.uniform(0.97, 1.03)))
 
 
@@ -144,7 +154,7 @@ def _noises(out: Path, folk: Sequence[Speaker], seed: int) -> list[np.ndarray]:
     """Return the background noises, which are made first; the babble is of speakers who train."""
     talkers = [speaker for speaker in folk if speaker.split == "train"]
     draw = _draw(seed, NOISE)
-    babble = [_spoken(talkers[i % len(talkers)], str(draw.choice(WORDS)), draw) for i in range(40)]
+    babble = [_spoken(talkers[i % len(talkers)], str(draw.choice(WORDS)), WORDS, draw) for i in range(40)]
     noises = background_noises(babble, draw)
     for name, noise in noises.items():
         _write_wav(out / NOISE / f"{name}.wav", noise)
@@ -166,6 +176,12 @@ def _write_wav(path: Path, samples: np.ndarray) -> None:
         temporary.write_bytes(content.getvalue())
 
 
+def _other_word(text: str) -> str:
+    if not re.fullmatch("[a-z]+", text) or text in WORDS:
+        raise argparse.ArgumentTypeError(f"got {text}, want small letters, and none of the 35 words")
+    return text
+
+
 @dataclass(kw_only=True)
 class Options:
     """Options."""
@@ -175,14 +191,16 @@ class Options:
     takes: Annotated[Count, "clips of each word by each speaker"] = 1
     seed: Annotated[Seed, "of voices and noise"] = 0
     engines: Annotated[list[str], ENGINES, "programs that speak"] = field(default_factory=lambda: list(ENGINES))
+    more: Annotated[list[str], _other_word, Different, "words besides the 35"] = field(default_factory=list)
 
 
 @command
 def main(options: Options) -> None:
     """Make the corpus."""
     out = options.out or data_folder() / "synthetic-speech"
-    make(out, options.speakers, options.takes, options.seed, options.engines)
-    print(f"{out}: {options.speakers * options.takes * len(WORDS):,} clips of {SYNTHETIC}")
+    make(out, options.speakers, options.takes, options.seed, options.engines, options.more)
+    words = len(WORDS) + len(options.more)
+    print(f"{out}: {options.speakers * options.takes * words:,} clips of {SYNTHETIC}")
 
 
 if __name__ == "__main__":

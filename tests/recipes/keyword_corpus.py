@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import wave
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -16,12 +18,12 @@ from recipes.models.keyword_nets import separable
 CHORDS = {"yes": (400.0, 900.0), "no": (700.0, 1600.0), "stop": (1200.0, 2500.0)}
 
 
-def write_corpus(folder: Path, clips: int = 2) -> Path:
-    """Write ``clips`` clips of each word and voice; four voices are for training, one each for validation and test."""
+def write_corpus(folder: Path, clips: int = 2, more: Mapping[str, tuple[float, float]] = MappingProxyType({})) -> Path:
+    """Write ``clips`` clips of each word, and of ``more``; four voices train, one each is for validation and test."""
     rng = np.random.default_rng(0)
     time = np.arange(16_000) / 16_000
     lists: dict[str, list[str]] = {"validation_list.txt": [], "testing_list.txt": []}
-    for word, chord in CHORDS.items():
+    for word, chord in (CHORDS | dict(more)).items():
         (folder / word).mkdir(parents=True, exist_ok=True)
         for voice in range(6):
             for n in range(clips):

@@ -49,6 +49,18 @@ def test_raw_samples_survive_pieces_of_odd_bytes() -> None:
     assert torch.equal(torch.cat([*listen.raw_samples(Pipe(samples.numpy().tobytes() + b"x"))]), samples)
 
 
+@pytest.mark.parametrize(
+    ("heard", "spent", "told"),
+    [
+        (30.0, 2.0, ", 15 times faster than real time"), (3.0, 2.0, ", 1.5 times faster than real time"),
+        (2.0, 3.0, ", 1.5 times slower than real time"), (0.1, 20.0, ", 200 times slower than real time"),
+        (9.99, 1.0, ", 10 times faster than real time"), (1.0, 0.0, ""), (0.0, 1.0, ""),
+    ],
+)  # fmt: skip
+def test_speed_is_never_zero_times(heard: float, spent: float, told: str) -> None:
+    assert listen.speed(heard, spent) == told
+
+
 @pytest.fixture
 def checkpoint(spotter: Spotter, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(listen, "load_spotter", lambda path: spotter)

@@ -89,6 +89,13 @@ def test_interrupted_run_ends_in_the_same_bits(corpus: Path, tmp_path: Path, mon
         (["--background", "1.5"], "--background: got 1.5, want a finite number >= 0 and <= 1"),
         (["--frames", "50"], "--frames"),
         (["--from", "nowhere.pt"], "--from: got nowhere.pt, want a checkpoint that exists"),
+        (["--swap", "inputs"], "--swap: got inputs, want it with --from and a neuron that is fitted"),
+        (["--from", __file__, "--swap", "calibrated", "--v-init", "0.5"], "--v-init: got 0.5 with --swap calibrated"),
+        (["--from", __file__, "--neuron", "if", "--swap", "inputs"], "--swap: got inputs, want it with --from and a"),
+        (["--distillation", "0.5"], "--distillation: got 0.5, want --from, a spiking neuron and SpikingJelly"),
+        (["--from", __file__, "--host", "snntorch", "--distillation", "1"], "--distillation: got 1.0, want --from"),
+        (["--words", "yes", "no", "--unheard", "no"], "--unheard: got no, which is one of --words"),
+        (["--words", "yes", "yes"], "--words: got yes yes, want different ones"),
     ],
 )
 def test_wrong_argument_is_named(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -114,6 +121,79 @@ def test_screen_shows_the_corpus_and_the_accuracy_of_each_epoch(
     for record in (record for record in log if "validation_acc1" in record):
         epoch = f"epoch {record['epoch'] + 1}/"
         assert f"validation accuracy {record['validation_acc1']:.2%}" in out.split(epoch)[1].splitlines()[0]
+
+
+@pytest.mark.parametrize("host", ["spikingjelly", "snntorch"])
+@pytest.mark.parametrize("neuron", ["atif-u", "atif-nu", "pcmp"])
+def test_net_that_starts_calibrated_is_loaded_as_it_was_and_measured_before(
+    host: str, neuron: str, corpus: Path, tmp_path: Path
+) -> None:
+    train(corpus, tmp_path / "relu", "--neuron", "relu")
+    start = ["--from", str(tmp_path / "relu" / "last.pt"), "--host", host, "--neuron", neuron, "--epochs", "1"]
+    result = train(corpus, tmp_path / "run", *start)
+    test = load(str(corpus)).test
+    spotter = load_spotter(tmp_path / "run" / "last.pt")
+    charges = [m.v_init for m in spotter.net.modules() if hasattr(m, "v_init")]
+    assert len(charges) == 9 and all(charge.numel() > 1 for charge in charges)  # one for each channel
+    found = spotter(to_float(test.waveforms)).argmax(1)
+    assert float((found == test.labels).double().mean()) == pytest.approx(result["accuracy"], abs=1e-9)
+    weights = [torch.load(tmp_path / run / "last.pt", weights_only=True)["model"] for run in ("relu", "run")]
+    means = [[value for name, value in w.items() if name.endswith("running_mean")] for w in weights]
+    kept = [torch.equal(one, other) for one, other in zip(*means, strict=True)]
+    assert kept == [host == "spikingjelly"] * 9  # the corrections of the calibration are for these statistics
+    if host == "spikingjelly":
+        assert 0 <= result["swapped"]["accuracy"] <= 1 and len(result["swapped"]["layers"]) == 9
+
+
+def test_norms_learn_new_statistics_where_they_may(corpus: Path, tmp_path: Path) -> None:
+    train(corpus, tmp_path / "relu", "--neuron", "relu", "--epochs", "1")
+    start = ["--from", str(tmp_path / "relu" / "last.pt"), "--epochs", "1"]
+    train(corpus, tmp_path / "run", *start, "--no-keep-norms")
+    weights = [torch.load(tmp_path / run / "last.pt", weights_only=True)["model"] for run in ("relu", "run")]
+    means = [[value for name, value in w.items() if name.endswith("running_mean")] for w in weights]
+    assert len(means[0]) == 9 and not any(torch.equal(one, other) for one, other in zip(*means, strict=True))
+
+
+def test_teacher_changes_the_training_and_is_wanted_until_its_end(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(corpus, tmp_path / "relu", "--neuron", "relu", "--epochs", "6")
+    start = ["--from", str(tmp_path / "relu" / "last.pt"), "--swap", "inputs", "--time-steps", "4", "--epochs", "2"]
+    losses = []
+    for share in ("0", "0.5", "1"):
+        losses.append(train(corpus, tmp_path / share, *start, "--distillation", share)["train_loss"])
+    assert len(set(losses)) == 3
+    assert train(corpus, tmp_path / "usual", *start)["train_loss"] == losses[1]
+    save = run_folder.RunFolder.save
+
+    def save_and_stop(*args: Any) -> None:
+        save(*args)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(run_folder.RunFolder, "save", save_and_stop)
+        train(corpus, tmp_path / "run", *start)
+    (tmp_path / "relu" / "last.pt").rename(tmp_path / "moved.pt")
+    with pytest.raises(SystemExit, match="--from: got .*last.pt, want a checkpoint that exists"):
+        train(corpus, tmp_path / "run", *start, "--resume")
+    (tmp_path / "moved.pt").rename(tmp_path / "relu" / "last.pt")
+    result = train(corpus, tmp_path / "run", *start, "--resume")
+    assert result["train_loss"] == losses[1] and result["swapped"]["accuracy"] > 0
+
+
+def test_known_unknown_and_unheard_words_are_kept_with_the_net(corpus: Path, tmp_path: Path) -> None:
+    options = ["--neuron", "relu", "--words", "yes", "no"]
+    result = train(corpus, tmp_path / "run", *options)
+    spotter = load_spotter(tmp_path / "run" / "last.pt")
+    assert spotter.words == ("no", "yes") and result["words"] == ["no", "yes"]
+    assert result["data"].endswith("(36 clips), 2 of its 3 words") and spotter.settings["unheard"] == []
+    train(corpus, tmp_path / "unheard", *options, "--unheard", "stop")
+    logs = [(tmp_path / run / "log.jsonl").read_text() for run in ("run", "unheard")]
+    assert logs[0].split('"seconds"')[0] != logs[1].split('"seconds"')[0]  # there, "stop" is in the batches
+    with pytest.raises(SystemExit, match=r"with words=\['yes', 'no'\], want \[\]"):
+        train(corpus, tmp_path / "other", "--from", str(tmp_path / "run" / "last.pt"))
+    with pytest.raises(SystemExit, match="--words: got 'stopp', want words of"):
+        train(corpus, tmp_path / "typo", "--words", "yes", "stopp")
 
 
 def test_digits_want_a_net_that_knows_them(corpus: Path) -> None:

@@ -90,7 +90,8 @@ def test_thresholds_get_no_weight_decay_and_their_own_rate(neuron: str) -> None:
 def test_fine_tuning_starts_from_calibrated_thresholds_and_refuses_another_net(tmp_path: Path) -> None:
     main([*TINY, "--neuron", "relu", "--out", str(tmp_path / "relu")])
     start = ["--from", str(tmp_path / "relu" / "last.pt")]
-    main([*TINY, *start, "--neuron", "atif-nu", "--lr", "0", "--out", str(tmp_path / "nu")])
+    nu = [*TINY, *start, "--neuron", "atif-nu", "--swap", "inputs", "--lr", "0", "--out", str(tmp_path / "nu")]
+    main(nu)
     trained = torch.load(tmp_path / "relu" / "last.pt", weights_only=True)["model"]
     tuned = torch.load(tmp_path / "nu" / "last.pt", weights_only=True)["model"]
     assert torch.equal(trained["body.1.residual.0.weight"], tuned["body.1.residual.0.weight"])
@@ -100,7 +101,7 @@ def test_fine_tuning_starts_from_calibrated_thresholds_and_refuses_another_net(t
         main([*TINY, *start, "--train-images", "40", "--out", str(tmp_path / "sample")])
     (tmp_path / "relu" / "last.pt").rename(tmp_path / "relu" / "moved.pt")
     (tmp_path / "nu" / "result.json").unlink()
-    assert main([*TINY, *start, "--neuron", "atif-nu", "--lr", "0", "--out", str(tmp_path / "nu"), "--resume"])["theta"]
+    assert main([*nu, "--resume"])["theta"]
     with pytest.raises(SystemExit, match="want a checkpoint that exists"):
         main([*TINY, *start, "--out", str(tmp_path / "new"), "--resume"])
     (tmp_path / "relu" / "moved.pt").rename(tmp_path / "relu" / "last.pt")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -11,10 +13,13 @@ pytest.importorskip("snntorch")
 pytest.importorskip("soundfile")
 
 from benchmarks.results import keywords as table_keywords  # noqa: E402
+from benchmarks.results import listener  # noqa: E402
 from benchmarks.results.images import Cell  # noqa: E402
 from benchmarks.results.keyword_page import page  # noqa: E402
 from benchmarks.results.keyword_plots import Line, lines_of_page, not_beaten  # noqa: E402
-from recipes.data.speech_commands import OFFICIAL, SYNTHETIC  # noqa: E402
+from recipes.data import speech_commands  # noqa: E402
+from recipes.data.speech_commands import OFFICIAL, SYNTHETIC, WORDS  # noqa: E402
+from recipes.lib.cli import parse_known  # noqa: E402
 from recipes.lib.files import write_json  # noqa: E402
 from recipes.spot_keywords import main  # noqa: E402
 from tests.recipes.keyword_corpus import write_corpus  # noqa: E402
@@ -73,18 +78,22 @@ def test_a_picture_is_drawn_from_the_page_as_from_the_runs() -> None:
             assert sorted(read.values(name)) == pytest.approx(sorted(run.values(name)), abs=2e-4)
 
 
-def test_table_runs_what_is_missing_and_names_the_data(
-    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ran: list[str] = []
+@pytest.fixture
+def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The rows of the cells that were run."""
+    rows: list[str] = []
 
     def run(cell: Cell, *_: object) -> bool:  # in this process: a new one takes seconds to import
-        ran.append(cell.row)
+        rows.append(cell.row)
         main([*cell.options, "--out", str(cell.folder), "--resume"])
         write_json(cell.folder / "command.json", cell.command)
         return True
 
     monkeypatch.setattr(Cell, "run", run)
+    return rows
+
+
+def test_table_runs_what_is_missing_and_names_the_data(corpus: Path, tmp_path: Path, ran: list[str]) -> None:
     page = tmp_path / "page.md"
     command = [*TINY, "--data", str(corpus), "--rows", "ReLU", "ATIF-u", "--out", str(tmp_path / "table")]
     command += ["--recurrent", "0", "--fine-tune-epochs", "1", "--markdown", str(page)]
@@ -96,3 +105,40 @@ def test_table_runs_what_is_missing_and_names_the_data(
     assert text.count("| 1 + 1 ") == 3  # epochs before and after the start
     table_keywords.main(command)
     assert len(ran) == 3 and page.read_text() == text
+
+
+def test_one_command_does_all_with_a_corpus_in_googles_layout(
+    tmp_path: Path, ran: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chords = {word: (300.0 + 40.0 * i, 900.0 + 60.0 * i) for i, word in enumerate(WORDS)}
+    packed = tmp_path / "served.tar.gz"
+    with tarfile.open(packed, "w:gz") as tar:
+        tar.add(write_corpus(tmp_path / "original", clips=1, more=chords), ".")
+    monkeypatch.setattr(speech_commands, "ARCHIVE_URL", packed.as_uri())
+    monkeypatch.setattr(speech_commands, "ARCHIVE_SHA256", hashlib.sha256(packed.read_bytes()).hexdigest())
+    monkeypatch.setattr(speech_commands, "OFFICIAL_SIZES", (140, 35, 35))
+    monkeypatch.setenv("SNN_EXT_DATA", str(tmp_path / "data"))
+    monkeypatch.setattr(listener, "LISTENED", ("silence",))
+    command = [*TINY, "--data", "speech-commands", "--rows", "ReLU", "ATIF-u, calibrated", "--recurrent", "0"]
+    command += ["--fine-tune-epochs", "1", "--hours", "0.003", "--out", str(tmp_path / "run")]
+    table_keywords.main(command)
+    assert ran == [table_keywords.START, "ReLU", "ATIF-u, calibrated"]
+    text = (tmp_path / "run" / "table.md").read_text()
+    assert f"All figures of this page are for {OFFICIAL};" in text and "## Listening" in text
+    assert "| separable | ATIF-u, calibrated | swapped " in " ".join(text.split())
+    table_keywords.main(command)  # all of it is kept, what was heard too
+    assert len(ran) == 3 and (tmp_path / "run" / "table.md").read_text() == text
+
+
+def test_calibrated_rows_are_those_that_start_from_a_net_and_others_are_fitted_to_inputs(tmp_path: Path) -> None:
+    def rows(*options: str) -> dict[str, tuple[str, ...]]:
+        made = parse_known(table_keywords.Options, ["--recurrent", "0", "--out", str(tmp_path), *options])
+        return {cell.row: cell.options for cell in table_keywords.cells(*made)}
+
+    plain = rows()
+    assert not any(row.endswith(", calibrated") for row in plain) and not any("--swap" in o for o in plain.values())
+    tuned = rows("--fine-tune-epochs", "2")
+    assert {row for row, options in tuned.items() if "--swap" in options} == {
+        "ATIF-u", "ATIF-nu", "ATIF-u, pre-charged"
+    }  # fmt: skip
+    assert {*tuned} - {*plain} == {table_keywords.START, "IF, calibrated", "ATIF-u, calibrated", "ATIF-nu, calibrated"}

@@ -70,6 +70,22 @@ def test_background_comes_on_top_and_is_no_word(clips: Clips) -> None:
         assert torch.equal(targets[4:], torch.full((2, 3), 1 / 3))
 
 
+def test_unknown_words_come_on_top_and_are_none_of_the_words(clips: Clips) -> None:
+    strangers = Clips(torch.full((2, 16_000), 99, dtype=torch.int16), torch.tensor([0, 1]), ("d", "e"), ("y",) * 2)
+    wanted = (MFCC()(strangers.waveforms[:1] / 32_768) - MEAN) / STD
+    for features, targets in batches(clips, NONE, unknown=strangers, unknown_share=0.5, background=0.25):
+        assert features.shape == (7, 1, 48, 10) and torch.allclose(features[4:6], wanted.expand(2, -1, -1, -1))
+        assert torch.equal(targets[4:], torch.full((3, 3), 1 / 3)) and (targets[:4].max(1).values == 1).all()
+
+
+def test_first_batches_of_a_shuffled_set_have_all_words(clips: Clips) -> None:
+    features, labels = torch.arange(300.0).view(300, 1, 1, 1), torch.arange(300) // 100
+    made = FeatureBatches(features, labels, 20, torch.zeros(1), torch.ones(1), shuffle=0)
+    assert set(next(iter(made))[1].tolist()) == {0, 1, 2}
+    assert sorted(torch.cat([x for x, _ in made]).flatten().tolist()) == list(range(300))
+    assert all(torch.equal(y, x.flatten().long() // 100) for x, y in made)
+
+
 def test_mixture_keeps_the_sum_of_the_targets(clips: Clips) -> None:
     for _, targets in batches(clips, mixup=1.0, background=0.25):
         assert torch.allclose(targets.sum(1), torch.ones(len(targets)))

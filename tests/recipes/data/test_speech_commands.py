@@ -42,8 +42,8 @@ def test_lists_split_the_folder_and_the_rest_trains(tmp_path: Path) -> None:
     write(folder_of(tmp_path / "mine") / "_background_noise_" / "hum.wav", 7, 40_000)
     corpus = load(str(tmp_path / "mine"))
     for clips, speaker in ((corpus.train, "anna"), (corpus.validation, "bert"), (corpus.test, "cleo")):
-        assert clips.speakers == (speaker, speaker) and clips.words == WORDS
-        assert clips.waveforms.shape == (2, 16_000) and [WORDS[i] for i in clips.labels] == ["no", "yes"]
+        assert clips.speakers == (speaker, speaker) and clips.words == ("no", "yes")
+        assert clips.waveforms.shape == (2, 16_000) and clips.labels.tolist() == [0, 1]
         assert clips.waveforms[:, 0].tolist() == [1, 2]
     assert corpus.name == "mine (6 clips)" and len(corpus.noise) == 40_000
 
@@ -181,9 +181,44 @@ def test_repairs_are_counted_in_one_warning_and_a_short_clip_needs_none(tmp_path
         load(str(tmp_path))
 
 
-def test_words_of_ones_own_are_classes(tmp_path: Path) -> None:
-    corpus = load(str(folder_of(tmp_path, ("ja", "nein", "yes"))))
-    assert corpus.train.words == ("ja", "nein", "yes") and corpus.train.labels.tolist() == [0, 1, 2]
+@pytest.mark.parametrize("words", [("ja", "nein", "yes"), ("no", "stop", "yes")])
+def test_words_of_a_folder_are_classes_and_no_others_are(words: tuple[str, ...], tmp_path: Path) -> None:
+    corpus = load(str(folder_of(tmp_path, words)))
+    assert corpus.train.words == words and corpus.train.labels.tolist() == [0, 1, 2]
+
+
+def test_words_that_are_not_known_train_as_unknown_ones_and_unheard_ones_not_at_all(tmp_path: Path) -> None:
+    whole = load(str(folder_of(tmp_path / "mine", ("ja", "nein", "so", "wie", "yes"))))
+    corpus = whole.divided(["yes", "ja"], ["wie"])
+    for part, speaker in ((corpus.train, "anna"), (corpus.validation, "bert"), (corpus.test, "cleo")):
+        assert part.words == corpus.classes == ("ja", "yes") and part.labels.tolist() == [0, 1]
+        assert part.waveforms[:, 0].tolist() == [1, 5] and part.speakers == (speaker, speaker)
+    assert corpus.unknown is not None and corpus.unknown.words == ("nein", "so")
+    assert corpus.unknown.waveforms[:, 0].tolist() == [2, 3] and corpus.unknown.speakers == ("anna", "anna")
+    assert corpus.name == "mine (15 clips), 2 of its 5 words" and "2 clips of 2 unknown words" in str(corpus)
+    rest = whole.divided(unheard=["so"])
+    assert rest.classes == ("ja", "nein", "wie", "yes") and rest.unknown is None
+    assert whole.divided() is whole and whole.divided(whole.classes) is whole
+
+
+@pytest.mark.parametrize(
+    ("words", "unheard", "message"),
+    [
+        (["ja"], [], "words: got 'ja', want two or more to tell apart"),
+        (["ja", "no"], [], "words: got 'no', want words of mine .*: ja, nein, yes"),
+        ([], ["so"], "unheard: got 'so', want words of mine"),
+        (["ja", "nein"], ["ja"], "unheard: got 'ja', want none of the words to be known"),
+    ],
+)
+def test_words_that_are_not_there_are_named(words: list[str], unheard: list[str], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        load(str(folder_of(tmp_path / "mine", ("ja", "nein", "yes")))).divided(words, unheard)
+
+
+def test_folder_of_more_words_than_the_35_is_read_with_its_lists(tmp_path: Path) -> None:
+    folder_of(tmp_path, (*WORDS, "zulu"))
+    assert load("synthetic", tmp_path).classes == WORDS and load(str(tmp_path)).classes == (*WORDS, "zulu")
+    assert len(load("synthetic", tmp_path).test) == 35
 
 
 @pytest.mark.parametrize("word", ["alpha", "yes"])
