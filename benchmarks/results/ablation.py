@@ -175,12 +175,14 @@ def spiking(net: ConstantInputNet, row: Row, images: Sequence[Tensor], time_step
     if row.neuron == "relu":
         return []
     of_neuron = NeuronOptions(neuron=row.neuron, time_steps=time_steps, v_init=row.v_init, grad_scale=row.grad_scale)
-    if row.start == "calibrated":
-        neurons = snn_ext.calibrate(net, images, lambda relu: spikingjelly_neuron(of_neuron), time_steps)
-        functional.set_step_mode(net, "m")
-        net.time_steps = time_steps
-        return neurons
-    neurons = make_spiking(net, of_neuron, images if row.start == "swap" else None)
+    if row.start == "scratch" or row.neuron == "if":  # whose threshold is part of what it is
+        return make_spiking(net, of_neuron)
+    neurons = snn_ext.calibrate(
+        net, images, lambda relu: spikingjelly_neuron(of_neuron), time_steps,
+        method="calibrated" if row.start == "calibrated" else "inputs", samples=sum(map(len, images)),
+    )  # fmt: skip
+    functional.set_step_mode(net, "m")
+    net.time_steps = time_steps
     with torch.no_grad():
         for threshold in (parameter for neuron in neurons for parameter in neuron.parameters()):
             threshold.mul_(row.factor)
