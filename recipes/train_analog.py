@@ -8,15 +8,21 @@ The small preset is a narrow net for a CPU; ``--preset paper`` is the net and th
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
-from .lib.analog import AnalogOptions, AnalogTrainer
+from .lib.analog import AnalogOptions, AnalogTrainer, trained_net
+from .lib.cli import Argument
 from .lib.command import command, run_main
 
 
 @dataclass(kw_only=True)
 class Options(AnalogOptions):
     """Options."""
+
+    start: Annotated[
+        Path | None, Argument("--from", metavar="NET"), trained_net, "start from the weights of this trained net"
+    ] = None  # fmt: skip
 
 
 @command

@@ -27,7 +27,7 @@ from .trainer import Trainer
 
 __all__ = [
     "BATCH_NORM", "HWANG_RESNET20", "MODELS", "PAPER", "RESNETS", "SMALL", "Analog", "AnalogOptions", "AnalogTrainer",
-    "ConversionOptions", "Images", "pretrained", "trained",
+    "ConversionOptions", "Images", "pretrained", "trained", "trained_net", "weights_for",
 ]  # fmt: skip
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
@@ -115,7 +115,7 @@ class AnalogOptions(RunOptions, DataOptions, TrainingOptions, ImageOptions):
         super().__post_init__()
 
 
-def _trained_net(text: str) -> Path:
+def trained_net(text: str) -> Path:
     """Take the path of a checkpoint that is there, or the name of one that comes along."""
     return SHIPPED[text] if text in SHIPPED else old_file(text)
 
@@ -125,7 +125,7 @@ class ConversionOptions(AnalogOptions):
     """Source."""
 
     checkpoint: Annotated[
-        Path | None, _trained_net, f"convert this trained net instead of training one; come along: {', '.join(SHIPPED)}"
+        Path | None, trained_net, f"convert this trained net instead of training one; come along: {', '.join(SHIPPED)}"
     ] = None  # fmt: skip
 
     def __post_init__(self) -> None:
@@ -144,6 +144,9 @@ class AnalogTrainer(Trainer):
 
     def load_model(self, args: AnalogOptions, num_classes: int) -> nn.Module:
         net = build_net(args, self.data)
+        if (start := getattr(args, "start", None)) is not None:
+            with intact(start, *A_NET):
+                load_weights(net, weights_for(args, start, "--from"))
         # A fifth faster on a CPU, where convolutions otherwise reorder their inputs and outputs. Without AVX-512 the
         # backward pass of a strided one of four channels writes past its memory (oneDNN of torch 2.14).
         narrow = any(m.in_channels < 8 for m in net.modules() if isinstance(m, nn.Conv2d) and m.stride != (1, 1))
@@ -222,7 +225,7 @@ def trained(options: ConversionOptions, folder: Path) -> Analog:
     data = load_images(options.data, options.data_dir).first(options.train_images, options.test_images)
     net = build_net(options, data)
     path = options.checkpoint or folder / "last.pt"
-    weights = _state_dict(options, path)
+    weights = weights_for(options, path)
     with intact(path, *A_NET):
         load_weights(net, weights)
     constraint = f", constraint {options.constraint}" if options.model in RESNETS else ""
@@ -271,7 +274,8 @@ def _shift(options: AnalogOptions, data: ImageData) -> Tensor:
     return mean if options.inputs == "centred" else torch.zeros_like(mean)
 
 
-def _state_dict(options: ConversionOptions, path: Path) -> dict[str, Tensor]:
+def weights_for(options: AnalogOptions, path: Path, option: str = "--checkpoint") -> dict[str, Tensor]:
+    """Load the weights of a checkpoint, which is of such a net; ``ValueError`` names the option if it is another's."""
     checkpoint = load_tensors(path, *A_NET)
     with intact(path, *A_NET):
         if "settings" not in checkpoint:
@@ -280,7 +284,7 @@ def _state_dict(options: ConversionOptions, path: Path) -> dict[str, Tensor]:
         there = {name: settings.get(name) for name in SAME_NET}
     for name, value in there.items():
         if value != getattr(options, name):
-            raise ValueError(f"--checkpoint: got {path} with {name}={value!r}, want {getattr(options, name)!r}")
+            raise ValueError(f"{option}: got {path} with {name}={value!r}, want {getattr(options, name)!r}")
     return weights
 
 
