@@ -144,9 +144,11 @@ class AnalogTrainer(Trainer):
 
     def load_model(self, args: AnalogOptions, num_classes: int) -> nn.Module:
         net = build_net(args, self.data)
-        if (start := getattr(args, "start", None)) is not None:
+        start = getattr(args, "start", None)
+        if start is not None and self.checkpoint is None:  # a run that goes on has its own
+            weights = weights_for(args, start, "--from")
             with intact(start, *A_NET):
-                load_weights(net, weights_for(args, start, "--from"))
+                load_weights(net, weights)
         # A fifth faster on a CPU, where convolutions otherwise reorder their inputs and outputs. Without AVX-512 the
         # backward pass of a strided one of four channels writes past its memory (oneDNN of torch 2.14).
         narrow = any(m.in_channels < 8 for m in net.modules() if isinstance(m, nn.Conv2d) and m.stride != (1, 1))
