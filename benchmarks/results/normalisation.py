@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import sqrt
 from statistics import fmean
 from typing import Annotated, Any, Literal
 
@@ -128,6 +129,7 @@ def normalisation(options: Options) -> str:
 def constraints(options: Options) -> str:
     """Train and convert a residual net without and with each constraint; return a section of the page."""
     rows, kept, errors = [], {}, {}
+    earlier = [t for t in (options.poisson_steps // 4, options.poisson_steps // 2) if t]
     for constraint in (0, 1, 2, 3):
         own = replace(options, constraint=1 if constraint == 2 else constraint)  # 2 is a rule of the conversion
         folder = "analog" if own.constraint == options.constraint else f"analog-constraint-{own.constraint}"
@@ -136,16 +138,20 @@ def constraints(options: Options) -> str:
         method |= {"residual": "unit-threshold"} if constraint >= 2 else {}
         name = f"constraint {constraint}" if constraint else "none (basic)"
         runs, _ = poisson_runs(analog, options, name, options.calibration_images, method)
-        rows.append([name, *_errors(runs)])
+        rows.append([name, *_errors(runs), *(f"{100 * (1 - fmean(_accuracies(runs, t))):.2f}" for t in earlier)])
         kept[name], errors[name] = runs[0], 1 - _accuracy(runs)
     title = f"{options.model}, width {options.width:g}, {analog.data.name}"
     save_figure(accuracy_over_time(kept, title), options.out / "constraints.png")
+    best = min(errors, key=errors.__getitem__)
+    header = ["constraint", *_error_header(options), *(f"spiking, T = {t}" for t in earlier)]
+    images = kept[best].samples
+    standard = 100 * max(sqrt(error * (1 - error) / images) for error in errors.values())
     return (
         f"### Constraints of residual nets: {title}\n\nSpike-Norm on {options.calibration_images} images, reset "
-        f"{options.resets[0]}, Poisson input, T = {options.poisson_steps}, {kept[name].samples:,} test images, "
-        f"{options.runs}. Each constraint includes those before it; 2 is the analog net of 1. The "
-        f"paper finds 3 the best.\n\n{table(rows, ['constraint', *_error_header(options)])}\n\n"
-        f"Smallest error of the spiking net: {min(errors, key=errors.__getitem__)}.\n"
+        f"{options.resets[0]}, Poisson input, T = {options.poisson_steps}, {images:,} test images, {options.runs}. "
+        f"Errors in %, of standard errors up to {standard:.1f} points from the number of images. Each constraint "
+        f"includes those before it; 2 is the analog net of 1. The paper finds 3 the best.\n\n{table(rows, header)}\n\n"
+        f"Smallest error of the spiking net: {best}.\n"
     )
 
 
@@ -198,7 +204,12 @@ def _error_header(options: Options) -> list[str]:
 
 
 def _accuracy(runs: Sequence[Evaluation]) -> float:
-    return fmean(float(run.accuracy[-1]) for run in runs)
+    return fmean(_accuracies(runs))
+
+
+def _accuracies(runs: Sequence[Evaluation], time_steps: int = 0) -> list[float]:
+    """Return the accuracy of each run after some steps, or after all."""
+    return [float(run.accuracy[time_steps - 1]) for run in runs]
 
 
 def _paper(options: Options, kind: str) -> list[str | None]:
