@@ -18,6 +18,7 @@ STUDIES = {
     "conversion-speed": "speed.conversion",
     "kernels": "speed.kernels",
     "memory": "speed.memory",
+    "curves": "speed.curves",
     "front-end": "speed.front_end",
     "gpu": "speed.gpu",
     "step": "speed.step",
