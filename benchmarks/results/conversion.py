@@ -31,7 +31,9 @@ RUNS: dict[str, Run] = {
     ),
     "normalisation-vgg16": (normalisation.main, "vgg16", [*VGG16, *POISSON]),
     "normalisation-resnet20": (normalisation.main, "resnet20", SHORT),
-    "constraints": (normalisation.main, "resnet20", [*SHORT, "--experiment", "constraints"]),
+    "constraints": (
+        normalisation.main, "resnet20", [*RESNET20, "--poisson-images", "300", *POISSON, "--experiment", "constraints"],
+    ),
     "precharge-net1": (precharge.main, "precharge-net1", ["--model", "net1"]),
     "precharge-net2": (precharge.main, "precharge-net2", ["--model", "net2"]),
     "precharge-resnet20": (precharge.main, "precharge-resnet20", ["--model", "resnet20", "--eval-images", "100"]),

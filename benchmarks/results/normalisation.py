@@ -138,19 +138,22 @@ def constraints(options: Options) -> str:
         method |= {"residual": "unit-threshold"} if constraint >= 2 else {}
         name = f"constraint {constraint}" if constraint else "none (basic)"
         runs, _ = poisson_runs(analog, options, name, options.calibration_images, method)
-        rows.append([name, *_errors(runs), *(f"{100 * (1 - fmean(_accuracies(runs, t))):.2f}" for t in earlier)])
+        sooner = [f"{100 * (1 - fmean(_accuracies(runs, t))):.2f}" for t in earlier]
+        rate = 100 * runs[0].layers[-2].spikes_per_neuron / options.poisson_steps
+        rows.append([name, *_errors(runs), *sooner, f"{rate:.2f}"])
         kept[name], errors[name] = runs[0], 1 - _accuracy(runs)
     title = f"{options.model}, width {options.width:g}, {analog.data.name}"
     save_figure(accuracy_over_time(kept, title), options.out / "constraints.png")
     best = min(errors, key=errors.__getitem__)
-    header = ["constraint", *_error_header(options), *(f"spiking, T = {t}" for t in earlier)]
+    header = ["constraint", *_error_header(options), *(f"spiking, T = {t}" for t in earlier), "rate"]
     images = kept[best].samples
     standard = 100 * max(sqrt(error * (1 - error) / images) for error in errors.values())
     return (
         f"### Constraints of residual nets: {title}\n\nSpike-Norm on {options.calibration_images} images, reset "
         f"{options.resets[0]}, Poisson input, T = {options.poisson_steps}, {images:,} test images, {options.runs}. "
         f"Errors in %, of standard errors up to {standard:.1f} points from the number of images. Each constraint "
-        f"includes those before it; 2 is the analog net of 1. The paper finds 3 the best.\n\n{table(rows, header)}\n\n"
+        f"includes those before it; 2 is the analog net of 1. The paper finds 3 the best. Rate: steps in which a "
+        f"neuron of the last unit fires, in %.\n\n{table(rows, header)}\n\n"
         f"Smallest error of the spiking net: {best}.\n"
     )
 
