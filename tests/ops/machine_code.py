@@ -88,7 +88,7 @@ def settings(operator: str, backward: int) -> list[Variant]:
     found = list(itertools.product(*(range(counts.get(name.lower(), 2)) for name in names)))
     if "CHARGE" in names:
         named = (dict(zip(names, each, strict=True)) for each in found)
-        return [tuple(each.values()) for each in named if _one_kind_of_thresholds(each) and _may_leak(each, counts)]
+        return [tuple(each.values()) for each in named if _may_be_given(each) and _may_leak(each, counts)]
     if "OUTPUT" not in names:
         return found
     potential = op.codes(op.Settings("potential", *[0] * 5))[0]
@@ -96,8 +96,10 @@ def settings(operator: str, backward: int) -> list[Variant]:
     return [each for each in found if each[output] != potential or not any(each[place] for place in unused)]
 
 
-def _one_kind_of_thresholds(each: dict[str, int]) -> bool:
-    """Return False for one for each step and one for each neuron; own ones have one tie rule."""
+def _may_be_given(each: dict[str, int]) -> bool:
+    """Return False for half a norm, and for thresholds of steps and of neurons; own ones have one tie rule."""
+    if each["HAS_NORM_GAIN"] != each["HAS_NORM_SHIFT"]:
+        return False
     return not each["THRESHOLDS_EACH"] or not (each["THRESHOLDS_STRIDE"] or each["FIRE_AT_THRESHOLD"])
 
 

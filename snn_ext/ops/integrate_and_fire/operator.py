@@ -11,6 +11,7 @@ from torch import Tensor
 from ... import functional
 from ...functional.integrate_and_fire import Charge, Norm, Reset, check_integrate_and_fire_arguments, state_dtype
 from ...functional.surrogates import Sigmoid, Surrogate, as_surrogate
+from ..deferred import parts_of
 from ..registry import check_definition_may_run, why_definition
 from ..sequence import Channel, ChannelTable, One, OptionalStep, PerStep, Sequence, SequenceOp, State
 
@@ -84,6 +85,7 @@ def integrate_and_fire(
     >>> integrate_and_fire(torch.full((4, 1), 0.5), 0.0, torch.tensor([1.0]))[0].flatten()
     tensor([0., 1., 0., 1.])
     """
+    x_seq, norm = parts_of(x_seq, norm)
     curve = as_surrogate(surrogate)
     reason = why_definition(curve, x_seq, v, thresholds, scale, decay, *(norm or ()))
     if reason is not None:
