@@ -18,6 +18,7 @@ from ._errors import bad_type, bad_value
 from .hosts import host_of, kind_of, reset_neurons
 from .norms import why_not
 from .ops.deferred import Deferred
+from .ops.norm_statistics import add_norm_gradient, batch_statistics
 from .ops.registry import select
 
 __all__ = ["FusedNorms", "fuse_norms"]
@@ -253,16 +254,17 @@ def why_alone(norm: Any, x: Any) -> str | None:
 
 def _advance(norm: Any, x: Tensor) -> tuple[Tensor, Tensor]:
     """Return mean and inverse deviation of a batch; running statistics advance as in torch's norm."""
-    running: tuple[Tensor | None, Tensor | None] = None, None
-    momentum = 0.0 if norm.momentum is None else norm.momentum
+    mean, var = batch_statistics(x)
     if norm.training and norm.track_running_stats:
-        running = norm.running_mean, norm.running_var
+        weight = 0.0 if norm.momentum is None else norm.momentum
         if norm.num_batches_tracked is not None:
             norm.num_batches_tracked.add_(1)
             if norm.momentum is None:
-                momentum = 1.0 / float(norm.num_batches_tracked)
-    mean, var = torch.batch_norm_update_stats(x.flatten(0, 1), *running, momentum)
-    return mean, var.double().add_(norm.eps).rsqrt_().to(var.dtype)  # as torch: one rounding at the end
+                weight = 1.0 / float(norm.num_batches_tracked)
+        count = x.numel() // len(mean)
+        for running, new in ((norm.running_mean, mean.double()), (norm.running_var, var * (count / (count - 1)))):
+            running.copy_(new.mul_(weight).add_(running.double(), alpha=1.0 - weight))
+    return mean, var.add_(norm.eps).rsqrt_().to(mean.dtype)  # as torch: one rounding at the end
 
 
 def _output(x: Tensor, statistics: tuple[Tensor | None, ...], eps: float) -> Tensor:
@@ -296,19 +298,7 @@ class _OfBatch(torch.autograd.Function):
             return None, None, None, None, None
         if grad is not None and ctx.needs_input_grad[0]:
             per_value = (inverse if weight is None else inverse * weight) * (mean.numel() / x.numel())
-            _add_in_place(grad, x, mean, -per_value * inverse.square() * of_gain, -per_value * of_shift)
+            add_norm_gradient(grad, x, mean, -per_value * inverse.square() * of_gain, -per_value * of_shift)
         of_weight, of_bias = ctx.needs_input_grad[1:3]
         return grad, of_gain * inverse if of_weight else None, of_shift if of_bias else None, None, None
 
-
-_CHUNK = 1 << 16
-"""Elements that stay in a cache while three operations go over them."""
-
-
-def _add_in_place(grad: Tensor, x: Tensor, mean: Tensor, slope: Tensor, offset: Tensor) -> None:
-    """Add ``(x - mean) * slope + offset`` to the gradient that the operator has just made."""
-    shape = -1, *[1] * (x.ndim - 3)
-    mean, slope, offset = mean.view(shape), slope.view(shape), offset.view(shape)
-    rows = max(1, _CHUNK // x[0, 0].numel())
-    for g, part in zip(grad.flatten(0, 1).split(rows), x.flatten(0, 1).split(rows), strict=True):
-        g.addcmul_(part - mean, slope).add_(offset)

@@ -351,8 +351,9 @@ def _channel(x_seq: Tensor, value: Tensor | None) -> Tensor | None:
 
 
 def _sum_of_channels(step: Any) -> Tensor:
-    """Sum over all neurons of a channel; the sums over steps are float32, these are float64."""
-    found: Tensor = step.sum([dim for dim in range(step.dim()) if dim != 1], dtype=torch.float64)
+    """Sum over all neurons of a channel: within a sample pairwise, as torch does, over samples in float64."""
+    samples = step if step.dim() == 2 else step.sum(list(range(2, step.dim())))
+    found: Tensor = samples.sum(0, dtype=torch.float64)
     return found
 
 

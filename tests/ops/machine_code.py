@@ -97,8 +97,13 @@ def settings(operator: str, backward: int) -> list[Variant]:
 
 
 def _may_be_given(each: dict[str, int]) -> bool:
-    """Return False for half a norm, and for thresholds of steps and of neurons; own ones have one tie rule."""
+    """Return False for half a norm, and for thresholds of steps and of neurons; own ones have one tie rule.
+
+    What comes after a norm does not know of it: it has one surrogate, and spikes of 1.
+    """
     if each["HAS_NORM_GAIN"] != each["HAS_NORM_SHIFT"]:
+        return False
+    if each["HAS_NORM_GAIN"] and (each["SURROGATE"] or each["HAS_SCALE"]):
         return False
     return not each["THRESHOLDS_EACH"] or not (each["THRESHOLDS_STRIDE"] or each["FIRE_AT_THRESHOLD"])
 
@@ -119,7 +124,9 @@ def variants(every: bool, operator: str) -> Iterator[Variant]:
         backward, width = geometry[0], geometry[-1]
         possible, narrow = settings(operator, backward), not backward or width <= 4
         if not narrow and macros(OPERATORS[operator].op)[-1] == "CHARGE":
-            possible = [each for each in possible if not each[-1]]  # with a leak a thread takes half as many neurons
+            normed = macros(OPERATORS[operator].op).index("HAS_NORM_GAIN") - 4
+            # with a leak or a norm a thread takes half as many neurons
+            possible = [each for each in possible if not (each[-1] or each[normed])]
         turn = turns.setdefault((backward, narrow), itertools.cycle(possible))
         count = 1 if OPERATORS[operator].op.timeless else 8 if backward else 3
         chosen = possible if every else itertools.islice(turn, count)

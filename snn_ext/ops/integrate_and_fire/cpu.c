@@ -10,7 +10,7 @@
 #include "step.h"
 
 enum { BLOCK = 4096 };
-enum { NORM_ROWS = 2 * SEGMENT + 8 };
+enum { NORM_ROWS = 2 * SEGMENT + 8, NORM_PART = 1024 };
 DEFINE_ROWS(NORM_ROWS + 6)
 
 /* Call f with the kind of reset, the tie rule, and whether neurons have a threshold each as constants: each combination
@@ -122,6 +122,11 @@ static void normalise_back(row_t *norm, int m, const float *restrict x, float *r
     }
 }
 
+/* Go through a block in parts that are small enough for the rows of a norm to stay in the L1 cache, too. */
+#define IN_PARTS(function, call, b, m, ...)                                                                           \
+    for (int part = (call)->norm_gain ? NORM_PART : m, i = 0; i < m; i += part)                                       \
+        function(call, b + i, m - i < part ? m - i : part, ##__VA_ARGS__);
+
 #define PREPARE_NORM(call, b, m, norm)                                                                                \
     prepare_norm((call)->norm_gain, (call)->norm_shift, (call)->norm_center, (call)->channels, (call)->channel_stride, \
                  b, m, norm)
@@ -166,7 +171,7 @@ STEP_FUNCTION void settle(int kind, int at, int each, int m, float *restrict v, 
 /* The threshold of a step, or those of the neurons from b on. */
 #define THETA(call, t, b) ((call)->thresholds + (t) * (call)->thresholds_stride + (b) * (call)->thresholds_each)
 
-static void forward_block(const forward_arguments *call, index_t b, int m) {
+static void forward_part(const forward_arguments *call, index_t b, int m) {
     row_t *const rows = rows_of_thread(), *const norm = call->norm_gain ? rows + NORM_ROWS : NULL;
     float *buffer = rows[0], *out = rows[1], *v = call->v_end + b;
     const index_t N = call->N;
@@ -190,6 +195,8 @@ static void forward_block(const forward_arguments *call, index_t b, int m) {
         if (dtype != FLOAT32) store_row(call->spike_seq, dtype, t * N + b, m, out);
     }
 }
+
+static void forward_block(const forward_arguments *call, index_t b, int m) { IN_PARTS(forward_part, call, b, m) }
 
 EXPORT int forward(const forward_arguments *call) {
     make_present(call->spike_seq, bytes_of(call->T * call->N, call->dtype), call->threads);
@@ -302,7 +309,7 @@ STEP_FUNCTION index_t threshold_count(const backward_arguments *call) { return c
    of one element. */
 STEP_FUNCTION index_t sum_count(const backward_arguments *call) { return threshold_count(call) + 3; }
 
-static void backward_block(const backward_arguments *call, index_t b, int m, double *sum_rows) {
+static void backward_part(const backward_arguments *call, index_t b, int m, double *sum_rows) {
     const int sums = call->grad_thresholds || call->grad_scale || call->grad_decay;
     row_t *const rows = rows_of_thread(), *const h = rows + 7, *const before = h + SEGMENT;
     row_t *const norm = call->norm_gain ? rows + NORM_ROWS : NULL;
@@ -369,10 +376,14 @@ static void backward_block(const backward_arguments *call, index_t b, int m, dou
     if (norm && call->grad_norm_gain) memcpy(call->grad_norm_gain + b, norm[GRAD_GAIN], m * sizeof **norm);
     if (norm && call->grad_norm_shift) memcpy(call->grad_norm_shift + b, norm[GRAD_SHIFT], m * sizeof **norm);
     if (g_theta) memcpy(call->grad_thresholds + b, g_theta, m * sizeof *g_theta);
-    if (call->grad_v && !call->grad_v_stride) scale_sum[1] = sum_row(c, m);
+    if (call->grad_v && !call->grad_v_stride) scale_sum[1] += sum_row(c, m);
     else if (call->grad_v) memcpy(call->grad_v + b, c, m * sizeof *c);
-    if (call->grad_decay && !call->grad_decay_stride) scale_sum[2] = sum_row(g_decay, m);
+    if (call->grad_decay && !call->grad_decay_stride) scale_sum[2] += sum_row(g_decay, m);
     else if (call->grad_decay) memcpy(call->grad_decay + b, g_decay, m * sizeof *g_decay);
+}
+
+static void backward_block(const backward_arguments *call, index_t b, int m, double *sum_rows) {
+    IN_PARTS(backward_part, call, b, m, sum_rows)
 }
 
 /* Add one column of the blocks' sums in their order. */
