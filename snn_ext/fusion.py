@@ -262,9 +262,9 @@ def _advance(norm: Any, x: Tensor) -> tuple[Tensor, Tensor]:
             if norm.momentum is None:
                 weight = 1.0 / float(norm.num_batches_tracked)
         count = x.numel() // len(mean)
-        for running, new in ((norm.running_mean, mean.double()), (norm.running_var, var * (count / (count - 1)))):
+        for running, new in ((norm.running_mean, mean.double()), (norm.running_var, var.double() * (count / (count - 1)))):
             running.copy_(new.mul_(weight).add_(running.double(), alpha=1.0 - weight))
-    return mean, var.add_(norm.eps).rsqrt_().to(mean.dtype)  # as torch: one rounding at the end
+    return mean, var.double().add_(norm.eps).rsqrt_().to(var.dtype)  # as torch: one rounding at the end
 
 
 def _output(x: Tensor, statistics: tuple[Tensor | None, ...], eps: float) -> Tensor:

@@ -17,7 +17,7 @@ __all__ = ["CpuImplementation", "TorchImplementation", "add_norm_gradient", "bat
 
 _COLLECT = (
     Argument("x", "const float *"),
-    *(Argument(name, "double *") for name in ("mean", "squares")),
+    *(Argument(name, "float *") for name in ("mean", "squares")),
     *(Argument(name, "index_t") for name in ("samples", "channels", "stride")),
     Argument("threads", "int"),
 )
@@ -30,12 +30,12 @@ _ADD = (
 
 
 def batch_statistics(x_seq: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean, in the input's dtype, and variance (of n, not n - 1), in float64, over all of each channel.
+    """Return mean and variance (of n, not n - 1) of each channel over time, batch and space, with the bits of torch.
 
     Examples
     --------
     >>> batch_statistics(torch.tensor([[[0.0, 1.0]], [[2.0, 5.0]]]))
-    (tensor([1., 3.]), tensor([1., 4.], dtype=torch.float64))
+    (tensor([1., 3.]), tensor([1., 4.]))
     """
     found = select("norm_statistics", x_seq.device, x_seq.dtype)
     if not x_seq.is_contiguous() or x_seq.ndim < 4:  # there torch is as fast
@@ -78,14 +78,14 @@ class CpuImplementation(Library):
         return f"it is not written for {dtype}" if dtype != torch.float32 else super().why_not(device, dtype)
 
     def collect(self, x_seq: Tensor) -> tuple[Tensor, Tensor]:
-        """Sum in float64, as torch does: rounded to float32, the sums do not show the order of their terms."""
+        """Sum in float64: rounded to float32, as in torch, the sums do not show the order of their terms."""
         assert self._calls is not None
         (time_steps, samples, channels), inner = x_seq.shape[:3], x_seq.stride(2)
-        found = x_seq.new_empty(2, channels, dtype=torch.float64)
+        found = x_seq.new_empty(2, channels)
         pointers = (array.data_ptr() for array in (x_seq, *found))
         self._calls["collect"](*pointers, time_steps * samples, channels, inner, threads_for(x_seq))
-        mean, squares = found.to(x_seq.dtype)
-        return mean, squares.double() / (x_seq.numel() // channels)
+        mean, squares = found
+        return mean, (squares.double() / (x_seq.numel() // channels)).to(x_seq.dtype)
 
     def add(self, grad: Tensor, x_seq: Tensor, *of_channels: Tensor) -> None:
         """Add in one pass."""
@@ -118,7 +118,7 @@ class TorchImplementation(AlwaysRuns):
     def collect(self, x_seq: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean and variance by the kernel of torch's own norm."""
         mean, variance = torch.batch_norm_update_stats(x_seq.flatten(0, 1), None, None, 0.0)
-        return mean, variance.double()
+        return mean, variance
 
     def add(self, grad: Tensor, x_seq: Tensor, mean: Tensor, slope: Tensor, offset: Tensor) -> None:
         """Add in three operations."""

@@ -10,36 +10,35 @@ enum { BLOCK = 16384, STRANDS = 16 };
 
 /* -- statistics: two passes over a channel, the second mostly out of the L2 cache --------------------------------------- */
 
-/* Sum of x - mean, or of its square. */
-STEP_FUNCTION double sum_of(const float *restrict x, index_t m, double mean, int squared) {
+/* Sum of x, or of the square of x - mean; differences and squares are float32, as in torch, sums float64. */
+STEP_FUNCTION double sum_of(const float *restrict x, index_t m, float mean, int squared) {
     double strand[STRANDS] = {0}, sum = 0.0;
     index_t i = 0;
     for (; i + STRANDS <= m; i += STRANDS)
         for (int k = 0; k < STRANDS; k++) {
-            const double d = (double)x[i + k] - mean;
-            strand[k] += squared ? d * d : d;
+            const float d = x[i + k] - mean;
+            strand[k] += squared ? d * d : x[i + k];
         }
     for (int k = 0; k < STRANDS; k++) sum += strand[k];
-    for (; i < m; i++) sum += squared ? (x[i] - mean) * (x[i] - mean) : x[i] - mean;
-    return sum;
-}
-
-static double sum_channel(const collect_arguments *call, index_t c, double mean, int squared) {
-    const float *x = call->x + c * call->stride;
-    const index_t step = call->channels * call->stride;
-    double sum = 0.0;
-    for (index_t n = 0; n < call->samples; n++)
-        sum += squared ? sum_of(x + n * step, call->stride, mean, 1) : sum_of(x + n * step, call->stride, 0.0, 0);
+    for (; i < m; i++) {
+        const float d = x[i] - mean;
+        sum += squared ? d * d : x[i];
+    }
     return sum;
 }
 
 /* x is contiguous: [samples][channels][stride]. */
 EXPORT int collect(const collect_arguments *call) {
-    const double count = (double)(call->samples * call->stride);
+    const index_t step = call->channels * call->stride;
 #pragma omp parallel for num_threads(call->threads) schedule(dynamic) if (call->threads > 1)
     for (index_t c = 0; c < call->channels; c++) {
-        call->mean[c] = sum_channel(call, c, 0.0, 0) / count;
-        call->squares[c] = sum_channel(call, c, call->mean[c], 1);
+        const float *x = call->x + c * call->stride;
+        double sum = 0.0, squares = 0.0;
+        for (index_t n = 0; n < call->samples; n++) sum += sum_of(x + n * step, call->stride, 0.0f, 0);
+        const float mean = (float)(sum / (double)(call->samples * call->stride));
+        for (index_t n = 0; n < call->samples; n++) squares += sum_of(x + n * step, call->stride, mean, 1);
+        call->mean[c] = mean;
+        call->squares[c] = (float)squares;
     }
     return 0;
 }
