@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -15,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ._counting import counted
 from ._errors import bad_type, bad_value
-from .hosts import host_of, kind_of, reset_neurons
+from .hosts import fresh_copy, host_of
 from .norms import why_not
 from .ops.deferred import Deferred
 from .ops.norm_statistics import add_norm_gradient, batch_statistics
@@ -58,8 +56,8 @@ def fuse_norms(net: nn.Module, x: Tensor) -> FusedNorms:
     Notes
     -----
     State dict, parameters and classes stay; copies and pickles are fused as well. Should anything but a fused operator
-    read the output of such a norm at a later call, it gets the norm's output, computed then: only time is lost. Compiled
-    nets, other dtypes than float32, single steps and the host's operation counters run the norm by itself.
+    read the output of such a norm at a later call, it gets the norm's output, computed then: only time is lost.
+    Compiled nets, other dtypes than float32, single steps and the host's operation counters run the norm by itself.
 
     On a CPU with FMA the product above is rounded as in torch, so spikes are those of the net as it was; elsewhere the
     norm's last bit may differ, and with it a spike whose potential is that close to the threshold. Gradients differ in
@@ -135,7 +133,7 @@ class _Trial:
         self.neuron = ""
 
     def __call__(self, x: Tensor) -> Tensor:
-        reason = self.refusal or why_alone(self.forward.norm, x)
+        reason = self.refusal or _why_alone(self.forward.norm, x)
         if reason is not None:
             self.refusal = reason
             return self.forward.alone(x)
@@ -161,7 +159,7 @@ class _Trial:
 
 
 def _try(net: nn.Module, x: Tensor) -> dict[str, _Trial]:
-    twin = copy.deepcopy(net)
+    twin = fresh_copy(net)
     norms = {name: module for name, module in twin.named_modules() if isinstance(module, _BatchNorm)}
     trials = {name: _Trial(norm, _refusal(norm)) for name, norm in norms.items()}
     for name, norm in norms.items():
@@ -175,7 +173,6 @@ def _try(net: nn.Module, x: Tensor) -> dict[str, _Trial]:
     for name, module in twin.named_modules():
         if host_of(module) is not None:
             module.register_forward_pre_hook(partial(note, name))
-    reset_neurons(twin)
     devices = [x.device] if x.is_cuda else []
     with torch.no_grad(), torch.random.fork_rng(devices=devices):
         twin(x)
@@ -186,7 +183,7 @@ def _refusal(norm: Any) -> str | None:
     forward = vars(norm).get("forward")
     if forward is not None and not isinstance(forward, _Forward):
         return "a forward pass of its own"
-    if norm._forward_hooks and any(host_of_hook(hook) for hook in norm._forward_hooks.values()):
+    if norm._forward_hooks and any(_is_of_others(hook) for hook in norm._forward_hooks.values()):
         return "hooks of others, which would read its output"
     reason = why_not(norm)
     if reason is None and not hasattr(norm, "step_mode"):
@@ -194,7 +191,7 @@ def _refusal(norm: Any) -> str | None:
     return reason
 
 
-def host_of_hook(hook: Any) -> bool:
+def _is_of_others(hook: Any) -> bool:
     """Return True for a hook that is not of this package."""
     return not type(hook).__module__.startswith("snn_ext.")
 
@@ -213,7 +210,7 @@ class _Forward:
 
     def __call__(self, x: Tensor) -> Any:
         norm = self.norm
-        if why_alone(norm, x) is not None:
+        if _why_alone(norm, x) is not None:
             return self.alone(x)
         weight, bias = norm.weight, norm.bias
         if not norm.training and norm.running_mean is not None:
@@ -231,7 +228,7 @@ class _Forward:
 _DIMENSIONS = {"BatchNorm1d": (3, 4), "BatchNorm2d": (5,), "BatchNorm3d": (6,)}
 
 
-def why_alone(norm: Any, x: Any) -> str | None:
+def _why_alone(norm: Any, x: Any) -> str | None:
     """Return why a norm runs by itself on an input; ``None`` if its output can wait for the neuron."""
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active() or counted():
         return "compiled, transformed or counted"
@@ -262,7 +259,8 @@ def _advance(norm: Any, x: Tensor) -> tuple[Tensor, Tensor]:
             if norm.momentum is None:
                 weight = 1.0 / float(norm.num_batches_tracked)
         count = x.numel() // len(mean)
-        for running, new in ((norm.running_mean, mean.double()), (norm.running_var, var.double() * (count / (count - 1)))):
+        unbiased = var.double() * (count / (count - 1))
+        for running, new in ((norm.running_mean, mean.double()), (norm.running_var, unbiased)):
             running.copy_(new.mul_(weight).add_(running.double(), alpha=1.0 - weight))
     return mean, var.double().add_(norm.eps).rsqrt_().to(var.dtype)  # as torch: one rounding at the end
 
@@ -274,11 +272,11 @@ def _output(x: Tensor, statistics: tuple[Tensor | None, ...], eps: float) -> Ten
 
 
 class _OfBatch(torch.autograd.Function):
-    """Input, gains and shifts of a norm by statistics of the batch: the gradient goes through these, too.
+    r"""Input, gains and shifts of a norm by statistics of the batch: the gradient goes through these, too.
 
-    With :math:`g` the gradient of the norm's output, the operator hands back :math:`g a`, :math:`s_1 = \\sum g (x - \\mu)`
-    and :math:`s_0 = \\sum g`. Of n values a channel the input's gradient is
-    :math:`g a - a s_0 / n - (x - \\mu)\\, a s_1 / (n \\sigma^2)`.
+    With :math:`g` the gradient of the norm's output, the operator hands back :math:`g a`, :math:`s_0 = \sum g` and
+    :math:`s_1 = \sum g (x - \mu)`. Of n values a channel the input's gradient is
+    :math:`g a - a s_0 / n - (x - \mu)\, a s_1 / (n \sigma^2)`.
     """
 
     @staticmethod
@@ -301,4 +299,3 @@ class _OfBatch(torch.autograd.Function):
             add_norm_gradient(grad, x, mean, -per_value * inverse.square() * of_gain, -per_value * of_shift)
         of_weight, of_bias = ctx.needs_input_grad[1:3]
         return grad, of_gain * inverse if of_weight else None, of_shift if of_bias else None, None, None
-

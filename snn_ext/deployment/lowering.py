@@ -78,7 +78,8 @@ def _integrate_and_fire(
     charge: Any,
     keep_checkpoints: bool,
 ) -> tuple[Tensor, Tensor]:
-    if norm_gain is not None and norm_shift is not None and norm_center is not None:  # in two roundings: ONNX has no FMA
+    if norm_gain is not None and norm_shift is not None and norm_center is not None:
+        # In two roundings: ONNX has no FMA.
         shape = -1, *[1] * (x_seq.ndim - 3)
         offset = norm_shift - norm_center * norm_gain
         x_seq = x_seq * norm_gain.view(shape) + offset.view(shape)

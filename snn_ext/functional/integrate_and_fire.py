@@ -57,10 +57,10 @@ def integrate_and_fire(
     potential before its own reset (the host's ``mem``) as state:
     :math:`h_t = d\, v_{t-1} + x_t - \theta_t 1[v_{t-1} \ge \theta_t]` and :math:`v_t = h_t`.
 
-    With a ``norm`` of centres :math:`m`, gains :math:`a` and shifts :math:`b`, one of each a channel, the input is first
-    :math:`(x_t - m)\, a + b`, computed as a batch norm of torch does on a CPU: :math:`o = b - m a` and :math:`x_t a + o`,
-    each in one rounding (:func:`multiply_add`). The centres are constants; they are where the sums of the gradient of the
-    gains are taken from, :math:`\sum g\, (x - m)`, so that these do not cancel.
+    With a ``norm`` of centres :math:`m`, gains :math:`a` and shifts :math:`b`, one of each a channel, the input is
+    first :math:`(x_t - m)\, a + b`, computed as a batch norm of torch does on a CPU: :math:`o = b - m a` and
+    :math:`x_t a + o`, each in one rounding (:func:`multiply_add`). The centres are constants; from them the sums of the
+    gradient of the gains are taken, :math:`\sum g\, (x - m)`, so that these do not cancel.
 
     The backward pass replaces the derivative of the step by the surrogate's, at :math:`h_t - \theta_t`. With
     :math:`c` the gradient that arrives from the future (at first that of the returned potential), for the

@@ -65,7 +65,9 @@ class Deferred(Tensor):
         return func(*tree_map_only(Deferred, read, args), **tree_map_only(Deferred, read, kwargs or {}))
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(  # type: ignore[override]  # torch gives the base a function in its place
+        cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         return func(
             *tree_map_only(Deferred, Deferred.value, args), **tree_map_only(Deferred, Deferred.value, kwargs or {})
         )

@@ -84,7 +84,8 @@ class SequenceImplementation(Protocol):
 
     Arrays are laid out as their kinds say, states and parameters in float64 for float64 input, else in float32. A
     state or step of one element is expanded to its shape, or has no dimension; then its gradient is one element, the
-    sum over neurons. The gradient of a channel has an element for each neuron, and is summed here. ``checkpoints`` are the states ``[K][N]`` before every ``SEGMENT``-th step but 0.
+    sum over neurons. The gradient of a channel has an element for each neuron, and is summed here. ``checkpoints``
+    are the states ``[K][N]`` before every ``SEGMENT``-th step but 0.
     """
 
     name: str
@@ -230,9 +231,7 @@ class SequenceOp:
         if x_seq.numel() == 0 or all(gradient is None for gradient in incoming):
             return self._returned([gradient.zero_() for gradient in gradients])
         filled = [gradient if is_wanted else None for gradient, is_wanted in zip(gradients, wanted, strict=True)]
-        of_channels = [
-            k for k, a in enumerate(self.differentiable) if a.kind == "channel" and filled[k] is not None
-        ]
+        of_channels = [k for k, a in enumerate(self.differentiable) if a.kind == "channel" and filled[k] is not None]
         for k in of_channels:
             filled[k] = empty_step(x_seq, gradients[k].dtype)
         used = len(self.states) if self._used_states is None else self._used_states(settings)

@@ -48,9 +48,7 @@ class Case(harness.Case):
     def run(self, module: Any) -> tuple[Tensor, Tensor]:
         """Call the operator or the definition."""
         tensors = self.x_seq, self.v, self.thresholds
-        return module.integrate_and_fire(
-            *tensors, scale=self.scale, decay=self.decay, norm=self.norm, **self.settings
-        )
+        return module.integrate_and_fire(*tensors, scale=self.scale, decay=self.decay, norm=self.norm, **self.settings)
 
     def wide(self) -> Case:
         """Return the same case in float64."""

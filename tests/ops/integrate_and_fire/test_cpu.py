@@ -19,6 +19,7 @@ from tests.ops.planting import Plant, in_c, patched, planting
 pytestmark = pytest.mark.skipif(not any(map(shutil.which, ("cc", "gcc", "clang"))), reason="no C compiler")
 
 OPERATOR = "integrate_and_fire"
+NORMALISE = "if (norm) row = normalise(norm, m, row);"
 BUGS = {
     "> for >=": ("fire_at_threshold ? h >= theta", "fire_at_threshold ? h > theta"),
     ">= for >": (": h > theta)", ": h >= theta)"),
@@ -64,10 +65,8 @@ BUGS = {
     "channels end with the first sample": ("c = c + 1 < channels ? c + 1 : 0", "c = c + 1 < channels ? c + 1 : c"),
     "channels last begin with the first": ("run = channels - c; i < m", "run = channels; i < m"),
     "norm in two roundings": ("return __builtin_fmaf(a, b, c);", "return a * b + c;"),
-    "norm forgotten backward": ("const float *theta = THETA(call, t, b);\n            if (norm) row = normalise(norm, m, row);",
-                                "const float *theta = THETA(call, t, b);"),
-    "leak's gradient of the input without its norm": ("if (norm) row = normalise(norm, m, row);\n                if (sums)",
-                                                      "if (sums)"),
+    "norm forgotten backward": (f"THETA(call, t, b);\n            {NORMALISE}", "THETA(call, t, b);"),
+    "leak's gradient of the input without its norm": (f"{NORMALISE}\n                if (sums)", "if (sums)"),
     "gain's gradient not centred": ("(x[i] - center[i])", "x[i]"),
     "gain forgotten in the input's gradient": ("grad[i] *= gain[i];", ""),
     "shift's gradient of the first step alone": ("g_shift[i] += grad[i];", "g_shift[i] = grad[i];"),
