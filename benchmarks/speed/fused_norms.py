@@ -11,6 +11,7 @@ import platform
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any
 
 import torch
@@ -90,13 +91,15 @@ def _compare(name: str, layout: str, host: nn.Module, x: Tensor, rounds: int) ->
     nets = {"host": host, "accelerated": accelerated, "fused": fused}
     rows = []
     for step in (_train, _evaluate):
-        times = measure({k: lambda net=net: step(net, x) for k, net in nets.items()}, rounds, clock=time.process_time)  # type: ignore[misc]  # noqa: B023
+        contenders = {k: partial(step, net, x) for k, net in nets.items()}
+        times = measure(contenders, rounds, clock=time.process_time)
         found = {k: ratio(times[k], times["fused"]) for k in ("host", "accelerated")}
         label = step.__name__.removeprefix("_")
         print(
             f"{name} {list(x.shape)}, {layout}, {label}: {1e3 * times['fused'].median:.0f} ms, "
             f"{found['accelerated']} times as fast as accelerated, {found['host']} as the host; "
-            f"keeps {kept[1] / 1e6:.1f} MB instead of {kept[0] / 1e6:.1f}; {len(done.fused)} fused, {len(done.left)} left",
+            f"keeps {kept[1] / 1e6:.1f} MB instead of {kept[0] / 1e6:.1f}; "
+            f"{len(done.fused)} fused, {len(done.left)} left",
             flush=True,
         )
         seconds = {k: timing.seconds for k, timing in times.items()}
