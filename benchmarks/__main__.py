@@ -22,6 +22,7 @@ STUDIES = {
     "front-end": "speed.front_end",
     "gpu": "speed.gpu",
     "step": "speed.step",
+    "fused-norms": "speed.fused_norms",
     "pictures": "results.pictures",
     "quickstart": "results.quickstart",
     "quantizer": "results.quantizer",

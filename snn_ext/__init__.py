@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .deployment.onnx import export_onnx
     from .deployment.program import export_program
     from .evaluation.evaluate import evaluate
+    from .fusion import FusedNorms, fuse_norms
     from .memory_report import Memory, memory
     from .neurons.aan import AAN, BNAAN
     from .neurons.precision import set_precision
@@ -42,11 +43,11 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
-    "AAN", "BNAAN", "Accelerated", "ConstantInputNet", "Memory", "NonUniformQuantizedReLU", "PackedSpikes",
-    "QuantizedReLU", "RecomputedNorms", "__version__", "accelerate", "calibrate", "convert", "evaluate",
-    "export_onnx", "export_program", "from_nir", "load", "memory", "one_step", "pack_spikes", "parameter_groups",
-    "recompute_norms", "record_inputs", "register", "replace_neurons", "save", "set_precision", "step_loss",
-    "to_nir", "train_epoch", "unregister",
+    "AAN", "BNAAN", "Accelerated", "ConstantInputNet", "FusedNorms", "Memory", "NonUniformQuantizedReLU",
+    "PackedSpikes", "QuantizedReLU", "RecomputedNorms", "__version__", "accelerate", "calibrate", "convert", "evaluate",
+    "export_onnx", "export_program", "from_nir", "fuse_norms", "load", "memory", "one_step", "pack_spikes",
+    "parameter_groups", "recompute_norms", "record_inputs", "register", "replace_neurons", "save", "set_precision",
+    "step_loss", "to_nir", "train_epoch", "unregister",
 ]  # fmt: skip
 
 _MODULE_OF = {
@@ -54,7 +55,8 @@ _MODULE_OF = {
     "Memory": "memory_report", "NonUniformQuantizedReLU": "neurons.quantized", "PackedSpikes": "packing",
     "QuantizedReLU": "neurons.quantized", "RecomputedNorms": "norms", "accelerate": "acceleration",
     "calibrate": "calibration", "convert": "conversion", "evaluate": "evaluation", "export_onnx": "deployment",
-    "export_program": "deployment", "from_nir": "deployment", "load": "saving", "memory": "memory_report",
+    "export_program": "deployment", "from_nir": "deployment",
+    "FusedNorms": "fusion", "fuse_norms": "fusion", "load": "saving", "memory": "memory_report",
     "one_step": "simulation.one_step", "pack_spikes": "packing", "parameter_groups": "training",
     "recompute_norms": "norms", "record_inputs": "calibration", "register": "registration",
     "replace_neurons": "replacement", "save": "saving", "set_precision": "neurons.precision",

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Iterator
 from functools import lru_cache
 from importlib import import_module
 from typing import Any, Literal
 
-from torch import nn
+from torch import Tensor, nn
 
 from ._tracing import InputTracer
 
 __all__ = [
-    "Host", "LeafTracer", "host_of", "is_container", "is_encoder", "is_neuron", "is_relu", "kind_of", "need",
-    "reset_neurons", "unwrapped",
+    "Host", "LeafTracer", "fresh_copy", "host_of", "is_container", "is_encoder", "is_neuron", "is_relu", "kind_of",
+    "need", "reset_neurons", "unwrapped",
 ]  # fmt: skip
 
 Host = Literal["spikingjelly", "snntorch"]
@@ -89,6 +91,22 @@ def reset_neurons(net: nn.Module) -> None:
         from .snntorch import reset
 
         reset(net)
+
+
+def fresh_copy(net: nn.Module) -> Any:
+    """Return a copy of a net whose neurons are reset, whatever they hold."""
+    twin = copy.deepcopy(net, {id(t): t.detach().clone() for t in _computed(net)})
+    reset_neurons(twin)
+    return twin
+
+
+def _computed(net: nn.Module) -> Iterator[Tensor]:
+    """Yield the states of neurons that autograd has computed, which torch does not copy."""
+    for module in net.modules():
+        for value in vars(module).values():
+            for one in value.values() if isinstance(value, dict) else [value]:
+                if isinstance(one, Tensor) and not one.is_leaf:
+                    yield one
 
 
 class LeafTracer(InputTracer):

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ._errors import bad_type
-from .hosts import host_of, reset_neurons, unwrapped
+from .hosts import fresh_copy, host_of, unwrapped
 from .packing import Bytes, Pass
 
 __all__ = ["KINDS", "Memory", "memory"]
@@ -64,8 +63,7 @@ def memory(net: nn.Module, x: Any, *, forward: Callable[[nn.Module, Any], Any] |
     if not isinstance(net, nn.Module):
         bad_type("net", net, "an nn.Module")
     net = unwrapped(net)
-    trial = copy.deepcopy(net, {id(t): t.detach().clone() for t in _computed(net)})
-    reset_neurons(trial)
+    trial = fresh_copy(net)
     watch = _Watch(trial)
     with torch.random.fork_rng(), torch.enable_grad(), watch:
         _ = trial(x) if forward is None else forward(trial, x)
@@ -150,12 +148,3 @@ def _kind(tensor: Tensor, module: nn.Module, few_values: bool) -> str:
     if host_of(module) is not None:
         return "currents, potentials"
     return "norm inputs" if isinstance(module, _NORMS) else "other"
-
-
-def _computed(net: nn.Module) -> Iterator[Tensor]:
-    """Yield the states of neurons that autograd has computed, which torch does not copy."""
-    for module in net.modules():
-        for value in vars(module).values():
-            for one in value.values() if isinstance(value, dict) else [value]:
-                if isinstance(one, Tensor) and not one.is_leaf:
-                    yield one

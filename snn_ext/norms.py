@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import is_lazy
 
-from ._errors import bad_type, bad_value
+from ._errors import bad_type, bad_value, check_bool
 from ._kept import whole
 from ._repeats import MARK, Norm
 from .ops.recomputed import record
 from .packing import PackedSpikes, is_packed, reads_back_for_free, set_repeats
 
-__all__ = ["LeaveRecipe", "RecomputedNorms", "keep_outputs", "recompute_norms"]
+__all__ = ["LeaveRecipe", "RecomputedNorms", "keep_outputs", "recompute_norms", "why_not"]
 
 
 def recompute_norms(net: nn.Module, *, convolutions: bool = False) -> RecomputedNorms:
@@ -82,11 +82,10 @@ def recompute_norms(net: nn.Module, *, convolutions: bool = False) -> Recomputed
     norms = {name: module for name, module in net.named_modules() if isinstance(module, _BatchNorm)}
     if not norms:
         bad_value("net", type(net).__name__, "a net with at least one batch norm")
-    if not isinstance(convolutions, bool):
-        bad_type("convolutions", convolutions, "a bool")
+    check_bool("convolutions", convolutions)
     done = RecomputedNorms(net, set_repeats(net, convolutions))
     for name, norm in norms.items():
-        reason = _why_not(norm)
+        reason = why_not(norm)
         if reason is None:
             done._norms[name] = norm
             if _hook(norm) is None:
@@ -141,7 +140,8 @@ _KINDS = "BatchNorm1d", "BatchNorm2d", "BatchNorm3d"
 _NO_EPSILON = 1e-30  # nothing beside 1; torch 2.11 takes no 0
 
 
-def _why_not(norm: _BatchNorm) -> str | None:
+def why_not(norm: _BatchNorm) -> str | None:
+    """Return why a norm has to run by itself, whatever its input; ``None`` if it has not."""
     if isinstance(norm, nn.SyncBatchNorm):
         return "its statistics are those of all processes, which would have to meet again in the backward pass"
     if any(map(is_lazy, norm.parameters())):

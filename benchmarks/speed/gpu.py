@@ -376,13 +376,13 @@ def _backward_call(name: str, x_seq: Tensor, thresholds: int) -> Callable[[], ob
     settings = ("subtract", True, False, 0, 4.0, 1.0, "add")
     v, thetas = torch.zeros((), device=x_seq.device), torch.ones(thresholds, device=x_seq.device)
     with use_implementation(name), torch.no_grad():
-        kept = torch.ops.snn_ext.integrate_and_fire(x_seq, v, thetas, None, None, *settings, True)[2]
+        kept = torch.ops.snn_ext.integrate_and_fire(x_seq, v, thetas, *[None] * 5, *settings, True)[2]
     gradient = torch.randn_like(x_seq)
 
     def call() -> None:
         with use_implementation(name), torch.no_grad():
             torch.ops.snn_ext.integrate_and_fire_backward(
-                gradient, None, x_seq, v, thetas, None, None, kept, *settings, [True, False, True, False, False]
+                gradient, None, x_seq, v, thetas, *[None] * 5, kept, *settings, [True, False, True, *[False] * 4]
             )
 
     return call

@@ -66,6 +66,9 @@ def _integrate_and_fire(
     thresholds: Tensor,
     scale: Tensor | None,
     decay: Tensor | None,
+    norm_gain: Tensor | None,
+    norm_shift: Tensor | None,
+    norm_center: Tensor | None,
     reset: Any,
     fire_at_threshold: bool,
     detach_reset: bool,
@@ -75,6 +78,12 @@ def _integrate_and_fire(
     charge: Any,
     keep_checkpoints: bool,
 ) -> tuple[Tensor, Tensor]:
+    if norm_gain is not None and norm_shift is not None and norm_center is not None:
+        # In two roundings: ONNX has no FMA.
+        shape = -1, *[1] * (x_seq.ndim - 3)
+        offset = norm_shift - norm_center * norm_gain
+        x_seq = x_seq * norm_gain.view(shape) + offset.view(shape)
+
     def step(v: Tensor, x: Tensor, threshold: Tensor, *rest: Tensor) -> list[Tensor]:
         spike_seq, v = integrate_and_fire(
             x.unsqueeze(0),

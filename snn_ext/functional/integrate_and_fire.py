@@ -11,10 +11,11 @@ from torch import Tensor
 from .._errors import bad_type, bad_value, check_bool, check_choice, describe
 from .surrogates import Sigmoid, Surrogate, as_surrogate, spike
 
-__all__ = ["integrate_and_fire", "state_dtype"]
+__all__ = ["integrate_and_fire", "multiply_add", "state_dtype"]
 
 Reset = Literal["subtract", "zero", "none", "delayed"]
 Charge = Literal["add", "tau", "tau_input", "rate", "rate_input", "beta"]
+Norm = tuple[Tensor, Tensor, Tensor]
 
 
 def integrate_and_fire(
@@ -29,6 +30,7 @@ def integrate_and_fire(
     scale: Tensor | float | None = None,
     decay: Tensor | float | None = None,
     charge: Charge = "add",
+    norm: Norm | None = None,
 ) -> tuple[Tensor, Tensor]:
     r"""Integrate and fire over a sequence, with a threshold for each step or neuron and any initial potential.
 
@@ -54,6 +56,11 @@ def integrate_and_fire(
     ``snn.Leaky`` subtracts one step later than SpikingJelly, and after the decay. That is ``reset="delayed"``, with the
     potential before its own reset (the host's ``mem``) as state:
     :math:`h_t = d\, v_{t-1} + x_t - \theta_t 1[v_{t-1} \ge \theta_t]` and :math:`v_t = h_t`.
+
+    With a ``norm`` of centres :math:`m`, gains :math:`a` and shifts :math:`b`, one of each a channel, the input is
+    first :math:`(x_t - m)\, a + b`, computed as a batch norm of torch does on a CPU: :math:`o = b - m a` and
+    :math:`x_t a + o`, each in one rounding (:func:`multiply_add`). The centres are constants; from them the sums of the
+    gradient of the gains are taken, :math:`\sum g\, (x - m)`, so that these do not cancel.
 
     The backward pass replaces the derivative of the step by the surrogate's, at :math:`h_t - \theta_t`. With
     :math:`c` the gradient that arrives from the future (at first that of the returned potential), for the
@@ -88,6 +95,8 @@ def integrate_and_fire(
         Constant of the leak, broadcastable to ``[N, ...]``; what it means is said by ``charge``. No leak by default.
     charge : {"add", "tau", "tau_input", "rate", "rate_input", "beta"}
         How the input charges the potential; anything but "add" needs a ``decay``.
+    norm : (Tensor, Tensor, Tensor), optional
+        Centres (constants), gains and shifts ``[C]`` of the channels, dim 1 of a step. No norm by default.
 
     Returns
     -------
@@ -113,14 +122,15 @@ def integrate_and_fire(
     """
     surrogate = as_surrogate(surrogate)
     check_integrate_and_fire_arguments(
-        x_seq, v, thresholds, detach_reset, reset, fire_at_threshold, scale, decay, charge
+        x_seq, v, thresholds, detach_reset, reset, fire_at_threshold, scale, decay, charge, norm
     )
     dtype = state_dtype(x_seq.dtype)
     v = as_step(v, x_seq, dtype)
     constant = None if decay is None else as_step(decay, x_seq, dtype)
+    inputs = x_seq.to(dtype) if norm is None else _normalised(x_seq.to(dtype), *(part.to(dtype) for part in norm))
     spikes = []
-    for x, threshold in zip(x_seq, _of_steps(thresholds.to(dtype), x_seq), strict=True):
-        h = charged(v, x.to(dtype), constant, charge)
+    for x, threshold in zip(inputs, _of_steps(thresholds.to(dtype), x_seq), strict=True):
+        h = charged(v, x, constant, charge)
         if reset == "delayed":
             h = h - spike(v.detach(), threshold.detach(), surrogate, fire_at_threshold) * threshold
         s = spike(h, threshold, surrogate, fire_at_threshold)
@@ -130,6 +140,39 @@ def integrate_and_fire(
     if scale is not None:
         spike_seq = spike_seq * torch.as_tensor(scale, dtype=dtype, device=x_seq.device).reshape(())
     return spike_seq.to(x_seq.dtype), v
+
+
+def multiply_add(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
+    """Return ``a * b + c`` of float32 in one rounding, as FMA does; of float64 in two.
+
+    The product of two float32 is exact in float64. The sum is rounded there to the odd neighbour where it is not exact,
+    so that the rounding to float32 sees on which side of a tie it is.
+
+    Examples
+    --------
+    >>> import torch
+    >>> a = torch.tensor([1 + 2**-12])
+    >>> multiply_add(a, a, -a * a).item() == 2**-24
+    True
+    """
+    if a.dtype == torch.float64:
+        return a * b + c
+    product, c = a.double() * b.double(), c.double()
+    total = product + c
+    with torch.no_grad():
+        of_c = total - product
+        error = (product - (total - of_c)) + (c - of_c)
+        is_even = total.detach().view(torch.int64) & 1 == 0
+        towards = torch.nextafter(total, error.sign() * torch.inf)
+        step = torch.where((error != 0) & is_even & total.isfinite(), towards - total, 0.0)
+    return (total + step).float()
+
+
+def _normalised(x: Tensor, center: Tensor, gain: Tensor, shift: Tensor) -> Tensor:
+    center = center.detach()
+    offset = multiply_add(-center, gain, shift)
+    shape = -1, *[1] * (x.ndim - 3)
+    return multiply_add(x, gain.view(shape), offset.view(shape))
 
 
 def state_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -156,6 +199,7 @@ def check_integrate_and_fire_arguments(
     scale: Tensor | float | None,
     decay: Tensor | float | None,
     charge: str,
+    norm: Norm | None = None,
 ) -> None:
     """Raise for the first argument of :func:`integrate_and_fire` that cannot be used."""
     check_sequence("x_seq", x_seq)
@@ -187,8 +231,24 @@ def check_integrate_and_fire_arguments(
         check_step("decay", decay, "x_seq", x_seq)
     if reset == "delayed" and (charge != "beta" or not detach_reset):
         bad_value("reset", reset, "charge='beta' and detach_reset=True with it, as in snn.Leaky")
+    for name, part in zip(("centres", "gains", "shifts"), _parts_of(norm, x_seq), strict=False):
+        if not isinstance(part, Tensor) or not part.is_floating_point():
+            bad_type(f"{name} of norm", part, "a floating tensor")
+        if part.shape != x_seq.shape[2:3]:
+            bad_value(f"{name} of norm", part, f"one for each channel of x_seq, {list(x_seq.shape[2:3])}")
+        check_device(f"{name} of norm", part, "x_seq", x_seq)
     for name, other in (("v", v), ("thresholds", thresholds), ("scale", scale), ("decay", decay)):
         check_device(name, other, "x_seq", x_seq)
+
+
+def _parts_of(norm: Any, x_seq: Tensor) -> Any:
+    if norm is None:
+        return ()
+    if not isinstance(norm, tuple) or len(norm) != 3:
+        bad_type("norm", norm, "None or (centres, gains, shifts)")
+    if x_seq.ndim < 3:
+        bad_value("x_seq", x_seq, "[T, N, C, ...] with a norm of channels")
+    return norm
 
 
 def check_sequence(name: str, x_seq: Tensor) -> None:

@@ -3,7 +3,7 @@
 :func:`implementation` tells which one runs, and why another cannot. Nothing switches silently.
 """
 
-from . import spike_convolution, spike_counts, value_codes  # noqa: F401 (they register their implementations)
+from . import norm_statistics, spike_convolution, spike_counts, value_codes  # noqa: F401 (they register their implementations)
 from .asn import adaptive_spiking, postsynaptic_potential
 from .asn_transfer import asn_transfer
 from .integrate_and_fire import integrate_and_fire

@@ -22,6 +22,8 @@ from .registry import select
 __all__ = [
     "SEGMENT",
     "Array",
+    "Channel",
+    "ChannelTable",
     "One",
     "OptionalStep",
     "PerStep",
@@ -51,6 +53,10 @@ PerStep = Annotated[Tensor, "per step"]
 """``[1]`` or ``[T]``, the same for all neurons; or ``[1, N, ...]``, the same for all steps."""
 One = Annotated[Tensor | None, "one"]
 """One element, or not given."""
+Channel = Annotated[Tensor | None, "channel"]
+"""``[C]``, for the neurons of each channel (dim 1 of a step), or not given."""
+ChannelTable = Annotated[Tensor | None, "channel table"]
+"""The same; has no gradient."""
 Table = Annotated[Tensor, "table"]
 """``[K]`` or ``[K, N, ...]``; has no gradient."""
 
@@ -78,7 +84,8 @@ class SequenceImplementation(Protocol):
 
     Arrays are laid out as their kinds say, states and parameters in float64 for float64 input, else in float32. A
     state or step of one element is expanded to its shape, or has no dimension; then its gradient is one element, the
-    sum over neurons. ``checkpoints`` are the states ``[K][N]`` before every ``SEGMENT``-th step but 0.
+    sum over neurons. The gradient of a channel has an element for each neuron, and is summed here. ``checkpoints``
+    are the states ``[K][N]`` before every ``SEGMENT``-th step but 0.
     """
 
     name: str
@@ -132,7 +139,8 @@ class SequenceOp:
         self.Inputs, self.Outputs, self.Settings = inputs, outputs, settings
         self.inputs, self.outputs, self.settings = _arrays(inputs), _arrays(outputs), _settings(settings)
         self.states = [array.name for array in self.inputs if array.kind == "state"]
-        self.differentiable = [array for array in self.inputs if array.kind != "table"]
+        self.differentiable = [array for array in self.inputs if array.kind not in ("table", "channel table")]
+        self.has_channels = any(array.kind == "channel" for array in self.inputs)
         self._used_states = used_states
         self._lay_out = [_LAY_OUT.get(array.kind) for array in self.inputs]
         self._register()
@@ -146,6 +154,12 @@ class SequenceOp:
         """Return the number of time steps and of neurons."""
         time_steps, elements = 1 if self.timeless else x_seq.shape[0], x_seq.numel()
         return time_steps, elements // time_steps
+
+    def places(self, x_seq: Tensor) -> tuple[int, ...]:
+        """Return the sizes, and where there are channels their number and how far apart two are in memory."""
+        if not self.has_channels:
+            return self.sizes(x_seq)
+        return *self.sizes(x_seq), *((x_seq.shape[2], x_seq.stride(2)) if x_seq.ndim > 2 else (1, 1))
 
     def codes(self, settings: Any) -> tuple[float, ...]:
         """Return the settings as numbers: the place of a name among those that it may be."""
@@ -217,6 +231,9 @@ class SequenceOp:
         if x_seq.numel() == 0 or all(gradient is None for gradient in incoming):
             return self._returned([gradient.zero_() for gradient in gradients])
         filled = [gradient if is_wanted else None for gradient, is_wanted in zip(gradients, wanted, strict=True)]
+        of_channels = [k for k, a in enumerate(self.differentiable) if a.kind == "channel" and filled[k] is not None]
+        for k in of_channels:
+            filled[k] = empty_step(x_seq, gradients[k].dtype)
         used = len(self.states) if self._used_states is None else self._used_states(settings)
         for k, array in enumerate(self.differentiable):
             if array.name in self.states[used:]:
@@ -233,6 +250,8 @@ class SequenceOp:
             ),
             self.Inputs(*filled, *[None] * (len(self.inputs) - len(filled))),
         )
+        for k in of_channels:
+            gradients[k].copy_(_sum_of_channels(filled[k]))
         return self._returned(gradients)
 
     def _split(self, arguments: SequenceOf[Any]) -> tuple[SequenceOf[Any], Any, Any]:
@@ -326,11 +345,24 @@ def _table(x_seq: Tensor, value: Tensor) -> Tensor:
     return as_steps_of(x_seq, value) if value.dim() > 1 else value.contiguous()
 
 
+def _channel(x_seq: Tensor, value: Tensor | None) -> Tensor | None:
+    return None if value is None else value.contiguous()
+
+
+def _sum_of_channels(step: Any) -> Tensor:
+    """Sum over all neurons of a channel: within a sample pairwise, as torch does, over samples in float64."""
+    samples = step if step.dim() == 2 else step.sum(list(range(2, step.dim())))
+    found: Tensor = samples.sum(0, dtype=torch.float64)
+    return found
+
+
 _LAY_OUT: dict[str, Callable[[Tensor, Any], Any]] = {
     "state": _step,
     "step": _step,
     "per step": _table,
     "table": _table,
+    "channel": _channel,
+    "channel table": _channel,
 }
 
 

@@ -29,7 +29,7 @@ TOGETHER = 40
 
 def integrate_and_fire_case(variant: Variant) -> Case:
     """Return a call that takes a variant; its settings, where it is a forward kernel."""
-    _, code, steps, width, per_step, each, scaled, reset, at, detach, curve, charge = variant
+    _, code, steps, width, per_step, each, scaled, normed, _, reset, at, detach, curve, charge = variant
     time_steps, size, dtype = steps or 33, 131 * width, DTYPES[code]  # two blocks, the second almost empty
     generator = torch.Generator().manual_seed(sum(variant))
     shape = (1, size) if each else (time_steps if per_step else 1,)
@@ -45,7 +45,8 @@ def integrate_and_fire_case(variant: Variant) -> Case:
     }
     decay = (None, 2.0, 2.0, 0.5, 0.5, 0.5)[charge]
     decay = torch.full((size,), decay) if charge and sum(variant) % 3 else decay
-    return cases.Case(x_seq, v, thresholds, 0.75 if scaled else None, settings, decay)
+    case = cases.Case(x_seq, v, thresholds, 0.75 if scaled else None, settings, decay)
+    return cases.normed(case, channels=131, last=bool(sum(variant) % 2)) if normed else case
 
 
 def adaptive_case(variant: Variant) -> Case:

@@ -109,7 +109,8 @@ class Case:
                 error, limit = ((a - b) * agree).abs().amax(), narrow * b.abs().amax() + 1e-30
             if self.ill_conditioned and (error > limit).any():
                 same_precision = self.gradients(functional, incoming)[name].double()
-                limit = limit.maximum(2 * ((same_precision - b) * agree).abs().amax())
+                off = same_precision - b
+                limit = limit.maximum(2 * (off if name in terms else off * agree).abs().amax())
             assert (error <= limit).all(), f"gradient of {name} of {self}: {(error / limit).max():.3g} times the limit"
 
     def agreeing(self, found: tuple[Tensor, ...], want: tuple[Tensor, ...]) -> Tensor:

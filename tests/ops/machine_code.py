@@ -88,7 +88,7 @@ def settings(operator: str, backward: int) -> list[Variant]:
     found = list(itertools.product(*(range(counts.get(name.lower(), 2)) for name in names)))
     if "CHARGE" in names:
         named = (dict(zip(names, each, strict=True)) for each in found)
-        return [tuple(each.values()) for each in named if _one_kind_of_thresholds(each) and _may_leak(each, counts)]
+        return [tuple(each.values()) for each in named if _may_be_given(each) and _may_leak(each, counts)]
     if "OUTPUT" not in names:
         return found
     potential = op.codes(op.Settings("potential", *[0] * 5))[0]
@@ -96,8 +96,15 @@ def settings(operator: str, backward: int) -> list[Variant]:
     return [each for each in found if each[output] != potential or not any(each[place] for place in unused)]
 
 
-def _one_kind_of_thresholds(each: dict[str, int]) -> bool:
-    """Return False for one for each step and one for each neuron; own ones have one tie rule."""
+def _may_be_given(each: dict[str, int]) -> bool:
+    """Return False for half a norm, and for thresholds of steps and of neurons; own ones have one tie rule.
+
+    What comes after a norm does not know of it: it has one surrogate, and spikes of 1.
+    """
+    if each["HAS_NORM_GAIN"] != each["HAS_NORM_SHIFT"]:
+        return False
+    if each["HAS_NORM_GAIN"] and (each["SURROGATE"] or each["HAS_SCALE"]):
+        return False
     return not each["THRESHOLDS_EACH"] or not (each["THRESHOLDS_STRIDE"] or each["FIRE_AT_THRESHOLD"])
 
 
@@ -117,7 +124,9 @@ def variants(every: bool, operator: str) -> Iterator[Variant]:
         backward, width = geometry[0], geometry[-1]
         possible, narrow = settings(operator, backward), not backward or width <= 4
         if not narrow and macros(OPERATORS[operator].op)[-1] == "CHARGE":
-            possible = [each for each in possible if not each[-1]]  # with a leak a thread takes half as many neurons
+            normed = macros(OPERATORS[operator].op).index("HAS_NORM_GAIN") - 4
+            # with a leak or a norm a thread takes half as many neurons
+            possible = [each for each in possible if not (each[-1] or each[normed])]
         turn = turns.setdefault((backward, narrow), itertools.cycle(possible))
         count = 1 if OPERATORS[operator].op.timeless else 8 if backward else 3
         chosen = possible if every else itertools.islice(turn, count)

@@ -10,7 +10,8 @@
 #include "step.h"
 
 enum { BLOCK = 4096 };
-DEFINE_ROWS(2 * SEGMENT + 8)
+enum { NORM_ROWS = 2 * SEGMENT + 8, NORM_PART = 1024 };
+DEFINE_ROWS(NORM_ROWS + 6)
 
 /* Call f with the kind of reset, the tie rule, and whether neurons have a threshold each as constants: each combination
    gets a branch-free loop. */
@@ -76,6 +77,60 @@ STEP_FUNCTION int is_hosts(const float *decay, index_t decay_stride, index_t eac
     if ((call)->decay_stride) f(rule, 1, kind, at, each, __VA_ARGS__);                                                \
     else f(rule, 0, kind, at, each, __VA_ARGS__);
 
+/* -- norm: gain and shift of channels, as rows over the neurons of a block, then y in place of x -------------------- */
+
+enum { GAIN, OFFSET, CENTER, NORMALISED, GRAD_GAIN, GRAD_SHIFT };
+
+/* A neuron's channel follows from its place in memory, whatever the order of dimensions. */
+static void spread(const float *restrict of_channels, index_t channels, index_t stride, index_t b, int m,
+                   float *restrict row) {
+    index_t c = b / stride % channels, left = stride - b % stride;
+    if (stride == 1) {
+        for (index_t i = 0, run = channels - c; i < m; i += run, c = 0, run = channels) {
+            if (run > m - i) run = m - i;
+            memcpy(row + i, of_channels + c, run * sizeof *row);
+        }
+        return;
+    }
+    for (index_t i = 0; i < m; left = stride, c = c + 1 < channels ? c + 1 : 0)
+        for (const index_t end = i + left < m ? i + left : m; i < end; i++) row[i] = of_channels[c];
+}
+
+static void prepare_norm(const float *gain, const float *shift, const float *center, index_t channels, index_t stride,
+                         index_t b, int m, row_t *norm) {
+    spread(gain, channels, stride, b, m, norm[GAIN]);
+    spread(shift, channels, stride, b, m, norm[OFFSET]);
+    spread(center, channels, stride, b, m, norm[CENTER]);
+    for (int i = 0; i < m; i++) norm[OFFSET][i] = norm_offset(norm[CENTER][i], norm[GAIN][i], norm[OFFSET][i]);
+}
+
+static const float *normalise(row_t *norm, int m, const float *restrict x) {
+    const float *restrict gain = norm[GAIN], *restrict offset = norm[OFFSET];
+    float *restrict y = norm[NORMALISED];
+    for (int i = 0; i < m; i++) y[i] = normalised(x[i], gain[i], offset[i]);
+    return y;
+}
+
+/* The gradient of y becomes that of x, in place. */
+static void normalise_back(row_t *norm, int m, const float *restrict x, float *restrict grad) {
+    const float *restrict gain = norm[GAIN], *restrict center = norm[CENTER];
+    float *restrict g_gain = norm[GRAD_GAIN], *restrict g_shift = norm[GRAD_SHIFT];
+    for (int i = 0; i < m; i++) {
+        g_gain[i] += grad[i] * (x[i] - center[i]);
+        g_shift[i] += grad[i];
+        grad[i] *= gain[i];
+    }
+}
+
+/* Go through a block in parts that are small enough for the rows of a norm to stay in the L1 cache, too. */
+#define IN_PARTS(function, call, b, m, ...)                                                                           \
+    for (int part = (call)->norm_gain ? NORM_PART : m, i = 0; i < m; i += part)                                       \
+        function(call, b + i, m - i < part ? m - i : part, ##__VA_ARGS__);
+
+#define PREPARE_NORM(call, b, m, norm)                                                                                \
+    prepare_norm((call)->norm_gain, (call)->norm_shift, (call)->norm_center, (call)->channels, (call)->channel_stride, \
+                 b, m, norm)
+
 /* -- forward ------------------------------------------------------------------------------------------------------ */
 
 STEP_FUNCTION void advance(int kind, int at, int each, int m, const float *restrict x, float *restrict v,
@@ -116,16 +171,18 @@ STEP_FUNCTION void settle(int kind, int at, int each, int m, float *restrict v, 
 /* The threshold of a step, or those of the neurons from b on. */
 #define THETA(call, t, b) ((call)->thresholds + (t) * (call)->thresholds_stride + (b) * (call)->thresholds_each)
 
-static void forward_block(const forward_arguments *call, index_t b, int m) {
-    row_t *const rows = rows_of_thread();
+static void forward_part(const forward_arguments *call, index_t b, int m) {
+    row_t *const rows = rows_of_thread(), *const norm = call->norm_gain ? rows + NORM_ROWS : NULL;
     float *buffer = rows[0], *out = rows[1], *v = call->v_end + b;
     const index_t N = call->N;
     const int dtype = call->dtype;
     const float on = call->scale ? call->scale[0] : 1.0f, off = 0.0f * on;
     start_row(call->v, call->v_stride, b, m, v);
+    if (norm) PREPARE_NORM(call, b, m, norm);
     for (index_t t = 0; t < call->T; t++) {
         const float *row = load_row(call->x_seq, dtype, t * N + b, m, buffer);
         const float *theta = THETA(call, t, b);
+        if (norm) row = normalise(norm, m, row);
         float *target = dtype == FLOAT32 ? (float *)call->spike_seq + t * N + b : out;
         if (call->checkpoints && t && t % SEGMENT == 0)
             memcpy(call->checkpoints + (t / SEGMENT - 1) * N + b, v, m * sizeof *v);
@@ -138,6 +195,8 @@ static void forward_block(const forward_arguments *call, index_t b, int m) {
         if (dtype != FLOAT32) store_row(call->spike_seq, dtype, t * N + b, m, out);
     }
 }
+
+static void forward_block(const forward_arguments *call, index_t b, int m) { IN_PARTS(forward_part, call, b, m) }
 
 EXPORT int forward(const forward_arguments *call) {
     make_present(call->spike_seq, bytes_of(call->T * call->N, call->dtype), call->threads);
@@ -250,9 +309,10 @@ STEP_FUNCTION index_t threshold_count(const backward_arguments *call) { return c
    of one element. */
 STEP_FUNCTION index_t sum_count(const backward_arguments *call) { return threshold_count(call) + 3; }
 
-static void backward_block(const backward_arguments *call, index_t b, int m, double *sum_rows) {
+static void backward_part(const backward_arguments *call, index_t b, int m, double *sum_rows) {
     const int sums = call->grad_thresholds || call->grad_scale || call->grad_decay;
     row_t *const rows = rows_of_thread(), *const h = rows + 7, *const before = h + SEGMENT;
+    row_t *const norm = call->norm_gain ? rows + NORM_ROWS : NULL;
     float *c = rows[0], *v = rows[1], *d = rows[2], *buffer = rows[3], *out = rows[4], *g_decay = rows[5];
     float *const g_theta = call->grad_thresholds && call->thresholds_each ? rows[6] : NULL;
     const float *const decay = call->decay ? call->decay + b * call->decay_stride : NULL;
@@ -264,6 +324,11 @@ static void backward_block(const backward_arguments *call, index_t b, int m, dou
     else memset(c, 0, m * sizeof *c);
     if (decay) memset(g_decay, 0, m * sizeof *g_decay);
     if (g_theta) memset(g_theta, 0, m * sizeof *g_theta);
+    if (norm) {
+        PREPARE_NORM(call, b, m, norm);
+        memset(norm[GRAD_GAIN], 0, m * sizeof **norm);
+        memset(norm[GRAD_SHIFT], 0, m * sizeof **norm);
+    }
     for (index_t segment = (call->T - 1) / SEGMENT; segment >= 0; segment--) {
         const index_t first = segment * SEGMENT, last = first + SEGMENT < call->T ? first + SEGMENT : call->T;
         float *const entry = decay ? before[0] : v;
@@ -272,6 +337,7 @@ static void backward_block(const backward_arguments *call, index_t b, int m, dou
         for (index_t t = first; t < last; t++) {
             const float *row = load_row(call->x_seq, dtype, t * N + b, m, buffer);
             const float *theta = THETA(call, t, b);
+            if (norm) row = normalise(norm, m, row);
             if (IS_HOSTS(call))
                 SPECIALISE_HOST(recompute_leaky, call, m, row, before[t - first], decay[0], theta[0], h[t - first],
                                  before[t - first + 1])
@@ -296,20 +362,28 @@ static void backward_block(const backward_arguments *call, index_t b, int m, dou
             }
             if (decay) {
                 const float *row = load_row(call->x_seq, dtype, t * N + b, m, buffer);
+                if (norm) row = normalise(norm, m, row);
                 if (sums) SPECIALISE_LEAK(leak_back, call, m, 1, row, before[t - first], decay, theta, c, target, d, g_decay)
                 else SPECIALISE_LEAK(leak_back, call, m, 0, row, before[t - first], decay, theta, c, target, d, g_decay)
             }
+            if (norm) normalise_back(norm, m, load_row(call->x_seq, dtype, t * N + b, m, buffer), target);
             if (dtype != FLOAT32 && call->grad_x_seq) store_row(call->grad_x_seq, dtype, t * N + b, m, out);
             if (g_theta) add_row(m, d, g_theta);
             else if (call->grad_thresholds) theta_sums[t * call->thresholds_stride] += sum_row(d, m);
             if (call->grad_scale) *scale_sum += sum_row(h_row, m);
         }
     }
+    if (norm && call->grad_norm_gain) memcpy(call->grad_norm_gain + b, norm[GRAD_GAIN], m * sizeof **norm);
+    if (norm && call->grad_norm_shift) memcpy(call->grad_norm_shift + b, norm[GRAD_SHIFT], m * sizeof **norm);
     if (g_theta) memcpy(call->grad_thresholds + b, g_theta, m * sizeof *g_theta);
-    if (call->grad_v && !call->grad_v_stride) scale_sum[1] = sum_row(c, m);
+    if (call->grad_v && !call->grad_v_stride) scale_sum[1] += sum_row(c, m);
     else if (call->grad_v) memcpy(call->grad_v + b, c, m * sizeof *c);
-    if (call->grad_decay && !call->grad_decay_stride) scale_sum[2] = sum_row(g_decay, m);
+    if (call->grad_decay && !call->grad_decay_stride) scale_sum[2] += sum_row(g_decay, m);
     else if (call->grad_decay) memcpy(call->grad_decay + b, g_decay, m * sizeof *g_decay);
+}
+
+static void backward_block(const backward_arguments *call, index_t b, int m, double *sum_rows) {
+    IN_PARTS(backward_part, call, b, m, sum_rows)
 }
 
 /* Add one column of the blocks' sums in their order. */

@@ -1,6 +1,6 @@
 /* integrate_and_fire over [T][N] arrays on an NVIDIA GPU; compiled by NVRTC, one kernel in one variant at a time. Beside the
    macros of cuda.h these are fixed at compile time: THRESHOLDS_STRIDE (1: one for each step), THRESHOLDS_EACH (1: one for
-   each neuron), HAS_SCALE (1: spikes are multiplied by scale[0]), RESET, FIRE_AT_THRESHOLD, DETACH_RESET, SURROGATE, CHARGE (without a leak there is no decay). */
+   each neuron), HAS_SCALE (1: spikes are multiplied by scale[0]), HAS_NORM_GAIN (1: a channel's norm comes first), RESET, FIRE_AT_THRESHOLD, DETACH_RESET, SURROGATE, CHARGE (without a leak there is no decay). */
 
 #include "cuda.h"
 #include "step.h"
@@ -22,6 +22,28 @@ STEP_FUNCTION Vector<float> own_thresholds(const float *thresholds, index_t n) {
     return THRESHOLDS_EACH ? load(thresholds + n) : all(0.0f);
 }
 
+/* A neuron's channel follows from its place in memory, whatever the order of dimensions. */
+struct Norm { Vector<float> gain, offset, center; };
+
+STEP_FUNCTION Norm norm_of(const float *gain, const float *shift, const float *center, index_t channels, index_t stride,
+                           index_t n) {
+    Norm norm;
+#pragma unroll
+    for (int i = 0; HAS_NORM_GAIN && i < VECTOR; i++) {
+        const index_t c = (n + i) / stride % channels;
+        norm.gain.at[i] = gain[c];
+        norm.center.at[i] = center[c];
+        norm.offset.at[i] = norm_offset(center[c], gain[c], shift[c]);
+    }
+    return norm;
+}
+
+STEP_FUNCTION float input(const Norm &norm, int i, io_t x) {
+    return HAS_NORM_GAIN ? normalised(from_io(x), norm.gain.at[i], norm.offset.at[i]) : from_io(x);
+}
+
+#define NORM(n) norm_of(norm_gain, norm_shift, norm_center, channels, channel_stride, n)
+
 /* -- forward ------------------------------------------------------------------------------------------------------ */
 
 #if !BACKWARD
@@ -33,6 +55,7 @@ integrate_and_fire_forward(FORWARD_PARAMETERS) {
     const float factor = HAS_SCALE ? scale[0] : 1.0f;
     const io_t on = to_io(factor), off = to_io(0.0f * factor);
     const Vector<float> constant = constants(decay, decay_stride, n), own_theta = own_thresholds(thresholds, n);
+    const Norm norm = NORM(n);
     Vector<float> potential;
     for (int first = 0; first < steps; first += ROWS) {
         Vector<io_t> rows[ROWS];
@@ -49,8 +72,8 @@ integrate_and_fire_forward(FORWARD_PARAMETERS) {
 #pragma unroll
             for (int i = 0; i < VECTOR; i++) {
                 const float theta = THRESHOLDS_EACH ? own_theta.at[i] : step_theta;
-                const float h = charge(potential.at[i], from_io(rows[k].at[i]), constant.at[i], theta, CHARGE, RESET,
-                                       FIRE_AT_THRESHOLD);
+                const float h = charge(potential.at[i], input(norm, i, rows[k].at[i]), constant.at[i], theta, CHARGE,
+                                       RESET, FIRE_AT_THRESHOLD);
                 const float s = fires(h, theta, FIRE_AT_THRESHOLD);
                 out.at[i] = s != 0.0f ? on : off;
                 potential.at[i] = reset(h, s, theta, RESET);
@@ -113,7 +136,8 @@ integrate_and_fire_backward(BACKWARD_PARAMETERS) {
         const index_t n = inside ? own : N - VECTOR; /* those beyond the end repeat the last, and write nothing */
         Vector<float> c = grad_v_end ? load(grad_v_end + n) : all(0.0f);
         const Vector<float> constant = constants(decay, decay_stride, n), own_theta = own_thresholds(thresholds, n);
-        Vector<float> g_decay = all(0.0f), g_theta = all(0.0f);
+        Vector<float> g_decay = all(0.0f), g_theta = all(0.0f), g_gain = all(0.0f), g_shift = all(0.0f);
+        const Norm norm = NORM(n);
         for (int first = (steps - 1) / ROWS * ROWS; first >= 0; first -= ROWS) {
             Vector<io_t> rows[ROWS], g[ROWS];
             Vector<float> h[ROWS], potential, entry;
@@ -132,8 +156,8 @@ integrate_and_fire_backward(BACKWARD_PARAMETERS) {
 #pragma unroll
                 for (int i = 0; i < VECTOR; i++) {
                     const float theta = THRESHOLDS_EACH ? own_theta.at[i] : step_theta;
-                    const float charged = charge(potential.at[i], from_io(rows[k].at[i]), constant.at[i], theta, CHARGE,
-                                                 RESET, FIRE_AT_THRESHOLD);
+                    const float charged = charge(potential.at[i], input(norm, i, rows[k].at[i]), constant.at[i], theta,
+                                                 CHARGE, RESET, FIRE_AT_THRESHOLD);
                     h[k].at[i] = charged;
                     potential.at[i] = reset(charged, fires(charged, theta, FIRE_AT_THRESHOLD), theta, RESET);
                 }
@@ -159,10 +183,15 @@ integrate_and_fire_backward(BACKWARD_PARAMETERS) {
                         const float at = k ? h[k ? k - 1 : 0].at[i] : entry.at[i];
                         const float before = k ? reset(at, fires(at, theta_before, FIRE_AT_THRESHOLD), theta_before, RESET) : at;
                         float g;
-                        c.at[i] = charge_backward(c.at[i], before, from_io(rows[k].at[i]), constant.at[i], theta, CHARGE,
-                                                  RESET, FIRE_AT_THRESHOLD, &g_x, &g, &term);
+                        c.at[i] = charge_backward(c.at[i], before, input(norm, i, rows[k].at[i]), constant.at[i], theta,
+                                                  CHARGE, RESET, FIRE_AT_THRESHOLD, &g_x, &g, &term);
                         g_decay.at[i] += g;
                     } else g_x = c.at[i];
+                    if (HAS_NORM_GAIN) {
+                        g_gain.at[i] += g_x * (from_io(rows[k].at[i]) - norm.center.at[i]);
+                        g_shift.at[i] += g_x;
+                        g_x *= norm.gain.at[i];
+                    }
                     if (THRESHOLDS_EACH) g_theta.at[i] += term;
                     else terms += term;
                     scale_terms += s * g_spike;
@@ -190,6 +219,8 @@ integrate_and_fire_backward(BACKWARD_PARAMETERS) {
         }
         if (inside && grad_v_stride) store(grad_v + n, c);
         if (THRESHOLDS_EACH && inside && grad_thresholds) store(grad_thresholds + n, g_theta);
+        if (HAS_NORM_GAIN && inside && grad_norm_gain) store(grad_norm_gain + n, g_gain);
+        if (HAS_NORM_GAIN && inside && grad_norm_shift) store(grad_norm_shift + n, g_shift);
         if (LEAKS && inside && grad_decay_stride) store(grad_decay + n, g_decay);
 #pragma unroll
         for (int i = 0; i < VECTOR; i++) v_sum += inside ? c.at[i] : 0.0f;

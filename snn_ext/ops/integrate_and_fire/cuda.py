@@ -28,9 +28,9 @@ class CudaImplementation(CudaMachine):
         return most if time_steps <= SEGMENT else min(most, 4)
 
     def width(self, backward: bool, inputs: Any, others: tuple[Tensor | None, ...]) -> int:
-        """Return how many neurons a thread takes; with a leak at most 4 backward, which needs more registers."""
+        """Return how many neurons a thread takes; at most 4 backward with a leak or a norm, for the registers."""
         width = super().width(backward, inputs, others)
-        return min(width, 4) if backward and inputs.decay is not None else width
+        return min(width, 4) if backward and not (inputs.decay is None and inputs.norm_gain is None) else width
 
     def grid(self, backward: bool, inputs: Any, gradients: Any, width: int) -> tuple[int, Tensor | None]:
         """Return the number of blocks and, if sums are wanted, a counter of blocks and a column of sums for each."""

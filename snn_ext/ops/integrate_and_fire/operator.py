@@ -9,22 +9,29 @@ import torch
 from torch import Tensor
 
 from ... import functional
-from ...functional.integrate_and_fire import Charge, Reset, check_integrate_and_fire_arguments, state_dtype
+from ...functional.integrate_and_fire import Charge, Norm, Reset, check_integrate_and_fire_arguments, state_dtype
 from ...functional.surrogates import Sigmoid, Surrogate, as_surrogate
+from ..deferred import parts_of
 from ..registry import check_definition_may_run, why_definition
-from ..sequence import One, OptionalStep, PerStep, Sequence, SequenceOp, State
+from ..sequence import Channel, ChannelTable, One, OptionalStep, PerStep, Sequence, SequenceOp, State
 
 __all__ = ["OP", "Inputs", "Outputs", "Settings", "agreement_case", "integrate_and_fire"]
 
 
 class Inputs(NamedTuple):
-    """Input current, potential before the first step, thresholds, value of a spike, and constant of the leak."""
+    """Input current, potential before the first step, thresholds, value of a spike, constant of the leak, and a norm.
+
+    The names of the norm's parts are those of the definition; gains and shifts have gradients.
+    """
 
     x_seq: Sequence
     v: State
     thresholds: PerStep
     scale: One
     decay: OptionalStep = None
+    norm_gain: Channel = None
+    norm_shift: Channel = None
+    norm_center: ChannelTable = None
 
 
 class Outputs(NamedTuple):
@@ -61,6 +68,7 @@ def integrate_and_fire(
     scale: Tensor | float | None = None,
     decay: Tensor | float | None = None,
     charge: Charge = "add",
+    norm: Norm | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Run :func:`snn_ext.functional.integrate_and_fire`, bit-equal, by the selected implementation.
 
@@ -77,8 +85,9 @@ def integrate_and_fire(
     >>> integrate_and_fire(torch.full((4, 1), 0.5), 0.0, torch.tensor([1.0]))[0].flatten()
     tensor([0., 1., 0., 1.])
     """
+    x_seq, norm = parts_of(x_seq, norm)
     curve = as_surrogate(surrogate)
-    reason = why_definition(curve, x_seq, v, thresholds, scale, decay)
+    reason = why_definition(curve, x_seq, v, thresholds, scale, decay, *(norm or ()))
     if reason is not None:
         check_definition_may_run(OP.name, reason)
         return functional.integrate_and_fire(
@@ -92,9 +101,10 @@ def integrate_and_fire(
             scale=scale,
             decay=decay,
             charge=charge,
+            norm=norm,
         )
     check_integrate_and_fire_arguments(
-        x_seq, v, thresholds, detach_reset, reset, fire_at_threshold, scale, decay, charge
+        x_seq, v, thresholds, detach_reset, reset, fire_at_threshold, scale, decay, charge, norm
     )
     dtype = state_dtype(x_seq.dtype)
     v = _as_state(v, x_seq, dtype)
@@ -104,7 +114,9 @@ def integrate_and_fire(
     settings = Settings(reset, fire_at_threshold, detach_reset, known.id, known.alpha, known.gain, charge)
     if thresholds.ndim > 1:
         thresholds = thresholds.reshape(1) if thresholds.numel() == 1 else thresholds.expand(1, *x_seq.shape[1:])
-    spike_seq, v_end = OP(Inputs(x_seq, v, thresholds.to(dtype), scale, decay), settings)
+    center, gain, shift = (None, None, None) if norm is None else (part.to(dtype) for part in norm)
+    center = None if center is None else center.detach()
+    spike_seq, v_end = OP(Inputs(x_seq, v, thresholds.to(dtype), scale, decay, gain, shift, center), settings)
     return spike_seq, v_end
 
 

@@ -1,8 +1,13 @@
 /* One neuron, one step: the arithmetic of integrate_and_fire, for C and for CUDA.
 
    No header is included and no loop is here: how neurons are spread over vectors, threads or blocks is the caller's
-   business. It defines STEP_FUNCTION (how a function is inlined) and divide (a correctly rounded division) before. Every
-   operation of charge, fires and reset is one IEEE rounding; compile without contraction into FMA. */
+   business. It defines STEP_FUNCTION (how a function is inlined), divide (a correctly rounded division) and
+   multiply_add (a b + c in one rounding) before. Every operation of normalised, charge, fires and reset is one IEEE
+   rounding; compile without contraction into FMA. */
+
+/* (x - center) * gain + shift, in the order of torch's batch norm; what does not depend on x comes first. */
+STEP_FUNCTION float norm_offset(float center, float gain, float shift) { return multiply_add(-center, gain, shift); }
+STEP_FUNCTION float normalised(float x, float gain, float offset) { return multiply_add(x, gain, offset); }
 
 /* NaN does not fire. */
 STEP_FUNCTION float fires(float h, float theta, int fire_at_threshold) {

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from ...functional.integrate_and_fire import multiply_add
 from ..layout import flat, is_one
 from ..machine.torch_parts import AlwaysRuns, chunk_size, surrogate_in_place
 from ..sequence import SEGMENT, checkpoint_count
@@ -20,7 +22,7 @@ class TorchImplementation(AlwaysRuns):
 
     def forward(self, inputs: Inputs, settings: Settings, checkpoints: Tensor | None, outputs: Outputs) -> None:
         """Integrate and fire."""
-        x_seq, v, thresholds, scale, decay = inputs
+        x_seq, v, thresholds, scale, decay = inputs[:5]
         spike_seq, v_end = outputs
         time_steps, size = len(x_seq), v_end.numel()
         constants = _constants(decay, v_end)
@@ -33,7 +35,8 @@ class TorchImplementation(AlwaysRuns):
             chunk = slice(start, start + step)
             h = v_end[chunk]
             buffer = None if in_place else torch.empty_like(h)
-            rows = zip(thetas, x_seq[:, chunk].unbind(), spike_seq[:, chunk].unbind(), strict=True)
+            norm = _norm_of(inputs, chunk)
+            rows = zip(thetas, _normalised(x_seq[:, chunk], norm).unbind(), spike_seq[:, chunk].unbind(), strict=True)
             for t, (level, x, out) in enumerate(rows):
                 theta = _part(level, chunk)
                 if checkpoints is not None and t and t % SEGMENT == 0:
@@ -48,9 +51,9 @@ class TorchImplementation(AlwaysRuns):
         self, inputs: Inputs, settings: Settings, checkpoints: Tensor | None, incoming: Outputs, gradients: Inputs
     ) -> None:
         """Recompute one segment after the other, the last first, and walk back through it."""
-        x_seq, v, thresholds, scale, decay = inputs
+        x_seq, v, thresholds, scale, decay = inputs[:5]
         grad_spike_seq, grad_v_end = incoming
-        grad_x_seq, grad_v, grad_thresholds, grad_scale, grad_decay = gradients
+        grad_x_seq, grad_v, grad_thresholds, grad_scale, grad_decay, *grad_norm = gradients[:7]
         time_steps, size = len(x_seq), x_seq.numel() // len(x_seq)
         one_v = v.dim() == 0
         v = flat(v, 1).expand(size) if is_one(v) else flat(v, size)
@@ -68,7 +71,9 @@ class TorchImplementation(AlwaysRuns):
         buffers = v.new_empty((1 + leaks) * rows + 6, step)  # once: fresh memory costs page faults
         for start in range(0, size, step):
             chunk = slice(start, start + step)
-            x = x_seq[:, chunk].unbind()
+            norm = _norm_of(inputs, chunk)
+            raw, x = x_seq[:, chunk].unbind(), _normalised(x_seq[:, chunk], norm).unbind()
+            norm_sums = v.new_zeros(2, len(x[0])) if norm is not None else None
             grad_x = None if grad_x_seq is None else grad_x_seq[:, chunk].unbind()
             grad_spikes = None if grad_spike_seq is None else grad_spike_seq[:, chunk].unbind()
             s, d, g, c, g_decay, g_theta, *h_rows = buffers[:, : len(x[0])].unbind()
@@ -120,12 +125,20 @@ class TorchImplementation(AlwaysRuns):
                         torch.sum(term, 0, out=chunk_sums[t])
                     if leaks:
                         _charge_backward(c, before[t % SEGMENT], x[t], constant, settings, s, g, g_decay)
+                    g_x = g if leaks else g.copy_(c)
+                    if norm is not None and norm_sums is not None:
+                        norm_sums[0].addcmul_(g_x, raw[t] - norm.center)
+                        norm_sums[1].add_(g_x)
+                        g_x.mul_(norm.gain)
                     if grad_x is not None:
-                        grad_x[t].copy_(g if leaks else c)
+                        grad_x[t].copy_(g_x)
             if not each:
                 theta_sums -= chunk_sums
             elif grad_thresholds is not None:
                 flat(grad_thresholds, size)[chunk] = g_theta
+            for grad, total in zip(grad_norm, () if norm_sums is None else norm_sums, strict=False):
+                if grad is not None:
+                    flat(grad, size)[chunk] = total
             if grad_decay is not None and grad_decay.dim():
                 flat(grad_decay, size)[chunk] = g_decay
             elif grad_decay is not None:
@@ -142,6 +155,27 @@ class TorchImplementation(AlwaysRuns):
             grad_v.fill_(v_sum)
         if grad_decay is not None and not grad_decay.dim():
             grad_decay.fill_(decay_sum)
+
+
+class _Norm(NamedTuple):
+    """The norm of each neuron of a chunk."""
+
+    center: Tensor
+    gain: Tensor
+    offset: Tensor
+
+
+def _norm_of(inputs: Inputs, chunk: slice) -> _Norm | None:
+    center, gain, shift = inputs.norm_center, inputs.norm_gain, inputs.norm_shift
+    if center is None or gain is None or shift is None:
+        return None
+    places = torch.arange(chunk.start, min(chunk.stop, inputs.x_seq[0].numel()), device=center.device)
+    own = places // inputs.x_seq.stride(2) % len(center)
+    return _Norm(center[own], gain[own], multiply_add(-center, gain, shift)[own])
+
+
+def _normalised(x: Tensor, norm: _Norm | None) -> Tensor:
+    return x if norm is None else multiply_add(x.to(norm.gain.dtype), norm.gain, norm.offset)
 
 
 def _constants(decay: Tensor | None, v: Tensor) -> Tensor:

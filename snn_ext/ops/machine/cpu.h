@@ -77,6 +77,7 @@ STEP_FUNCTION uint16_t to_float16(float f) { /* to nearest, ties to even */
 }
 
 STEP_FUNCTION float divide(float a, float b) { return a / b; }
+STEP_FUNCTION float multiply_add(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
 
 #include "surrogates.h"
 

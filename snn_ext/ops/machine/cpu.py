@@ -130,7 +130,7 @@ class CpuImplementation(Library):
         x_seq = inputs[0]
         calls, dtype = self._calls, DTYPES[x_seq.dtype]
         assert calls is not None
-        if calls[name](*values, *self.op.sizes(x_seq), *self._codes(settings), dtype, threads_for(x_seq)):
+        if calls[name](*values, *self.op.places(x_seq), *self._codes(settings), dtype, threads_for(x_seq)):
             raise MemoryError(f"{self.op.name}: no memory for the sums over neurons")
 
     def _agrees_with_torch(self, calls: dict[str, Callable[..., int]]) -> bool:

@@ -55,6 +55,7 @@ STEP_FUNCTION float exp_of_negative(float x) { return approximate_exp2(1.4426950
 
 /* Correctly rounded, unlike the operator. */
 STEP_FUNCTION float divide(float a, float b) { return __fdiv_rn(a, b); }
+STEP_FUNCTION float multiply_add(float a, float b, float c) { return __fmaf_rn(a, b, c); }
 
 #include "surrogates.h"
 

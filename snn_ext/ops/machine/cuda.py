@@ -123,7 +123,7 @@ class CudaMachine:
             full = [
                 g
                 for g, array in zip(gradients, self.op.inputs, strict=True)
-                if array.kind in _NEURONS or (array.kind in _TABLES and g is not None and g.dim() > 1)
+                if array.kind in (*_NEURONS, "channel") or (array.kind in _TABLES and g is not None and g.dim() > 1)
             ]
             width = self.width(True, inputs, (checkpoints, *incoming, *full))
             pointers = [*addresses(self.op, inputs), address(checkpoints), *map(address, incoming)]
@@ -150,7 +150,7 @@ class CudaMachine:
                 found += [int(len(value) > 1), int(value.dim() > 1)]
             elif array.kind == "table":
                 found.append(int(value.dim() > 1))
-            elif array.kind == "one":
+            elif array.kind in _OPTIONAL:
                 found.append(int(value is not None))
         for setting, code in zip(self.op.settings, self.op.codes(settings), strict=True):
             if setting.type is not float:
@@ -164,7 +164,7 @@ class CudaMachine:
         grid, workspace = self.grid(backward, inputs, gradients, width)
         kernel = self._kernel(device, self.variant(backward, inputs, settings, width))
         reals = [float(v) for s, v in zip(self.op.settings, settings, strict=True) if s.type is float]
-        arguments = (*map(int, pointers), *self.op.sizes(inputs[0]), *reals, address(workspace))
+        arguments = (*map(int, pointers), *self.op.places(inputs[0]), *reals, address(workspace))
         kernel((grid,), (THREADS,), arguments)
 
     def _kernel(self, device: torch.device, variant: tuple[int, ...]) -> Kernel:
@@ -212,6 +212,8 @@ _NEURONS = ("sequence", "state", "step")
 """Kinds of arrays with an element for every neuron."""
 _TABLES = ("per step", "table")
 """Kinds that have one where there are more dimensions than one."""
+_OPTIONAL = ("one", "channel")
+"""Kinds of which the sources know at compile time whether they are given."""
 
 
 def macros(op: SequenceOp) -> list[str]:
@@ -220,7 +222,7 @@ def macros(op: SequenceOp) -> list[str]:
     for array in op.inputs:
         names += [f"{array.name}_stride".upper()] if array.kind in _TABLES else []
         names += [f"{array.name}_each".upper()] if array.kind == "per step" else []
-    names += [f"has_{array.name}".upper() for array in op.inputs if array.kind == "one"]
+    names += [f"has_{array.name}".upper() for array in op.inputs if array.kind in _OPTIONAL]
     return names + [setting.name.upper() for setting in op.settings if setting.type is not float]
 
 

@@ -65,6 +65,8 @@ def arguments(op: SequenceOp, backward: bool) -> list[Argument]:
             stride = array.kind in ("state", "step")
             found += [Argument(f"grad_{name}", type) for name, type in _array(array.name, array.kind, "", stride)]
     found += [Argument("T", "index_t"), Argument("N", "index_t")]
+    if op.has_channels:
+        found += [Argument("channels", "index_t"), Argument("channel_stride", "index_t")]
     return found + [Argument(s.name, "float" if s.type is float else "int") for s in op.settings]
 
 

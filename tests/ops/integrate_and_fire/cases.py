@@ -35,14 +35,20 @@ class Case(harness.Case):
     scale: Tensor | float | None = None
     settings: dict[str, Any] = field(default_factory=dict)
     decay: Tensor | float | None = None
+    norm: tuple[Tensor, Tensor, Tensor] | None = None
 
     outputs = ("spikes", "potential")
     accuracy = 2e-6
 
+    @property
+    def ill_conditioned(self) -> bool:
+        """True with a norm: its one rounding is magnified by the slope of the surrogate's derivative."""
+        return self.norm is not None
+
     def run(self, module: Any) -> tuple[Tensor, Tensor]:
         """Call the operator or the definition."""
         tensors = self.x_seq, self.v, self.thresholds
-        return module.integrate_and_fire(*tensors, scale=self.scale, decay=self.decay, **self.settings)
+        return module.integrate_and_fire(*tensors, scale=self.scale, decay=self.decay, norm=self.norm, **self.settings)
 
     def wide(self) -> Case:
         """Return the same case in float64."""
@@ -54,11 +60,15 @@ class Case(harness.Case):
         v = torch.as_tensor(self.v, dtype=dtype).expand(self.x_seq.shape[1:])
         found = {"x_seq": self.x_seq, "v": v, "thresholds": self.thresholds.to(dtype)}
         given = {"scale": self.scale, "decay": self.decay}
+        if self.norm is not None:
+            given |= {"gain": self.norm[1], "shift": self.norm[2]}
         return found | {name: torch.as_tensor(value, dtype=dtype) for name, value in given.items() if value is not None}
 
     def with_leaves(self, leaves: dict[str, Tensor]) -> Case:
         """Return the same case with other values for these."""
-        return replace(self, **leaves)
+        own = {name: value for name, value in leaves.items() if name not in ("gain", "shift")}
+        norm = None if self.norm is None else (self.norm[0], leaves["gain"], leaves["shift"])
+        return replace(self, **own, norm=norm)
 
     def term_magnitudes(self, incoming: list[Tensor]) -> dict[str, Tensor]:
         """Sum of the magnitudes that are added up in the gradients of thresholds, scale and one decay."""
@@ -79,13 +89,15 @@ class Case(harness.Case):
             terms["scale"] = (self.run(functional)[0] * g_spikes).abs().sum() / float(self.scale)
         if isinstance(self.decay, float):
             terms["decay"] = torch.stack([s["decay"].abs() for s in single]).mean(0) * size
+        if self.norm is not None:
+            terms |= {name: torch.stack([s[name].abs() for s in single]).sum() for name in ("gain", "shift")}
         return terms
 
     def __repr__(self) -> str:
         decay = self.decay if self.decay is None or isinstance(self.decay, float) else "each"
         return (
             f"Case({list(self.x_seq.shape)}, {self.x_seq.dtype}, thresholds {list(self.thresholds.shape)}, "
-            f"scale={self.scale}, {self.settings}, decay={decay})"
+            f"scale={self.scale}, {self.settings}, decay={decay}, norm={self.norm is not None})"
         )
 
     @staticmethod
@@ -117,6 +129,13 @@ class Case(harness.Case):
             yield own_thresholds(kind, leaky_case(kind, *next(sizes), each=at, **leak))
         yield own_thresholds("sixteenths", make_case("sixteenths", 4, BLOCKS))
         yield own_thresholds("sixteenths", make_case("sixteenths", 3, CHUNKS))
+        shapes = itertools.cycle(((1, False), (7, False), (7, True), (21, False), (63, True)))
+        for kind, reset, at in itertools.product(KINDS, RESETS, (True, False)):
+            case = make_case(kind, next(sizes)[0], 63, next(turns)[2], reset=reset, fire_at_threshold=at)
+            yield normed(case, *next(shapes))
+            yield normed(leaky_case(kind, 4, 63, charge="tau_input", reset=reset, fire_at_threshold=at), *next(shapes))
+        for channels, last in ((3, False), (2187, False), (2187, True), (27, True)):
+            yield normed(make_case("random", 4, 3 * 6561), channels, last)
 
     @staticmethod
     def gradient_cases() -> Iterator[Case]:
@@ -144,6 +163,14 @@ class Case(harness.Case):
         yield own_thresholds("random", leaky_case("random", 4, 64, torch.float16, charge="tau_input", each=True))
         yield own_thresholds("random", make_case("random", 18, BLOCKS))
         yield own_thresholds("random", make_case("random", 4, CHUNKS))
+        for (channels, last), surrogate in zip(
+            ((1, False), (7, False), (7, True), (21, False), (63, True)), SURROGATES, strict=False
+        ):
+            yield normed(make_case("random", *next(sizes)[:1], 63, surrogate=surrogate), channels, last)
+            yield normed(leaky_case("random", 17, 63, charge="rate_input", each=last), channels, last)
+        yield normed(make_case("random", 4, 64, torch.bfloat16), 8, False)
+        for channels, last in ((3, False), (27, True)):
+            yield normed(make_case("random", 4, 3 * 6561), channels, last)
 
 
 def make_input(kind: str, time_steps: int, size: int, thresholds: Tensor, seed: int = 0) -> Tensor:
@@ -198,6 +225,24 @@ def own_thresholds(kind: str, case: Case) -> Case:
     thresholds = torch.randint(4, 13, (1, size), generator=torch.Generator().manual_seed(1)) / 8
     x_seq = make_input(kind, time_steps, size, thresholds).to(case.x_seq.dtype)
     return replace(case, thresholds=thresholds, x_seq=x_seq)
+
+
+def normed(case: Case, channels: int, last: bool = False) -> Case:
+    """Return a case behind a norm of channels, which are the last in memory or not; nothing of it is dyadic."""
+    time_steps, size = case.x_seq.shape
+    batch = 3 if size // channels % 3 == 0 else 1
+    shape = (batch, channels, size // channels // batch)
+
+    def of_shape(values: Any) -> Any:
+        if not isinstance(values, Tensor) or values.shape[-1] != size or values.ndim == 1 and size == 1:
+            return values
+        values = values.reshape(*values.shape[:-1], *shape)
+        return values.transpose(-1, -2).contiguous().transpose(-1, -2) if last else values
+
+    generator = torch.Generator().manual_seed(channels)
+    center, gain, shift = torch.rand(3, channels, generator=generator).unbind()
+    parts = {name: of_shape(getattr(case, name)) for name in ("x_seq", "v", "decay", "thresholds")}
+    return replace(case, **parts, norm=(center, 1.5 - gain, shift))
 
 
 # -- what only a GPU can show ------------------------------------------------------------------------------------------

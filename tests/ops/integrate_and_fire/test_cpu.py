@@ -19,6 +19,7 @@ from tests.ops.planting import Plant, in_c, patched, planting
 pytestmark = pytest.mark.skipif(not any(map(shutil.which, ("cc", "gcc", "clang"))), reason="no C compiler")
 
 OPERATOR = "integrate_and_fire"
+NORMALISE = "if (norm) row = normalise(norm, m, row);"
 BUGS = {
     "> for >=": ("fire_at_threshold ? h >= theta", "fire_at_threshold ? h > theta"),
     ">= for >": (": h > theta)", ": h >= theta)"),
@@ -59,6 +60,17 @@ BUGS = {
     ),
     "gradient of the first block's potential": ("memcpy(c, call->grad_v_end + b", "memcpy(c, call->grad_v_end"),
     "bfloat16 truncates": ("0x7fffu + ((u >> 16) & 1u)", "0u"),
+    "channels without their place in memory": ("b / stride % channels, left", "b % channels, left"),
+    "a block begins with a whole channel": ("left = stride - b % stride", "left = stride"),
+    "channels end with the first sample": ("c = c + 1 < channels ? c + 1 : 0", "c = c + 1 < channels ? c + 1 : c"),
+    "channels last begin with the first": ("run = channels - c; i < m", "run = channels; i < m"),
+    "norm in two roundings": ("return __builtin_fmaf(a, b, c);", "return a * b + c;"),
+    "norm forgotten backward": (f"THETA(call, t, b);\n            {NORMALISE}", "THETA(call, t, b);"),
+    "leak's gradient of the input without its norm": (f"{NORMALISE}\n                if (sums)", "if (sums)"),
+    "gain's gradient not centred": ("(x[i] - center[i])", "x[i]"),
+    "gain forgotten in the input's gradient": ("grad[i] *= gain[i];", ""),
+    "shift's gradient of the first step alone": ("g_shift[i] += grad[i];", "g_shift[i] = grad[i];"),
+    "gain's gradient of the first block": ("memcpy(call->grad_norm_gain + b", "memcpy(call->grad_norm_gain"),
 }  # fmt: skip
 
 
@@ -67,6 +79,9 @@ LATE = (
     *("wrong checkpoint", "checkpoint a step late", "own thresholds' gradient of the first block"),
     *("threshold of a block's first neuron", "recomputed potential of the step before"),
     "threshold's gradient of the first step alone",
+    *("norm forgotten backward", "leak's gradient of the input without its norm", "gain's gradient not centred"),
+    *("gain forgotten in the input's gradient", "shift's gradient of the first step alone"),
+    "gain's gradient of the first block",
 )
 """Those that show in the last cases of all; these are looked at first, to save time."""
 

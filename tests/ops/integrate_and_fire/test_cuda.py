@@ -35,7 +35,7 @@ from tests.ops.emulation import (
     untested,
     with_bugs,
 )
-from tests.ops.integrate_and_fire.cases import Case, leaky_case, make_case, own_thresholds
+from tests.ops.integrate_and_fire.cases import Case, leaky_case, make_case, normed, own_thresholds
 
 OPERATOR = "integrate_and_fire"
 SUM = "for (int w = 0; w < WARPS; w++) sum += step_sums[threadIdx.x][w];"
@@ -54,6 +54,9 @@ CASES: dict[str, Callable[[], Case]] = {
     "leak each": lambda: leaky_case("random", 17, 24, charge="rate", each=True),
     "delayed": lambda: leaky_case("random", 4, 63, reset="delayed", detach_reset=True),
     "own thresholds": lambda: own_thresholds("random", make_case("random", 17, 28)),
+    "norm": lambda: normed(make_case("random", 4, 504), 7),
+    "norm, channels last": lambda: normed(make_case("random", 17, 64), 8, True),
+    "norm and leak": lambda: normed(leaky_case("random", 4, 63, charge="tau_input"), 7),
     "own thresholds that leak": lambda: own_thresholds("random", leaky_case("random", 4, 500, each=True)),
 }
 BUGS = {
@@ -118,6 +121,18 @@ BUGS = {
         "theta_before = THRESHOLDS_EACH ? own_theta.at[i] : step_before", "theta_before = step_before",
         "own thresholds that leak"),
     "decay's sum lost": ("partial[2 * gridDim.x] = decay_sum", "partial[2 * gridDim.x] = 0.0", "leak"),
+    "a vector has one channel": ("(n + i) / stride % channels", "n / stride % channels", "norm, channels last"),
+    "channels without their place in memory": ("(n + i) / stride % channels", "(n + i) % channels", "norm"),
+    "channels of the first sample alone": ("/ stride % channels;", "/ stride < channels ? (n + i) / stride : 0;",
+                                           "norm"),
+    "norm in two roundings": ("return __fmaf_rn(a, b, c);", "return a * b + c;", "norm"),
+    "norm forgotten backward": ("charge(potential.at[i], input(norm, i, rows[k].at[i]), constant.at[i], theta,\n",
+                                "charge(potential.at[i], from_io(rows[k].at[i]), constant.at[i], theta,\n", "norm"),
+    "gain's gradient not centred": ("(from_io(rows[k].at[i]) - norm.center.at[i])", "from_io(rows[k].at[i])", "norm"),
+    "gain forgotten in the input's gradient": ("g_x *= norm.gain.at[i];", "", "norm"),
+    "norm's gradient of the first step alone": ("g_shift.at[i] += g_x;", "g_shift.at[i] = g_x;", "norm"),
+    "leak's gradient of the input without its norm": ("before, input(norm, i, rows[k].at[i])",
+                                                      "before, from_io(rows[k].at[i])", "norm and leak"),
     "neurons beyond the end in the decay's sum": ("decay_sum += inside ? g_decay.at[i] : 0.0f",
                                                   "decay_sum += g_decay.at[i]", "leak"),
 }  # fmt: skip
@@ -333,7 +348,7 @@ def test_everything_happens_on_the_device_of_the_input() -> None:
 def test_each_device_has_its_own_kernels() -> None:
     recorder = Recorder()
     machine = emulated(OPERATOR, recorder)
-    variant = (0, 0, 4, 4, 0, 0, 0, 0, 1, 0, 0, 0)
+    variant = (0, 0, 4, 4, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0)
     kernels = [machine._kernel(torch.device("cuda", index), variant) for index in (0, 1, 0)]
     assert kernels[0] is kernels[2] is not kernels[1]
 

@@ -103,7 +103,7 @@ def test_nothing_is_kept_without_gradients(running: str) -> None:
     with torch.no_grad(), saved_tensors() as saved:
         spike_seq, v = ops.integrate_and_fire(x_seq, 0.0, nn.Parameter(THETA))
     assert not saved and not spike_seq.requires_grad and not v.requires_grad
-    assert len(torch.ops.snn_ext.integrate_and_fire(x_seq, v, THETA, None, None, *SETTINGS, False)[2]) == 0
+    assert len(torch.ops.snn_ext.integrate_and_fire(x_seq, v, THETA, *[None] * 5, *SETTINGS, False)[2]) == 0
 
 
 # -- shapes, layouts, values -------------------------------------------------------------------------------------------
@@ -269,12 +269,12 @@ def test_opcheck(running_on_cpu: str, time_steps: int, dtype: torch.dtype) -> No
     x_seq = torch.rand(time_steps, 3, 2, 2).to(dtype).to(memory_format=torch.channels_last).requires_grad_()
     v, thresholds = torch.rand(3, 2, 2, requires_grad=True), torch.rand(time_steps, requires_grad=True)
     for scale in (None, torch.tensor(0.5, requires_grad=True)):
-        arguments = (x_seq, v, thresholds, scale, None, *SETTINGS, True)
+        arguments = (x_seq, v, thresholds, scale, *[None] * 4, *SETTINGS, True)
         torch.library.opcheck(torch.ops.snn_ext.integrate_and_fire.default, arguments)
     spike_seq, v_end, checkpoints = (out.detach() for out in torch.ops.snn_ext.integrate_and_fire(*arguments))
     tensors = (x_seq, v, thresholds, scale)
-    arguments = (spike_seq, v_end, *(tensor.detach() for tensor in tensors), None, checkpoints, *SETTINGS)
-    for wanted in ([True, True, True, True, False], [True, False, False, True, False]):
+    arguments = (spike_seq, v_end, *(tensor.detach() for tensor in tensors), *[None] * 4, checkpoints, *SETTINGS)
+    for wanted in ([True] * 4 + [False] * 3, [True, False, False, True, *[False] * 3]):
         torch.library.opcheck(torch.ops.snn_ext.integrate_and_fire_backward.default, (*arguments, wanted))
 
 

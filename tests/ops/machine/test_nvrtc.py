@@ -30,9 +30,9 @@ needs_disassembler = pytest.mark.skipif(not machine_code.disassembler(), reason=
 
 IF = "integrate_and_fire"
 # Forward and backward at T = 4, float32 and bfloat16 at full width: per-step thresholds and a scale are the hardest.
-FORWARD = {dtype: (0, dtype, 4, 4 if dtype == 0 else 8, 1, 0, 1, 0, 1, 0, 0, 0) for dtype in (0, 1, 2)}
+FORWARD = {dtype: (0, dtype, 4, 4 if dtype == 0 else 8, 1, 0, 1, 0, 0, 0, 1, 0, 0, 0) for dtype in (0, 1, 2)}
 ASN = (0, 0, 4, 4, 1, 1, 0, 0, 0)
-BACKWARD = {dtype: (1, dtype, 4, 4 if dtype == 0 else 8, 1, 0, 1, 0, 1, 0, 0, 0) for dtype in (0, 1, 2)}
+BACKWARD = {dtype: (1, dtype, 4, 4 if dtype == 0 else 8, 1, 0, 1, 0, 0, 0, 1, 0, 0, 0) for dtype in (0, 1, 2)}
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -50,8 +50,16 @@ def test_a_leak_spills_no_register_at_four_steps(architecture: str) -> None:
         assert found.spilled == 0, f"{variant}, {charge}: {found}"
 
 
+@pytest.mark.parametrize("architecture", ARCHITECTURES[::2])
+def test_a_norm_spills_no_register_at_four_steps(architecture: str) -> None:
+    half_as_wide = (*BACKWARD[2][:3], 4, *BACKWARD[2][4:])
+    for variant in (FORWARD[0], FORWARD[2], BACKWARD[0], half_as_wide):
+        found = compile_variant(IF, (*variant[:7], 1, 1, *variant[9:]), architecture)
+        assert found.spilled == 0, f"{variant}: {found}"
+
+
 def test_spills_are_seen_in_the_report() -> None:
-    variant = (1, 0, 0, 2, 1, 0, 1, 0, 1, 0, 0, 0)
+    variant = (1, 0, 0, 2, 1, 0, 1, 0, 0, 0, 1, 0, 0, 0)
     cramped = source_of(IF, ("BLOCKS_BACKWARD = STEPS ? 4 : 3", "BLOCKS_BACKWARD = 16"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(machine_code, "source_of", lambda operator: cramped)

@@ -18,7 +18,9 @@ def test_every_argument_has_a_value(operator: str) -> None:
     """A structure that gets too few values is filled up with zeros, and nothing says so."""
     op = OPERATORS[operator].op
     inputs, settings = OPERATORS[operator]._agreement.case(_grid(), _grid().dtype)
-    shared = len(addresses(op, inputs)) + len(op.outputs) + 1 + 2 + len(settings)  # and checkpoints; T and N
+    shared = (
+        len(addresses(op, inputs)) + len(op.outputs) + 1 + len(op.places(inputs[0])) + len(settings)
+    )  # and checkpoints
     assert len(arguments(op, backward=False)) == shared
     gradients = gradient_addresses(op, [None] * len(op.differentiable))
     assert len(arguments(op, backward=True)) == shared + len(gradients)
