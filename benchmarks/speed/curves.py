@@ -6,6 +6,7 @@ A small convolutional net is trained on the embedded images of Fashion-MNIST, on
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,11 +22,14 @@ from recipes.data.images import Batches, channel_statistics, load_images
 from recipes.lib.cli import Count, NewFile, Rate, Seed
 from recipes.lib.command import command, run_main
 from recipes.lib.files import save_figure
+from snn_ext import fuse_norms
 from snn_ext.plots.style import finish, look, new_figure
 
 from .cases import Settings
 from .memory import HOST, Block, contenders
 from .report import environment
+
+FUSED = "accelerated, norms fused: sums in another order"
 
 
 @dataclass(kw_only=True)
@@ -51,7 +55,11 @@ def main(options: Options) -> dict[str, list[float]]:
     if len(batches) < options.steps:
         raise ValueError(f"--steps: got {options.steps}, want at most {len(batches)}, the batches of one pass")
     first, _ = next(iter(batches))
-    nets = contenders(small, Block, first.expand(options.time_steps, *first.shape))
+    x = first.expand(options.time_steps, *first.shape)
+    nets = contenders(small, Block, x)
+    fused = copy.deepcopy(nets["accelerated"][0])
+    fuse_norms(fused, x)
+    nets[FUSED] = (fused, "accelerated")
     losses = {
         name: trained(net, batches, options) for name, (net, _) in tqdm(nets.items(), unit="net", disable=None)
     }  # fmt: skip

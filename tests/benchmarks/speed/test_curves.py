@@ -15,9 +15,10 @@ def test_nets_that_keep_less_have_the_losses_of_their_reference(
     losses = curves.main(["--steps", "6", "--batch-size", "4", "--picture", str(tmp_path / "curves.png")])
     assert (tmp_path / "curves.png").stat().st_size > 0
     for reference in (memory.HOST, "accelerated", "ATIFuNode"):
-        of_reference = [name for name in losses if name.startswith(reference)]
+        of_reference = [name for name in losses if name.startswith(reference) and name != curves.FUSED]
         assert len(of_reference) > 1
         assert all(losses[name] == losses[reference] for name in of_reference)
+    assert losses[curves.FUSED][:2] == pytest.approx(losses["accelerated"][:2], rel=1e-4)
     assert len(set(losses[memory.HOST])) == 6  # a training, no constant
     assert "| accelerated, packed, convolutions too " in capsys.readouterr().out
 
