@@ -24,7 +24,7 @@ MARK = "snn_ext"
 """Entry in the metadata of the node of a norm, a :class:`Norm`."""
 
 Made = Mapping[tuple[Any, int], Kept]
-"""What is kept of the output of a node."""
+"""The output of a node, as it is kept."""
 
 _VIEWS = ("ViewBackward", "UnsafeViewBackward", "ReshapeAliasBackward", "AsStridedBackward", "AliasBackward")
 _INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}

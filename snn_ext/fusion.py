@@ -12,9 +12,9 @@ from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ._counting import counted
-from ._errors import bad_type, bad_value
+from ._errors import bad_type
 from .hosts import fresh_copy, host_of
-from .norms import why_not
+from .norms import norms_of, why_not
 from .ops.deferred import Deferred
 from .ops.norm_statistics import add_norm_gradient, batch_statistics
 from .ops.registry import select
@@ -75,17 +75,12 @@ def fuse_norms(net: nn.Module, x: Tensor) -> FusedNorms:
     >>> net(torch.rand(4, 2, 2, 8, 8)).sum().backward()
     >>> done.undo()
     """
-    if not isinstance(net, nn.Module):
-        bad_type("net", net, "an nn.Module")
+    norms = norms_of(net)
     if not isinstance(x, Tensor):
         bad_type("x", x, "a tensor: the input of a call")
-    names = [name for name, module in net.named_modules() if isinstance(module, _BatchNorm)]
-    if not names:
-        bad_value("net", type(net).__name__, "a net with at least one batch norm")
     trials = _try(net, x)
     done = FusedNorms()
-    for name in names:
-        norm: Any = net.get_submodule(name)
+    for name, norm in norms.items():
         reason = trials[name].reason()
         if reason is None:
             done.fused[name], done._norms[name] = trials[name].neuron, norm
@@ -160,7 +155,7 @@ class _Trial:
 
 def _try(net: nn.Module, x: Tensor) -> dict[str, _Trial]:
     twin = fresh_copy(net)
-    norms = {name: module for name, module in twin.named_modules() if isinstance(module, _BatchNorm)}
+    norms = norms_of(twin)
     trials = {name: _Trial(norm, _refusal(norm)) for name, norm in norms.items()}
     for name, norm in norms.items():
         norm.__dict__["forward"] = trials[name]
@@ -183,7 +178,7 @@ def _refusal(norm: Any) -> str | None:
     forward = vars(norm).get("forward")
     if forward is not None and not isinstance(forward, _Forward):
         return "a forward pass of its own"
-    if norm._forward_hooks and any(_is_of_others(hook) for hook in norm._forward_hooks.values()):
+    if any(map(_is_of_others, norm._forward_hooks.values())):
         return "hooks of others, which would read its output"
     reason = why_not(norm)
     if reason is None and not hasattr(norm, "step_mode"):

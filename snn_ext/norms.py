@@ -18,7 +18,7 @@ from ._repeats import MARK, Norm
 from .ops.recomputed import record
 from .packing import PackedSpikes, is_packed, reads_back_for_free, set_repeats
 
-__all__ = ["LeaveRecipe", "RecomputedNorms", "keep_outputs", "recompute_norms", "why_not"]
+__all__ = ["LeaveRecipe", "RecomputedNorms", "keep_outputs", "norms_of", "recompute_norms", "why_not"]
 
 
 def recompute_norms(net: nn.Module, *, convolutions: bool = False) -> RecomputedNorms:
@@ -77,11 +77,7 @@ def recompute_norms(net: nn.Module, *, convolutions: bool = False) -> Recomputed
     (['1'], {})
     >>> done.undo()
     """
-    if not isinstance(net, nn.Module):
-        bad_type("net", net, "an nn.Module")
-    norms = {name: module for name, module in net.named_modules() if isinstance(module, _BatchNorm)}
-    if not norms:
-        bad_value("net", type(net).__name__, "a net with at least one batch norm")
+    norms = norms_of(net)
     check_bool("convolutions", convolutions)
     done = RecomputedNorms(net, set_repeats(net, convolutions))
     for name, norm in norms.items():
@@ -138,6 +134,16 @@ def keep_outputs(modules: Iterable[nn.Module]) -> None:
 _HOMES = "torch.nn.modules.batchnorm", "spikingjelly.activation_based.layer.bn"
 _KINDS = "BatchNorm1d", "BatchNorm2d", "BatchNorm3d"
 _NO_EPSILON = 1e-30  # nothing beside 1; torch 2.11 takes no 0
+
+
+def norms_of(net: nn.Module) -> dict[str, _BatchNorm]:
+    """Return the batch norms of a net by name, or raise if there is none."""
+    if not isinstance(net, nn.Module):
+        bad_type("net", net, "an nn.Module")
+    norms = {name: module for name, module in net.named_modules() if isinstance(module, _BatchNorm)}
+    if not norms:
+        bad_value("net", type(net).__name__, "a net with at least one batch norm")
+    return norms
 
 
 def why_not(norm: _BatchNorm) -> str | None:

@@ -35,7 +35,7 @@ def rounds_as_torch() -> bool:
 
 
 SAME_BITS = rounds_as_torch()
-"""Whether torch uses FMA on this machine; if not, the last bit of a norm may differ, and a spike in a million."""
+"""True where torch uses FMA; elsewhere the last bit of a norm may differ, and a spike in a million."""
 
 
 def twin_of(net: nn.Module, x: Tensor) -> tuple[Any, snn_ext.FusedNorms]:

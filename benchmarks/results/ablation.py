@@ -1,4 +1,4 @@
-"""What the field's results at few steps owe to the neuron, and what to the start and the loss, on trained nets.
+"""Show what the field's results at few steps owe to the neuron, and what to the start and the loss, on trained nets.
 
 ``python -m benchmarks ablation --data-dir FOLDER --out runs/ablation --markdown docs/ablation-results.md``
 
@@ -24,7 +24,7 @@ from recipes.data.images import Batches, ImageData, load_images
 from recipes.lib.cli import Argument, Count, NewFile, NewFolder, Positive, Rate, Seed
 from recipes.lib.command import command, run_main
 from recipes.lib.evaluations import Evaluations, versions
-from recipes.lib.files import replacing, save_figure
+from recipes.lib.files import save_figure, save_text
 from recipes.lib.fine_tuning import thresholds
 from recipes.lib.neurons import NeuronOptions, make_spiking, spikingjelly_neuron
 from recipes.lib.ranges import Different
@@ -130,8 +130,7 @@ def main(options: Options) -> str:
     seeds = " ".join(map(str, options.seeds))
     page = "\n\n".join([*sections, NOTES, provenance(command_line(options), seeds)])
     if options.markdown is not None:
-        with replacing(options.markdown) as temporary:
-            temporary.write_text(page, encoding="utf-8")
+        save_text(page, options.markdown)
     print(page)
     return page
 
@@ -217,17 +216,13 @@ def _activity(net: nn.Module, neurons: Sequence[nn.Module], test: Batches) -> di
     finally:
         for hook in hooks:
             hook.remove()
-    channels = (
-        torch.cat([each.channels for each in fired if each.channels is not None])
-        if fired
-        else torch.ones(1, dtype=torch.bool)
-    )
+    channels = [each.channels for each in fired if each.channels is not None]
     return {
         "right": "".join("01"[int(answer)] for answer in torch.cat(answers)),
         "spikes_per_neuron": activity.spikes_per_neuron,
         "spikes": [layer.spikes_per_neuron for layer in activity.layers],
         "sqnr_db": [layer.sqnr_db if isfinite(layer.sqnr_db) else None for layer in activity.layers],
-        "silent_channels": float((~channels).double().mean()),
+        "silent_channels": float((~torch.cat(channels)).double().mean()) if channels else 0.0,
         "thresholds": thresholds(list(neurons)),
     }
 

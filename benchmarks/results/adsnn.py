@@ -15,7 +15,7 @@ from recipes.data.images import data_folder
 from recipes.lib.aan_training import TABLES
 from recipes.lib.cli import NewFile, NewFolder
 from recipes.lib.command import command, run_main
-from recipes.lib.files import replacing, save_figure
+from recipes.lib.files import replacing, save_figure, save_text
 from recipes.lib.run_folder import own_folder
 
 from . import adsnn_images, cross_validation
@@ -84,8 +84,7 @@ def _run(options: Options) -> None:
                 "python -m benchmarks.results.adsnn_images --data NAME --out FOLDER", "0, 1, 2 (0 of the tables)"
             )
         )
-        with replacing(options.markdown) as temporary:
-            temporary.write_text("\n".join(page), encoding="utf-8")
+        save_text("\n".join(page), options.markdown)
 
 
 def _figures(folder: Path, page: Path, prefix: str) -> str:

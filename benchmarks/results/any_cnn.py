@@ -23,7 +23,7 @@ from torchvision import models
 import snn_ext
 from recipes.lib.cli import Count, NewFile, NewFolder, Seed
 from recipes.lib.command import command, run_main
-from recipes.lib.files import read_json, replacing, write_json
+from recipes.lib.files import read_json, save_text, write_json
 from recipes.lib.run_folder import own_folder
 from snn_ext.conversion.canonicalize import canonicalize
 from snn_ext.simulation import AnalogTwin, Simulation
@@ -109,8 +109,7 @@ def main(options: Options) -> list[Row]:
             done[kind, name] = rows[-1]
             write_json(file, {"setting": setting, "rows": [asdict(row) for row in done.values()]})
     if options.markdown is not None:
-        with replacing(options.markdown) as temporary:
-            temporary.write_text(page(rows, options), encoding="utf-8")
+        save_text(page(rows, options), options.markdown)
     return rows
 
 

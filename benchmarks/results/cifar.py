@@ -19,7 +19,7 @@ from recipes.lib.analog import Analog, ConversionOptions, trained
 from recipes.lib.cli import Argument, Count, NewFile, NewFolder, parse
 from recipes.lib.command import command, run_main
 from recipes.lib.evaluations import Evaluations
-from recipes.lib.files import replacing, save_figure
+from recipes.lib.files import save_figure, save_text
 from recipes.lib.ranges import Different
 from recipes.lib.run_folder import own_folder
 from recipes.models.trained import SHIPPED
@@ -94,8 +94,7 @@ def main(options: Options) -> str:
             sections.append(section(name, found))
     page = "\n\n".join([*sections, provenance(command_line(options), "0 of the training")])
     if options.markdown is not None:
-        with replacing(options.markdown) as temporary:
-            temporary.write_text(page, encoding="utf-8")
+        save_text(page, options.markdown)
     print(page)
     return page
 

@@ -13,7 +13,7 @@ from typing import Annotated
 from recipes.convert import METHODS
 from recipes.lib.cli import NewFile, NewFolder, Seed
 from recipes.lib.command import command, run_main
-from recipes.lib.files import replacing
+from recipes.lib.files import save_text
 
 from . import autoencoder, methods, normalisation, precharge
 from .rivals import RIVALS
@@ -70,8 +70,7 @@ def main(options: Options) -> None:
     if options.markdown is not None:
         only = "" if options.runs == list(RUNS) else f"--runs {' '.join(options.runs)} "
         page = [INTRODUCTION.format(only=only), *(section.replace("### ", "## ", 3) for section in sections)]
-        with replacing(options.markdown) as temporary:
-            temporary.write_text("\n".join(page), encoding="utf-8")
+        save_text("\n".join(page), options.markdown)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from tqdm import tqdm
 from recipes.data.images import DATA_SETS
 from recipes.lib.cli import Count, NewFolder, Seed, parse, parse_known
 from recipes.lib.command import Children, command, run_main
-from recipes.lib.files import DamagedFileError, fingerprint, read_json, replacing, write_json
+from recipes.lib.files import DamagedFileError, fingerprint, read_json, save_text, write_json
 from recipes.lib.ranges import Different
 from recipes.lib.run_folder import own_folder
 from recipes.train_images import MODELS
@@ -251,8 +251,7 @@ def _write(out: Path, table: Sequence[Cell]) -> None:
         for cell in table
     ]
     for name, text in (("table.md", markdown(table)), ("table.json", json.dumps(results, indent=1) + "\n")):
-        with replacing(out / name) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+        save_text(text, out / name)
 
 
 if __name__ == "__main__":

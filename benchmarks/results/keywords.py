@@ -25,7 +25,7 @@ from recipes.lib.cli import Argument, Count, NewFile, NewFolder, OldFile, Positi
 from recipes.lib.clip_cost import evaluation_cost
 from recipes.lib.command import command, run_main
 from recipes.lib.evaluations import Evaluations, digest
-from recipes.lib.files import feature_cache, fingerprint, read_json, replacing, save_figure
+from recipes.lib.files import feature_cache, fingerprint, read_json, save_figure, save_text
 from recipes.lib.ranges import Different
 from recipes.lib.run_folder import own_folder, read_log
 from recipes.lib.spotter import MODELS, RECURRENT, digit_accuracy, load_spotter
@@ -109,8 +109,7 @@ def main(argv: Sequence[str] | None = None) -> list[Line]:
     with own_folder(options.out, "table_keywords"):
         failed = [] if options.report_only else run_cells(table, options.jobs, first=START)
         found = lines(table, options)
-        with replacing(options.out / "table.json") as temporary:
-            temporary.write_text(json.dumps([vars(line) for line in found], indent=1) + "\n", encoding="utf-8")
+        save_text(json.dumps([vars(line) for line in found], indent=1) + "\n", options.out / "table.json")
         if any(line.results for line in found):
             _write(options, passed, found, _heard(options, table, found))
     if failed:
@@ -256,8 +255,7 @@ def _write(options: Options, passed: Sequence[str], found: Sequence[Line], liste
     for path, prefix in [(options.out / "table.md", ""), *given]:
         save_figure(pareto_figure(found, _data(found)), path.parent / f"{prefix}pareto.png")
         save_figure(confusion_figure(found), path.parent / f"{prefix}confusion.png")
-        with replacing(path) as temporary:
-            temporary.write_text(page(found, command, options.seeds, listener, prefix), encoding="utf-8")
+        save_text(page(found, command, options.seeds, listener, prefix), path)
     print((options.out / "table.md").read_text(encoding="utf-8"))
 
 

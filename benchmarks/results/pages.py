@@ -16,7 +16,7 @@ from tabulate import tabulate
 
 from recipes.lib.cli import defaults, parser_of
 from recipes.lib.evaluations import versions
-from recipes.lib.files import replacing
+from recipes.lib.files import save_text
 from snn_ext.evaluation import Evaluation, best_delay
 
 __all__ = [
@@ -111,7 +111,6 @@ def provenance(command: str, seed: int | str) -> str:
 
 def write_report(folder: Path, text: str) -> str:
     """Write ``report.md`` into the folder of a run, print it, and return it."""
-    with replacing(folder / "report.md") as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    save_text(text, folder / "report.md")
     print(text)
     return text

@@ -23,7 +23,7 @@ from recipes.convert import METHODS
 from recipes.data import FASHION_MNIST_SUBSET, LabelledImages, fashion_mnist_subset
 from recipes.lib.cli import NewFile, NewFolder, Seed
 from recipes.lib.command import command, run_main
-from recipes.lib.files import replacing, save_figure, write_json
+from recipes.lib.files import save_figure, save_text, write_json
 from recipes.lib.fine_tuning import NOTES, Row, accuracy_against_spikes, table, thresholds
 from recipes.lib.ranges import Different
 from recipes.lib.run_folder import own_folder
@@ -95,8 +95,7 @@ def main(options: Options) -> None:
     text = page(every, found, setting, options)
     print(f"\n{text}\nwritten to {options.out}")
     if options.markdown is not None:
-        with replacing(options.markdown) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+        save_text(text, options.markdown)
 
 
 def from_scratch(train_set: LabelledImages, test_set: LabelledImages, options: Options) -> Row:

@@ -26,7 +26,7 @@ from recipes.data.speech_commands import Clips, real_digits
 from recipes.data.speech_sample import SYNTHETIC_SAMPLE, load_sample
 from recipes.lib.cli import Count, NewFile, NewFolder, Seed
 from recipes.lib.command import command, run_main
-from recipes.lib.files import read_json, replacing, write_json
+from recipes.lib.files import read_json, save_text, write_json
 from recipes.lib.ranges import Different
 from recipes.lib.run_folder import own_folder
 from snn_ext.simulation import Simulation
@@ -112,8 +112,7 @@ def main(options: Options) -> str:
     print(*notes, sep="\n")
     page = "".join(parts)
     if options.markdown is not None:
-        with replacing(options.markdown) as temporary:
-            temporary.write_text(page, encoding="utf-8")
+        save_text(page, options.markdown)
     return page
 
 

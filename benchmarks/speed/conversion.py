@@ -27,7 +27,7 @@ from torch import Tensor, fx, nn
 
 from recipes.lib.cli import Count, NewFile, Positive
 from recipes.lib.command import command, run_main
-from recipes.lib.files import replacing
+from recipes.lib.files import replacing, save_text
 from recipes.models.adaptive import layout_net
 from snn_ext import convert, evaluate
 from snn_ext.conversion import ConvertedNet, optimize_precharge
@@ -38,7 +38,7 @@ from snn_ext.simulation import Simulation
 from .cases import Settings
 from .measuring import measure, ratio
 from .plain_adaptive import plain, plain_loop
-from .report import environment
+from .report import environment, measured_with
 
 ROOT = Path(__file__).resolve().parents[2]
 TESTS = (
@@ -78,10 +78,9 @@ def main(options: Options) -> int:
         print(f"{name} ...", file=sys.stderr, flush=True)
         rows += CASES[name](options)
         options.out.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(options.out) as file:
-            file.write_text(json.dumps(rows, indent=1), encoding="utf-8")
-    about = ", ".join(f"{name} {value}" for name, value in environment(Settings(options.rounds)).items())
-    page = f"Measured with {about}.\n\n{tabulate(rows, headers='keys', tablefmt='github')}\n"
+        save_text(json.dumps(rows, indent=1), options.out)
+    about = measured_with(environment(Settings(options.rounds)))
+    page = f"{about}\n\n{tabulate(rows, headers='keys', tablefmt='github')}\n"
     print(page)
     if options.markdown is not None:
         with replacing(options.markdown) as file:

@@ -27,7 +27,7 @@ from snn_ext.plots.style import finish, look, new_figure
 
 from .cases import Settings
 from .memory import HOST, Block, contenders
-from .report import environment
+from .report import environment, measured_with
 
 FUSED = "accelerated, norms fused: sums in another order"
 
@@ -64,7 +64,7 @@ def main(options: Options) -> dict[str, list[float]]:
         name: trained(net, batches, options) for name, (net, _) in tqdm(nets.items(), unit="net", disable=None)
     }  # fmt: skip
     references = {name: reference for name, (_, reference) in nets.items()}
-    print("Measured with " + ", ".join(f"{k} {v}" for k, v in environment(Settings(0, options.seed)).items()) + ".\n")
+    print(measured_with(environment(Settings(0, options.seed))) + "\n")
     print(tabulate(differences(losses, references), "keys", "github"))
     if options.picture is not None:
         save_figure(overlaid(losses, references), options.picture)

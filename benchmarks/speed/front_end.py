@@ -20,7 +20,7 @@ from tabulate import tabulate
 from recipes.data.mfcc import BANDS, COEFFICIENTS, FFT, HIGH, HOP, LOG_OFFSET, LOW, MFCC, PADDING, SAMPLE_RATE, WINDOW
 from recipes.lib.cli import Count, NewFile
 from recipes.lib.command import command, run_main
-from recipes.lib.files import replacing
+from recipes.lib.files import save_text
 from recipes.lib.ranges import integer
 
 from .measuring import measure, ratio
@@ -58,8 +58,7 @@ def main(options: Options) -> None:
     print(f"\n{options.clips} clips, {options.rounds} rounds, {options.threads} threads of torch {torch.__version__}")
     if options.out:
         seconds = {name: timing.seconds for name, timing in times.items()}
-        with replacing(options.out) as file:
-            file.write_text(json.dumps(seconds, indent=1) + "\n", encoding="utf-8")
+        save_text(json.dumps(seconds, indent=1) + "\n", options.out)
 
 
 def contenders(clips: torch.Tensor) -> dict[str, Callable[[], object]]:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from recipes.lib.cli import Count, NewFile
 from recipes.lib.command import command, run_main
-from recipes.lib.files import replacing
+from recipes.lib.files import save_text
 from snn_ext import accelerate, fuse_norms, memory
 
 from .measuring import measure, ratio
@@ -52,8 +52,7 @@ def main(options: Options) -> list[dict[str, Any]]:
             rows += _compare(name, layout, host, x, options.rounds)
     print(f"{platform.machine()}, torch {torch.__version__}, one thread, {options.rounds} rounds, seed 0")
     if options.out is not None:
-        with replacing(options.out) as path:
-            path.write_text(json.dumps(rows, indent=1), encoding="utf-8")
+        save_text(json.dumps(rows, indent=1), options.out)
     return rows
 
 
@@ -79,7 +78,7 @@ NETS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "VGG, 6 convolutions": (_vgg, (4, 4, 3, 32, 32)),
     "SEW ResNet-18": (_resnet, (4, 2, 3, 64, 64)),
 }
-"""What makes a net, and the shape of its input [T, N, C, H, W]."""
+"""Functions that make a net, and the shape of its input [T, N, C, H, W]."""
 
 
 def _compare(name: str, layout: str, host: nn.Module, x: Tensor, rounds: int) -> list[dict[str, Any]]:

@@ -29,7 +29,7 @@ from spikingjelly.activation_based import functional, neuron
 
 from recipes.lib.cli import Count, NewFolder
 from recipes.lib.command import command, run_main
-from recipes.lib.files import replacing
+from recipes.lib.files import replacing, save_text
 from recipes.lib.options import known_device
 from snn_ext import functional as definition
 from snn_ext.ops import adaptive_spiking, implementation, integrate_and_fire, use_implementation
@@ -40,6 +40,7 @@ from tests.ops.integrate_and_fire import cases
 from .cases import _resnet18
 from .contenders import BASELINE, Contender, available, compiled_loop, hosts, ours
 from .measuring import Timing, measure, ratio
+from .report import measured_with
 
 ROOT = Path(__file__).resolve().parents[2]
 COPY, COMPILE, FLEX = "copy of as many bytes", "torch.compile", "SpikingJelly FlexSN"
@@ -436,7 +437,7 @@ def to_markdown(rows: Sequence[Row], about: dict[str, str | int]) -> str:
     ]
     headers = ("case", "", "ms", "of the copy", "x IFNode", "peak MB", "demand", "met")
     used = [i for i in range(len(headers)) if i < 3 or any(line[i] for line in table)]
-    measured = "Measured with " + ", ".join(f"{name} {value}" for name, value in about.items()) + "."
+    measured = measured_with(about)
     return f"{measured}\n\n" + tabulate(
         [[line[i] for i in used] for line in table], [headers[i] for i in used], tablefmt="github"
     )
@@ -447,8 +448,7 @@ def write(rows: Sequence[Row], about: dict[str, str | int], folder: Path) -> Non
     with replacing(folder / "gpu.json") as path:
         content = {"about": about, "rows": [asdict(row) for row in rows]}
         path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    with replacing(folder / "gpu.md") as path:
-        path.write_text(to_markdown(rows, about) + "\n", encoding="utf-8")
+    save_text(to_markdown(rows, about) + "\n", folder / "gpu.md")
 
 
 if __name__ == "__main__":

@@ -19,14 +19,14 @@ from torch import Tensor, nn
 
 from recipes.lib.cli import Count, NewFile
 from recipes.lib.command import command, run_main
-from recipes.lib.files import replacing
+from recipes.lib.files import save_text
 from snn_ext import ops
 from snn_ext.ops import registry
 from snn_ext.ops.registry import select
 
 from .cases import Settings
 from .measuring import measure, ratio
-from .report import environment
+from .report import environment, measured_with
 
 LAYERS = ((8, 16, 14, 64), (32, 32, 32, 16), (32, 64, 16, 32), (64, 64, 16, 32), (128, 128, 8, 64), (256, 256, 4, 64))
 """Inputs, outputs, pixels of a side and samples of the layers, of 3 x 3 weights."""
@@ -56,12 +56,10 @@ def main(options: Options) -> int:
     for name in options.cases:
         print(f"{name} ...", file=sys.stderr, flush=True)
         tables.append(tabulate(CASES[name](options), headers="keys", tablefmt="github"))
-    about = ", ".join(f"{name} {value}" for name, value in environment(Settings(options.rounds)).items())
-    page = f"Measured with {about}.\n\n" + "\n\n".join(tables) + "\n"
+    page = f"{measured_with(environment(Settings(options.rounds)))}\n\n" + "\n\n".join(tables) + "\n"
     print(page)
     if options.markdown is not None:
-        with replacing(options.markdown) as file:
-            file.write_text("# Kernels on the CPU\n\n    python -m benchmarks kernels\n\n" + page, encoding="utf-8")
+        save_text("# Kernels on the CPU\n\n    python -m benchmarks kernels\n\n" + page, options.markdown)
     return 0
 
 

@@ -30,13 +30,13 @@ from torch.utils._pytree import tree_leaves
 
 from recipes.lib.cli import Argument, Count, NewFile, Seed, Whole
 from recipes.lib.command import command, run_main
-from recipes.lib.files import replacing
+from recipes.lib.files import save_text
 from snn_ext import accelerate, pack_spikes, recompute_norms
 from snn_ext.spikingjelly import ATIFuNode
 
 from .cases import Settings
 from .measuring import measure, ratio
-from .report import environment
+from .report import environment, measured_with
 
 ROOT = Path(__file__).resolve().parents[2]
 HOST = "SpikingJelly IFNode"
@@ -71,9 +71,8 @@ def main(options: Options) -> None:
                 print(f"{case} ...", file=sys.stderr, flush=True)
                 rows += [{"case": case, **row} for row in measured(make, block, dtype, options)]
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(options.out) as path:
-        path.write_text(json.dumps({"about": about, "rows": rows}, indent=1) + "\n", encoding="utf-8")
-    print("Measured with " + ", ".join(f"{name} {value}" for name, value in about.items()) + ".\n")
+    save_text(json.dumps({"about": about, "rows": rows}, indent=1) + "\n", options.out)
+    print(measured_with(about) + "\n")
     print(tabulate(rows, "keys", "github"))
 
 

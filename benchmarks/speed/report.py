@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from tabulate import tabulate
 
-from recipes.lib.files import replacing
+from recipes.lib.files import replacing, save_text
 from snn_ext.plots.style import finish, look, new_figure, plain_log
 
 from .cases import Row, Settings
@@ -44,9 +44,14 @@ def environment(settings: Settings) -> dict[str, str | int]:
     }
 
 
+def measured_with(about: dict[str, str | int]) -> str:
+    """Return what the numbers depend on as a sentence."""
+    return "Measured with " + ", ".join(f"{name} {value}" for name, value in about.items()) + "."
+
+
 def to_markdown(rows: Sequence[Row], about: dict[str, str | int]) -> str:
     """Return the rows as tables, one a case."""
-    parts = ["Measured with " + ", ".join(f"{name} {value}" for name, value in about.items()) + "."]
+    parts = [measured_with(about)]
     for case, group in groupby(rows, key=lambda row: row.case):
         table = [
             (
@@ -79,8 +84,7 @@ def write(rows: Sequence[Row], about: dict[str, str | int], folder: Path) -> lis
     with replacing(paths[0]) as path:
         content = {"about": about, "rows": [asdict(row) for row in rows]}
         path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    with replacing(paths[1]) as path:
-        path.write_text(to_markdown(rows, about), encoding="utf-8")
+    save_text(to_markdown(rows, about), paths[1])
     with replacing(paths[2]) as path:
         speed_ups(rows).savefig(path, dpi=120)
     return paths

@@ -27,7 +27,7 @@ from .trainer import Trainer
 
 __all__ = [
     "BATCH_NORM", "HWANG_RESNET20", "MODELS", "PAPER", "RESNETS", "SMALL", "Analog", "AnalogOptions", "AnalogTrainer",
-    "ConversionOptions", "Images", "pretrained", "trained", "trained_net", "weights_for",
+    "ConversionOptions", "Images", "pretrained", "trained", "trained_net",
 ]  # fmt: skip
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
@@ -146,9 +146,7 @@ class AnalogTrainer(Trainer):
         net = build_net(args, self.data)
         start = getattr(args, "start", None)
         if start is not None and self.checkpoint is None:  # a run that goes on has its own
-            weights = weights_for(args, start, "--from")
-            with intact(start, *A_NET):
-                load_weights(net, weights)
+            _load(net, args, start, "--from")
         # A fifth faster on a CPU, where convolutions otherwise reorder their inputs and outputs. Without AVX-512 the
         # backward pass of a strided one of four channels writes past its memory (oneDNN of torch 2.14).
         narrow = any(m.in_channels < 8 for m in net.modules() if isinstance(m, nn.Conv2d) and m.stride != (1, 1))
@@ -226,10 +224,7 @@ def trained(options: ConversionOptions, folder: Path) -> Analog:
         AnalogTrainer().main(AnalogOptions(**training | {"out": folder, "resume": True}))
     data = load_images(options.data, options.data_dir).first(options.train_images, options.test_images)
     net = build_net(options, data)
-    path = options.checkpoint or folder / "last.pt"
-    weights = weights_for(options, path)
-    with intact(path, *A_NET):
-        load_weights(net, weights)
+    _load(net, options, options.checkpoint or folder / "last.pt", "--checkpoint")
     constraint = f", constraint {options.constraint}" if options.model in RESNETS else ""
     width = f", width {options.width:g}" if options.width != 1 else ""
     images = Images(data, _shift(options, data), options.device)
@@ -276,8 +271,14 @@ def _shift(options: AnalogOptions, data: ImageData) -> Tensor:
     return mean if options.inputs == "centred" else torch.zeros_like(mean)
 
 
-def weights_for(options: AnalogOptions, path: Path, option: str = "--checkpoint") -> dict[str, Tensor]:
-    """Load the weights of a checkpoint, which is of such a net; ``ValueError`` names the option if it is another's."""
+def _load(net: nn.Module, options: AnalogOptions, path: Path, option: str) -> None:
+    """Load the weights of a checkpoint of such a net; ``ValueError`` names the option if it is another's."""
+    weights = _weights(options, path, option)
+    with intact(path, *A_NET):
+        load_weights(net, weights)
+
+
+def _weights(options: AnalogOptions, path: Path, option: str) -> dict[str, Tensor]:
     checkpoint = load_tensors(path, *A_NET)
     with intact(path, *A_NET):
         if "settings" not in checkpoint:

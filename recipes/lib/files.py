@@ -33,7 +33,7 @@ from snn_ext._files import (
 __all__ = [
     "DamagedFileError", "building", "data_folder", "feature_cache", "fingerprint", "has_hash_in_name", "intact",
     "load_arrays", "load_tensors", "lock", "named", "read_json", "replacing", "save_figure", "save_tensors",
-    "write_arrays", "write_json",
+    "save_text", "write_arrays", "write_json",
 ]  # fmt: skip
 
 
@@ -67,6 +67,12 @@ def fingerprint(*values: Any) -> str:
         else:
             digest.update(repr(value).encode())
     return digest.hexdigest()
+
+
+def save_text(text: str, path: Path) -> None:
+    """Write a text to a file in UTF-8, whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def save_figure(figure: Any, path: Path) -> None:

@@ -27,7 +27,7 @@ from ..data.audio import SAMPLE_RATE, resample, to_int16
 from ..data.speech_commands import A_CORPUS, ABOUT, NOISE, SPLITS, SYNTHETIC, WORDS
 from ..lib.cli import Count, NewFolder, Seed
 from ..lib.command import command, run_main
-from ..lib.files import data_folder, read_json, replacing, write_json
+from ..lib.files import data_folder, read_json, replacing, save_text, write_json
 from ..lib.ranges import Different, integer
 from .speech_effects import background_noises, record, trim
 from .speech_engines import ACCENTS, ENGINES, VOICES, Speaker, check_engines, synthesize
@@ -106,8 +106,7 @@ def make(
         pool.shutdown(cancel_futures=True)
     for split, name in (("validation", "validation_list.txt"), ("test", "testing_list.txt")):
         listed = sorted(_name(*clip) for clip in clips if clip[0].split == split)
-        with replacing(out / name) as temporary:
-            temporary.write_text("".join(f"{line}\n" for line in listed), encoding="utf-8")
+        save_text("".join(f"{line}\n" for line in listed), out / name)
     write_json(path, {**about, "complete": True})
 
 

@@ -24,8 +24,10 @@ class Deferred(Tensor):
     ----------
     parts : (Tensor, Norm)
         The norm's input, and its centres, gains and shifts.
-    takers, readers : list of str
-        Calls of the operator, and names of what else has read it.
+    takers : int
+        Number of calls of the operator that have taken the parts.
+    readers : list of str
+        Names of the operations that have read the value.
     """
 
     parts: tuple[Tensor, Norm]
@@ -78,7 +80,7 @@ _LOOKS: set[Any] = {
     *(Tensor.size, Tensor.dim, Tensor.stride, Tensor.numel, Tensor.nelement, Tensor.element_size, Tensor.__len__),
     *(Tensor.is_floating_point, Tensor.is_complex),
 }
-"""What can be asked without the value."""
+"""Questions that need no value."""
 
 
 def parts_of(x_seq: Tensor, norm: Norm | None) -> tuple[Tensor, Norm | None]:
